@@ -1,0 +1,1 @@
+"""What a servable recurrent model is: manifest, repository, arena compiler."""

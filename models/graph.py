@@ -1,0 +1,81 @@
+"""Write ONNX graphs node by node."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+
+OPSET = 17
+IR_VERSION = 9
+
+
+class GraphBuilder:
+    """Collects nodes, constants, inputs and outputs; every call returns a tensor name."""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self._prefix = prefix
+        self._numbers = itertools.count()
+
+    def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
+        """Declare a graph input."""
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        return name
+
+    def output(self, name: str, dtype: int, shape: Sequence[int | str]) -> str:
+        """Declare a graph output that some node produces under this name."""
+        self.outputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        return name
+
+    def constant(self, value: NDArray[Any] | Sequence[int] | float, name: str | None = None) -> str:
+        """Add a constant: a Python float is float32, a sequence of ints int64."""
+        if isinstance(value, float):
+            array = np.array(value, np.float32)
+        elif isinstance(value, np.ndarray):
+            array = value
+        else:
+            array = np.array(value, np.int64)
+        name = name or self._fresh("constant")
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output and return its name."""
+        output = output or self._fresh(op.lower())
+        self.nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        return output
+
+    def nodes_with(self, op: str, *inputs: str, outputs: Sequence[str], **attributes: Any) -> None:
+        """Add a node with several outputs, named by the caller."""
+        self.nodes.append(helper.make_node(op, list(inputs), list(outputs), **attributes))
+
+    def graph(self, name: str) -> onnx.GraphProto:
+        """The graph so far, for use as a body."""
+        return helper.make_graph(
+            self.nodes, name, self.inputs, self.outputs, initializer=self.initializers
+        )
+
+    def model(self, name: str) -> onnx.ModelProto:
+        """The finished model."""
+        return helper.make_model(
+            self.graph(name),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="cellar",
+        )
+
+    def _fresh(self, stem: str) -> str:
+        return f"{self._prefix}{stem}_{next(self._numbers)}"
+
+
+FLOAT = TensorProto.FLOAT
+INT32 = TensorProto.INT32
+INT64 = TensorProto.INT64
+BOOL = TensorProto.BOOL

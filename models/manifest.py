@@ -1,0 +1,202 @@
+"""What a servable recurrent model says of itself.
+
+A manifest lives inside its ONNX file, under one metadata key, so that a model is one file.
+It is the whole contract between whoever makes models and whoever serves them.
+
+The portable graph it describes has a batch axis everywhere and, if ``lengths`` is set, a time
+axis right after it::
+
+    tokens (batch, time) int64  |  values (batch, time, width) float32
+    lengths (batch,) int32                     valid steps per row, each >= 1
+    one tensor per state (batch, ...) float32
+      ->  prediction (batch, time, prediction width) float32
+          one tensor per state, after each row's last valid step
+"""
+
+import hashlib
+import json
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import onnx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import ModelError
+
+METADATA_KEY = "cellar.manifest"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TokensInput(_Part):
+    """Token ids, one per step; token ``i`` stands for ``vocabulary[i]``."""
+
+    kind: Literal["tokens"] = "tokens"
+    name: str = "tokens"
+    vocabulary: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def width(self) -> int:
+        """Numbers per step."""
+        return 1
+
+    @model_validator(mode="after")
+    def _symbols_are_distinct(self) -> Self:
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("vocabulary holds a symbol twice")
+        return self
+
+
+class ValuesInput(_Part):
+    """Rows of real values, one per step, in the user's own units."""
+
+    kind: Literal["values"] = "values"
+    name: str = "values"
+    features: tuple[str, ...] = Field(min_length=1)
+    positive: bool = False
+    """Every value must be above zero (the graph takes its logarithm)."""
+
+    @property
+    def width(self) -> int:
+        """Numbers per step."""
+        return len(self.features)
+
+
+class State(_Part):
+    """One recurrent tensor: what the graph reads and what it hands back."""
+
+    input: str
+    output: str
+    shape: tuple[int, ...] = Field(min_length=1)
+    """Shape for one session, without the batch axis."""
+    batch_axis: int = Field(default=0, ge=0)
+    initial: float = 0.0
+
+
+class PredictionKind(StrEnum):
+    """How to read the prediction tensor."""
+
+    LOGITS = "logits"
+    DISTRIBUTION = "distribution"
+    RAW = "raw"
+
+
+class Prediction(_Part):
+    """The graph's answer for one step."""
+
+    output: str
+    kind: PredictionKind
+    width: int = Field(ge=1)
+
+
+class Quantiles(_Part):
+    """Quantiles of the next value: a part of the graph that hangs on the prediction alone.
+
+    It maps ``prediction (batch, time, width)`` and ``levels (batch, levels)`` in (0, 1) to
+    ``output (batch, time, levels)``, in the user's units.
+    """
+
+    levels: str = "levels"
+    output: str = "quantiles"
+
+
+class Provenance(_Part):
+    """How a model came to be."""
+
+    command: str
+    created: datetime
+    data: str
+    data_sha256: str
+    seed: int
+    steps: int
+    seconds: float
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Manifest(_Part):
+    """The contract of one model file."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    task: Literal["char", "series", "foreign"] = "foreign"
+    input: Annotated[TokensInput | ValuesInput, Field(discriminator="kind")]
+    lengths: str | None = None
+    """Input with the valid steps per row; without it the graph takes one step at a time."""
+    states: tuple[State, ...] = Field(min_length=1)
+    prediction: Prediction
+    quantiles: Quantiles | None = None
+    provenance: Provenance | None = None
+    scores: dict[str, float] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        kind = self.prediction.kind
+        if kind is PredictionKind.LOGITS:
+            if not isinstance(self.input, TokensInput):
+                raise ValueError("logits need an input with a vocabulary")
+            if self.prediction.width != len(self.input.vocabulary):
+                raise ValueError(
+                    f"prediction.width is {self.prediction.width} but the vocabulary has "
+                    f"{len(self.input.vocabulary)} symbols"
+                )
+        if (kind is PredictionKind.DISTRIBUTION) != (self.quantiles is not None):
+            raise ValueError("a distribution needs quantiles, and nothing else has them")
+        return self
+
+    @property
+    def session_bytes(self) -> int:
+        """Bytes of device memory per session: its state and its last prediction."""
+        numbers = self.prediction.width
+        for state in self.states:
+            size = 1
+            for length in state.shape:
+                size *= length
+            numbers += size
+        return 4 * numbers
+
+    def embed(self, model: onnx.ModelProto) -> None:
+        """Write this manifest into an ONNX model, replacing the one it has."""
+        kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        model.metadata_props.add(key=METADATA_KEY, value=self.model_dump_json())
+
+    @classmethod
+    def extract(cls, model: onnx.ModelProto) -> "Manifest | None":
+        """Read the manifest of an ONNX model; ``None`` when it carries none.
+
+        Raises:
+            ModelError: it carries one that is broken.
+        """
+        for entry in model.metadata_props:
+            if entry.key == METADATA_KEY:
+                return cls.parse(entry.value, where=f"metadata '{METADATA_KEY}'")
+        return None
+
+    @classmethod
+    def parse(cls, text: str, *, where: str) -> "Manifest":
+        """Read a manifest from JSON; ``where`` names the source in the error.
+
+        Raises:
+            ModelError: the text is no manifest; the message names the first wrong field.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "manifest"
+            raise ModelError(f"{where}: {field}: {first['msg']}") from error
+
+    @classmethod
+    def json_schema(cls) -> str:
+        """The JSON schema of a manifest, for those who write a sidecar by hand."""
+        return json.dumps(cls.model_json_schema(), indent=2)
+
+
+def fingerprint(model: onnx.ModelProto) -> str:
+    """Hash the graph and the weights of a model, whatever its metadata says."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()

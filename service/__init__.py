@@ -1,0 +1,1 @@
+"""The server: engine (pure of gRPC), rpc (thin servicers), server (composition root)."""

@@ -1,0 +1,1 @@
+"""The engine: sessions, slots, scheduling, batches. Knows neither gRPC nor protobuf."""

@@ -1,0 +1,268 @@
+"""What the engine works on: columns of steps, and the batches cut from them.
+
+Work comes in four kinds. ``Steps`` are single steps of many sessions, one row each, and stay
+columns from the frame they came in to the frame that answers them. ``Chunk`` is several steps of
+one session. ``Peek`` asks for the resident prediction again, without stepping. ``Fork`` copies
+one session's rows to spare slots.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import CellarError
+
+Ints: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float32]
+Inputs: TypeAlias = NDArray[np.int64] | NDArray[np.float32]
+"""Token ids (rows,) int64, or values (rows, width) float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Which predictions a caller wants; equal ones are computed together."""
+
+    argmax: bool = False
+    top_k: int = 0
+    probabilities: bool = False
+    sample: bool = False
+    quantiles: tuple[float, ...] = ()
+    raw: bool = False
+    every_step: bool = False
+
+    @property
+    def last_only(self) -> "Outputs":
+        """The same, for the last step of each request."""
+        return replace(self, every_step=False) if self.every_step else self
+
+
+NOTHING = Outputs()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one caller draws; ``top_k`` 0 means all tokens, temperature 0 the likeliest one."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Sampling parameters, a column each, (rows,)."""
+
+    temperature: Floats
+    top_k: Ints
+    top_p: Floats
+    seed: NDArray[np.uint64]
+
+    @classmethod
+    def repeated(cls, sampling: Sampling, rows: int) -> "Draws":
+        """The same parameters for every row."""
+        greedy = sampling.temperature == 0.0
+        return cls(
+            temperature=np.full(rows, 1.0 if greedy else sampling.temperature, np.float32),
+            top_k=np.full(
+                rows, 1 if greedy else sampling.top_k or np.iinfo(np.int64).max, np.int64
+            ),
+            top_p=np.full(rows, sampling.top_p, np.float32),
+            seed=np.full(rows, sampling.seed, np.uint64),
+        )
+
+    def take(self, rows: Ints | slice) -> "Draws":
+        """Some of the rows."""
+        return Draws(
+            temperature=self.temperature[rows],
+            top_k=self.top_k[rows],
+            top_p=self.top_p[rows],
+            seed=self.seed[rows],
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Draws]") -> "Draws":
+        """All rows of all parts."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            temperature=np.concatenate([part.temperature for part in parts]),
+            top_k=np.concatenate([part.top_k for part in parts]),
+            top_p=np.concatenate([part.top_p for part in parts]),
+            seed=np.concatenate([part.seed for part in parts]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """Predictions as asked for, a column each; ``None`` where not asked. n rows."""
+
+    argmax: NDArray[np.int32] | None = None  # (n,)
+    top_tokens: NDArray[np.int32] | None = None  # (n, k)
+    top_probabilities: Floats | None = None  # (n, k)
+    probabilities: Floats | None = None  # (n, vocabulary)
+    sampled_tokens: NDArray[np.int32] | None = None  # (n,)
+    sampled_values: Floats | None = None  # (n,)
+    quantiles: Floats | None = None  # (n, levels)
+    raw: Floats | None = None  # (n, prediction width)
+
+    def rows(self, start: int, stop: int) -> "Answers":
+        """A range of rows, as views."""
+        return Answers(
+            argmax=None if self.argmax is None else self.argmax[start:stop],
+            top_tokens=None if self.top_tokens is None else self.top_tokens[start:stop],
+            top_probabilities=(
+                None if self.top_probabilities is None else self.top_probabilities[start:stop]
+            ),
+            probabilities=None if self.probabilities is None else self.probabilities[start:stop],
+            sampled_tokens=None if self.sampled_tokens is None else self.sampled_tokens[start:stop],
+            sampled_values=None if self.sampled_values is None else self.sampled_values[start:stop],
+            quantiles=None if self.quantiles is None else self.quantiles[start:stop],
+            raw=None if self.raw is None else self.raw[start:stop],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """Rows of a piece of work that are done: ``answers`` for ``rows``, or ``error`` for them."""
+
+    rows: Ints  # (rows,) which rows of the request
+    positions: Ints  # (rows,) each session's position now
+    answers: Answers | None = None
+    error: CellarError | None = None
+    replayed: bool = False
+
+
+Deliver: TypeAlias = Callable[[Delivery], None]
+
+
+def _no_rows() -> Ints:
+    return np.empty(0, np.int64)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Work:
+    """Rows of work for the sessions in ``slots``; never two rows of one session."""
+
+    slots: Ints  # (rows,)
+    expected: Ints  # (rows,) the position each session must have when its row runs
+    outputs: Outputs = NOTHING
+    draws: Draws | None = None
+    deliver: Deliver = lambda delivery: None
+    origin: Ints = field(default_factory=_no_rows)  # (rows,) rows of the request; all by default
+    tickets: Ints = field(default_factory=_no_rows)  # (rows,) see Scheduler
+    submitted_s: float = field(default_factory=time.monotonic)
+    cancelled: bool = False  # must not run any more; ``failure`` says why, if not the caller
+    failure: CellarError | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.origin):
+            self.origin = np.arange(len(self.slots))
+
+    @property
+    def size(self) -> int:
+        """Steps this work stands for, for limits and metrics."""
+        return len(self.slots)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Steps(Work):
+    """One step for each of several sessions."""
+
+    inputs: Inputs  # (rows,) or (rows, width)
+    contents: Ints  # (rows,) digests of the inputs
+    commit: bool = True
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Chunk(Work):
+    """Several steps of one session, applied all or not at all.
+
+    A chunk longer than one run works on a spare slot and writes the session's own slot with its
+    last piece only.
+    """
+
+    inputs: Inputs  # (steps,) or (steps, width)
+    contents: Ints  # (1,) digest of the inputs
+    commit: bool = True
+    done: int = 0
+    spare: int | None = None
+    history: list[Floats] = field(default_factory=list)  # predictions, with every_step
+
+    @property
+    def slot(self) -> int:
+        """The session's slot."""
+        return int(self.slots[0])
+
+    @property
+    def size(self) -> int:
+        """Steps in the chunk."""
+        return len(self.inputs)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Peek(Work):
+    """The resident prediction of each session, asked for again."""
+
+    replays: bool = False  # answers a request that was applied already
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Fork(Work):
+    """Copies of one session's rows, in ``copies`` spare slots that the receiver must free."""
+
+    copies: int
+    spares: Ints = field(default_factory=_no_rows)
+
+
+class Kind(Enum):
+    """What a batch does."""
+
+    STEPS = "steps"
+    CHUNKS = "chunks"
+    PEEK = "peek"
+    FORK = "fork"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The rows of one piece of work that are in a batch."""
+
+    work: Work
+    rows: Ints  # indices into the work's rows
+    start: int = 0  # chunks: first time step of this run
+    stop: int = 0  # chunks: one past the last
+
+    @property
+    def slots(self) -> Ints:
+        """The slots of these rows, (rows,)."""
+        return self.column(self.work.slots)
+
+    def column(self, column: Ints) -> Ints:
+        """These rows of one of the work's columns."""
+        return column if len(self.rows) == len(self.work.slots) else column[self.rows]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the work of these rows ends with this batch."""
+        return not isinstance(self.work, Chunk) or self.stop == len(self.work.inputs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Work that runs together; parts that want equal outputs stand side by side."""
+
+    kind: Kind
+    parts: tuple[Part, ...]
+
+    @property
+    def steps(self) -> int:
+        """Session steps this batch computes."""
+        if self.kind is Kind.CHUNKS:
+            return sum(part.stop - part.start for part in self.parts)
+        return sum(len(part.rows) for part in self.parts)

@@ -1,0 +1,397 @@
+"""Joins the parts: models, their shards, and the sessions on them.
+
+Everything here runs on one event loop. Knows nothing of gRPC or protobuf, nor how a model runs.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.manifest import Manifest
+from service.engine.batch import Answers, Delivery, Outputs, Sampling
+from service.engine.inputs import InputReader, Steps
+from service.engine.outputs import check_outputs
+from service.engine.request import Request
+from service.engine.runner import Runner
+from service.engine.session import Session, SessionInfo, SessionStatus
+from service.engine.shard import Shard, lost_error
+from service.errors import (
+    BadInputError,
+    DrainingError,
+    LoadingError,
+    ModelUnknownError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionUnknownError,
+)
+from service.metrics import Metrics
+from service.settings import EngineSettings
+
+MAX_ID_LENGTH = 128
+_EXPIRED_AT_ONCE = 1000  # per model and call, so that steps need not wait for long
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model that is loaded, with the shard that serves it."""
+
+    name: str
+    version: int
+    manifest: Manifest
+    fingerprint: str
+    reader: InputReader
+    shard: Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """The reply to one session's steps."""
+
+    position: int
+    answers: Answers
+    replayed: bool
+
+
+class Engine:
+    """Opens, steps and closes sessions.
+
+    Args:
+        settings: limits.
+        metrics: where to count.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.loading = True
+        self.draining = False
+        self._clock = clock
+        self._models: dict[tuple[str, int], ServedModel] = {}
+        self._sessions: dict[str, Session] = {}
+        self._gone: OrderedDict[str, type[SessionClosedError] | type[SessionExpiredError]] = (
+            OrderedDict()
+        )
+
+    # -- models ---------------------------------------------------------------------------
+
+    def add_model(
+        self,
+        *,
+        name: str,
+        version: int,
+        manifest: Manifest,
+        fingerprint: str,
+        runner: Runner,
+    ) -> ServedModel:
+        """Serve a model on a runner whose arena has ``Shard.rows(settings)`` rows."""
+        shard = Shard(
+            f"{name}/{version}",
+            runner,
+            chunk_steps=self.settings.chunk_steps if manifest.lengths is not None else 1,
+            metrics=self.metrics,
+            settings=self.settings,
+            clock=self._clock,
+        )
+        served = ServedModel(
+            name=name,
+            version=version,
+            manifest=manifest,
+            fingerprint=fingerprint,
+            reader=InputReader(manifest),
+            shard=shard,
+        )
+        self._models[name, version] = served
+        self.metrics.session_capacity.labels(f"{name}/{version}").set(self.settings.max_sessions)
+        return served
+
+    def models(self) -> list[ServedModel]:
+        """All models, by name and version."""
+        return [self._models[key] for key in sorted(self._models)]
+
+    def model(self, name: str, version: int) -> ServedModel:
+        """One model; version 0 is the highest, an empty name the only one there is.
+
+        Raises:
+            ModelUnknownError: no such model.
+        """
+        names = sorted({known for known, _ in self._models})
+        if not name:
+            if len(names) != 1:
+                raise ModelUnknownError(f"model: name one of: {', '.join(names) or 'none loaded'}")
+            name = names[0]
+        versions = [number for known, number in self._models if known == name]
+        if not versions:
+            known_names = ", ".join(names) or "none"
+            raise ModelUnknownError(f"model: '{name}' is not served; there is: {known_names}")
+        version = version or max(versions)
+        if version not in versions:
+            numbers = ", ".join(map(str, sorted(versions)))
+            raise ModelUnknownError(f"model_version: '{name}' has {numbers}, not {version}")
+        return self._models[name, version]
+
+    def default_version(self, name: str) -> int:
+        """The version that requests without one get."""
+        return max(version for known, version in self._models if known == name)
+
+    # -- sessions -------------------------------------------------------------------------
+
+    def open(
+        self,
+        served: ServedModel,
+        session_id: str = "",
+        *,
+        idle_timeout_s: float | None = None,
+    ) -> Session:
+        """Open a session at position 0.
+
+        Raises:
+            BadInputError: the id or the timeout cannot be used.
+            SessionExistsError: the id is open already.
+            SessionLimitError: every slot is taken.
+            DrainingError: the server is shutting down.
+        """
+        self.check_ready()
+        session_id = session_id or uuid.uuid4().hex
+        if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
+            raise BadInputError(
+                "session_id", f"use at most {MAX_ID_LENGTH} printable characters"
+            )
+        if session_id in self._sessions:
+            raise SessionExistsError(f"session_id: '{session_id}' is open already")
+        timeout_s = self.settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
+        if not 0 < timeout_s <= self.settings.max_idle_timeout_s:
+            raise BadInputError(
+                "idle_timeout",
+                f"{timeout_s:g} s is not above 0 and at most "
+                f"{self.settings.max_idle_timeout_s:g} s",
+            )
+        session = Session(
+            id=session_id,
+            model=served.name,
+            version=served.version,
+            slot=served.shard.slots.allocate(),
+            opened_s=self._clock(),
+        )
+        served.shard.begin(session, idle_timeout_s=timeout_s)
+        self._sessions[session_id] = session
+        self._gone.pop(session_id, None)
+        self._count(served, "opened")
+        return session
+
+    def find(self, session_id: str) -> tuple[Session, ServedModel]:
+        """An open session and its model.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session = self._sessions.get(session_id)
+        if session is not None:
+            return session, self._models[session.model, session.version]
+        gone = self._gone.get(session_id)
+        if gone is SessionExpiredError:
+            raise SessionExpiredError(
+                f"session_id: '{session_id}' was idle for too long and expired; open a new session"
+            )
+        if gone is SessionClosedError:
+            raise SessionClosedError(f"session_id: '{session_id}' is closed; open a new session")
+        raise SessionUnknownError(f"session_id: '{session_id}' is not open here; open it first")
+
+    def describe(self, session_id: str) -> SessionInfo:
+        """Where a session stands.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session, served = self.find(session_id)
+        table = served.shard.table
+        slot = session.slot
+        return SessionInfo(
+            id=session.id,
+            model=session.model,
+            version=session.version,
+            status=SessionStatus.LOST if table.lost[slot] else SessionStatus.OPEN,
+            position=int(table.position[slot]),
+            opened_s=session.opened_s,
+            last_used_s=float(table.last_used_s[slot]),
+            idle_timeout_s=float(table.idle_timeout_s[slot]),
+        )
+
+    def close(self, session_id: str) -> int:
+        """Close a session; steps still queued for it are refused. Returns its position.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session, served = self.find(session_id)
+        position = int(served.shard.table.position[session.slot])
+        self._end(session, served, SessionClosedError)
+        self._count(served, "closed")
+        return position
+
+    def close_slot(self, served: ServedModel, slot: int, generation: int) -> None:
+        """Close the session of a slot, unless the slot has changed hands since."""
+        session = served.shard.session_at(slot, generation)
+        if session is not None:
+            self.close(session.id)
+
+    async def reset(self, session_id: str) -> SessionInfo:
+        """Put a session back to position 0, after the steps queued for it.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            DrainingError: the server is shutting down.
+        """
+        self.check_ready()
+        session, served = self.find(session_id)
+        await served.shard.settled(session.slot)
+        session, served = self.find(session_id)  # it may have been closed meanwhile
+        served.shard.reset(session.slot)
+        return self.describe(session_id)
+
+    def expire(self) -> int:
+        """Close sessions that have been idle for too long, some at a time; returns how many."""
+        now_s = self._clock()
+        count = 0
+        for served in self._models.values():
+            for session in served.shard.idle_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
+                self._end(session, served, SessionExpiredError)
+                self._count(served, "expired")
+                count += 1
+        return count
+
+    # -- steps ----------------------------------------------------------------------------
+
+    async def step(
+        self,
+        session_id: str,
+        steps: Steps,
+        *,
+        outputs: Outputs,
+        sampling: Sampling | None = None,
+        position: int | None = None,
+        commit: bool = True,
+    ) -> StepResult:
+        """Advance one session; all steps are applied or none.
+
+        Cancelling the call before the steps run leaves the session as it was.
+
+        Raises:
+            CellarError: nothing was applied; the class says why.
+        """
+        self.check_ready()
+        return await self.advance(
+            session_id,
+            steps,
+            outputs=outputs,
+            sampling=sampling,
+            position=position,
+            commit=commit,
+        )
+
+    async def advance(
+        self,
+        session_id: str,
+        steps: Steps,
+        *,
+        outputs: Outputs,
+        sampling: Sampling | None = None,
+        position: int | None = None,
+        commit: bool = True,
+    ) -> StepResult:
+        """Do what ``step`` does, also while the server drains: for calls that began before."""
+        session, served = self.find(session_id)
+        inputs = steps.require()
+        if len(inputs) > self.settings.max_request_steps:
+            raise BadInputError(
+                "inputs",
+                f"{len(inputs)} steps exceed the limit of {self.settings.max_request_steps} per "
+                "request: send them in several",
+            )
+        outputs = check_outputs(served.manifest, outputs, sampling)
+        slot = session.slot
+        if served.shard.table.lost[slot]:
+            raise lost_error(int(served.shard.table.position[slot]))
+        done: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
+        submission = served.shard.submit(
+            Request(
+                slots=np.array([slot], np.int64),
+                steps=np.array([len(inputs)], np.int64),
+                inputs=inputs,
+                positions=None if position is None else np.array([position], np.int64),
+                outputs=outputs,
+                sampling=sampling,
+                deliver=lambda delivery: None if done.done() else done.set_result(delivery),
+                commit=commit,
+            )
+        )
+        try:
+            delivery = await done
+        except asyncio.CancelledError:
+            submission.cancel()
+            raise
+        if delivery.error is not None:
+            raise delivery.error
+        assert delivery.answers is not None, "a delivery has answers or an error"
+        return StepResult(
+            position=int(delivery.positions[0]),
+            answers=delivery.answers,
+            replayed=delivery.replayed,
+        )
+
+    # -- life -----------------------------------------------------------------------------
+
+    def check_ready(self) -> None:
+        """Check that new work is taken.
+
+        Raises:
+            DrainingError: the server is shutting down.
+            LoadingError: its models are not loaded yet.
+        """
+        if self.draining:
+            raise DrainingError("the server is shutting down: connect to another, or try again")
+        if self.loading:
+            raise LoadingError("the server is loading its models: try again shortly")
+
+    async def drain(self) -> None:
+        """Wait for what is queued; take nothing new."""
+        self.draining = True
+        await asyncio.gather(*(served.shard.drained() for served in self._models.values()))
+
+    def stop(self) -> None:
+        """End the worker threads; call ``drain`` first."""
+        for served in self._models.values():
+            served.shard.stop()
+
+    def _end(
+        self,
+        session: Session,
+        served: ServedModel,
+        how: type[SessionClosedError] | type[SessionExpiredError],
+    ) -> None:
+        del self._sessions[session.id]
+        self._gone[session.id] = how
+        while len(self._gone) > self.settings.remembered_sessions:
+            self._gone.popitem(last=False)
+        served.shard.release(session.slot)
+
+    def _count(self, served: ServedModel, event: str) -> None:
+        label = f"{served.name}/{served.version}"
+        used = served.shard.slots.used
+        self.metrics.session_events.labels(event).inc()
+        self.metrics.sessions.labels(label, "device").set(used)
+        self.metrics.state_bytes.labels(label, "device").set(
+            used * served.manifest.session_bytes
+        )

@@ -1,0 +1,146 @@
+"""Reads a caller's inputs for one model: text, token ids or values, checked step by step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import Manifest, TokensInput, ValuesInput
+from service.engine.batch import Floats, Inputs, Ints
+from service.errors import BadInputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Steps as the model takes them, and which of them are bad."""
+
+    inputs: Inputs  # (steps,) token ids or (steps, width) values; bad ones are replaced
+    bad: NDArray[np.bool_]  # (steps,)
+    explain: Callable[[int], BadInputError]  # why a bad step is bad
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def require(self) -> Inputs:
+        """The inputs, all of them good and at least one.
+
+        Raises:
+            BadInputError: none, or the first bad one.
+        """
+        if not len(self):
+            raise BadInputError("inputs", "no step in it: send at least one")
+        if self.bad.any():
+            raise self.explain(int(self.bad.argmax()))
+        return self.inputs
+
+
+class InputReader:
+    """Turns inputs into arrays; what it cannot use it names by field and row."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._input = manifest.input
+        self._symbols: tuple[str, ...] = ()
+        self._token_of: Ints | None = None
+        if isinstance(manifest.input, TokensInput):
+            self._symbols = manifest.input.vocabulary
+            self._token_of = _code_points(manifest.input)
+
+    @property
+    def width(self) -> int:
+        """Numbers per step."""
+        return self._input.width
+
+    def text(self, text: str) -> Steps:
+        """One step per character."""
+        if isinstance(self._input, ValuesInput):
+            raise BadInputError("inputs.text", "the model reads values: send inputs.values")
+        if self._token_of is None:
+            raise BadInputError(
+                "inputs.text", "the vocabulary is not made of characters: send inputs.tokens"
+            )
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        known = points < len(self._token_of)
+        tokens = self._token_of[np.where(known, points, 0)]
+        bad = ~known | (tokens < 0)
+        return Steps(
+            inputs=np.where(bad, 0, tokens), bad=bad, explain=partial(self._explain_text, text)
+        )
+
+    def tokens(self, ids: Ints) -> Steps:
+        """One step per token id."""
+        if isinstance(self._input, ValuesInput):
+            raise BadInputError("inputs.tokens", "the model reads values: send inputs.values")
+        bad: NDArray[np.bool_] = np.logical_or(ids < 0, ids >= len(self._symbols))
+        return Steps(
+            inputs=np.where(bad, 0, ids), bad=bad, explain=partial(self._explain_token, ids)
+        )
+
+    def values(self, data: Floats) -> Steps:
+        """One step per row of ``width`` values, given flat."""
+        if isinstance(self._input, TokensInput):
+            raise BadInputError(
+                "inputs.values", "the model reads tokens: send inputs.text or inputs.tokens"
+            )
+        if len(data) % self.width:
+            raise BadInputError(
+                "inputs.values",
+                f"{len(data)} values are no whole number of rows: each row has {self.width} "
+                f"({', '.join(self._input.features)})",
+            )
+        rows = data.reshape(-1, self.width)
+        good = np.isfinite(rows)
+        if self._input.positive:
+            good &= rows > 0
+        bad: NDArray[np.bool_] = np.logical_not(good.all(axis=1))
+        return Steps(
+            inputs=np.where(bad[:, None], np.float32(1.0), rows),
+            bad=bad,
+            explain=partial(self._explain_value, rows),
+        )
+
+    def symbol(self, token: int) -> str:
+        """The symbol of a token id."""
+        return self._symbols[token]
+
+    def _explain_text(self, text: str, row: int) -> BadInputError:
+        return BadInputError(
+            "inputs.text",
+            f"{text[row]!r} (U+{ord(text[row]):04X}) is not among the model's "
+            f"{len(self._symbols)} characters",
+            row=row,
+        )
+
+    def _explain_token(self, ids: Ints, row: int) -> BadInputError:
+        return BadInputError(
+            "inputs.tokens",
+            f"token {int(ids[row])} is outside 0..{len(self._symbols) - 1}",
+            row=row,
+        )
+
+    def _explain_value(self, rows: Floats, row: int) -> BadInputError:
+        assert isinstance(self._input, ValuesInput)
+        values = rows[row]
+        # The first value at fault, finite ones only where a positive one is wanted.
+        column = int((~np.isfinite(values) | (values <= 0)).argmax())
+        if not np.isfinite(values).all():
+            column = int((~np.isfinite(values)).argmax())
+        wanted = "it must be finite" if not np.isfinite(values[column]) else (
+            "the model works on logarithms, send values above 0"
+        )
+        return BadInputError(
+            "inputs.values",
+            f"{self._input.features[column]} is {values[column]}: {wanted}",
+            row=row,
+        )
+
+
+def _code_points(tokens: TokensInput) -> Ints | None:
+    """Token id by code point, -1 where there is none; ``None`` unless all are characters."""
+    if any(len(symbol) != 1 for symbol in tokens.vocabulary):
+        return None
+    points = [ord(symbol) for symbol in tokens.vocabulary]
+    table = np.full(max(points) + 1, -1, np.int64)
+    table[points] = np.arange(len(points))
+    return table

@@ -1,0 +1,77 @@
+"""Checks what a caller wants back against what the model predicts."""
+
+from dataclasses import replace
+
+from models.manifest import Manifest, PredictionKind
+from service.engine.batch import NOTHING, Outputs, Sampling
+from service.errors import BadInputError
+
+DEFAULT_LEVELS = (0.1, 0.5, 0.9)
+
+
+def check_outputs(manifest: Manifest, outputs: Outputs, sampling: Sampling | None) -> Outputs:
+    """The outputs to compute, with the model's default where nothing was chosen.
+
+    Raises:
+        BadInputError: the model cannot give one of them; the message names the field.
+    """
+    kind = manifest.prediction.kind
+    if outputs.last_only == NOTHING:
+        default = {
+            PredictionKind.LOGITS: Outputs(argmax=True),
+            PredictionKind.DISTRIBUTION: Outputs(quantiles=DEFAULT_LEVELS),
+            PredictionKind.RAW: Outputs(raw=True),
+        }[kind]
+        return replace(default, every_step=outputs.every_step)
+    if kind is not PredictionKind.LOGITS:
+        for field in ("argmax", "top_k", "probabilities"):
+            if getattr(outputs, field):
+                raise BadInputError(
+                    f"outputs.{field}", f"the model predicts no tokens; it has: {_has(kind)}"
+                )
+    if kind is not PredictionKind.DISTRIBUTION and outputs.quantiles:
+        raise BadInputError(
+            "outputs.quantiles", f"the model predicts no distribution; it has: {_has(kind)}"
+        )
+    if kind is PredictionKind.RAW and outputs.sample:
+        raise BadInputError("outputs.sample", f"nothing to draw from; the model has: {_has(kind)}")
+    if outputs.top_k > manifest.prediction.width:
+        raise BadInputError(
+            "outputs.top_k",
+            f"{outputs.top_k} is more than the vocabulary's {manifest.prediction.width} tokens",
+        )
+    check_levels("outputs.quantiles", outputs.quantiles)
+    if sampling is not None:
+        check_sampling("outputs.sample", sampling)
+    return outputs
+
+
+def check_levels(field: str, levels: tuple[float, ...]) -> None:
+    """Quantile levels lie strictly between 0 and 1.
+
+    Raises:
+        BadInputError: one does not.
+    """
+    for row, level in enumerate(levels):
+        if not 0.0 < level < 1.0:
+            raise BadInputError(field, f"{level} is not strictly between 0 and 1", row=row)
+
+
+def check_sampling(field: str, sampling: Sampling) -> None:
+    """Temperature is at least 0 and top_p in (0, 1].
+
+    Raises:
+        BadInputError: one of them is not.
+    """
+    if not 0.0 <= sampling.temperature <= 100.0:
+        raise BadInputError(f"{field}.temperature", f"{sampling.temperature} is not in 0..100")
+    if not 0.0 < sampling.top_p <= 1.0:
+        raise BadInputError(f"{field}.top_p", f"{sampling.top_p} is not above 0 and at most 1")
+
+
+def _has(kind: PredictionKind) -> str:
+    return {
+        PredictionKind.LOGITS: "argmax, top_k, probabilities, sample, raw",
+        PredictionKind.DISTRIBUTION: "quantiles, sample, raw",
+        PredictionKind.RAW: "raw",
+    }[kind]

@@ -1,0 +1,77 @@
+"""What a caller asks of the sessions of one model: some steps for each of some sessions."""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine.batch import Deliver, Inputs, Ints, Outputs, Sampling, Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Steps for several sessions, checked and ready to be queued.
+
+    ``deliver`` is called until every row is answered, with the rows' numbers in ``origin``.
+    """
+
+    slots: Ints  # (rows,)
+    steps: Ints  # (rows,) each at least 1
+    inputs: Inputs  # the steps of all rows, concatenated: (steps,) or (steps, width)
+    positions: Ints | None  # (rows,) or unchecked
+    outputs: Outputs
+    sampling: Sampling | None
+    deliver: Deliver
+    commit: bool = True
+    origin: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if not len(self.origin):
+            object.__setattr__(self, "origin", np.arange(len(self.slots)))
+
+    def only(self, row: int) -> "Request":
+        """The request for one of its rows."""
+        start = int(self.steps[:row].sum())
+        return Request(
+            slots=self.slots[row : row + 1],
+            steps=self.steps[row : row + 1],
+            inputs=self.inputs[start : start + int(self.steps[row])],
+            positions=None if self.positions is None else self.positions[row : row + 1],
+            outputs=self.outputs,
+            sampling=self.sampling,
+            deliver=self.deliver,
+            commit=self.commit,
+            origin=self.origin[row : row + 1],
+        )
+
+    def contents(self) -> Ints:
+        """A digest of each row's inputs, (rows,), equal for equal inputs.
+
+        A single token or value is its own digest.
+        """
+        if len(self.inputs) == len(self.slots) and self.inputs[0].size == 1:
+            flat = self.inputs.reshape(-1)
+            if flat.dtype == np.float32:
+                return flat.view(np.int32).astype(np.int64)
+            return flat.astype(np.int64)
+        stops = np.cumsum(self.steps)
+        salt = b"every" if self.outputs.every_step else b"last"
+        digests = [
+            hashlib.blake2b(self.inputs[stop - count : stop].tobytes(), digest_size=8, salt=salt)
+            for stop, count in zip(stops.tolist(), self.steps.tolist(), strict=True)
+        ]
+        return np.array([int.from_bytes(d.digest(), "little", signed=True) for d in digests])
+
+
+@dataclass(slots=True, eq=False)
+class Submission:
+    """A request's work in the queue, so that the caller can call it off."""
+
+    works: list[Work] = field(default_factory=list)
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Drop whatever has not begun to run; it will not be applied."""
+        self.cancelled = True
+        for work in self.works:
+            work.cancelled = True

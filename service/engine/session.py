@@ -1,0 +1,163 @@
+"""Sessions, and what is known of each: one object per session, one column per fact.
+
+Columns are indexed by slot, so that a frame of many sessions is checked and committed with a few
+array operations. Knows nothing of queues, models or time: time is an argument.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.batch import Ints
+
+
+class SessionStatus(Enum):
+    """Where a session is in its life."""
+
+    OPEN = "open"
+    LOST = "lost"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Session:
+    """One client-visible sequence in progress."""
+
+    id: str
+    model: str
+    version: int
+    slot: int
+    opened_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session as a client sees it; times are seconds since the epoch."""
+
+    id: str
+    model: str
+    version: int
+    status: SessionStatus
+    position: int
+    opened_s: float
+    last_used_s: float
+    idle_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What becomes of each row of a request; the masks are disjoint and cover all rows."""
+
+    expected: Ints  # (rows,) the position each session must have when its row runs
+    apply: NDArray[np.bool_]  # the session's next step
+    replay: NDArray[np.bool_]  # the step just applied, sent again
+    conflict: NDArray[np.bool_]  # its position, with other content
+    mismatch: NDArray[np.bool_]  # any other position
+    unsettled: NDArray[np.bool_]  # an earlier position while work is queued: ask again later
+
+
+class SessionTable:
+    """The columns. ``slots`` counts every row of the arena, spare and scratch rows included."""
+
+    def __init__(self, slots: int) -> None:
+        self.position = np.zeros(slots, np.int64)  # steps applied
+        self.accepted = np.zeros(slots, np.int64)  # steps applied or queued
+        self.lost = np.zeros(slots, np.bool_)
+        self.closing = np.zeros(slots, np.bool_)
+        self.last_used_s = np.zeros(slots, np.float64)
+        self.idle_timeout_s = np.zeros(slots, np.float32)  # 0: no session here
+        self._last_steps = np.zeros(slots, np.int32)  # size of the step just applied
+        self._last_content = np.zeros(slots, np.int64)  # digest of its inputs
+
+    def open(self, slot: int, *, now_s: float, idle_timeout_s: float) -> None:
+        """Begin a session in a slot, whatever was there before."""
+        self.reset(slot, now_s=now_s)
+        self.closing[slot] = False
+        self.idle_timeout_s[slot] = idle_timeout_s
+
+    def reset(self, slot: int, *, now_s: float) -> None:
+        """Put a session back to position 0."""
+        self.position[slot] = self.accepted[slot] = 0
+        self.lost[slot] = False
+        self.last_used_s[slot] = now_s
+        self._last_steps[slot] = 0
+
+    def close(self, slot: int) -> None:
+        """End the session of a slot: what is queued for it must not run."""
+        self.closing[slot] = True
+        self.idle_timeout_s[slot] = 0.0
+
+    def admit(
+        self,
+        slots: Ints,
+        *,
+        positions: Ints | None,
+        steps: Ints,
+        contents: Ints,
+        queued: NDArray[np.bool_],
+    ) -> Admission:
+        """Sort the rows of a request by what must become of them; changes nothing.
+
+        All arguments are columns (rows,): the position each row claims, its number of steps, the
+        digest of its inputs, and whether its session has work queued.
+        """
+        current = self.accepted[slots]
+        none = np.zeros(len(slots), np.bool_)
+        if positions is None:
+            return Admission(
+                expected=current,
+                apply=~none,
+                replay=none,
+                conflict=none,
+                mismatch=none,
+                unsettled=none,
+            )
+        apply = positions == current
+        if apply.all():
+            return Admission(
+                expected=current,
+                apply=apply,
+                replay=none,
+                conflict=none,
+                mismatch=none,
+                unsettled=none,
+            )
+        last_steps = self._last_steps[slots]
+        again = (positions + last_steps == current) & (last_steps > 0) & ~queued & ~apply
+        same = (steps == last_steps) & (contents == self._last_content[slots])
+        unsettled = queued & (positions < current)
+        return Admission(
+            expected=current,
+            apply=apply,
+            replay=again & same,
+            conflict=again & ~same,
+            mismatch=~apply & ~again & ~unsettled,
+            unsettled=unsettled,
+        )
+
+    def accept(self, slots: Ints, steps: Ints | int) -> None:
+        """Count steps as queued."""
+        self.accepted[slots] += steps
+
+    def commit(self, slots: Ints, *, steps: Ints | int, contents: Ints, now_s: float) -> None:
+        """Count steps as applied."""
+        self.position[slots] += steps
+        self._last_steps[slots] = steps
+        self._last_content[slots] = contents
+        self.last_used_s[slots] = now_s
+
+    def settle(self, slot: int) -> None:
+        """Nothing is queued for the slot any more: what was cancelled never happened."""
+        self.accepted[slot] = self.position[slot]
+
+    def fork(self, slot: int, copies: Ints) -> None:
+        """Let spare slots stand where a session stands."""
+        self.position[copies] = self.accepted[copies] = self.position[slot]
+        self.lost[copies] = False
+        self.closing[copies] = False
+
+    def idle(self, now_s: float) -> Ints:
+        """The slots whose session has been idle for longer than its timeout."""
+        timeout = self.idle_timeout_s
+        return np.flatnonzero((timeout > 0) & (self.last_used_s + timeout < now_s))

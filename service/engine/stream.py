@@ -1,0 +1,357 @@
+"""One client's stream: the sessions attached to it, and frames of their steps as columns.
+
+Each session has a channel, a small number of the client's choosing. Knows nothing of gRPC.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.batch import Answers, Delivery, Ints, Outputs, Sampling
+from service.engine.engine import Engine, ServedModel
+from service.engine.inputs import Steps
+from service.engine.outputs import check_outputs
+from service.engine.request import Request, Submission
+from service.engine.shard import lost_error
+from service.errors import (
+    BadInputError,
+    CellarError,
+    SessionClosedError,
+)
+
+MAX_CHANNELS = 2**20
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One row that was refused, with the session's position where it is known."""
+
+    channel: int
+    error: CellarError
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """The channels of an attach that now stand for sessions, and those that do not."""
+
+    channels: Ints
+    positions: Ints
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """Rows of one or more frames that ran together."""
+
+    channels: Ints  # (rows,)
+    positions: Ints  # (rows,)
+    counts: Ints | None  # (rows,) predictions per row; None: one each
+    answers: Answers | None
+    replayed: bool
+    refusals: tuple[Refusal, ...] = ()
+
+
+class SessionStream:
+    """Sessions of one model, stepped by frames.
+
+    Args:
+        engine: where the sessions live.
+        served: their model.
+        outputs: what every step returns.
+        sampling: how it draws.
+        send: called with each reply, from the event loop.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        served: ServedModel,
+        *,
+        outputs: Outputs,
+        sampling: Sampling | None,
+        send: Callable[[Reply], None],
+    ) -> None:
+        self.served = served
+        self._engine = engine
+        self._outputs = check_outputs(served.manifest, outputs, sampling)
+        self._sampling = sampling
+        self._send = send
+        # Columns by channel; generation tells a slot that has changed hands.
+        self._slots = np.zeros(16, np.int64)
+        self._generations = np.zeros(16, np.int32)
+        self._attached = np.zeros(16, np.bool_)
+        self._running: set[Submission] = set()
+        self.pending_rows = 0
+
+    async def attach(
+        self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
+    ) -> Attached:
+        """Give sessions their channels; each that cannot be attached is refused alone.
+
+        Raises:
+            BadInputError: the columns do not fit, or a channel number cannot be used.
+        """
+        self._check_new(session_ids, channels)
+        accepted: list[int] = []
+        positions: list[int] = []
+        refusals: list[Refusal] = []
+        for session_id, channel in zip(session_ids, channels.tolist(), strict=True):
+            try:
+                position = await self._attach(session_id, channel, open_sessions)
+            except CellarError as error:
+                refusals.append(Refusal(channel=channel, error=error))
+                continue
+            accepted.append(channel)
+            positions.append(position)
+        return Attached(
+            channels=np.array(accepted, np.int64),
+            positions=np.array(positions, np.int64),
+            refusals=tuple(refusals),
+        )
+
+    def detach(self, channels: Ints, *, close: bool) -> Ints:
+        """Let go of channels; returns those that were attached."""
+        known = channels[(channels < len(self._attached))]
+        known = known[self._attached[known]]
+        self._attached[known] = False
+        if close:
+            for slot, generation in zip(
+                self._slots[known].tolist(), self._generations[known].tolist(), strict=True
+            ):
+                self._engine.close_slot(self.served, slot, generation)
+        return known
+
+    def submit(
+        self, channels: Ints, steps: Ints | None, positions: Ints | None, inputs: Steps
+    ) -> None:
+        """Queue a frame's rows; each is answered by one reply, good or bad.
+
+        ``channels``, ``steps`` and ``positions`` are columns (rows,); ``inputs`` holds the steps
+        of all rows, concatenated.
+
+        Raises:
+            BadInputError: the columns do not fit each other; nothing was queued.
+        """
+        steps = self._check_frame(channels, steps, positions, inputs)
+        inside = channels < len(self._attached)
+        known = np.where(inside, channels, 0)
+        slots = self._slots[known]
+        shard = self.served.shard
+        good = inside & self._attached[known]
+        alive = self._generations[known] == shard.slots.generation[slots]
+        usable = good & alive & ~shard.table.lost[slots] & ~shard.table.closing[slots]
+        bad_steps = inputs.bad
+        if bad_steps.any():
+            owners = np.repeat(np.arange(len(channels)), steps)
+            usable[owners[bad_steps]] = False
+        self.pending_rows += len(channels)
+        if not usable.all():
+            self._refuse(channels, slots, good, alive, usable, steps, inputs)
+            if not usable.any():
+                return
+            keep = np.repeat(usable, steps)
+            data = inputs.inputs[keep]
+            channels, slots, steps = channels[usable], slots[usable], steps[usable]
+            positions = None if positions is None else positions[usable]
+        else:
+            data = inputs.inputs
+        missing = len(channels)
+        submission: Submission | None = None
+
+        def deliver(delivery: Delivery) -> None:
+            nonlocal missing
+            missing -= len(delivery.rows)
+            if not missing and submission is not None:
+                self._running.discard(submission)
+            self._deliver(channels, steps, delivery)
+
+        request = Request(
+            slots=slots,
+            steps=steps,
+            inputs=data,
+            positions=positions,
+            outputs=self._outputs,
+            sampling=self._sampling,
+            deliver=deliver,
+        )
+        try:
+            self._engine.check_ready()
+            submission = shard.submit(request)
+            if missing:
+                self._running.add(submission)
+        except CellarError as error:
+            self._reply_refused(
+                [
+                    Refusal(channel=channel, error=error, position=position)
+                    for channel, position in zip(
+                        channels.tolist(), shard.table.position[slots].tolist(), strict=True
+                    )
+                ]
+            )
+
+    def end(self) -> None:
+        """The client is gone: drop what has not begun to run."""
+        for submission in self._running:
+            submission.cancel()
+
+    async def _attach(self, session_id: str, channel: int, open_session: bool) -> int:
+        shard = self.served.shard
+        if open_session:
+            session = self._engine.open(self.served, session_id)
+        else:
+            session, served = self._engine.find(session_id)
+            if served is not self.served:
+                raise BadInputError(
+                    "session_ids",
+                    f"'{session_id}' is a session of {served.name}/{served.version}; this stream "
+                    f"carries {self.served.name}/{self.served.version}",
+                )
+            # Steps of a broken stream may still be running: attach to where they end.
+            await shard.settled(session.slot)
+            self._engine.find(session_id)
+        self._slots[channel] = session.slot
+        self._generations[channel] = shard.slots.generation[session.slot]
+        self._attached[channel] = True
+        return int(shard.table.position[session.slot])
+
+    def _check_new(self, session_ids: Sequence[str], channels: Ints) -> None:
+        if len(session_ids) != len(channels):
+            raise BadInputError(
+                "attach.channels",
+                f"{len(channels)} channels for {len(session_ids)} sessions: send one for each",
+            )
+        if not len(channels):
+            raise BadInputError("attach.session_ids", "no session in it: send at least one")
+        highest = int(channels.max())
+        if highest >= MAX_CHANNELS:
+            raise BadInputError("attach.channels", f"{highest} is not below {MAX_CHANNELS}")
+        if len(np.unique(channels)) != len(channels):
+            raise BadInputError("attach.channels", "a channel appears twice")
+        if highest >= len(self._attached):
+            size = max(2 * len(self._attached), highest + 1)
+            self._slots = _grown(self._slots, size)
+            self._generations = _grown(self._generations, size)
+            self._attached = _grown(self._attached, size)
+        taken = channels[self._attached[channels]]
+        if len(taken):
+            raise BadInputError(
+                "attach.channels", f"{int(taken[0])} is in use: detach it or take another"
+            )
+
+    def _check_frame(
+        self, channels: Ints, steps: Ints | None, positions: Ints | None, inputs: Steps
+    ) -> Ints:
+        rows = len(channels)
+        if not rows:
+            raise BadInputError("frame.channels", "no channel in it: send at least one")
+        if steps is None:
+            steps = np.ones(rows, np.int64)
+        limits = self._engine.settings
+        if len(steps) != rows:
+            raise BadInputError("frame.steps", f"{len(steps)} counts for {rows} channels")
+        if positions is not None and len(positions) != rows:
+            raise BadInputError("frame.positions", f"{len(positions)} for {rows} channels")
+        if (steps < 1).any():
+            raise BadInputError(
+                "frame.steps", "every channel needs at least one step", row=int(steps.argmin())
+            )
+        if (steps > limits.max_request_steps).any():
+            raise BadInputError(
+                "frame.steps",
+                f"more than {limits.max_request_steps} steps for one channel",
+                row=int(steps.argmax()),
+            )
+        total = int(steps.sum())
+        if total > limits.max_frame_steps:
+            raise BadInputError(
+                "frame", f"{total} steps exceed the limit of {limits.max_frame_steps} per frame"
+            )
+        if len(inputs) != total:
+            raise BadInputError("frame.inputs", f"{len(inputs)} steps, the channels want {total}")
+        if len(np.unique(channels)) != rows:
+            raise BadInputError(
+                "frame.channels", "a channel appears twice: give it several steps instead"
+            )
+        return steps
+
+    def _refuse(
+        self,
+        channels: Ints,
+        slots: Ints,
+        good: NDArray[np.bool_],
+        alive: NDArray[np.bool_],
+        usable: NDArray[np.bool_],
+        steps: Ints,
+        inputs: Steps,
+    ) -> None:
+        """Say of each unusable row why it is."""
+        table = self.served.shard.table
+        starts = np.cumsum(steps) - steps
+        refusals: list[Refusal] = []
+        for row in np.flatnonzero(~usable).tolist():
+            channel = int(channels[row])
+            position = int(table.position[slots[row]])
+            if not good[row]:
+                error: CellarError = BadInputError(
+                    "frame.channels", f"{channel} is not attached", row=row
+                )
+                refusals.append(Refusal(channel=channel, error=error))
+                continue
+            if not alive[row] or table.closing[slots[row]]:
+                error = SessionClosedError(
+                    f"the session on channel {channel} was closed or has expired"
+                )
+                refusals.append(Refusal(channel=channel, error=error))
+                continue
+            if table.lost[slots[row]]:
+                error = lost_error(position)
+            else:
+                stop = starts[row] + steps[row]
+                error = inputs.explain(int(starts[row] + inputs.bad[starts[row] : stop].argmax()))
+            refusals.append(Refusal(channel=channel, error=error, position=position))
+        self._reply_refused(refusals)
+
+    def _deliver(self, channels: Ints, steps: Ints, delivery: Delivery) -> None:
+        rows = delivery.rows
+        self.pending_rows -= len(rows)
+        if delivery.error is not None:
+            refusals = tuple(
+                Refusal(channel=channel, error=delivery.error, position=position)
+                for channel, position in zip(
+                    channels[rows].tolist(), delivery.positions.tolist(), strict=True
+                )
+            )
+            self._send(_refused(refusals))
+            return
+        self._send(
+            Reply(
+                channels=channels[rows],
+                positions=delivery.positions,
+                counts=steps[rows] if self._outputs.every_step else None,
+                answers=delivery.answers,
+                replayed=delivery.replayed,
+            )
+        )
+
+    def _reply_refused(self, refusals: list[Refusal]) -> None:
+        self.pending_rows -= len(refusals)
+        self._send(_refused(tuple(refusals)))
+
+
+def _refused(refusals: tuple[Refusal, ...]) -> Reply:
+    none = np.empty(0, np.int64)
+    return Reply(
+        channels=none, positions=none, counts=None, answers=None, replayed=False, refusals=refusals
+    )
+
+
+def _grown(column: NDArray[_Scalar], size: int) -> NDArray[_Scalar]:
+    longer = np.zeros(size, column.dtype)
+    longer[: len(column)] = column
+    return longer

@@ -1,0 +1,148 @@
+"""Everything that can go wrong with a request, in words of the domain.
+
+Each class is one row of the error table; ``service.rpc.status`` maps it to the wire. A request
+that ends in one of these has changed nothing, except where the class says otherwise.
+"""
+
+from collections.abc import Mapping
+
+
+class CellarError(Exception):
+    """Root of all errors a client can be told about."""
+
+    reason = "INTERNAL"
+    retry_after_s: float | None = None
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Facts for a program to read, such as the field or the position."""
+        return {}
+
+
+class BadInputError(CellarError):
+    """An input cannot be used; ``field`` names it and ``row`` the step, where there is one."""
+
+    reason = "BAD_INPUT"
+
+    def __init__(self, field: str, message: str, *, row: int | None = None) -> None:
+        place = field if row is None else f"{field}, row {row}"
+        super().__init__(f"{place}: {message}")
+        self.field = field
+        self.row = row
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The field and the row."""
+        found = {"field": self.field}
+        if self.row is not None:
+            found["row"] = str(self.row)
+        return found
+
+
+class ModelUnknownError(CellarError):
+    """No such model, or no such version."""
+
+    reason = "MODEL_UNKNOWN"
+
+
+class SessionUnknownError(CellarError):
+    """No session of this id was ever open, as far as is remembered."""
+
+    reason = "SESSION_UNKNOWN"
+
+
+class SessionExpiredError(CellarError):
+    """The session was idle for longer than its timeout."""
+
+    reason = "SESSION_EXPIRED"
+
+
+class SessionClosedError(CellarError):
+    """The session was closed."""
+
+    reason = "SESSION_CLOSED"
+
+
+class SessionExistsError(CellarError):
+    """A session of this id is open already."""
+
+    reason = "SESSION_EXISTS"
+
+
+class PositionMismatchError(CellarError):
+    """The step is not the session's next one; ``position`` is where the session stands."""
+
+    reason = "POSITION_MISMATCH"
+
+    def __init__(self, sent: int, position: int) -> None:
+        super().__init__(f"position: the step was sent for {sent}, the session is at {position}")
+        self.position = position
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The session's position."""
+        return {"position": str(self.position)}
+
+
+class StepConflictError(CellarError):
+    """The position was consumed by a step with other content."""
+
+    reason = "STEP_CONFLICT"
+
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"inputs: the step at position {position} was applied already with other inputs; "
+            "a retry must repeat them"
+        )
+
+
+class NotStartedError(CellarError):
+    """The session has read nothing yet, so there is no prediction to continue from."""
+
+    reason = "NOT_STARTED"
+
+
+class OverloadedError(CellarError):
+    """The queue is full: try again shortly."""
+
+    reason = "OVERLOADED"
+    retry_after_s = 0.05
+
+
+class SessionLimitError(CellarError):
+    """All slots are taken: close sessions, wait for idle ones to expire, or raise the limit."""
+
+    reason = "SESSION_LIMIT"
+    retry_after_s = 1.0
+
+
+class DrainingError(CellarError):
+    """The server is shutting down and takes nothing new."""
+
+    reason = "DRAINING"
+    retry_after_s = 1.0
+
+
+class LoadingError(CellarError):
+    """The server has not loaded its models yet."""
+
+    reason = "LOADING"
+    retry_after_s = 0.2
+
+
+class CancelledError(CellarError):
+    """The caller went away before its steps ran."""
+
+    reason = "CANCELLED"
+
+
+class StateLostError(CellarError):
+    """A fault left the session's state in doubt; reset it to start again from position 0."""
+
+    reason = "STATE_LOST"
+
+
+class InternalError(CellarError):
+    """A fault of ours; the log tells more than the message."""
+
+    reason = "INTERNAL"

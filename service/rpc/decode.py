@@ -1,0 +1,80 @@
+"""From messages to the engine's words."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellar.v1 import session_pb2, values_pb2
+from service.engine.batch import Ints, Outputs, Sampling
+from service.engine.inputs import InputReader, Steps
+from service.errors import BadInputError
+
+
+def inputs(message: values_pb2.Inputs, reader: InputReader) -> Steps:
+    """Steps as the model takes them.
+
+    Raises:
+        BadInputError: no form is set, or the model does not take this one.
+    """
+    kind = message.WhichOneof("kind")
+    if kind == "text":
+        return reader.text(message.text)
+    if kind == "tokens":
+        return reader.tokens(np.array(message.tokens.ids, np.int64))
+    if kind == "values":
+        return reader.values(np.array(message.values.data, np.float32))
+    raise BadInputError("inputs", "nothing is set: send text, tokens or values")
+
+
+def outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
+    """What the caller wants, and how it draws."""
+    drawn = sampling(message.sample) if message.HasField("sample") else None
+    wanted = Outputs(
+        argmax=message.argmax,
+        top_k=message.top_k,
+        probabilities=message.probabilities,
+        sample=drawn is not None,
+        quantiles=levels(message.quantiles),
+        raw=message.raw,
+        every_step=message.every_step,
+    )
+    return wanted, drawn
+
+
+def sampling(message: values_pb2.Sampling) -> Sampling:
+    """How the caller draws."""
+    return Sampling(
+        temperature=message.temperature if message.HasField("temperature") else 1.0,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        seed=message.seed,
+    )
+
+
+def levels(column: Iterable[float]) -> tuple[float, ...]:
+    """Quantile levels, free of float32's last digits: .1 stays .1."""
+    return tuple(round(level, 6) for level in column)
+
+
+def position(
+    message: session_pb2.StepRequest | session_pb2.GenerateRequest,
+) -> int | None:
+    """The position a request claims, if it claims one."""
+    return message.position if message.HasField("position") else None
+
+
+def frame_inputs(message: values_pb2.Inputs, reader: InputReader) -> Steps:
+    """The concatenated inputs of a frame."""
+    return inputs(message, reader)
+
+
+def column(values: Iterable[int]) -> Ints | None:
+    """An optional column of a frame; an empty one was left out."""
+    return integers(values) if values else None
+
+
+def integers(values: Iterable[int]) -> Ints:
+    """A column of unsigned numbers; those beyond 2^63 turn negative, which no check accepts."""
+    unsigned: NDArray[np.uint64] = np.array(values, np.uint64)
+    return unsigned.astype(np.int64)

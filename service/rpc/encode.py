@@ -1,0 +1,164 @@
+"""From the engine's words to messages."""
+
+import json
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cellar.v1 import model_pb2, session_pb2, values_pb2
+from models.manifest import PredictionKind, TokensInput, ValuesInput
+from service.engine.batch import Answers
+from service.engine.engine import Engine, ServedModel
+from service.engine.generate import FinishReason, ForecastResult, Piece
+from service.engine.inputs import InputReader
+from service.engine.session import SessionInfo, SessionStatus
+from service.engine.stream import Attached, Refusal, Reply
+from service.rpc import status
+
+_STATUS = {
+    SessionStatus.OPEN: session_pb2.SESSION_STATUS_OPEN,
+    SessionStatus.LOST: session_pb2.SESSION_STATUS_LOST,
+}
+_FINISH = {
+    None: session_pb2.FINISH_REASON_UNSPECIFIED,
+    FinishReason.LENGTH: session_pb2.FINISH_REASON_LENGTH,
+    FinishReason.STOP: session_pb2.FINISH_REASON_STOP,
+}
+_PREDICTION = {
+    PredictionKind.LOGITS: model_pb2.PREDICTION_KIND_LOGITS,
+    PredictionKind.DISTRIBUTION: model_pb2.PREDICTION_KIND_DISTRIBUTION,
+    PredictionKind.RAW: model_pb2.PREDICTION_KIND_RAW,
+}
+
+
+def session(info: SessionInfo) -> session_pb2.Session:
+    """A session as it stands."""
+    return session_pb2.Session(
+        id=info.id,
+        model=info.model,
+        model_version=info.version,
+        status=_STATUS[info.status],
+        position=info.position,
+        open_time=_timestamp(info.opened_s),
+        last_used_time=_timestamp(info.last_used_s),
+        idle_timeout=_duration(info.idle_timeout_s),
+    )
+
+
+def predictions(answers: Answers, symbols: InputReader | None = None) -> values_pb2.Predictions:
+    """Answers, column by column; with ``symbols`` tokens come as symbols too."""
+    found = values_pb2.Predictions()
+    if answers.argmax is not None:
+        found.argmax.extend(answers.argmax.tolist())
+    if answers.top_tokens is not None and answers.top_probabilities is not None:
+        found.top_tokens.extend(answers.top_tokens.ravel().tolist())
+        found.top_probabilities.extend(answers.top_probabilities.ravel().tolist())
+    if answers.probabilities is not None:
+        found.probabilities.extend(answers.probabilities.ravel().tolist())
+    if answers.sampled_tokens is not None:
+        found.sampled_tokens.extend(answers.sampled_tokens.tolist())
+    if answers.sampled_values is not None:
+        found.sampled_values.extend(answers.sampled_values.tolist())
+    if answers.quantiles is not None:
+        found.quantiles.extend(answers.quantiles.ravel().tolist())
+    if answers.raw is not None:
+        found.raw.extend(answers.raw.ravel().tolist())
+    if symbols is not None:
+        found.argmax_symbols.extend(map(symbols.symbol, found.argmax))
+        found.top_symbols.extend(map(symbols.symbol, found.top_tokens))
+        found.sampled_symbols.extend(map(symbols.symbol, found.sampled_tokens))
+    return found
+
+
+def attached(result: Attached) -> session_pb2.StreamResponse:
+    """The answer to an attach."""
+    return session_pb2.StreamResponse(
+        attached=session_pb2.StreamAttached(
+            channels=result.channels.tolist(),
+            positions=result.positions.tolist(),
+            errors=map(_row_error, result.refusals),
+        )
+    )
+
+
+def reply(result: Reply) -> session_pb2.StreamResponse:
+    """Rows of a stream."""
+    message = session_pb2.StreamResponse()
+    rows = message.reply
+    rows.channels.extend(result.channels.tolist())
+    rows.positions.extend(result.positions.tolist())
+    if result.counts is not None:
+        rows.counts.extend(result.counts.tolist())
+    if result.answers is not None:
+        rows.predictions.CopyFrom(predictions(result.answers))
+    if result.replayed:
+        rows.replayed.extend(result.channels.tolist())
+    rows.errors.extend(map(_row_error, result.refusals))
+    return message
+
+
+def piece(result: Piece) -> session_pb2.GenerateResponse:
+    """A piece of a generation."""
+    return session_pb2.GenerateResponse(
+        text=result.text,
+        tokens=() if result.token is None else (result.token,),
+        values=() if result.value is None else (result.value,),
+        position=result.position,
+        finish_reason=_FINISH[result.finish_reason],
+    )
+
+
+def forecast(result: ForecastResult, *, include_paths: bool) -> session_pb2.ForecastResponse:
+    """A forecast."""
+    return session_pb2.ForecastResponse(
+        position=result.position,
+        levels=result.levels,
+        quantiles=result.quantiles.ravel().tolist(),
+        mean=result.mean.tolist(),
+        paths=result.paths.ravel().tolist() if include_paths else (),
+    )
+
+
+def model(engine: Engine, served: ServedModel, *, whole: bool) -> model_pb2.Model:
+    """A model; ``whole`` adds vocabulary and provenance."""
+    manifest = served.manifest
+    message = model_pb2.Model(
+        name=served.name,
+        version=served.version,
+        default_version=engine.default_version(served.name) == served.version,
+        task=manifest.task,
+        width=manifest.input.width,
+        prediction=_PREDICTION[manifest.prediction.kind],
+        prediction_width=manifest.prediction.width,
+        session_bytes=manifest.session_bytes,
+        fingerprint=served.fingerprint,
+        scores=manifest.scores,
+    )
+    if isinstance(manifest.input, TokensInput):
+        message.input = model_pb2.INPUT_KIND_TOKENS
+        if whole:
+            message.vocabulary.extend(manifest.input.vocabulary)
+    elif isinstance(manifest.input, ValuesInput):
+        message.input = model_pb2.INPUT_KIND_VALUES
+        message.features.extend(manifest.input.features)
+    if whole and manifest.provenance is not None:
+        message.provenance_json = json.dumps(manifest.provenance.model_dump(mode="json"))
+    return message
+
+
+def _row_error(refusal: Refusal) -> session_pb2.RowError:
+    return session_pb2.RowError(
+        channel=refusal.channel,
+        code=status.code_number(refusal.error),
+        reason=refusal.error.reason,
+        message=str(refusal.error),
+        position=refusal.position,
+    )
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

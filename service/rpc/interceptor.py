@@ -1,0 +1,76 @@
+"""What every call has in common: errors become statuses, and calls are counted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from service.errors import CellarError, InternalError
+from service.metrics import Metrics
+from service.rpc import status
+
+_log = structlog.get_logger(__name__)
+_OURS = "/cellar.v1."
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps our own methods, unary and streaming alike; all are plain coroutines."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[Any], Awaitable[Any]],
+        handler_call_details: Any,
+    ) -> Any:
+        """Wrap the handler of one call."""
+        handler = await continuation(handler_call_details)
+        path: str = handler_call_details.method
+        if handler is None or not path.startswith(_OURS):
+            return handler
+        method = path.rpartition("/")[2]
+        make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        inner = next(
+            found
+            for found in (
+                handler.unary_unary,
+                handler.unary_stream,
+                handler.stream_unary,
+                handler.stream_stream,
+            )
+            if found is not None
+        )
+
+        async def call(request: Any, context: Any) -> Any:
+            code = grpc.StatusCode.OK
+            try:
+                return await inner(request, context)
+            except CellarError as error:
+                code = status.code_of(error)
+                await status.abort(context, error)
+            except asyncio.CancelledError:
+                code = grpc.StatusCode.CANCELLED
+                raise
+            except Exception as fault:  # ours: the caller learns nothing of its inside
+                code = grpc.StatusCode.INTERNAL
+                _log.exception("call failed", method=method, error=type(fault).__name__)
+                await status.abort(context, InternalError("internal error; see the server's log"))
+            finally:
+                self._metrics.requests.labels(method, code.name).inc()
+
+        return make(
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+_MAKERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}

@@ -1,0 +1,220 @@
+"""The composition root: build the server, start it, drain it, stop it."""
+
+import asyncio
+import logging
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from cellar.v1 import model_pb2, session_pb2
+from models.arena import compile_model
+from models.errors import ModelError
+from models.repository import Model, ModelRepository
+from service.engine.engine import Engine
+from service.engine.runner import OrtRunner
+from service.engine.shard import Shard
+from service.metrics import Metrics
+from service.rpc import models as model_rpc
+from service.rpc import sessions as session_rpc
+from service.rpc.interceptor import CallInterceptor
+from service.settings import Settings, read_settings
+
+_log = structlog.get_logger("cellar")
+_SERVICES = (
+    session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+_EXPIRY_PERIOD_S = 1.0
+
+
+class Server:
+    """A whole server.
+
+    Args:
+        settings: everything that can be set.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.engine = Engine(settings, self.metrics)
+        self.port = settings.port
+        self.metrics_port: int | None = None
+        self._health = health_aio.HealthServicer()
+        self._grpc = grpc.aio.server(
+            interceptors=[CallInterceptor(self.metrics)],
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", settings.max_message_bytes),
+                ("grpc.max_concurrent_streams", settings.max_connection_calls),
+                ("grpc.so_reuseport", 0),  # a second server on the port is a mistake: say so
+            ],
+        )
+        self._sessions = session_rpc.add_to(self._grpc, self.engine)
+        model_rpc.add_to(self._grpc, self.engine)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if settings.reflection:
+            names = (*_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._grpc)
+        self._expiry: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen, load every model, and only then say that the server is serving.
+
+        Raises:
+            ModelError: a model cannot be served, or there is none.
+            OSError: the port is taken.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        address = f"{self.settings.host}:{self.settings.port}"
+        try:
+            self.port = self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: is the port taken?") from error
+        await self._grpc.start()
+        if self.settings.metrics_port is not None:
+            web, _ = start_http_server(
+                self.settings.metrics_port, addr=self.settings.host, registry=self.metrics.registry
+            )
+            self.metrics_port = web.server_port
+        await self._load()
+        self.engine.loading = False
+        self._expiry = asyncio.create_task(self._expire())
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        _log.info(
+            "serving",
+            host=self.settings.host,
+            port=self.port,
+            metrics_port=self.metrics_port,
+            models=[f"{served.name}/{served.version}" for served in self.engine.models()],
+        )
+
+    async def stop(self) -> None:
+        """Drain: refuse what is new, finish what runs, then stop."""
+        _log.info("draining", timeout_s=self.settings.drain_timeout_s)
+        self.engine.draining = True
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._sessions.end_streams()
+        await self._grpc.stop(grace=self.settings.drain_timeout_s)
+        await self.engine.drain()
+        self.engine.stop()
+        _log.info("stopped")
+
+    async def _load(self) -> None:
+        repository = ModelRepository(self.settings.models)
+        names = repository.names()
+        if not names:
+            raise ModelError(
+                f"no model in {self.settings.models}: expected <name>/<version>/model.onnx; "
+                "train one with cellar-train, or leave --models out to serve the zoo"
+            )
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(max_workers=1) as loader:  # the loop keeps answering health checks
+            for name in names:
+                for version in repository.versions(name):
+                    model, runner = await loop.run_in_executor(
+                        loader, self._build, repository, name, version
+                    )
+                    served = self.engine.add_model(
+                        name=model.name,
+                        version=model.version,
+                        manifest=model.manifest,
+                        fingerprint=model.fingerprint,
+                        runner=runner,
+                    )
+                    await loop.run_in_executor(loader, served.shard.warm_up)
+                    _log.info("model loaded", model=str(model), path=str(model.path))
+
+    def _build(
+        self, repository: ModelRepository, name: str, version: int
+    ) -> tuple[Model, OrtRunner]:
+        model = repository.load(name, version)
+        try:
+            runner = OrtRunner(
+                compile_model(model),
+                slots=Shard.rows(self.settings),
+                max_batch=self.settings.max_batch,
+            )
+        except ModelError:
+            raise
+        except Exception as error:  # whatever the runtime throws, it is about this file
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{model.path}: cannot be run: {reason}") from error
+        return model, runner
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRY_PERIOD_S)
+            self.engine.expire()
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for service in ("", *_SERVICES):
+            await self._health.set(service, status)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = Server(settings)
+    await server.start()
+    await stopping.wait()
+    await server.stop()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run ``cellar-serve``."""
+    settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+    _configure_logs(settings)
+    try:
+        _run(settings)
+    except (ModelError, OSError) as error:
+        print(f"cellar-serve: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _run(settings: Settings) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform; asyncio's own loop serves too
+        asyncio.run(serve(settings))
+    else:
+        uvloop.run(serve(settings))
+
+
+def _configure_logs(settings: Settings) -> None:
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks
+            if settings.log_format == "json"
+            else structlog.processors.StackInfoRenderer(),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[settings.log_level.upper()]
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Every setting and every limit, once: command line, environment (``CELLAR_*``) and file."""
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+import models
+
+ZOO = Path(models.__file__).parent / "zoo"
+
+
+class EngineSettings(BaseModel):
+    """Limits of the engine."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    max_sessions: int = Field(default=100_000, ge=1, le=50_000_000)
+    """Open sessions per model. Memory is taken as sessions are opened, not in advance."""
+    spare_slots: int = Field(default=2048, ge=1)
+    """Rows borrowed by multi-step requests in progress and by forecast paths."""
+    max_batch: int = Field(default=512, ge=1, le=8192)
+    """Steps that run together at most."""
+    chunk_steps: int = Field(default=16, ge=1)
+    """Time steps of one session that run together at most; a longer request is cut."""
+    max_pending_steps: int = Field(default=200_000, ge=1)
+    """Steps queued per model; beyond it requests are refused with RESOURCE_EXHAUSTED."""
+    max_request_steps: int = Field(default=10_000, ge=1)
+    """Time steps of one session in one request."""
+    max_frame_steps: int = Field(default=65_536, ge=1)
+    """Steps of all sessions in one frame."""
+    max_generate_steps: int = Field(default=100_000, ge=1)
+    """Steps of one generation."""
+    max_horizon: int = Field(default=10_000, ge=1)
+    """Steps ahead of one forecast."""
+    max_paths: int = Field(default=1000, ge=1)
+    """Sampled paths of one forecast."""
+    default_paths: int = Field(default=200, ge=1)
+    """Sampled paths of a forecast that does not say how many."""
+    idle_timeout_s: float = Field(default=3600.0, gt=0)
+    """A session that is idle for longer expires."""
+    max_idle_timeout_s: float = Field(default=7 * 24 * 3600.0, gt=0)
+    """The longest idle timeout a caller may ask for."""
+    remembered_sessions: int = Field(default=100_000, ge=0)
+    """Closed and expired ids that are told from unknown ones."""
+    inline_run_s: float = Field(default=0.0005, ge=0)
+    """Batches expected to run for less than this run on the event loop, without a thread hop."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EngineSettings":
+        if self.chunk_steps > self.max_batch:
+            raise ValueError("chunk_steps must not exceed max_batch: lower it or raise max_batch")
+        if self.max_paths > self.spare_slots:
+            raise ValueError("max_paths must not exceed spare_slots: each path borrows a slot")
+        if self.default_paths > self.max_paths:
+            raise ValueError("default_paths must not exceed max_paths")
+        return self
+
+
+class Settings(BaseSettings, EngineSettings):
+    """Serve recurrent models over gRPC, with each session's state kept on the device.
+
+    Every flag can be set as an environment variable CELLAR_<NAME> or in a TOML file given with
+    --config; flags win over the environment, the environment over the file.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="CELLAR_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_prog_name="cellar-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    config: Path | None = None
+    """A TOML file with any of these settings."""
+    models: Path = ZOO
+    """The model repository: <models>/<name>/<version>/model.onnx."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 or [::] for all."""
+    port: int = Field(default=8001, ge=0, le=65535)
+    """gRPC port; 0 lets the system choose."""
+    metrics_port: int | None = Field(default=9090, ge=0, le=65535)
+    """Prometheus port; 0 lets the system choose, null turns it off."""
+    max_message_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """The largest message accepted or sent."""
+    max_connection_calls: int = Field(default=10_000, ge=1)
+    """Concurrent calls per connection."""
+    drain_timeout_s: float = Field(default=20.0, ge=0)
+    """After SIGTERM, how long running calls may take to finish."""
+    reflection: bool = True
+    """Serve gRPC reflection."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe log entries that are written."""
+    log_format: Literal["console", "json"] = "console"
+    """Log entries for people or for machines."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file."""
+        return init_settings, env_settings, _ConfigFile(settings_cls, env_settings)
+
+
+class _ConfigFile(TomlConfigSettingsSource):
+    """The file that ``config`` names, once flags and environment have been read."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], env_settings: PydanticBaseSettingsSource
+    ) -> None:
+        self._env_settings = env_settings
+        super().__init__(settings_cls, toml_file=None)
+
+    def __call__(self) -> dict[str, Any]:
+        given = {**self._env_settings(), **self.current_state}
+        path = given.get("config")
+        if path is None:
+            return {}
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"config: {path} is not a file")
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Read the settings from command line, environment and file.
+
+    Ends the process with a usage message where they are wrong.
+    """
+    try:
+        # The command line is a source of pydantic-settings that only this private-looking
+        # argument turns on.
+        return Settings(_cli_parse_args=list(arguments))
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+            flag = f"--{name}: " if name else ""
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"cellar-serve: {flag}{message}", file=sys.stderr)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        print(f"cellar-serve: {error}", file=sys.stderr)
+    raise SystemExit(2)
