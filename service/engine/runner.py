@@ -86,8 +86,8 @@ class OrtRunner:
         self._heads = {name: _session(head) for name, head in graph.heads.items()}
         # Untouched pages of a zeroed buffer cost no memory: an arena for a million sessions
         # takes what the sessions that were opened take.
-        self._arena = [np.zeros((slots, *tensor.shape), np.float32) for tensor in graph.arena]
-        self._arena_values = [_bindable(array) for array in self._arena]
+        self.arena = [np.zeros((slots, *tensor.shape), np.float32) for tensor in graph.arena]
+        self._arena_values = [_bindable(array) for array in self.arena]
         self._arena_tensors = graph.arena
         self._read = np.zeros(max_batch, np.int64)
         self._write = np.zeros(max_batch, np.int64)
@@ -147,12 +147,12 @@ class OrtRunner:
 
     def peek(self, slots: Ints) -> Floats:
         """See ``Runner.peek``."""
-        rows: Floats = self._arena[-1][slots]
+        rows: Floats = self.arena[-1][slots]
         return rows
 
     def copy(self, read: int, write: Ints) -> None:
         """See ``Runner.copy``."""
-        for array in self._arena:
+        for array in self.arena:
             array[write] = array[read]
 
     def answer(

@@ -1,0 +1,54 @@
+# The Cellar server. VARIANT=cpu: small, no GPU. VARIANT=cuda: CUDA and cuDNN inside; the host
+# brings the driver (run it with --gpus all).
+#
+#   docker build --tag cellar .
+#   docker run --publish 8001:8001 --volume /my/models:/models:ro cellar
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+# ---- the environment, made from the wheel ----
+# hadolint ignore=DL3006
+FROM ${PYTHON_IMAGE} AS builder
+ARG VARIANT=cpu
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+COPY deploy/make-venv.sh deploy/
+COPY cellar cellar
+COPY models models
+COPY service service
+COPY training training
+RUN --mount=type=cache,target=/root/.cache/pip deploy/make-venv.sh "${VARIANT}" /opt/cellar
+
+# ---- what runs ----
+# hadolint ignore=DL3006
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="Cellar" \
+      org.opencontainers.image.description="Serves recurrent networks: send the next step, the server keeps the state." \
+      org.opencontainers.image.version="${VERSION}"
+RUN groupadd --gid 10001 cellar \
+ && useradd --uid 10001 --gid cellar --no-create-home --home-dir /nonexistent \
+      --shell /usr/sbin/nologin cellar
+COPY --from=builder /opt/cellar /opt/cellar
+# The small trained models are served until a folder of models is mounted over them.
+COPY models/zoo /models
+# ORT_DISABLE_TELEMETRY: ONNX Runtime's own wheels report home unless told not to.
+ENV PATH=/opt/cellar/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONSAFEPATH=1 \
+    CELLAR_HOST=0.0.0.0 \
+    CELLAR_PORT=8001 \
+    CELLAR_METRICS_PORT=9090 \
+    CELLAR_MODELS=/models \
+    CELLAR_LOG_FORMAT=json \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /opt/cellar
+USER 10001:10001
+# gRPC, metrics
+EXPOSE 8001 9090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python", "-m", "service.healthcheck"]
+ENTRYPOINT ["cellar-serve"]

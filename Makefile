@@ -1,0 +1,138 @@
+# The one door, for people and CI alike. `make` lists what it opens.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet --quiet
+SOURCES := $(wildcard cellar models service training examples benchmarks tests)
+PROTOS := $(shell find proto/cellar -name '*.proto' | sort)
+PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto
+VARIANT ?= cpu
+ENGINE ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool) 2>/dev/null)))
+
+# ONNX Runtime's own wheels report home unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.SUFFIXES:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- set-up ----
+
+.PHONY: setup
+setup: $(VENV)/.ready ## make .venv with everything the other targets need
+	@:
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Cellar needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name another one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "setting up $(VENV) (minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt -e '.[serve,train,dev]'
+	@touch $@
+
+$(VENV)/.deploy-ready: $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[deploy]'
+	@touch $@
+
+node_modules/.ready: package.json
+	@npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts
+	@touch $@
+
+# ---- use ----
+
+.PHONY: demo
+demo: setup ## train, serve and use a small model; TEXT=file, CSV=file for data of your own
+	@$(BIN)/python -m examples.demo $(if $(TEXT),--text '$(TEXT)') $(if $(CSV),--csv '$(CSV)') $(ARGS)
+
+.PHONY: serve
+serve: setup ## start the server; ARGS='--port 8001'
+	@exec $(BIN)/cellar-serve $(ARGS)
+
+.PHONY: zoo
+zoo: setup ## train the models of models/zoo anew
+	# FILL IN: the two commands that make the zoo's models.
+	@echo "make zoo: not filled in yet" >&2; exit 1
+
+# ---- check ----
+
+.PHONY: test
+test: setup ## run the tests; ARGS='-k arena'
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: test-gpu
+test-gpu: setup ## run the tests that need an NVIDIA GPU
+	@$(BIN)/pytest -m gpu $(ARGS)
+
+.PHONY: lint
+lint: lint-style lint-types lint-imports lint-proto lint-stubs ## style, types, imports, protos and stubs
+
+.PHONY: lint-style
+lint-style: setup
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@$(BIN)/ruff format --check --quiet $(SOURCES) || { \
+	  $(BIN)/ruff format --check $(SOURCES); echo "mend it with: make format" >&2; exit 1; }
+	@echo "style: ok"
+
+.PHONY: lint-types
+lint-types: setup
+	@$(BIN)/mypy --no-error-summary $(SOURCES)
+	@echo "types: ok"
+
+.PHONY: lint-imports
+lint-imports: setup
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: lint-proto
+ifneq ($(shell command -v npm 2>/dev/null),)
+lint-proto: node_modules/.ready
+	@node_modules/.bin/buf lint proto
+	@echo "protos: ok"
+else
+lint-proto:
+	@echo "protos: NOT linted: buf comes from npm, and there is no npm here"
+endif
+
+.PHONY: lint-stubs
+lint-stubs: setup
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" $(PROTOS) && \
+	diff --recursive --brief --exclude=__init__.py --exclude=__pycache__ \
+	  "$$fresh/cellar/v1" cellar/v1 || { \
+	  echo "cellar/v1 is not what proto/ says; mend it with: make proto" >&2; exit 1; }
+	@echo "stubs: ok"
+
+.PHONY: docker-check
+docker-check: $(VENV)/.deploy-ready ## lint Dockerfile and manifests; build, start and probe what the image holds
+	@deploy/check.sh $(BIN)
+	@deploy/replay.sh $(VARIANT)
+
+# ---- make ----
+
+.PHONY: proto
+proto: setup ## write cellar/v1 anew from proto/
+	@rm -f cellar/v1/*_pb2.py cellar/v1/*_pb2.pyi cellar/v1/*_pb2_grpc.py
+	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	@touch cellar/v1/__init__.py
+
+.PHONY: format
+format: setup ## lay out the code and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
+	@$(BIN)/ruff format --quiet $(SOURCES)
+
+.PHONY: image
+image: ## build the container image; VARIANT=cpu or cuda
+	@test -n "$(ENGINE)" || { echo "building an image needs docker, podman or buildah" >&2; exit 1; }
+	$(ENGINE) build --build-arg VARIANT=$(VARIANT) --tag cellar:$(VARIANT) .
+
+.PHONY: clean
+clean: ## remove everything that can be made again
+	@rm -rf $(VENV) node_modules build dist *.egg-info \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,98 @@
+#!/bin/sh
+# Rehearses the image without a container engine: replay.sh [cpu|cuda]
+#
+# In an empty folder: the sources that .dockerignore lets through, the environment that
+# make-venv.sh makes, the zoo as the models, then the Dockerfile's ENV, ENTRYPOINT, HEALTHCHECK and
+# STOPSIGNAL. It cannot show the base image, nor the change of user.
+set -eu
+cd "$(dirname "$0")/.."
+variant=${1:-cpu}
+room=$(mktemp -d)
+server=
+cleanup() {
+  [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true
+  rm -rf "$room"
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+mkdir -p "$room/src/deploy"
+cp -R pyproject.toml constraints.txt cellar models service training "$room/src"
+cp deploy/make-venv.sh "$room/src/deploy"
+find "$room/src" -name __pycache__ -type d -prune -exec rm -rf {} +
+cp -R models/zoo "$room/models"
+
+(cd "$room/src" && deploy/make-venv.sh "$variant" "$room/venv")
+rm -rf "$room/src"
+echo "environment ($variant): $(du -sh "$room/venv" | cut -f1)"
+
+ports=$("$room/venv/bin/python" -c '
+import socket
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*(one.getsockname()[1] for one in held))')
+{
+  # The Dockerfile's own, then what differs here: a later one wins.
+  sed -n '/^ENV PATH=/,/[^\\]$/p' Dockerfile | tr -d '\\' | tr -s ' ' '\n' | grep '^[A-Z_]*=' |
+    grep -v '^PATH='
+  echo "HOME=/nonexistent"
+  echo "PATH=$room/venv/bin:/usr/bin:/bin"
+  echo "CELLAR_HOST=127.0.0.1"
+  echo "CELLAR_PORT=${ports% *}"
+  echo "CELLAR_METRICS_PORT=${ports#* }"
+  echo "CELLAR_MODELS=$room/models"
+} > "$room/environment"
+# No path of this script holds a space: mktemp makes them.
+inside="env -i $(tr '\n' ' ' < "$room/environment")"
+
+cd "$room/venv"
+$inside cellar-serve > "$room/log" 2>&1 &
+server=$!
+tries=0
+until $inside python -m service.healthcheck > "$room/health" 2>&1; do
+  tries=$((tries + 1))
+  if [ "$tries" -gt 60 ] || ! kill -0 "$server" 2>/dev/null; then
+    echo "replay.sh: the server did not become healthy; its log and the check's:" >&2
+    tail -n 40 "$room/log" "$room/health" >&2
+    exit 1
+  fi
+  sleep 0.5
+done
+echo "healthy"
+
+$inside python -c '
+import os, urllib.request
+url = "http://127.0.0.1:{}/metrics".format(os.environ["CELLAR_METRICS_PORT"])
+assert b"cellar_" in urllib.request.urlopen(url, timeout=5).read(), "no metrics"'
+echo "metrics: ok"
+$inside python - <<'PYTHON'
+import os
+import sys
+
+import grpc
+from cellar.v1 import model_pb2, model_pb2_grpc
+
+with grpc.insecure_channel("127.0.0.1:" + os.environ["CELLAR_PORT"]) as channel:
+    reply = model_pb2_grpc.ModelServiceStub(channel).ListModels(
+        model_pb2.ListModelsRequest(), timeout=10
+    )
+names = sorted(model.name for model in reply.models)
+wanted = sorted(entry for entry in os.listdir(os.environ["CELLAR_MODELS"]) if entry[0].isalnum())
+if not names or not set(names) <= set(wanted):
+    sys.exit(f"replay.sh: the server lists {names}; its folder holds {wanted}")
+print("models:", ", ".join(names))
+PYTHON
+
+kill -TERM "$server"
+status=0
+wait "$server" || status=$?
+server=
+if [ "$status" -ne 0 ] && [ "$status" -ne 143 ]; then
+  echo "replay.sh: on SIGTERM the server ended with status $status; its log:" >&2
+  tail -n 40 "$room/log" >&2
+  exit 1
+fi
+if $inside python -m service.healthcheck > /dev/null 2>&1; then
+  echo "replay.sh: the health check passes without a server" >&2
+  exit 1
+fi
+echo "stopped on SIGTERM (status $status)"

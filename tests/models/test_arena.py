@@ -1,0 +1,187 @@
+"""The arena compiler: what a served graph reads, writes and leaves alone."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from models.arena import compile_model
+from models.manifest import (
+    Manifest,
+    Prediction,
+    PredictionKind,
+    State,
+    TokensInput,
+    ValuesInput,
+)
+from models.repository import Model
+from service.engine.runner import OrtRunner
+from tests.recurrent import char_case, torch_predictions
+
+SLOTS = 12
+
+
+def make_runner(model: Model) -> OrtRunner:
+    runner = OrtRunner(compile_model(model), slots=SLOTS, max_batch=32)
+    for array in runner.arena:
+        array[:] = np.nan  # what a slot held before must never matter
+    return runner
+
+
+def run(
+    runner: OrtRunner,
+    tokens: NDArray[np.int64],
+    *,
+    read: list[int],
+    write: list[int],
+    fresh: list[bool],
+    lengths: list[int] | None = None,
+    every_step: bool = False,
+) -> NDArray[np.float32]:
+    return runner.step(
+        read=np.array(read),
+        write=np.array(write),
+        fresh=np.array(fresh),
+        inputs=tokens,
+        lengths=np.array(lengths or [tokens.shape[1]] * len(read)),
+        every_step=every_step,
+    ).copy()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_step_touches_only_its_own_rows(cell: str) -> None:
+    runner = make_runner(char_case(cell, layers=2).model)
+    for array in runner.arena:
+        array[:] = np.arange(SLOTS, dtype=np.float32)[:, None]
+    before = [array.copy() for array in runner.arena]
+    run(runner, np.array([[1], [2]]), read=[3, 7], write=[3, 7], fresh=[False, True])
+    for array, old in zip(runner.arena, before, strict=True):
+        changed = np.flatnonzero((array != old).any(axis=1))
+        assert set(changed.tolist()) <= {3, 7}
+    assert any((a[3] != b[3]).any() for a, b in zip(runner.arena, before, strict=True))
+
+
+def test_fresh_rows_start_from_the_initial_state_whatever_the_slot_holds() -> None:
+    case = char_case()
+    runner = make_runner(case.model)  # full of NaN
+    tokens = np.array([[4, 5, 6]])
+    found = run(runner, tokens, read=[2], write=[2], fresh=[True], every_step=True)
+    expected, _ = torch_predictions(case, tokens[0])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_reading_one_slot_and_writing_another_forks() -> None:
+    runner = make_runner(char_case().model)
+    run(runner, np.array([[4]]), read=[0], write=[0], fresh=[True])
+    original = [array[0].copy() for array in runner.arena]
+    run(runner, np.array([[5]]), read=[0], write=[9], fresh=[False])
+    assert all((a[0] == b).all() for a, b in zip(runner.arena, original, strict=True))
+    run(runner, np.array([[5]]), read=[0], write=[0], fresh=[False])
+    assert all((array[0] == array[9]).all() for array in runner.arena)
+
+
+def test_the_last_prediction_is_resident() -> None:
+    runner = make_runner(char_case().model)
+    tokens = np.array([[1, 2, 3], [4, 5, 5]])
+    last = run(runner, tokens, read=[0, 1], write=[0, 1], fresh=[True, True], lengths=[3, 2])
+    assert np.array_equal(runner.peek(np.array([0, 1])), last)
+    copies = np.array([5, 6])
+    runner.copy(1, copies)
+    assert np.array_equal(runner.peek(copies), last[[1, 1]])
+
+
+@pytest.mark.parametrize("batch_axis", [0, 1])
+def test_a_foreign_graph_of_single_steps_with_any_batch_axis(batch_axis: int) -> None:
+    """A sum that decays, written by hand: no time axis, no lengths, state (2, batch) or (batch, 2)."""
+    runner = make_runner(decaying_sum(batch_axis))
+    total = np.full(2, 0.5, np.float32)  # the initial value its manifest names
+    for value in (1.0, 2.0, -3.0):
+        found = runner.step(
+            read=np.array([4]),
+            write=np.array([4]),
+            fresh=np.array([value == 1.0]),
+            inputs=np.array([[[value]]], np.float32),
+            lengths=np.array([1]),
+            every_step=False,
+        )
+        total = total * np.float32(0.5) + np.float32(value)
+        assert np.array_equal(found[0], total)
+    assert np.array_equal(runner.arena[0][4], total)
+
+
+def test_an_old_opset_is_brought_up_to_date() -> None:
+    model = decaying_sum(0)
+    del model.proto.opset_import[:]
+    model.proto.opset_import.extend([helper.make_opsetid("", 11)])
+    runner = make_runner(model)
+    found = runner.step(
+        read=np.array([0]),
+        write=np.array([0]),
+        fresh=np.array([True]),
+        inputs=np.array([[[2.0]]], np.float32),
+        lengths=np.array([1]),
+        every_step=False,
+    )
+    assert found[0].tolist() == [2.25, 2.25]
+
+
+def decaying_sum(batch_axis: int) -> Model:
+    shape: list[int | str] = [2]
+    shape.insert(batch_axis, "batch")
+    nodes = [helper.make_node("Mul", ["total", "half"], ["decayed"])]
+    x = "x"
+    if batch_axis == 1:
+        nodes.append(helper.make_node("Transpose", ["x"], ["x_by_batch"], perm=[1, 0]))
+        x = "x_by_batch"
+    nodes.append(helper.make_node("Add", ["decayed", x], ["total_next"]))
+    perm = {"perm": [1, 0]} if batch_axis == 1 else {"perm": [0, 1]}
+    nodes.append(helper.make_node("Transpose", ["total_next"], ["y"], **perm))
+    graph = helper.make_graph(
+        nodes,
+        "decaying_sum",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1]),
+            helper.make_tensor_value_info("total", TensorProto.FLOAT, shape),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2]),
+            helper.make_tensor_value_info("total_next", TensorProto.FLOAT, shape),
+        ],
+        initializer=[numpy_helper.from_array(np.array(0.5, np.float32), "half")],
+    )
+    return Model(
+        name="sum",
+        version=1,
+        manifest=Manifest(
+            name="sum",
+            input=ValuesInput(name="x", features=("value",)),
+            states=(
+                State(
+                    input="total",
+                    output="total_next",
+                    shape=(2,),
+                    batch_axis=batch_axis,
+                    initial=0.5,
+                ),
+            ),
+            prediction=Prediction(output="y", kind=PredictionKind.RAW, width=2),
+        ),
+        proto=helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ),
+        fingerprint="",
+        path=Path("sum.onnx"),
+    )
+
+
+def test_a_compiled_graph_is_valid_and_needs_no_weights_twice() -> None:
+    case = char_case("lstm", layers=2)
+    graph = compile_model(case.model)
+    core = onnx.load_from_string(graph.core)
+    onnx.checker.check_model(core)
+    assert len(graph.core) < 1.2 * len(case.model.proto.SerializeToString()) + 4096
+    assert isinstance(case.manifest.input, TokensInput)
+    assert {tensor.shape for tensor in graph.arena} == {(16,), (27,)}

@@ -1,0 +1,133 @@
+"""Models on disk: what is found, what is published, what is refused and in which words."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from models.errors import ModelError, ModelNotFoundError
+from models.manifest import METADATA_KEY, Manifest, TokensInput, fingerprint
+from models.repository import ModelRepository
+from tests.recurrent import char_case, series_case, write_repository
+
+
+def test_a_published_model_comes_back_whole(tmp_path: Path) -> None:
+    case = char_case("gru", layers=2)
+    write_repository(tmp_path, case)
+    model = ModelRepository(tmp_path).load("letters")
+    assert model.manifest == case.manifest
+    assert model.fingerprint == case.model.fingerprint
+    assert (model.name, model.version) == ("letters", 1)
+
+
+def test_the_highest_version_is_the_default(tmp_path: Path) -> None:
+    repository = ModelRepository(write_repository(tmp_path, *(char_case(seed=n) for n in range(11))))
+    assert repository.versions("letters") == list(range(1, 12))
+    assert repository.load("letters").version == 11
+    assert repository.load("letters", 2).fingerprint == char_case(seed=1).model.fingerprint
+
+
+def test_publishing_leaves_nothing_half_written(tmp_path: Path) -> None:
+    write_repository(tmp_path, char_case())
+    assert sorted(path.name for path in (tmp_path / "letters").rglob("*")) == ["1", "model.onnx"]
+
+
+def test_a_fingerprint_tells_weights_apart_and_ignores_metadata() -> None:
+    one, other = char_case(seed=0).model, char_case(seed=1).model
+    assert one.fingerprint != other.fingerprint
+    copy = onnx.ModelProto()
+    copy.CopyFrom(one.proto)
+    copy.metadata_props.add(key="note", value="anything")
+    assert fingerprint(copy) == one.fingerprint
+
+
+@pytest.mark.parametrize("name", ["nothing", "../letters", "letters/1", "", ".."])
+def test_an_unknown_name_says_what_there_is(tmp_path: Path, name: str) -> None:
+    repository = ModelRepository(write_repository(tmp_path, char_case()))
+    with pytest.raises(ModelNotFoundError, match="holds: letters"):
+        repository.load(name)
+    with pytest.raises(ModelNotFoundError, match=r"no version 9 \(it has: 1\)"):
+        repository.load("letters", 9)
+
+
+def test_a_corrupted_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = write_repository(tmp_path, char_case()) / "letters" / "1" / "model.onnx"
+    whole = path.read_bytes()
+    for broken in (b"", b"this is no ONNX file", whole[: len(whole) // 2]):
+        path.write_bytes(broken)
+        with pytest.raises(ModelError, match=r"letters/1/model.onnx: not a readable ONNX model"):
+            ModelRepository(tmp_path).load("letters")
+
+
+def test_a_model_without_state_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    folder = tmp_path / "dense" / "1"
+    folder.mkdir(parents=True)
+    onnx.save_model(dense_model(), str(folder / "model.onnx"))
+    with pytest.raises(ModelError, match=r"no manifest: .*recurrent state; put a manifest.json"):
+        ModelRepository(tmp_path).load("dense")
+
+
+def test_a_sidecar_serves_a_foreign_file(tmp_path: Path) -> None:
+    case = char_case()
+    folder = tmp_path / "foreign" / "1"
+    folder.mkdir(parents=True)
+    onnx.save_model(case.model.proto, str(folder / "model.onnx"))
+    sidecar = folder / "manifest.json"
+    sidecar.write_text(case.manifest.model_dump_json())
+    assert ModelRepository(tmp_path).load("foreign").manifest == case.manifest
+
+    for change, complaint in (
+        ({"states": []}, "manifest.json: states"),
+        ({"format": 9}, "manifest.json: format"),
+        ({"lengths": "no_such"}, "names input 'no_such', the graph has: tokens"),
+        ({"surprise": 1}, "manifest.json: surprise"),
+    ):
+        entries = json.loads(case.manifest.model_dump_json()) | change
+        sidecar.write_text(json.dumps(entries))
+        with pytest.raises(ModelError, match=complaint):
+            ModelRepository(tmp_path).load("foreign")
+    sidecar.write_text("{ not json")
+    with pytest.raises(ModelError, match=r"manifest.json: manifest"):
+        ModelRepository(tmp_path).load("foreign")
+
+
+def test_a_manifest_must_fit_its_graph(tmp_path: Path) -> None:
+    case = char_case(hidden=16)
+    states = case.manifest.states
+    wrong_shape = states[0].model_copy(update={"shape": (17,)})
+    for states_now, complaint in (
+        ((wrong_shape, states[1]), r"state 'h_0' has shape \[None, 16\], the manifest says"),
+        ((states[0],), "the graph needs input 'c_0', which the manifest omits"),
+    ):
+        manifest = case.manifest.model_copy(update={"states": states_now})
+        root = tmp_path / complaint[:8].strip()
+        ModelRepository(root).publish(case.model.proto, manifest)
+        with pytest.raises(ModelError, match=complaint):
+            ModelRepository(root).load("letters")
+
+
+def test_a_manifest_checks_itself() -> None:
+    manifest = series_case().manifest
+    with pytest.raises(ModelError, match="logits need an input with a vocabulary"):
+        Manifest.parse(
+            manifest.model_copy(update={"quantiles": None})
+            .model_dump_json()
+            .replace('"distribution","width"', '"logits","width"')
+            .replace('"kind":"distribution"', '"kind":"logits"'),
+            where="here",
+        )
+    with pytest.raises(ValueError, match="twice"):
+        TokensInput(vocabulary=("a", "b", "a"))
+    assert METADATA_KEY == "cellar.manifest", "files in the world carry this key"
+
+
+def dense_model() -> onnx.ModelProto:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "dense",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
