@@ -10,6 +10,9 @@ from service.engine.batch import Ints, Outputs, Sampling
 from service.engine.inputs import InputReader, Steps
 from service.errors import BadInputError
 
+# Positions are 64-bit and unsigned on the wire, signed in the columns: none is ever so large.
+_LARGEST = 2**63 - 1
+
 
 def inputs(message: values_pb2.Inputs, reader: InputReader) -> Steps:
     """Steps as the model takes them.
@@ -61,12 +64,7 @@ def position(
     message: session_pb2.StepRequest | session_pb2.GenerateRequest,
 ) -> int | None:
     """The position a request claims, if it claims one."""
-    return message.position if message.HasField("position") else None
-
-
-def frame_inputs(message: values_pb2.Inputs, reader: InputReader) -> Steps:
-    """The concatenated inputs of a frame."""
-    return inputs(message, reader)
+    return min(message.position, _LARGEST) if message.HasField("position") else None
 
 
 def column(values: Iterable[int]) -> Ints | None:
@@ -75,6 +73,6 @@ def column(values: Iterable[int]) -> Ints | None:
 
 
 def integers(values: Iterable[int]) -> Ints:
-    """A column of unsigned numbers; those beyond 2^63 turn negative, which no check accepts."""
+    """A column of unsigned numbers."""
     unsigned: NDArray[np.uint64] = np.array(values, np.uint64)
-    return unsigned.astype(np.int64)
+    return np.minimum(unsigned, np.uint64(_LARGEST)).astype(np.int64)

@@ -1,0 +1,57 @@
+"""A real server on a real port, with small untrained models."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from cellar.v1 import model_pb2_grpc, session_pb2_grpc
+from service.server import Server
+from service.settings import Settings
+from tests.recurrent import char_case, series_case, write_repository
+
+
+@dataclass
+class Wire:
+    """The server, and stubs that speak to it."""
+
+    server: Server
+    channel: grpc.aio.Channel
+    sessions: "session_pb2_grpc.SessionServiceAsyncStub"
+    models: "model_pb2_grpc.ModelServiceAsyncStub"
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(
+        tmp_path_factory.mktemp("models"), char_case(), char_case(seed=1), series_case()
+    )
+
+
+@pytest.fixture
+async def wire(repository: Path) -> AsyncIterator[Wire]:
+    settings = Settings(
+        models=repository,
+        port=0,
+        metrics_port=0,
+        max_sessions=64,
+        spare_slots=512,
+        max_paths=256,
+        default_paths=64,
+        max_request_steps=1000,
+        max_frame_steps=2000,
+        max_message_bytes=65_536,
+        drain_timeout_s=5,
+    )
+    server = Server(settings)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield Wire(
+            server=server,
+            channel=channel,
+            sessions=session_pb2_grpc.SessionServiceStub(channel),
+            models=model_pb2_grpc.ModelServiceStub(channel),
+        )
+    await server.stop()

@@ -1,0 +1,221 @@
+"""The Stream call: attached channels, columnar frames, and rows that fail alone."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from cellar.v1 import session_pb2 as pb, values_pb2
+from tests.recurrent import SYMBOLS, char_case, torch_predictions
+from tests.service.rpc.conftest import Wire
+from tests.service.rpc.test_sessions import refused
+
+
+class Stream:
+    """A stream as a client sees it, on raw messages."""
+
+    def __init__(self, wire: Wire, model: str = "letters", **outputs: Any) -> None:
+        self.call = wire.sessions.Stream()
+        self.start = pb.StreamStart(model=model, outputs=values_pb2.Outputs(**outputs))
+
+    async def begin(self) -> "Stream":
+        await self.call.write(pb.StreamRequest(start=self.start))
+        assert (await self.read()).WhichOneof("message") == "started"
+        return self
+
+    async def read(self) -> pb.StreamResponse:
+        response = await self.call.read()
+        assert response is not grpc.aio.EOF, "the stream ended"
+        return response
+
+    async def attach(
+        self, channels: list[int], names: list[str], *, open: bool = True
+    ) -> pb.StreamAttached:
+        request = pb.StreamAttach(session_ids=names, channels=channels, open=open)
+        await self.call.write(pb.StreamRequest(attach=request))
+        return (await self.read()).attached
+
+    async def send(self, channels: list[int], **fields: Any) -> None:
+        await self.call.write(pb.StreamRequest(frame=pb.StreamFrame(channels=channels, **fields)))
+
+    async def rows(self, count: int) -> tuple[dict[int, dict[str, Any]], dict[int, pb.RowError]]:
+        """Gather that many rows, good and bad, whatever replies they come in."""
+        good: dict[int, dict[str, Any]] = {}
+        bad: dict[int, pb.RowError] = {}
+        while len(good) + len(bad) < count:
+            reply = (await self.read()).reply
+            counts = list(reply.counts) or [1] * len(reply.channels)
+            raw = np.array(reply.predictions.raw, np.float32)
+            raw = raw.reshape(sum(counts), -1) if len(raw) else raw
+            stops = np.cumsum(counts)
+            for channel, position, size, stop in zip(
+                reply.channels, reply.positions, counts, stops, strict=True
+            ):
+                good[channel] = {
+                    "position": position,
+                    "raw": raw[stop - size : stop],
+                    "replayed": channel in reply.replayed,
+                }
+            bad |= {error.channel: error for error in reply.errors}
+        return good, bad
+
+
+def tokens(*ids: int) -> values_pb2.Inputs:
+    return values_pb2.Inputs(tokens=values_pb2.Tokens(ids=ids))
+
+
+async def test_frames_equal_the_network(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True).begin()
+    channels = list(range(48))
+    attached = await stream.attach(channels, [f"s{n}" for n in channels])
+    assert list(attached.channels) == channels
+    assert set(attached.positions) == {0}
+    noise = np.random.default_rng(0)
+    sent = noise.integers(0, len(SYMBOLS), (48, 6))
+    for t in range(6):
+        await stream.send(channels, inputs=tokens(*sent[:, t]), positions=[t] * 48)
+    last: dict[int, dict[str, Any]] = {}
+    for t in range(6):
+        last, bad = await stream.rows(48)
+        assert not bad
+        assert {row["position"] for row in last.values()} == {t + 1}
+    for n in channels:
+        expected = torch_predictions(char_case(seed=1), sent[n])[0][-1]
+        np.testing.assert_allclose(last[n]["raw"][0], expected, rtol=1e-4, atol=1e-5)
+    await stream.call.done_writing()
+    assert await stream.call.read() is grpc.aio.EOF
+
+
+async def test_many_steps_per_row_and_text(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True, every_step=True).begin()
+    await stream.attach([5, 900], ["a", "b"])
+    inputs = values_pb2.Inputs(text="onehello world")
+    await stream.send([5, 900], steps=[3, 11], inputs=inputs, positions=[0, 0])
+    good, bad = await stream.rows(2)
+    assert not bad
+    for channel, text in ((5, "one"), (900, "hello world")):
+        ids = np.array([SYMBOLS.index(symbol) for symbol in text])
+        expected = torch_predictions(char_case(seed=1), ids)[0]
+        np.testing.assert_allclose(good[channel]["raw"], expected, rtol=1e-4, atol=1e-5)
+    await stream.send([5, 900], steps=[3, 11], inputs=inputs, positions=[0, 0])
+    again, bad = await stream.rows(2)
+    assert not bad
+    for channel in (5, 900):
+        assert again[channel]["replayed"]
+        assert np.array_equal(again[channel]["raw"], good[channel]["raw"])
+
+
+async def test_one_bad_row_fails_alone(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True).begin()
+    await stream.attach([0, 1, 2, 3, 4], list("abcde"))
+    await stream.send([0, 1, 2, 3, 4], inputs=tokens(1, 1, 1, 1, 1))
+    await stream.rows(5)
+    await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id="e"))
+    await stream.send(
+        [0, 1, 2, 3, 4, 77],
+        inputs=tokens(1, 999, 1, 2, 1, 1),
+        positions=[1, 1, 9, 0, 1, 0],
+    )
+    good, bad = await stream.rows(6)
+    assert list(good) == [0]
+    reasons = {channel: error.reason for channel, error in bad.items()}
+    assert reasons == {
+        1: "BAD_INPUT",
+        2: "POSITION_MISMATCH",
+        3: "STEP_CONFLICT",
+        4: "SESSION_CLOSED",
+        77: "BAD_INPUT",
+    }
+    assert "token 999" in bad[1].message
+    assert bad[2].position == 1
+    assert bad[2].code == grpc.StatusCode.ABORTED.value[0]
+    await stream.send([1, 2, 3], inputs=tokens(1, 1, 1), positions=[1, 1, 1])
+    good, bad = await stream.rows(3)
+    assert not bad, "the stream lives, and what was refused changed nothing"
+
+
+async def test_attach_refuses_sessions_one_by_one(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    await wire.sessions.OpenSession(pb.OpenSessionRequest(model="prices", session_id="p"))
+    await wire.sessions.OpenSession(pb.OpenSessionRequest(model="letters", session_id="l"))
+    attached = await stream.attach([0, 1, 2], ["p", "l", "nobody"], open=False)
+    reasons = {error.channel: error.reason for error in attached.errors}
+    # l is open on letters/2, which this stream carries; p is of another model.
+    assert reasons == {0: "BAD_INPUT", 2: "SESSION_UNKNOWN"}
+    assert list(attached.channels) == [1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"channels": [], "inputs": tokens(1)}, "no channel"),
+        ({"channels": [0], "inputs": tokens(1, 2)}, "2 steps, the channels want 1"),
+        ({"channels": [0, 0], "inputs": tokens(1, 2)}, "twice"),
+        ({"channels": [0], "steps": [0], "inputs": tokens()}, "at least one step"),
+        ({"channels": [0], "steps": [1, 1], "inputs": tokens(1, 1)}, "2 counts for 1"),
+        ({"channels": [0], "positions": [1, 1], "inputs": tokens(1)}, "2 for 1"),
+        ({"channels": [0], "steps": [1001], "inputs": tokens(*[1] * 1001)}, "more than 1000"),
+        (
+            {"channels": [0, 1, 2], "steps": [999, 999, 999], "inputs": tokens(*[1] * 2997)},
+            "limit of 2000 per frame",
+        ),
+        ({"channels": [0]}, "nothing is set"),
+    ],
+)
+async def test_a_frame_that_makes_no_sense_ends_the_stream(
+    wire: Wire, fields: dict[str, Any], complaint: str
+) -> None:
+    stream = await Stream(wire).begin()
+    await stream.attach([0, 1, 2], ["a", "b", "c"])
+    await stream.call.write(pb.StreamRequest(frame=pb.StreamFrame(**fields)))
+    with pytest.raises(grpc.aio.AioRpcError, match=complaint):
+        await stream.read()
+    info = (await wire.sessions.GetSession(pb.GetSessionRequest(session_id="a"))).session
+    assert info.position == 0
+
+
+async def test_a_stream_must_be_started_once(wire: Wire) -> None:
+    call = wire.sessions.Stream()
+    await call.write(pb.StreamRequest(frame=pb.StreamFrame(channels=[0], inputs=tokens(1))))
+    await refused(call.read(), grpc.StatusCode.INVALID_ARGUMENT, "BAD_INPUT")
+    call = wire.sessions.Stream()
+    await call.write(pb.StreamRequest(start=pb.StreamStart(model="nope")))
+    await refused(call.read(), grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
+
+
+async def test_detached_channels_can_be_used_again(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    await stream.attach([3, 4], ["a", "b"])
+    detach = pb.StreamDetach(channels=[3, 4, 9], close=True)
+    await stream.call.write(pb.StreamRequest(detach=detach))
+    assert list((await stream.read()).detached.channels) == [3, 4]
+    attached = await stream.attach([3], ["a"])
+    assert list(attached.channels) == [3], "closed with its channel, so the id is free again"
+
+
+async def test_a_client_that_vanishes_leaves_its_sessions_open(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True).begin()
+    await stream.attach([0], ["a"])
+    await stream.send([0], inputs=tokens(1))
+    await stream.rows(1)
+    stream.call.cancel()
+    await asyncio.sleep(0.05)
+    other = await Stream(wire, raw=True).begin()
+    attached = await other.attach([0], ["a"], open=False)
+    assert list(attached.positions) == [1]
+
+
+async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True).begin()
+    await stream.attach([0], ["a"])
+    await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
+    while not wire.server.engine.model("letters", 0).shard.scheduler.pending_steps:
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(wire.server.stop())
+    good, bad = await stream.rows(1)
+    assert good[0]["position"] == 900
+    assert not bad
+    await refused(stream.call.read(), grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    await stopping
