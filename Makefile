@@ -49,7 +49,7 @@ node_modules/.ready: package.json
 
 .PHONY: demo
 demo: setup ## train, serve and use a small model; TEXT=file, CSV=file for data of your own
-	@$(BIN)/python -m examples.demo $(if $(TEXT),--text '$(TEXT)') $(if $(CSV),--csv '$(CSV)') $(ARGS)
+	@$(BIN)/python -m examples.demo $(if $(TEXT),--text '$(TEXT)') $(if $(CSV),--csv '$(CSV)') $(if $(VALUE),--value '$(VALUE)') $(ARGS)
 
 .PHONY: serve
 serve: setup ## start the server; ARGS='--port 8001'

@@ -5,7 +5,8 @@ one row per slot. The serving graph reads the rows of its batch, runs the model,
 new rows back into the same buffer::
 
     read_slots (batch,) int64, write_slots (batch, 1) int64, fresh (batch,) bool, inputs
-      Gather(arena, read_slots) -> Where(fresh, initial, .) -> model -> ScatterND(arena, write_slots)
+      Gather(arena, read_slots) -> Where(fresh, initial, .) -> model
+                                                -> ScatterND(arena, write_slots, new state)
 
 Reading one row and writing another is what makes a dry run (write to the scratch row), a fork
 and an atomic multi-step commit index games. ``Where`` and not a product keeps stale NaNs out.
@@ -76,9 +77,7 @@ def compile_model(model: Model) -> ServingGraph:
     graph = prune(proto.graph, outputs=wanted)
     lower_rnn(graph)
     arena = _wire(graph, manifest)
-    core = helper.make_model(
-        graph, opset_imports=proto.opset_import, ir_version=proto.ir_version
-    )
+    core = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
     try:
         onnx.checker.check_model(core)
     except onnx.checker.ValidationError as error:
@@ -147,9 +146,7 @@ def _wire(graph: onnx.GraphProto, manifest: Manifest) -> tuple[ArenaTensor, ...]
     return tuple(resident)
 
 
-def _keep_prediction(
-    before: GraphBuilder, after: GraphBuilder, manifest: Manifest
-) -> ArenaTensor:
+def _keep_prediction(before: GraphBuilder, after: GraphBuilder, manifest: Manifest) -> ArenaTensor:
     width = manifest.prediction.width
     tensor = ArenaTensor(
         input=PREFIX + "arena_prediction", output=PREFIX + "arena_prediction_next", shape=(width,)

@@ -91,9 +91,7 @@ def _lower(
     before = body.input("cellar.h", TensorProto.FLOAT, ["batch", hidden])
     x_t = body.input("cellar.x_t", TensorProto.FLOAT, ["batch", hidden])
     t = body.input("cellar.t", TensorProto.INT64, [])
-    product = body.node(
-        "MatMul", before, body.constant(np.ascontiguousarray(recurrent.T))
-    )
+    product = body.node("MatMul", before, body.constant(np.ascontiguousarray(recurrent.T)))
     new = body.node(activation, body.node("Add", product, x_t))
     valid = body.node("Less", t, limit)
     body.node("Where", valid, new, before, output="cellar.h_next")

@@ -38,9 +38,7 @@ def prune(
     constant_names = {tensor.name for tensor in constants}
     declared = {value.name: value for value in graph.input}
     if inputs is None:
-        graph_inputs = [
-            value for name, value in declared.items() if name not in constant_names
-        ]
+        graph_inputs = [value for name, value in declared.items() if name not in constant_names]
     else:
         foreign = sorted((needed & declared.keys()) - cut - constant_names)
         if foreign:
@@ -49,8 +47,7 @@ def prune(
                 f"graph input '{foreign[0]}'"
             )
         graph_inputs = [
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            for name in inputs
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs
         ]
     return helper.make_graph(
         [node for node in graph.node if id(node) in kept],

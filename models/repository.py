@@ -57,9 +57,7 @@ class ModelRepository:
         """
         folder = self.root / name
         # A name is one path component: anything else would escape the repository.
-        found = (
-            sorted(_versions_in(folder)) if Path(name).name == name and folder.is_dir() else []
-        )
+        found = sorted(_versions_in(folder)) if Path(name).name == name and folder.is_dir() else []
         if not found:
             known = ", ".join(self.names()) or "none"
             raise ModelNotFoundError(f"model '{name}' is not in {self.root} (it holds: {known})")
@@ -164,9 +162,7 @@ def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None
     ):
         for name in sorted(wanted - found.keys()):
             known = ", ".join(found)
-            raise ModelError(
-                f"{where}: the manifest names {kind} '{name}', the graph has: {known}"
-            )
+            raise ModelError(f"{where}: the manifest names {kind} '{name}', the graph has: {known}")
     for name in sorted(inputs.keys() - wanted_inputs):
         raise ModelError(f"{where}: the graph needs input '{name}', which the manifest omits")
     for state in manifest.states:

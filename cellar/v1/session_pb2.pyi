@@ -161,16 +161,18 @@ class StreamAttach(_message.Message):
     def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: _Optional[bool] = ...) -> None: ...
 
 class StreamFrame(_message.Message):
-    __slots__ = ("channels", "steps", "positions", "inputs")
+    __slots__ = ("channels", "steps", "positions", "inputs", "number")
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     channels: _containers.RepeatedScalarFieldContainer[int]
     steps: _containers.RepeatedScalarFieldContainer[int]
     positions: _containers.RepeatedScalarFieldContainer[int]
     inputs: _values_pb2.Inputs
-    def __init__(self, channels: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ...) -> None: ...
+    number: int
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., steps: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., number: _Optional[int] = ...) -> None: ...
 
 class StreamDetach(_message.Message):
     __slots__ = ("channels", "close")
@@ -211,20 +213,22 @@ class StreamAttached(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ...) -> None: ...
 
 class StreamReply(_message.Message):
-    __slots__ = ("channels", "positions", "counts", "predictions", "replayed", "errors")
+    __slots__ = ("channels", "positions", "counts", "predictions", "replayed", "errors", "frame")
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
     channels: _containers.RepeatedScalarFieldContainer[int]
     positions: _containers.RepeatedScalarFieldContainer[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
     predictions: _values_pb2.Predictions
     replayed: _containers.RepeatedScalarFieldContainer[int]
     errors: _containers.RepeatedCompositeFieldContainer[RowError]
-    def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ...) -> None: ...
+    frame: int
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class RowError(_message.Message):
     __slots__ = ("channel", "code", "reason", "message", "position")

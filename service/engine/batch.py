@@ -141,6 +141,10 @@ class Delivery:
 Deliver: TypeAlias = Callable[[Delivery], None]
 
 
+def _ignore(_: Delivery) -> None:
+    """Nobody waits."""
+
+
 def _no_rows() -> Ints:
     return np.empty(0, np.int64)
 
@@ -153,7 +157,7 @@ class Work:
     expected: Ints  # (rows,) the position each session must have when its row runs
     outputs: Outputs = NOTHING
     draws: Draws | None = None
-    deliver: Deliver = lambda delivery: None
+    deliver: Deliver = _ignore
     origin: Ints = field(default_factory=_no_rows)  # (rows,) rows of the request; all by default
     tickets: Ints = field(default_factory=_no_rows)  # (rows,) see Scheduler
     submitted_s: float = field(default_factory=time.monotonic)

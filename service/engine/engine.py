@@ -81,9 +81,7 @@ class Engine:
         self._clock = clock
         self._models: dict[tuple[str, int], ServedModel] = {}
         self._sessions: dict[str, Session] = {}
-        self._gone: OrderedDict[str, type[SessionClosedError] | type[SessionExpiredError]] = (
-            OrderedDict()
-        )
+        self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
 
     # -- models ---------------------------------------------------------------------------
 
@@ -166,9 +164,7 @@ class Engine:
         self.check_ready()
         session_id = session_id or uuid.uuid4().hex
         if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
-            raise BadInputError(
-                "session_id", f"use at most {MAX_ID_LENGTH} printable characters"
-            )
+            raise BadInputError("session_id", f"use at most {MAX_ID_LENGTH} printable characters")
         if session_id in self._sessions:
             raise SessionExistsError(f"session_id: '{session_id}' is open already")
         timeout_s = self.settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
@@ -379,7 +375,7 @@ class Engine:
         self,
         session: Session,
         served: ServedModel,
-        how: type[SessionClosedError] | type[SessionExpiredError],
+        how: type[SessionClosedError | SessionExpiredError],
     ) -> None:
         del self._sessions[session.id]
         self._gone[session.id] = how
@@ -392,6 +388,4 @@ class Engine:
         used = served.shard.slots.used
         self.metrics.session_events.labels(event).inc()
         self.metrics.sessions.labels(label, "device").set(used)
-        self.metrics.state_bytes.labels(label, "device").set(
-            used * served.manifest.session_bytes
-        )
+        self.metrics.state_bytes.labels(label, "device").set(used * served.manifest.session_bytes)

@@ -28,7 +28,6 @@ from service.engine.batch import Steps as StepsWork
 from service.engine.engine import Engine, ServedModel
 from service.engine.inputs import Steps
 from service.engine.outputs import check_levels, check_sampling
-from service.engine.request import Request
 from service.engine.sampling import path_seeds
 from service.engine.shard import Shard, lost_error
 from service.errors import BadInputError, NotStartedError, PositionMismatchError
@@ -244,9 +243,12 @@ def _drawn_step(
         step = served.reader.tokens(answers.sampled_tokens[:1].astype(np.int64))
         return step, token, None, served.reader.symbol(token)
     assert answers.sampled_values is not None, "a draw was asked for"
-    return served.reader.values(answers.sampled_values[:1]), None, float(
-        answers.sampled_values[0]
-    ), ""
+    return (
+        served.reader.values(answers.sampled_values[:1]),
+        None,
+        float(answers.sampled_values[0]),
+        "",
+    )
 
 
 async def _fork(shard: Shard, slot: int, position: int, copies: int) -> Fork:

@@ -126,8 +126,10 @@ class InputReader:
         column = int((~np.isfinite(values) | (values <= 0)).argmax())
         if not np.isfinite(values).all():
             column = int((~np.isfinite(values)).argmax())
-        wanted = "it must be finite" if not np.isfinite(values[column]) else (
-            "the model works on logarithms, send values above 0"
+        wanted = (
+            "it must be finite"
+            if not np.isfinite(values[column])
+            else ("the model works on logarithms, send values above 0")
         )
         return BadInputError(
             "inputs.values",

@@ -95,6 +95,7 @@ class Shard:
         self._seconds: dict[tuple[Kind, int], float] = {}  # run time by kind and size class
         self._woken = False
         self._running = False
+        self._quiet = asyncio.Event()  # set after each tick that leaves nothing to do
         self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name=f"shard {name}", daemon=True)
@@ -187,7 +188,8 @@ class Shard:
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
         while self.scheduler.pending_steps or self._running:
-            await asyncio.sleep(0.005)
+            self._quiet.clear()
+            await self._quiet.wait()
 
     def stop(self) -> None:
         """End the worker thread; nothing may be queued."""
@@ -321,15 +323,15 @@ class Shard:
     def _deliver_error(self, request: Request, rows: Ints, error: CellarError) -> None:
         slots = request.slots[rows]
         request.deliver(
-            Delivery(
-                rows=request.origin[rows], positions=self.table.position[slots], error=error
-            )
+            Delivery(rows=request.origin[rows], positions=self.table.position[slots], error=error)
         )
 
     # -- ticks ----------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self._woken and not self._running and self.scheduler.pending_steps:
+        if not self.scheduler.pending_steps:
+            self._quiet.set()
+        elif not self._woken and not self._running:
             self._woken = True
             # After the callbacks that are ready now: what they submit shares the batch.
             self._loop.call_soon(self._tick)
@@ -457,9 +459,7 @@ class Shard:
                     )
                     applied += len(slots)
                 elif isinstance(work, Chunk) and work.commit and part.is_last:
-                    self.table.commit(
-                        slots, steps=work.size, contents=work.contents, now_s=now_s
-                    )
+                    self.table.commit(slots, steps=work.size, contents=work.contents, now_s=now_s)
                     self._execution.remember(work)
                     applied += work.size
                 elif isinstance(work, Fork):
@@ -537,4 +537,3 @@ def _not_run() -> InternalError:
 
 def _draws(request: Request, rows: int) -> Draws | None:
     return None if request.sampling is None else Draws.repeated(request.sampling, rows)
-

@@ -47,8 +47,9 @@ class Attached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Rows of one or more frames that ran together."""
+    """Rows of one frame that ran together, or were refused."""
 
+    frame: int
     channels: Ints  # (rows,)
     positions: Ints  # (rows,)
     counts: Ints | None  # (rows,) predictions per row; None: one each
@@ -128,9 +129,15 @@ class SessionStream:
         return known
 
     def submit(
-        self, channels: Ints, steps: Ints | None, positions: Ints | None, inputs: Steps
+        self,
+        channels: Ints,
+        steps: Ints | None,
+        positions: Ints | None,
+        inputs: Steps,
+        *,
+        frame: int = 0,
     ) -> None:
-        """Queue a frame's rows; each is answered by one reply, good or bad.
+        """Queue a frame's rows; each is answered once, good or bad, under the frame's number.
 
         ``channels``, ``steps`` and ``positions`` are columns (rows,); ``inputs`` holds the steps
         of all rows, concatenated.
@@ -152,7 +159,8 @@ class SessionStream:
             usable[owners[bad_steps]] = False
         self.pending_rows += len(channels)
         if not usable.all():
-            self._refuse(channels, slots, good, alive, usable, steps, inputs)
+            refusals = self._refusals(channels, slots, good, alive, usable, steps, inputs)
+            self._reply_refused(frame, refusals)
             if not usable.any():
                 return
             keep = np.repeat(usable, steps)
@@ -169,7 +177,7 @@ class SessionStream:
             missing -= len(delivery.rows)
             if not missing and submission is not None:
                 self._running.discard(submission)
-            self._deliver(channels, steps, delivery)
+            self._deliver(frame, channels, steps, delivery)
 
         request = Request(
             slots=slots,
@@ -187,12 +195,13 @@ class SessionStream:
                 self._running.add(submission)
         except CellarError as error:
             self._reply_refused(
+                frame,
                 [
                     Refusal(channel=channel, error=error, position=position)
                     for channel, position in zip(
                         channels.tolist(), shard.table.position[slots].tolist(), strict=True
                     )
-                ]
+                ],
             )
 
     def end(self) -> None:
@@ -280,7 +289,7 @@ class SessionStream:
             )
         return steps
 
-    def _refuse(
+    def _refusals(
         self,
         channels: Ints,
         slots: Ints,
@@ -289,7 +298,7 @@ class SessionStream:
         usable: NDArray[np.bool_],
         steps: Ints,
         inputs: Steps,
-    ) -> None:
+    ) -> list[Refusal]:
         """Say of each unusable row why it is."""
         table = self.served.shard.table
         starts = np.cumsum(steps) - steps
@@ -315,9 +324,9 @@ class SessionStream:
                 stop = starts[row] + steps[row]
                 error = inputs.explain(int(starts[row] + inputs.bad[starts[row] : stop].argmax()))
             refusals.append(Refusal(channel=channel, error=error, position=position))
-        self._reply_refused(refusals)
+        return refusals
 
-    def _deliver(self, channels: Ints, steps: Ints, delivery: Delivery) -> None:
+    def _deliver(self, frame: int, channels: Ints, steps: Ints, delivery: Delivery) -> None:
         rows = delivery.rows
         self.pending_rows -= len(rows)
         if delivery.error is not None:
@@ -327,10 +336,11 @@ class SessionStream:
                     channels[rows].tolist(), delivery.positions.tolist(), strict=True
                 )
             )
-            self._send(_refused(refusals))
+            self._send(_refused(frame, refusals))
             return
         self._send(
             Reply(
+                frame=frame,
                 channels=channels[rows],
                 positions=delivery.positions,
                 counts=steps[rows] if self._outputs.every_step else None,
@@ -339,15 +349,21 @@ class SessionStream:
             )
         )
 
-    def _reply_refused(self, refusals: list[Refusal]) -> None:
+    def _reply_refused(self, frame: int, refusals: list[Refusal]) -> None:
         self.pending_rows -= len(refusals)
-        self._send(_refused(tuple(refusals)))
+        self._send(_refused(frame, tuple(refusals)))
 
 
-def _refused(refusals: tuple[Refusal, ...]) -> Reply:
+def _refused(frame: int, refusals: tuple[Refusal, ...]) -> Reply:
     none = np.empty(0, np.int64)
     return Reply(
-        channels=none, positions=none, counts=None, answers=None, replayed=False, refusals=refusals
+        frame=frame,
+        channels=none,
+        positions=none,
+        counts=None,
+        answers=None,
+        replayed=False,
+        refusals=refusals,
     )
 
 

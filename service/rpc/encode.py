@@ -85,6 +85,7 @@ def reply(result: Reply) -> session_pb2.StreamResponse:
     """Rows of a stream."""
     message = session_pb2.StreamResponse()
     rows = message.reply
+    rows.frame = result.frame
     rows.channels.extend(result.channels.tolist())
     rows.positions.extend(result.positions.tolist())
     if result.counts is not None:

@@ -53,7 +53,9 @@ def to_status(error: errors.CellarError) -> Status:
     return Status(code=code_number(error), message=str(error), details=details)
 
 
-async def abort(context: "grpc.aio.ServicerContext[object, object]", error: errors.CellarError) -> NoReturn:
+async def abort(
+    context: "grpc.aio.ServicerContext[object, object]", error: errors.CellarError
+) -> NoReturn:
     """End a call with an error."""
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)

@@ -97,6 +97,7 @@ class StreamCall:
                         decode.column(frame.steps),
                         decode.column(frame.positions),
                         decode.inputs(frame.inputs, stream.served.reader),
+                        frame=frame.number,
                     )
                 case "attach":
                     result = await stream.attach(

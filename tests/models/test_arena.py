@@ -95,7 +95,7 @@ def test_the_last_prediction_is_resident() -> None:
 
 @pytest.mark.parametrize("batch_axis", [0, 1])
 def test_a_foreign_graph_of_single_steps_with_any_batch_axis(batch_axis: int) -> None:
-    """A sum that decays, written by hand: no time axis, no lengths, state (2, batch) or (batch, 2)."""
+    """A sum that decays, written by hand: no time axis, no lengths, state on either axis."""
     runner = make_runner(decaying_sum(batch_axis))
     total = np.full(2, 0.5, np.float32)  # the initial value its manifest names
     for value in (1.0, 2.0, -3.0):
@@ -137,8 +137,8 @@ def decaying_sum(batch_axis: int) -> Model:
         nodes.append(helper.make_node("Transpose", ["x"], ["x_by_batch"], perm=[1, 0]))
         x = "x_by_batch"
     nodes.append(helper.make_node("Add", ["decayed", x], ["total_next"]))
-    perm = {"perm": [1, 0]} if batch_axis == 1 else {"perm": [0, 1]}
-    nodes.append(helper.make_node("Transpose", ["total_next"], ["y"], **perm))
+    perm = [1, 0] if batch_axis == 1 else [0, 1]
+    nodes.append(helper.make_node("Transpose", ["total_next"], ["y"], perm=perm))
     graph = helper.make_graph(
         nodes,
         "decaying_sum",
@@ -169,9 +169,7 @@ def decaying_sum(batch_axis: int) -> Model:
             ),
             prediction=Prediction(output="y", kind=PredictionKind.RAW, width=2),
         ),
-        proto=helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-        ),
+        proto=helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
         fingerprint="",
         path=Path("sum.onnx"),
     )

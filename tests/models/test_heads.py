@@ -16,14 +16,13 @@ HEADS = {
     name: ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for name, graph in token_heads(VOCABULARY).items()
 }
-rows_of_logits = arrays.arrays(
-    np.float32, (5, VOCABULARY), elements=st.floats(-20, 20, width=32)
-)
+rows_of_logits = arrays.arrays(np.float32, (5, VOCABULARY), elements=st.floats(-20, 20, width=32))
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    found: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return found
 
 
 def sample(
@@ -88,9 +87,7 @@ def test_draws_follow_the_distribution() -> None:
 
 
 @given(rows_of_logits, st.integers(0, 2**32))
-def test_a_draw_does_not_depend_on_its_neighbours(
-    logits: NDArray[np.float32], seed: int
-) -> None:
+def test_a_draw_does_not_depend_on_its_neighbours(logits: NDArray[np.float32], seed: int) -> None:
     together = sample(logits, top_p=0.9, seed=seed)
     reversed_rows = logits[::-1]
     position_of = np.arange(5)

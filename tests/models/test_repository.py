@@ -23,7 +23,9 @@ def test_a_published_model_comes_back_whole(tmp_path: Path) -> None:
 
 
 def test_the_highest_version_is_the_default(tmp_path: Path) -> None:
-    repository = ModelRepository(write_repository(tmp_path, *(char_case(seed=n) for n in range(11))))
+    repository = ModelRepository(
+        write_repository(tmp_path, *(char_case(seed=n) for n in range(11)))
+    )
     assert repository.versions("letters") == list(range(1, 12))
     assert repository.load("letters").version == 11
     assert repository.load("letters", 2).fingerprint == char_case(seed=1).model.fingerprint

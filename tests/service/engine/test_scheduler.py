@@ -1,5 +1,6 @@
 """The scheduler's invariants, on any mix of work."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
             assert all(part.stop - part.start <= CHUNK_STEPS for part in batch.parts)
             assert batch.steps <= MAX_BATCH
         outputs = [part.work.outputs for part in batch.parts]
-        changes = sum(a != b for a, b in zip(outputs, outputs[1:], strict=False))
+        changes = sum(a != b for a, b in itertools.pairwise(outputs))
         assert changes == len(set(outputs)) - 1, "equal outputs must stand side by side"
         running.append(batch)
         return True

@@ -2,12 +2,16 @@
 
 import asyncio
 import urllib.request
+from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from cellar.v1 import session_pb2 as pb, values_pb2
+from cellar.v1 import session_pb2 as pb
+from cellar.v1 import values_pb2
 from models.errors import ModelError
 from service.server import Server
 from service.settings import Settings
@@ -51,20 +55,15 @@ async def test_a_loading_server_is_alive_but_not_serving(wire: Wire) -> None:
     await server.stop()
 
 
-async def test_an_empty_repository_says_what_to_do(wire: Wire, tmp_path: object) -> None:
-    server = Server(Settings(models=str(tmp_path), port=0, metrics_port=None))  # type: ignore[arg-type]
-    try:
+async def test_an_empty_repository_says_what_to_do(wire: Wire, tmp_path: Path) -> None:
+    server = Server(Settings(models=tmp_path, port=0, metrics_port=None))
+    with pytest.raises(ModelError, match="cellar-train"):
         await server.start()
-    except ModelError as error:
-        assert "cellar-train" in str(error)
-    else:
-        raise AssertionError("a server without models must not start")
-    finally:
-        await server.stop()
+    await server.stop()
 
 
 async def test_reflection_lists_the_services(wire: Wire) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(wire.channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(wire.channel)  # type: ignore[arg-type]
     call = stub.ServerReflectionInfo(
         iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     )

@@ -11,7 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from cellar.v1 import model_pb2, session_pb2 as pb, values_pb2
+from cellar.v1 import model_pb2, values_pb2
+from cellar.v1 import session_pb2 as pb
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
 
@@ -21,7 +22,7 @@ async def refused(call: Awaitable[Any], code: grpc.StatusCode, reason: str) -> E
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is code, caught.value.details()
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
     assert status is not None, "no rich status"
     info = ErrorInfo()
     assert status.details[0].Unpack(info)
@@ -41,7 +42,8 @@ def values(*data: float) -> values_pb2.Inputs:
 
 async def open_session(wire: Wire, model: str = "letters", session: str = "s") -> str:
     request = pb.OpenSessionRequest(model=model, session_id=session)
-    return (await wire.sessions.OpenSession(request)).session.id
+    opened: pb.OpenSessionResponse = await wire.sessions.OpenSession(request)
+    return opened.session.id
 
 
 async def test_models_are_listed_and_described(wire: Wire) -> None:
@@ -165,7 +167,8 @@ async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:
     bad, missing = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
     def step(session: str = "s", **fields: Any) -> Awaitable[Any]:
-        return sessions.Step(pb.StepRequest(session_id=session, **fields))
+        call: Awaitable[Any] = sessions.Step(pb.StepRequest(session_id=session, **fields))
+        return call
 
     await refused(
         sessions.OpenSession(pb.OpenSessionRequest(model="nope")), missing, "MODEL_UNKNOWN"
@@ -214,7 +217,7 @@ async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:
     )
     await step("p", inputs=values(5))
     for fields in ({"horizon": 0}, {"horizon": 3, "paths": 257}, {"horizon": 3, "quantiles": [1]}):
-        call = sessions.Forecast(pb.ForecastRequest(session_id="p", **fields))  # type: ignore[arg-type]
+        call = sessions.Forecast(pb.ForecastRequest(session_id="p", **fields))
         await refused(call, bad, "BAD_INPUT")
     await sessions.CloseSession(pb.CloseSessionRequest(session_id="s"))
     await refused(step(inputs=text("a")), missing, "SESSION_CLOSED")

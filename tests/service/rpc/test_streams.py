@@ -7,7 +7,8 @@ import grpc
 import numpy as np
 import pytest
 
-from cellar.v1 import session_pb2 as pb, values_pb2
+from cellar.v1 import session_pb2 as pb
+from cellar.v1 import values_pb2
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.test_sessions import refused
@@ -18,6 +19,7 @@ class Stream:
 
     def __init__(self, wire: Wire, model: str = "letters", **outputs: Any) -> None:
         self.call = wire.sessions.Stream()
+        self.frames: list[int] = []  # the number of each reply's frame
         self.start = pb.StreamStart(model=model, outputs=values_pb2.Outputs(**outputs))
 
     async def begin(self) -> "Stream":
@@ -27,7 +29,7 @@ class Stream:
 
     async def read(self) -> pb.StreamResponse:
         response = await self.call.read()
-        assert response is not grpc.aio.EOF, "the stream ended"
+        assert isinstance(response, pb.StreamResponse), "the stream ended"
         return response
 
     async def attach(
@@ -46,6 +48,7 @@ class Stream:
         bad: dict[int, pb.RowError] = {}
         while len(good) + len(bad) < count:
             reply = (await self.read()).reply
+            self.frames.append(reply.frame)
             counts = list(reply.counts) or [1] * len(reply.channels)
             raw = np.array(reply.predictions.raw, np.float32)
             raw = raw.reshape(sum(counts), -1) if len(raw) else raw
@@ -75,12 +78,14 @@ async def test_frames_equal_the_network(wire: Wire) -> None:
     noise = np.random.default_rng(0)
     sent = noise.integers(0, len(SYMBOLS), (48, 6))
     for t in range(6):
-        await stream.send(channels, inputs=tokens(*sent[:, t]), positions=[t] * 48)
+        await stream.send(channels, inputs=tokens(*sent[:, t]), positions=[t] * 48, number=70 + t)
     last: dict[int, dict[str, Any]] = {}
     for t in range(6):
         last, bad = await stream.rows(48)
         assert not bad
         assert {row["position"] for row in last.values()} == {t + 1}
+        assert set(stream.frames) == {70 + t}
+        stream.frames.clear()
     for n in channels:
         expected = torch_predictions(char_case(seed=1), sent[n])[0][-1]
         np.testing.assert_allclose(last[n]["raw"][0], expected, rtol=1e-4, atol=1e-5)
@@ -211,7 +216,9 @@ async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: 
     stream = await Stream(wire, raw=True).begin()
     await stream.attach([0], ["a"])
     await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
-    while not wire.server.engine.model("letters", 0).shard.scheduler.pending_steps:
+    for _ in range(1000):
+        if wire.server.engine.model("letters", 0).shard.scheduler.pending_steps:
+            break
         await asyncio.sleep(0)
     stopping = asyncio.create_task(wire.server.stop())
     good, bad = await stream.rows(1)
