@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet --quiet
-SOURCES := $(wildcard cellar models service training examples benchmarks tests)
+SOURCES := cellar models service training examples benchmarks tests
 PROTOS := $(shell find proto/cellar -name '*.proto' | sort)
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto
 VARIANT ?= cpu
@@ -56,9 +56,14 @@ serve: setup ## start the server; ARGS='--port 8001'
 	@exec $(BIN)/cellar-serve $(ARGS)
 
 .PHONY: zoo
-zoo: setup ## train the models of models/zoo anew
-	# FILL IN: the two commands that make the zoo's models.
-	@echo "make zoo: not filled in yet" >&2; exit 1
+zoo: setup ## train the models of models/zoo anew (some 5 minutes)
+	@rm -rf models/zoo
+	@$(BIN)/cellar-train char --stdlib --name stdlib-text --steps 6000 --models models/zoo
+	@$(BIN)/cellar-train series --synthetic 5000 --name synthetic-prices --steps 400 --models models/zoo
+
+.PHONY: bench
+bench: setup ## measure what open sessions cost
+	@$(BIN)/python -m benchmarks.open_sessions
 
 # ---- check ----
 

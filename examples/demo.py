@@ -33,8 +33,11 @@ HORIZON = 30
 console = Console(highlight=False)
 
 
+
 def main() -> int:
     """Run the demo; returns the exit code."""
+    # What the commands print must come in its place, in a file as on a terminal.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     arguments = parse_arguments()
     began = time.monotonic()
     FOLDER.mkdir(exist_ok=True)

@@ -1,0 +1,178 @@
+"""The asynchronous client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+
+from cellar.aio.opening import Opening
+from cellar.aio.session import Session
+from cellar.aio.stream import Stream
+from cellar.aio.transport import Transport
+from cellar.client import DEFAULT_SERVER
+from cellar.client_protocol import ClientProtocol
+from cellar.model_info import ModelInfo
+from cellar.outputs import OutputOptions
+from cellar.procedures import Procedure, drive_async
+from cellar.retry import RetryPolicy
+from cellar.session_protocol import SessionProtocol
+from cellar.transport import CHANNEL_OPTIONS, Metadata, Options
+
+
+def connect(
+    server: str = DEFAULT_SERVER,
+    *,
+    timeout_s: float = 30.0,
+    retry: RetryPolicy | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Metadata = (),
+    options: Options = (),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Opening[Client]:
+    """A client of a server: ``await`` it, or ``async with`` it.
+
+    Nothing is sent before the first request.
+
+    Args:
+        server: host:port, or any other gRPC target.
+        timeout_s: for requests that bring no timeout of their own, retries included.
+        retry: how failures are retried.
+        credentials: for TLS; without them the connection is in the clear.
+        metadata: sent with every call, such as ``("authorization", "Bearer …")``.
+        options: further options of the gRPC channel.
+        sleep: waits for so many seconds between tries.
+    """
+    all_options = [*CHANNEL_OPTIONS, *options]
+
+    async def begin() -> Client:
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(server, options=all_options)
+        else:
+            channel = grpc.aio.secure_channel(server, credentials, options=all_options)
+        return Client(Transport(channel, metadata, sleep), retry or RetryPolicy(), timeout_s)
+
+    return Opening(begin)
+
+
+class Client:
+    """A connection to a server. Tasks may share it and its streams, but not one session.
+
+    Every request may raise a ``CellarError``; ``timeout_s`` bounds it, retries included.
+    """
+
+    def __init__(self, transport: Transport, retry: RetryPolicy, timeout_s: float) -> None:
+        """Use ``connect``."""
+        self._transport = transport
+        self._protocol = ClientProtocol(retry, timeout_s)
+
+    async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
+        """Lists every version of every model, without vocabularies."""
+        return await drive_async(self._protocol.models(timeout_s), self._transport.perform)
+
+    async def model(
+        self, name: str = "", *, version: int = 0, timeout_s: float | None = None
+    ) -> ModelInfo:
+        """Describes a model.
+
+        Args:
+            name: its name; may be empty when the server holds a single one.
+            version: its version; 0 means the highest.
+            timeout_s: overrides the client's.
+
+        Raises:
+            ModelUnknownError: there is none.
+        """
+        return await drive_async(
+            self._protocol.model(name, version, timeout_s), self._transport.perform
+        )
+
+    def session(
+        self,
+        model: str = "",
+        *,
+        id: str | None = None,
+        version: int = 0,
+        idle_timeout_s: float | None = None,
+        resume: bool = False,
+        timeout_s: float | None = None,
+    ) -> Opening[Session]:
+        """Opens a session, which as a context manager closes itself.
+
+        ``await`` it, or ``async with`` it.
+
+        Args:
+            model: the model's name; may be empty when the server holds a single one.
+            id: the session's id; a random one when None.
+            version: the model's version; 0 means the highest.
+            idle_timeout_s: overrides the server's idle timeout.
+            resume: continues the session when it is open already.
+            timeout_s: overrides the client's, for this request.
+
+        Raises:
+            ModelUnknownError: there is no such model.
+            SessionExistsError: it is open already, and ``resume`` is False, or it is of
+                another model.
+        """
+        procedure = self._protocol.open_session(
+            model, version, id, idle_timeout_s, resume, timeout_s
+        )
+        return Opening(lambda: self._begin(procedure))
+
+    def attach(self, id: str, *, timeout_s: float | None = None) -> Opening[Session]:
+        """Continues a session that is open, from the position where it is.
+
+        Raises:
+            SessionNotFoundError: it is not open.
+        """
+        procedure = self._protocol.attach_session(id, timeout_s)
+        return Opening(lambda: self._begin(procedure))
+
+    def stream(
+        self,
+        model: str = "",
+        *,
+        version: int = 0,
+        every_step: bool = False,
+        timeout_s: float | None = None,
+        **outputs: Unpack[OutputOptions],
+    ) -> Opening[Stream]:
+        """Opens a stream: many sessions of one model, many steps in each message.
+
+        Args:
+            model: the model's name; may be empty when the server holds a single one.
+            version: the model's version; 0 means the highest.
+            every_step: predictions after every step, instead of the last one of each row.
+            timeout_s: overrides the client's, for this stream and its requests.
+            **outputs: which predictions come back: see ``OutputOptions``.
+        """
+        procedure = self._protocol.stream(model, version, every_step, outputs, timeout_s)
+
+        async def begin() -> Stream:
+            protocol = await drive_async(procedure, self._transport.perform)
+            return Stream(protocol, self._transport, timeout_s)
+
+        return Opening(begin)
+
+    async def close(self) -> None:
+        """Closes the connection. Sessions that are open stay open on the server."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        """Returns the client."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the connection."""
+        await self.close()
+
+    async def _begin(self, procedure: Procedure[SessionProtocol]) -> Session:
+        return Session(await drive_async(procedure, self._transport.perform), self._transport)

@@ -1,0 +1,224 @@
+"""The asynchronous session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import numpy as np
+
+from cellar.aio.transport import Transport
+from cellar.errors import CellarError
+from cellar.inputs import StepInputs
+from cellar.model_info import ModelInfo, SessionInfo
+from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
+from cellar.predictions import Floats, Prediction, Predictions
+from cellar.procedures import CallEffect, drive_async
+from cellar.results import Forecast, Piece
+from cellar.session_protocol import SessionProtocol
+
+T = TypeVar("T")
+
+
+class Generation(AsyncIterator[Piece]):
+    """A generation in progress: iterate over its pieces, or take it whole."""
+
+    def __init__(self, pieces: AsyncGenerator[Piece, None]) -> None:
+        """Use ``Session.generate``."""
+        self._pieces = pieces
+
+    async def __anext__(self) -> Piece:
+        """The next piece, as soon as it has come."""
+        return await anext(self._pieces)
+
+    async def text(self) -> str:
+        """All that is still to come, as text."""
+        return "".join([piece.text async for piece in self])
+
+    async def values(self) -> Floats:
+        """All that is still to come, as values (steps,)."""
+        return np.concatenate([np.zeros(0, np.float32), *[piece.values async for piece in self]])
+
+    async def close(self) -> None:
+        """Stops the generation where it is."""
+        await self._pieces.aclose()
+
+
+class Session:
+    """A session on a server: one sequence in progress. For one task at a time.
+
+    Attributes:
+        id: its id.
+        model: its model.
+
+    After a step that failed with ``error.ambiguous``, repeat that step: it is applied once,
+    whatever happened. Or call ``refresh`` to find out, and go on from there.
+    """
+
+    def __init__(self, protocol: SessionProtocol, transport: Transport) -> None:
+        """Use ``Client.session`` or ``Client.attach``."""
+        self._protocol = protocol
+        self._transport = transport
+        self.id: str = protocol.id
+        self.model: ModelInfo = protocol.model
+
+    @property
+    def position(self) -> int:
+        """Steps consumed, as far as this client knows."""
+        return self._protocol.position
+
+    async def step(
+        self,
+        inputs: StepInputs,
+        *,
+        commit: bool = True,
+        timeout_s: float | None = None,
+        **outputs: Unpack[OutputOptions],
+    ) -> Prediction:
+        """Advances by one or more steps, all or none, and predicts after the last one.
+
+        Args:
+            inputs: text, token ids or values: see ``StepInputs``.
+            commit: False predicts as if, and leaves the session where it is.
+            timeout_s: overrides the client's.
+            **outputs: which predictions come back: see ``OutputOptions``.
+
+        Raises:
+            BadInputError: an input or an option is wrong.
+            PositionMismatchError: somebody else advanced the session, or the server lost
+                steps; ``refresh`` accepts the session as it is.
+            StepConflictError: another step was applied at this position.
+            CellarError: any other.
+        """
+        return await self._run(self._protocol.step(inputs, outputs, commit, timeout_s))
+
+    async def steps(
+        self,
+        inputs: StepInputs,
+        *,
+        commit: bool = True,
+        timeout_s: float | None = None,
+        **outputs: Unpack[OutputOptions],
+    ) -> Predictions:
+        """Advances like ``step``, and predicts after every step."""
+        return await self._run(self._protocol.steps(inputs, outputs, commit, timeout_s))
+
+    async def peek(
+        self,
+        inputs: StepInputs,
+        *,
+        timeout_s: float | None = None,
+        **outputs: Unpack[OutputOptions],
+    ) -> Prediction:
+        """Predicts as if these steps came next, and leaves the session where it is."""
+        return await self._run(self._protocol.step(inputs, outputs, False, timeout_s))
+
+    async def feed(
+        self,
+        inputs: StepInputs,
+        *,
+        chunk_steps: int = 1024,
+        timeout_s: float | None = None,
+        **outputs: Unpack[OutputOptions],
+    ) -> Prediction:
+        """Advances by a long input, in several requests, and predicts after the last step.
+
+        When one fails, ``position`` tells how much was consumed. ``timeout_s`` is per request.
+        """
+        return await self._run(self._protocol.feed(inputs, chunk_steps, outputs, timeout_s))
+
+    def generate(
+        self,
+        prompt: StepInputs | None = None,
+        *,
+        max_steps: int = 200,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Generation:
+        """Continues the sequence on the server; the session reads what it generates.
+
+        It starts when the first piece is asked for. A failure after that piece is not retried;
+        the position is then read again before the next request.
+
+        Args:
+            prompt: steps to read first; None when the session has read something before.
+            max_steps: how many steps to generate at most.
+            temperature: divides the logits; 0 always takes the most likely token.
+            top_k: draw among the k most likely tokens only; 0 means all.
+            top_p: draw among the fewest tokens whose probabilities sum to at least this.
+            seed: the same seed at the same position gives the same; None takes a random one.
+            stop: ends once the generated text holds one of these.
+            timeout_s: overrides the client's, for the whole generation.
+
+        Raises:
+            NotStartedError: the session has read nothing, and there is no prompt.
+            BadInputError: the prompt or an option is wrong.
+            CellarError: any other.
+        """
+        sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        procedure = self._protocol.generate(prompt, max_steps, sampling, stop, timeout_s)
+        return Generation(self._transport.generate(procedure))
+
+    async def forecast(
+        self,
+        horizon: int,
+        *,
+        paths: int = 0,
+        quantiles: Sequence[float] = DEFAULT_LEVELS,
+        seed: int = 0,
+        include_paths: bool = False,
+        timeout_s: float | None = None,
+    ) -> Forecast:
+        """Forecasts by sampled paths, and leaves the session where it is.
+
+        Args:
+            horizon: steps ahead.
+            paths: paths to sample; 0 lets the server choose.
+            quantiles: the levels wanted, each strictly in (0, 1).
+            seed: the same seed at the same position gives the same forecast.
+            include_paths: returns the paths too.
+            timeout_s: overrides the client's.
+
+        Raises:
+            NotStartedError: the session has read nothing.
+            BadInputError: an option is wrong.
+            CellarError: any other.
+        """
+        return await self._run(
+            self._protocol.forecast(horizon, paths, quantiles, seed, include_paths, timeout_s)
+        )
+
+    async def refresh(self, *, timeout_s: float | None = None) -> SessionInfo:
+        """Asks the server where the session stands, and goes on from there."""
+        return await self._run(self._protocol.refresh(timeout_s))
+
+    async def reset(self, *, timeout_s: float | None = None) -> None:
+        """Goes back to position 0 and the initial state."""
+        await self._run(self._protocol.reset(timeout_s))
+
+    async def close(self, *, timeout_s: float | None = None) -> None:
+        """Closes the session on the server; one that is gone already is closed."""
+        await self._run(self._protocol.close(timeout_s))
+
+    async def __aenter__(self) -> Self:
+        """Returns the session."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the session; a failure to do so never hides the error that ended the block."""
+        with suppress(*((CellarError,) if error else ())):
+            await self.close()
+
+    async def _run(self, procedure: Generator[CallEffect, Any, T]) -> T:
+        return await drive_async(procedure, self._transport.perform)

@@ -1,0 +1,95 @@
+"""Which session is on which channel of a stream, and at which position."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cellar.errors import BadInputError, CellarError
+from cellar.predictions import Positions
+
+MOST_CHANNELS = 2**20
+"""Channel numbers are below this."""
+
+
+class Channels:
+    """The channels of one stream. Positions are those that the next frame will carry."""
+
+    def __init__(self) -> None:
+        """No channels yet."""
+        self.sessions: dict[int, str] = {}
+        self._lost: dict[int, CellarError] = {}
+        self._free: list[int] = []
+        self._used = 0
+        self._positions = np.zeros(64, np.int64)  # (capacity,)
+        self._ready = np.zeros(64, np.bool_)  # (capacity,)
+
+    def reserve(self, session_ids: Sequence[str]) -> dict[int, str]:
+        """Gives each session the lowest free channel number; returns ids by channel.
+
+        Raises:
+            BadInputError: more channels than a stream can have.
+        """
+        if len(self.sessions) + len(session_ids) > MOST_CHANNELS:
+            raise BadInputError(f"a stream has at most {MOST_CHANNELS} channels")
+        reserved: dict[int, str] = {}
+        for session_id in session_ids:
+            if self._free:
+                channel = heapq.heappop(self._free)
+            else:
+                channel = self._used
+                self._used += 1
+            reserved[channel] = session_id
+        if self._used > len(self._ready):
+            grow = max(self._used, 2 * len(self._ready)) - len(self._ready)
+            self._positions = np.pad(self._positions, (0, grow))
+            self._ready = np.pad(self._ready, (0, grow))
+        self.sessions.update(reserved)
+        return reserved
+
+    def attached(self, channel: int, position: int) -> None:
+        """A channel is ready, its session at this position."""
+        self._ready[channel] = True
+        self._positions[channel] = position
+
+    def release(self, channels: Iterable[int]) -> None:
+        """Channels are gone; their numbers may be used again."""
+        for channel in channels:
+            if self.sessions.pop(channel, None) is not None:
+                self._ready[channel] = False
+                heapq.heappush(self._free, channel)
+            elif self._lost.pop(channel, None) is not None:
+                heapq.heappush(self._free, channel)
+
+    def lose(self, channel: int, error: CellarError) -> None:
+        """A session could not be attached again; whoever names its channel is told why."""
+        del self.sessions[channel]
+        self._ready[channel] = False
+        self._lost[channel] = error
+
+    def check(self, channels: npt.NDArray[np.int64]) -> None:
+        """Checks that all channels (rows,) are ready.
+
+        Raises:
+            BadInputError: one never was, or was let go.
+            CellarError: one was lost when the stream was resumed.
+        """
+        known = (channels >= 0) & (channels < len(self._ready))
+        if known.all() and self._ready[channels].all():
+            return
+        for channel in channels.tolist():
+            if channel in self._lost:
+                raise self._lost[channel]
+            if channel not in self.sessions or not self._ready[channel]:
+                raise BadInputError(f"channel {channel} is not attached")
+
+    def positions(self, channels: npt.NDArray[np.int64]) -> Positions:
+        """The positions that the next frame will carry (rows,)."""
+        return self._positions[channels]
+
+    def move(self, channels: npt.NDArray[np.int64], positions: Positions) -> None:
+        """Sets the positions that the next frame will carry (rows,)."""
+        self._positions[channels] = positions

@@ -1,0 +1,288 @@
+"""The command ``cellar``: look at models, and try them, on any running server.
+
+Exit status: 0 done; 1 the server said no, or could not be reached; 2 the command line, or the
+file it names, is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cellar.client import DEFAULT_SERVER, Client, connect
+from cellar.errors import CellarError
+from cellar.inputs import StepInputs
+from cellar.model_info import InputKind, ModelInfo
+from cellar.outputs import DEFAULT_LEVELS, OutputOptions
+from cellar.predictions import Prediction
+from cellar.session import Session
+from cellar.tabular import TableError, parse_row, read_column
+
+
+class UsageError(Exception):
+    """What was asked does not make sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes options before, between and after optional positionals, as people write them."""
+
+    _inside = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses; the intermixed parsing of argparse comes back here for each half."""
+        if self._inside:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        with connect(parsed.server, timeout_s=parsed.timeout) as client:
+            parsed.run(client, parsed)
+    except (UsageError, TableError, OSError) as error:
+        print(f"cellar: {error}", file=sys.stderr)
+        return 2
+    except CellarError as error:
+        reason = error.reason or error.code or type(error).__name__
+        print(f"cellar: {reason}: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cellar", description="A client of a Cellar server.")
+    common = _Parser(add_help=False)
+    server = os.environ.get("CELLAR_SERVER", DEFAULT_SERVER)
+    common.add_argument("--server", default=server, help="host:port [CELLAR_SERVER, %(default)s]")
+    common.add_argument("--timeout", type=_positive, default=30.0, help="seconds per request [30]")
+    common.add_argument("--json", action="store_true", help="print JSON")
+    one = _Parser(add_help=False, parents=[common])
+    one.add_argument("model", help="the model's name")
+    one.add_argument("--session", metavar="ID", help="continue this session, or begin it; keep it")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    models = commands.add_parser("models", parents=[common], help="list the models")
+    models.set_defaults(run=_models)
+
+    step = commands.add_parser("step", parents=[one], help="send steps, see predictions")
+    step.add_argument("input", nargs="+", help="text, or a row of numbers (x or x,y,…)")
+    step.add_argument("--top-k", type=_whole, default=0, help="show the k most likely tokens")
+    step.set_defaults(run=_step)
+
+    generate = commands.add_parser("generate", parents=[one], help="continue a sequence")
+    generate.add_argument("prompt", nargs="?", help="text, or a row of numbers")
+    generate.add_argument("--steps", type=_whole, default=200, help="at most so many [200]")
+    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy [1]")
+    generate.add_argument("--top-k", type=_whole, default=0, help="among the k most likely")
+    generate.add_argument("--top-p", type=float, default=1.0, help="among the likely p [1]")
+    generate.add_argument("--seed", type=_whole, help="repeatable draws")
+    generate.add_argument("--stop", action="append", default=[], help="end after this text")
+    generate.set_defaults(run=_generate)
+
+    forecast = commands.add_parser("forecast", parents=[one], help="forecast a series")
+    forecast.add_argument("values", nargs="*", help="the series so far")
+    forecast.add_argument("--csv", type=Path, help="read the series from this file")
+    forecast.add_argument("--value", metavar="COLUMN", help="from this column [the only one]")
+    forecast.add_argument("--horizon", type=_whole, default=12, help="steps ahead [12]")
+    forecast.add_argument("--paths", type=_whole, default=0, help="sampled paths [the server's]")
+    forecast.add_argument("--quantiles", type=_levels, default=DEFAULT_LEVELS, help=".1,.5,.9")
+    forecast.add_argument("--seed", type=_whole, default=0, help="repeatable paths [0]")
+    forecast.set_defaults(run=_forecast)
+    return parser
+
+
+def _models(client: Client, options: argparse.Namespace) -> None:
+    models = client.models()
+    if options.json:
+        return _print_json([_model_json(model) for model in models])
+    table = _table("model", "version", "task", "reads", "predicts", "state bytes", "scores")
+    for model in models:
+        table.add_row(
+            model.name,
+            f"{model.version}{' (default)' if model.default_version else ''}",
+            model.task,
+            f"{model.input} x {model.width}" if model.width > 1 else str(model.input),
+            str(model.prediction),
+            f"{model.session_bytes:,}",
+            ", ".join(f"{name} {score:.4g}" for name, score in sorted(model.scores.items())),
+        )
+    _print_table(table)
+
+
+def _step(client: Client, options: argparse.Namespace) -> None:
+    with _session(client, options) as session:
+        wanted = OutputOptions(top_k=options.top_k) if options.top_k else OutputOptions()
+        rows = [(text, _inputs(text, session.model)) for text in options.input]
+        predictions = [(text, session.step(inputs, **wanted)) for text, inputs in rows]
+    if options.json:
+        return _print_json([{"input": text, **_json(each)} for text, each in predictions])
+    table = _table("input", "position", "prediction")
+    for text, each in predictions:
+        table.add_row(text, str(each.position), _words(each))
+    _print_table(table)
+
+
+def _generate(client: Client, options: argparse.Namespace) -> None:
+    with _session(client, options) as session:
+        reads_values = session.model.input is InputKind.VALUES
+        generation = session.generate(
+            None if options.prompt is None else _inputs(options.prompt, session.model),
+            max_steps=options.steps,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+            stop=options.stop,
+        )
+        pieces = []
+        for piece in generation:
+            pieces.append(piece)
+            if options.json:
+                continue
+            text = "".join(f"{value:g}\n" for value in piece.values.tolist())
+            print(text if reads_values else piece.text, end="", flush=True)
+    if options.json:
+        _print_json(
+            {
+                "text": "".join(piece.text for piece in pieces),
+                "tokens": [token for piece in pieces for token in piece.tokens.tolist()],
+                "values": [value for piece in pieces for value in piece.values.tolist()],
+                "position": session.position,
+                "finish_reason": pieces[-1].finish_reason if pieces else None,
+            }
+        )
+    elif not reads_values:
+        print()
+
+
+def _forecast(client: Client, options: argparse.Namespace) -> None:
+    if bool(options.values) == (options.csv is not None):
+        raise UsageError("give the series either as values or as --csv FILE")
+    column = None if options.csv is None else read_column(options.csv, options.value)
+    with _session(client, options) as session:
+        width = session.model.width
+        if column is None:
+            rows = [
+                parse_row(each, width, f"value {n}") for n, each in enumerate(options.values, 1)
+            ]
+            session.feed(rows)
+        else:
+            session.feed(column)
+        forecast = session.forecast(
+            options.horizon, paths=options.paths, quantiles=options.quantiles, seed=options.seed
+        )
+    if options.json:
+        return _print_json(
+            {
+                "position": forecast.position,
+                "levels": forecast.levels,
+                "quantiles": forecast.quantiles.tolist(),
+                "mean": forecast.mean.tolist(),
+            }
+        )
+    table = _table("ahead", "mean", *(f"{level:.4g}" for level in forecast.levels))
+    for ahead, (mean, row) in enumerate(zip(forecast.mean, forecast.quantiles, strict=True), 1):
+        table.add_row(str(ahead), f"{mean:.6g}", *(f"{value:.6g}" for value in row))
+    _print_table(table)
+
+
+def _session(client: Client, options: argparse.Namespace) -> AbstractContextManager[Session]:
+    session = client.session(options.model, id=options.session, resume=options.session is not None)
+    return session if options.session is None else nullcontext(session)
+
+
+def _inputs(text: str, model: ModelInfo) -> StepInputs:
+    return parse_row(text, model.width, "input") if model.input is InputKind.VALUES else text
+
+
+def _words(prediction: Prediction) -> str:
+    if prediction.top:
+        return "  ".join(f"{_name(e.symbol, e.token)} {e.probability:.3f}" for e in prediction.top)
+    if prediction.quantiles is not None:
+        pairs = zip(prediction.levels, prediction.quantiles, strict=True)
+        return "  ".join(f"{level:.4g}: {value:.6g}" for level, value in pairs)
+    if prediction.argmax is not None:
+        return _name(prediction.symbol, prediction.argmax)
+    return "" if prediction.raw is None else "  ".join(f"{each:.6g}" for each in prediction.raw)
+
+
+def _name(symbol: str | None, token: int) -> str:
+    return str(token) if symbol is None else repr(symbol)
+
+
+def _json(prediction: Prediction) -> dict[str, Any]:
+    facts = {
+        "position": prediction.position,
+        "argmax": prediction.argmax,
+        "symbol": prediction.symbol,
+        "top": [[each.token, each.symbol, each.probability] for each in prediction.top] or None,
+        "levels": prediction.levels or None,
+        "quantiles": None if prediction.quantiles is None else prediction.quantiles.tolist(),
+        "raw": None if prediction.raw is None else prediction.raw.tolist(),
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def _model_json(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "version": model.version,
+        "default_version": model.default_version,
+        "task": model.task,
+        "input": model.input,
+        "width": model.width,
+        "features": model.features,
+        "prediction": model.prediction,
+        "session_bytes": model.session_bytes,
+        "fingerprint": model.fingerprint,
+        "scores": dict(model.scores),
+    }
+
+
+def _print_json(facts: object) -> None:
+    print(json.dumps(facts, ensure_ascii=False))
+
+
+def _table(*headings: str) -> Table:
+    return Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _print_table(table: Table) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print(table)
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    return tuple(float(level) for level in text.split(","))

@@ -1,0 +1,241 @@
+"""The exceptions of the client, drawn once.
+
+::
+
+    CellarError
+    ├── ConnectionLostError      the connection broke; a request in flight may have been applied
+    ├── DeadlineExceededError    no answer in time; a request in flight may have been applied
+    ├── ClosedError              this side closed the client or the stream
+    ├── ProtocolError            the server's answer makes no sense
+    ├── ReplyLostError           the step was applied, but its reply can no longer be had
+    ├── RowsRefusedError         some rows of a frame, or of an attach, were refused
+    └── ServerError              the server said no; nothing was applied
+        ├── SessionNotFoundError
+        │   ├── SessionUnknownError
+        │   ├── SessionExpiredError
+        │   └── SessionClosedError
+        ├── SessionExistsError
+        ├── ModelUnknownError
+        ├── BadInputError        (also a ValueError; raised before sending where possible)
+        ├── StepConflictError
+        ├── PositionMismatchError
+        ├── PreconditionError
+        │   ├── NotStartedError
+        │   └── NotStreamableError
+        ├── BusyError            try later
+        │   ├── OverloadedError
+        │   ├── SessionLimitError
+        │   └── DrainingError
+        ├── NotAllowedError
+        ├── StateLostError
+        └── InternalError
+
+Knows nothing of gRPC: ``status.py`` turns failed calls into these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from cellar.results import RowFailure, StreamReply
+
+
+class CellarError(Exception):
+    """The root of everything the client raises on purpose.
+
+    Attributes:
+        message: what is wrong, in words.
+        reason: the server's reason, such as ``"BAD_INPUT"``; empty when no server spoke.
+        code: the name of the gRPC status code; empty when no call failed.
+        position: the session's position, where the failure tells it.
+        retry_after_s: how long the server asks to wait before a retry, where it says so.
+        metadata: further facts, such as ``field`` and ``row``.
+    """
+
+    ambiguous: ClassVar[bool] = False
+    """True when the request may have been applied although it failed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        code: str = "",
+        position: int | None = None,
+        retry_after_s: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keeps the facts of the failure."""
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.code = code
+        self.position = position
+        self.retry_after_s = retry_after_s
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+
+    @property
+    def retryable(self) -> bool:
+        """True when the very same request may succeed later."""
+        return False
+
+    @property
+    def field(self) -> str | None:
+        """The field of the request that is wrong, where the server tells."""
+        return self.metadata.get("field")
+
+    @property
+    def row(self) -> int | None:
+        """The row of the inputs that is wrong, from 0, where the server tells."""
+        row = self.metadata.get("row", "")
+        return int(row) if row.isdecimal() else None
+
+
+class ConnectionLostError(CellarError):
+    """The connection broke. What was in flight may or may not have been applied."""
+
+    ambiguous = True
+
+    @property
+    def retryable(self) -> bool:
+        """Always: positions make a second sending safe."""
+        return True
+
+
+class DeadlineExceededError(CellarError):
+    """No answer came in time. What was in flight may or may not have been applied."""
+
+    ambiguous = True
+
+    @property
+    def retryable(self) -> bool:
+        """Always: positions make a second sending safe."""
+        return True
+
+
+class ClosedError(CellarError):
+    """This side closed the client or the stream, and then used it."""
+
+
+class ProtocolError(CellarError):
+    """The server's answer does not follow the protocol."""
+
+
+class ReplyLostError(CellarError):
+    """The step was applied, later steps too, and its reply went down with a connection.
+
+    Only frames sent ahead of their replies can meet this; ``position`` is the session's.
+    """
+
+
+class RowsRefusedError(CellarError):
+    """Some rows were refused; the others went through.
+
+    Attributes:
+        failures: the refused rows, each with its own typed error.
+        reply: the reply with the rows that went through; None for an attach.
+    """
+
+    def __init__(self, failures: Sequence[RowFailure], reply: StreamReply | None = None) -> None:
+        """Builds the message from the first failure."""
+        first = failures[0]
+        super().__init__(
+            f"{len(failures)} row(s) refused, the first on channel {first.channel}: {first.error}",
+            reason=first.error.reason,
+            code=first.error.code,
+            position=first.error.position,
+        )
+        self.failures = tuple(failures)
+        self.reply = reply
+
+
+class ServerError(CellarError):
+    """The server refused the request and changed nothing."""
+
+
+class SessionNotFoundError(ServerError):
+    """There is no such session (any more)."""
+
+
+class SessionUnknownError(SessionNotFoundError):
+    """The server has never heard of the session."""
+
+
+class SessionExpiredError(SessionNotFoundError):
+    """The session was idle for too long."""
+
+
+class SessionClosedError(SessionNotFoundError):
+    """The session has been closed."""
+
+
+class SessionExistsError(ServerError):
+    """A session with this id is open already."""
+
+
+class ModelUnknownError(ServerError):
+    """The server holds no such model or version."""
+
+
+class BadInputError(ServerError, ValueError):
+    """An input or an option is wrong; ``row`` and ``field`` tell which where known."""
+
+
+class StepConflictError(ServerError):
+    """Another step was applied at this position before."""
+
+
+class PositionMismatchError(ServerError):
+    """The session is not where this client believes; ``position`` tells where it is."""
+
+
+class PreconditionError(ServerError):
+    """The session or the model cannot do this now."""
+
+
+class NotStartedError(PreconditionError):
+    """The session has read nothing yet, so there is nothing to continue."""
+
+
+class NotStreamableError(PreconditionError):
+    """The model cannot be served step by step."""
+
+
+class BusyError(ServerError):
+    """The server cannot take this now; later it may."""
+
+    @property
+    def retryable(self) -> bool:
+        """True when the server said when to come back."""
+        return self.retry_after_s is not None
+
+
+class OverloadedError(BusyError):
+    """The server's queue is full."""
+
+
+class SessionLimitError(BusyError):
+    """The server holds as many sessions as it may."""
+
+
+class DrainingError(BusyError):
+    """The server is shutting down; another, or the next one, may answer."""
+
+    @property
+    def retryable(self) -> bool:
+        """Always."""
+        return True
+
+
+class NotAllowedError(ServerError):
+    """The credentials are missing or do not suffice."""
+
+
+class StateLostError(ServerError):
+    """A fault lost the session's state; reset or close the session."""
+
+
+class InternalError(ServerError):
+    """A fault of the server's own; its log tells more."""

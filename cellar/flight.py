@@ -1,0 +1,242 @@
+"""What is in flight on one stream: what was asked, and where each answer belongs.
+
+Knows the stream's messages, and nothing of connections or of resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cellar import inputs as inputs_
+from cellar import predictions as predictions_
+from cellar import status
+from cellar.channels import Channels
+from cellar.errors import BadInputError, CellarError, ProtocolError
+from cellar.inputs import FrameInputs
+from cellar.model_info import ModelInfo
+from cellar.pending import Answered, Attach, Detach, Frame, Pending, Rows
+from cellar.results import RowFailure
+from cellar.v1 import session_pb2
+
+ATTACH_AT_ONCE = 4096
+"""Sessions per attach message."""
+
+
+class Flight:
+    """The channels of a stream, and all that is asked and not yet answered.
+
+    Attributes:
+        channels: the stream's channels, and the positions that the next frame will carry.
+        pending: what is not answered yet, in the order asked.
+    """
+
+    def __init__(self, model: ModelInfo, levels: tuple[float, ...]) -> None:
+        """Nothing asked yet; ``levels`` are those of the quantiles that come back."""
+        self.channels = Channels()
+        self.pending: list[Pending] = []
+        self._model = model
+        self._levels = levels
+        self._frames = 0
+
+    def attach(self, session_ids: Sequence[str], *, open: bool) -> list[Attach]:
+        """Attaches sessions on free channels, a bounded number per message."""
+        reserved = list(self.channels.reserve(session_ids).items())
+        attaches = [
+            Attach(dict(reserved[start : start + ATTACH_AT_ONCE]), open=open)
+            for start in range(0, len(reserved), ATTACH_AT_ONCE)
+        ]
+        self.pending += attaches
+        return attaches
+
+    def frame(self, channels: npt.ArrayLike, inputs: FrameInputs) -> Frame:
+        """Prepares a frame, and moves its channels' positions past it.
+
+        Raises:
+            BadInputError: a channel is not attached or appears twice, or the inputs' form or
+                shape is wrong.
+        """
+        numbers = np.atleast_1d(np.asarray(channels))
+        if numbers.ndim != 1 or not numbers.size or numbers.dtype.kind not in "iu":
+            raise BadInputError("channels are whole numbers (rows,), at least one")
+        rows = numbers.astype(np.int64)
+        self.channels.check(rows)
+        steps = inputs_.encode_frame(inputs, len(rows), self._model)
+        frame = Frame(self._frames, rows, steps, self.channels.positions(rows))
+        self._frames += 1
+        self.channels.move(rows, frame.after)
+        self.pending.append(frame)
+        return frame
+
+    def detach(self, channels: Sequence[int], *, close: bool) -> Detach:
+        """Lets go of channels, and closes their sessions if wanted."""
+        detach = Detach([each for each in channels if each in self.channels.sessions], close=close)
+        self.channels.release(set(channels) - detach.waiting)
+        if not detach.done:
+            self.pending.append(detach)
+        return detach
+
+    def forget(self, frame: Frame) -> None:
+        """Nobody waits for a frame any more.
+
+        Its channels go back to where they were before it, unless a later frame builds on it.
+        Sending the same steps again is then safe, and other steps are refused.
+        """
+        if frame in self.pending:
+            frame.forgotten = True
+            self._rewind(frame, frame.waiting)
+
+    def give_up(self, error: CellarError) -> list[Pending]:
+        """All that is pending has failed, and is returned.
+
+        Positions go back to those before the frames that failed.
+        """
+        failed, self.pending = self.pending, []
+        for pending in reversed(failed):
+            pending.error = error
+            if isinstance(pending, Frame):
+                self.channels.move(
+                    pending.channels[pending.waiting], pending.positions[pending.waiting]
+                )
+            elif isinstance(pending, Attach):
+                self.channels.release(pending.waiting)
+        return failed
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that someone waits for."""
+        return sum(isinstance(each, Frame) and not each.forgotten for each in self.pending)
+
+    def session_id(self, channel: int) -> str:
+        """The session on a channel.
+
+        Raises:
+            BadInputError: there is none.
+        """
+        self.channels.check(np.array([channel]))
+        return self.channels.sessions[channel]
+
+    def positions(self, channels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The positions of channels once all frames in flight are applied (rows,).
+
+        Raises:
+            BadInputError: one is not attached.
+        """
+        self.channels.check(channels)
+        return self.channels.positions(channels)
+
+    def receive(self, response: session_pb2.StreamResponse) -> None:
+        """Takes in one message.
+
+        Raises:
+            ProtocolError: it answers nothing that was asked.
+        """
+        kind = response.WhichOneof("message")
+        if kind == "reply":
+            self._replied(response.reply)
+        elif kind == "attached":
+            self._attached(response.attached)
+        elif kind == "detached":
+            self._detached(response.detached)
+        else:
+            raise ProtocolError(f"a stream answered {kind} to nothing that was asked")
+
+    def take_done(self) -> list[Pending]:
+        """Removes and returns what is done."""
+        done = [each for each in self.pending if each.done]
+        if done:
+            self.pending = [each for each in self.pending if not each.done]
+        return done
+
+    def refuse_attach(self, channel: int, error: CellarError) -> None:
+        """One session is not attached."""
+        for attach in self.pending:
+            if isinstance(attach, Attach) and attach.waiting.pop(channel, None) is not None:
+                attach.failures.append(self.failure(channel, error))
+                self.channels.release([channel])
+
+    def frames(self) -> list[Frame]:
+        """The frames that are not answered yet, in the order asked."""
+        return [each for each in self.pending if isinstance(each, Frame)]
+
+    def failure(self, channel: int, error: CellarError) -> RowFailure:
+        """Why a row of a channel failed."""
+        session_id = self.channels.sessions.get(channel, "")
+        return RowFailure(channel=channel, session_id=session_id, error=error)
+
+    def _replied(self, reply: session_pb2.StreamReply) -> None:
+        for frame in self.frames():
+            if frame.number == reply.frame:
+                if reply.channels:
+                    self._answered(frame, reply)
+                if reply.errors:
+                    self._refused(frame, reply.errors)
+                return
+        raise ProtocolError(f"a reply to frame {reply.frame}, which is not in flight")
+
+    def _answered(self, frame: Frame, reply: session_pb2.StreamReply) -> None:
+        channels = np.array(reply.channels, np.int64)  # (rows,)
+        after = np.array(reply.positions, np.int64)  # (rows,)
+        counts = np.array(reply.counts, np.int64) if reply.counts else np.ones_like(channels)
+        if not len(channels) == len(after) == len(counts):
+            raise ProtocolError("the columns of a reply differ in length")
+        rows = frame.unanswered(channels)
+        if (frame.after[rows] != after).any():
+            raise ProtocolError(f"a reply to frame {frame.number} has other positions")
+        ends = np.cumsum(counts)
+        replayed = np.isin(channels, np.array(reply.replayed, np.int64))
+        within = np.arange(ends[-1]) - np.repeat(ends - counts, counts)  # (n,) 0, 1, … per row
+        predictions = predictions_.decode(
+            reply.predictions,
+            positions=np.repeat(after - counts + 1, counts) + within,
+            replayed=np.repeat(replayed, counts),
+            vocabulary=self._model.vocabulary,
+            levels=self._levels,
+        )
+        frame.answer(Answered(rows=rows, counts=counts, predictions=predictions))
+
+    def _refused(self, frame: Frame, errors: Sequence[session_pb2.RowError]) -> None:
+        channels = np.array([error.channel for error in errors], np.int64)  # (rows,)
+        rows = frame.unanswered(channels)
+        for row, error in zip(rows.tolist(), errors, strict=True):
+            frame.refuse(row, self.failure(error.channel, status.from_row(error)))
+        if not frame.forgotten:
+            first = rows[~frame.doomed[rows]]  # the others were taken back with an earlier frame
+            self.channels.move(frame.channels[first], frame.positions[first])
+        for later in self.frames():
+            if later.number > frame.number:
+                _, built_on = later.rows_of(channels)
+                later.doomed[built_on] = True
+
+    def _attached(self, answer: session_pb2.StreamAttached) -> None:
+        attaches = {
+            channel: each
+            for each in self.pending
+            if isinstance(each, Attach)
+            for channel in each.waiting
+        }
+        for channel, position in zip(answer.channels, answer.positions, strict=True):
+            if channel not in attaches:
+                raise ProtocolError(f"channel {channel} was attached, but nobody asked")
+            del attaches[channel].waiting[channel]
+            self.channels.attached(channel, position)
+        for row in answer.errors:
+            self.refuse_attach(row.channel, status.from_row(row))
+
+    def _detached(self, answer: session_pb2.StreamDetached) -> None:
+        for detach in self.pending:
+            if isinstance(detach, Detach):
+                gone = detach.waiting.intersection(answer.channels)
+                detach.waiting -= gone
+                self.channels.release(gone)
+
+    def _rewind(self, frame: Frame, rows: Rows) -> None:
+        later = self.pending[self.pending.index(frame) + 1 :]
+        for row in rows.tolist():
+            channel = frame.channels[row : row + 1]
+            if not any(
+                isinstance(each, Frame) and each.rows_of(channel)[0].any() for each in later
+            ):
+                self.channels.move(channel, frame.positions[row : row + 1])

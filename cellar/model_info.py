@@ -1,0 +1,142 @@
+"""What a server says of its models and sessions, as plain data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from cellar.v1 import model_pb2, session_pb2
+
+
+class InputKind(StrEnum):
+    """What a model reads."""
+
+    TOKENS = "tokens"
+    VALUES = "values"
+
+
+class PredictionKind(StrEnum):
+    """What a model predicts."""
+
+    LOGITS = "logits"
+    DISTRIBUTION = "distribution"
+    RAW = "raw"
+
+
+class SessionStatus(StrEnum):
+    """Where a session is in its life."""
+
+    UNKNOWN = "unknown"
+    OPEN = "open"
+    LOST = "lost"
+
+
+_PREDICTIONS = {
+    model_pb2.PREDICTION_KIND_LOGITS: PredictionKind.LOGITS,
+    model_pb2.PREDICTION_KIND_DISTRIBUTION: PredictionKind.DISTRIBUTION,
+}
+_STATUSES = {
+    session_pb2.SESSION_STATUS_OPEN: SessionStatus.OPEN,
+    session_pb2.SESSION_STATUS_LOST: SessionStatus.LOST,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """One version of one model.
+
+    Attributes:
+        name: its name.
+        version: its version.
+        default_version: True for the version that requests without one get.
+        task: what it was made for: char, series, or foreign.
+        input: tokens or values.
+        width: values per step; 1 for tokens.
+        vocabulary: the symbols by token id; empty in listings and where there is none.
+        features: the features, in the order of a row of values.
+        prediction: logits, distribution or raw.
+        prediction_width: numbers per raw prediction.
+        session_bytes: bytes of state per session.
+        fingerprint: a hash of graph and weights.
+        scores: scores measured at training.
+        provenance: how it was made; empty in listings.
+    """
+
+    name: str
+    version: int
+    default_version: bool
+    task: str
+    input: InputKind
+    width: int
+    vocabulary: tuple[str, ...]
+    features: tuple[str, ...]
+    prediction: PredictionKind
+    prediction_width: int
+    session_bytes: int
+    fingerprint: str
+    scores: Mapping[str, float]
+    provenance: Mapping[str, Any]
+
+    @classmethod
+    def decode(cls, model: model_pb2.Model) -> ModelInfo:
+        """From the wire."""
+        values = model.input == model_pb2.INPUT_KIND_VALUES
+        return cls(
+            name=model.name,
+            version=model.version,
+            default_version=model.default_version,
+            task=model.task,
+            input=InputKind.VALUES if values else InputKind.TOKENS,
+            width=max(model.width, 1),
+            vocabulary=tuple(model.vocabulary),
+            features=tuple(model.features),
+            prediction=_PREDICTIONS.get(model.prediction, PredictionKind.RAW),
+            prediction_width=model.prediction_width,
+            session_bytes=model.session_bytes,
+            fingerprint=model.fingerprint,
+            scores=dict(model.scores),
+            provenance=json.loads(model.provenance_json) if model.provenance_json else {},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session as the server sees it.
+
+    Attributes:
+        id: its id.
+        model: its model's name.
+        version: its model's version.
+        status: open, or lost to a fault.
+        position: steps consumed so far.
+        open_time: when it was opened (UTC).
+        last_used_time: when it last opened, stepped or was reset (UTC).
+        idle_timeout_s: it expires after so many idle seconds; 0 when the server does not say.
+    """
+
+    id: str
+    model: str
+    version: int
+    status: SessionStatus
+    position: int
+    open_time: datetime
+    last_used_time: datetime
+    idle_timeout_s: float
+
+    @classmethod
+    def decode(cls, session: session_pb2.Session) -> SessionInfo:
+        """From the wire."""
+        return cls(
+            id=session.id,
+            model=session.model,
+            version=session.model_version,
+            status=_STATUSES.get(session.status, SessionStatus.UNKNOWN),
+            position=session.position,
+            open_time=session.open_time.ToDatetime(tzinfo=UTC),
+            last_used_time=session.last_used_time.ToDatetime(tzinfo=UTC),
+            idle_timeout_s=session.idle_timeout.ToTimedelta().total_seconds(),
+        )

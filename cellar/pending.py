@@ -1,0 +1,201 @@
+"""What a stream has asked and not yet been answered: attaches, frames, detaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cellar import predictions as predictions_
+from cellar.errors import BadInputError, CellarError, ProtocolError
+from cellar.inputs import Steps
+from cellar.predictions import Positions, Predictions
+from cellar.results import RowFailure, StreamReply
+from cellar.v1 import session_pb2
+
+Rows = npt.NDArray[np.int64]
+
+
+class Attach:
+    """Sessions on their way to channels.
+
+    Attributes:
+        waiting: session ids by channel, of those not answered yet.
+        open: True when the sessions are to be opened first.
+        failures: those that could not be attached.
+        error: why it was given up, if it was.
+    """
+
+    def __init__(self, sessions: dict[int, str], *, open: bool) -> None:
+        """``sessions`` are the ids by channel."""
+        self.waiting = dict(sessions)
+        self.open = open
+        self.failures: list[RowFailure] = []
+        self.error: CellarError | None = None
+
+    @property
+    def done(self) -> bool:
+        """True once every session has its answer."""
+        return not self.waiting or self.error is not None
+
+    def request(self) -> session_pb2.StreamRequest:
+        """The message that asks for what is still waiting."""
+        attach = session_pb2.StreamAttach(
+            session_ids=self.waiting.values(), channels=self.waiting.keys(), open=self.open
+        )
+        return session_pb2.StreamRequest(attach=attach)
+
+
+class Detach:
+    """Channels on their way out."""
+
+    def __init__(self, channels: Sequence[int], *, close: bool) -> None:
+        """``close`` closes the sessions too."""
+        self.waiting = set(channels)
+        self.close = close
+        self.error: CellarError | None = None
+
+    @property
+    def done(self) -> bool:
+        """True once every channel has been let go."""
+        return not self.waiting or self.error is not None
+
+    def request(self) -> session_pb2.StreamRequest:
+        """The message that asks for what is still waiting."""
+        detach = session_pb2.StreamDetach(channels=sorted(self.waiting), close=self.close)
+        return session_pb2.StreamRequest(detach=detach)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answered:
+    """Some rows of a frame, answered together."""
+
+    rows: Rows
+    counts: Positions
+    predictions: Predictions
+
+
+class Frame:
+    """One frame on its way: which rows are answered, and with what.
+
+    Attributes:
+        number: the frame's number on its stream; it stays when the frame is sent once more.
+        channels: the channels that step (rows,).
+        positions: their positions before their steps (rows,).
+        forgotten: True when nobody waits for it any more.
+        doomed: rows (rows,) whose earlier step was refused, so that they will be too.
+        error: why it was given up, if it was.
+    """
+
+    def __init__(self, number: int, channels: Rows, steps: Steps, positions: Positions) -> None:
+        """Prepares a frame.
+
+        Raises:
+            BadInputError: a channel appears twice.
+        """
+        self.number = number
+        self.channels = channels
+        self.positions = positions
+        self.after = positions + steps.counts  # (rows,) positions after their steps
+        self.forgotten = False
+        self.doomed = np.zeros(len(channels), np.bool_)
+        self.error: CellarError | None = None
+        self._steps = steps
+        self._waiting = np.ones(len(channels), np.bool_)
+        self._left = len(channels)
+        self._order = np.argsort(channels, kind="stable")
+        self._sorted = channels[self._order]
+        if (self._sorted[1:] == self._sorted[:-1]).any():
+            raise BadInputError("a channel appears twice in one frame")
+        self._answered: list[Answered] = []
+        self._failures: dict[int, RowFailure] = {}
+
+    @property
+    def done(self) -> bool:
+        """True once every row is answered or refused."""
+        return not self._left or self.error is not None
+
+    @property
+    def waiting(self) -> Rows:
+        """The rows without an answer."""
+        return np.flatnonzero(self._waiting)
+
+    def request(self) -> session_pb2.StreamRequest:
+        """The message with all rows that are still waiting, at their first positions."""
+        whole = self._left == len(self.channels)
+        rows = self.waiting
+        steps = self._steps if whole else self._steps.take(rows)
+        frame = session_pb2.StreamFrame(
+            channels=self.channels[rows].tolist(),
+            steps=[] if (steps.counts == 1).all() else steps.counts.tolist(),
+            positions=self.positions[rows].tolist(),
+            inputs=steps.message(),
+            number=self.number,
+        )
+        return session_pb2.StreamRequest(frame=frame)
+
+    def rows_of(self, channels: Rows) -> tuple[npt.NDArray[np.bool_], Rows]:
+        """Which of the channels wait in this frame (channels,), and in which rows (hits,)."""
+        places = np.minimum(np.searchsorted(self._sorted, channels), len(self._sorted) - 1)
+        rows = self._order[places]
+        hits = (self._sorted[places] == channels) & self._waiting[rows]
+        return hits, rows[hits]
+
+    def unanswered(self, channels: Rows) -> Rows:
+        """The rows of channels that wait in this frame (channels,).
+
+        Raises:
+            ProtocolError: one does not.
+        """
+        hits, rows = self.rows_of(channels)
+        if not hits.all():
+            channel = channels[~hits][0]
+            raise ProtocolError(f"channel {channel} asked for no answer in frame {self.number}")
+        return rows
+
+    def answer(self, answered: Answered) -> None:
+        """Takes the answer to some rows."""
+        self._waiting[answered.rows] = False
+        self._left -= len(answered.rows)
+        self._answered.append(answered)
+
+    def refuse(self, row: int, failure: RowFailure) -> None:
+        """Takes the refusal of one row."""
+        self._waiting[row] = False
+        self._left -= 1
+        self._failures[row] = failure
+
+    def reply(self) -> StreamReply:
+        """The whole answer, its rows in the order asked; for a frame that is done."""
+        failures = tuple(self._failures[row] for row in sorted(self._failures))
+        if not self._answered:
+            nothing = np.zeros(0, np.int64)
+            empty = Predictions(positions=nothing, replayed=np.zeros(0, np.bool_))
+            return StreamReply(
+                frame=self.number,
+                channels=nothing,
+                positions=nothing,
+                counts=nothing,
+                predictions=empty,
+                failures=failures,
+            )
+        rows = np.concatenate([part.rows for part in self._answered])
+        counts = np.concatenate([part.counts for part in self._answered])
+        predictions = predictions_.concatenate([part.predictions for part in self._answered])
+        if (rows[1:] < rows[:-1]).any():  # (rows,) answered in another order than asked
+            predictions = predictions.take(np.argsort(np.repeat(rows, counts), kind="stable"))
+            order = np.argsort(rows)
+            rows, counts = rows[order], counts[order]
+        return StreamReply(
+            frame=self.number,
+            channels=self.channels[rows],
+            positions=self.after[rows],
+            counts=counts,
+            predictions=predictions,
+            failures=failures,
+        )
+
+
+Pending = Attach | Detach | Frame

@@ -1,0 +1,148 @@
+"""What comes back besides predictions: pieces, forecasts, replies to frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from cellar.errors import CellarError, ProtocolError, RowsRefusedError
+from cellar.predictions import Floats, Ints, Positions, Predictions, column, table
+from cellar.v1 import session_pb2
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    LENGTH = "length"
+    STOP = "stop"
+
+
+_FINISH = {
+    session_pb2.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    session_pb2.FINISH_REASON_STOP: FinishReason.STOP,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Piece:
+    """A piece of what was generated; the session has read it.
+
+    Attributes:
+        text: the piece as text (models with a vocabulary).
+        tokens: the piece as token ids (steps,).
+        values: the piece as values (steps,) (series models).
+        position: the session's position after this piece.
+        finish_reason: set on the last piece.
+    """
+
+    text: str
+    tokens: Ints
+    values: Floats
+    position: int
+    finish_reason: FinishReason | None
+
+    @classmethod
+    def decode(cls, message: session_pb2.GenerateResponse) -> Piece:
+        """From the wire."""
+        return cls(
+            text=message.text,
+            tokens=np.array(message.tokens, np.int32),
+            values=np.array(message.values, np.float32),
+            position=message.position,
+            finish_reason=_FINISH.get(message.finish_reason),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forecast:
+    """A forecast, from sampled paths, in the user's units.
+
+    Attributes:
+        position: the session's position, which the forecast left alone.
+        levels: the quantile levels.
+        quantiles: quantiles over the paths (horizon, levels).
+        mean: means over the paths (horizon,).
+        paths: the paths (paths, horizon), when asked for.
+    """
+
+    position: int
+    levels: tuple[float, ...]
+    quantiles: Floats
+    mean: Floats
+    paths: Floats | None
+
+    def quantile(self, level: float) -> Floats:
+        """The quantile at one of the levels (horizon,).
+
+        Raises:
+            KeyError: it was not asked for.
+        """
+        for index, each in enumerate(self.levels):
+            if abs(each - level) < 1e-6:
+                return self.quantiles[:, index]
+        raise KeyError(level)
+
+    @classmethod
+    def decode(cls, message: session_pb2.ForecastResponse, horizon: int) -> Forecast:
+        """From the wire.
+
+        Raises:
+            ProtocolError: the columns do not fit the horizon.
+        """
+        quantiles = table(message.quantiles, horizon, np.float32, "quantiles")
+        mean = column(message.mean, horizon, np.float32, "mean")
+        levels = tuple(round(level, 6) for level in message.levels)
+        if quantiles is None or mean is None or quantiles.shape[1] != len(levels):
+            raise ProtocolError(f"not a forecast of {horizon} steps at {len(levels)} levels")
+        if len(message.paths) % horizon:
+            raise ProtocolError(f"{len(message.paths)} numbers in paths of {horizon} steps")
+        paths = np.array(message.paths, np.float32).reshape(-1, horizon)
+        return cls(
+            position=message.position,
+            levels=levels,
+            quantiles=quantiles,
+            mean=mean,
+            paths=paths if len(paths) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFailure:
+    """Why one row of a frame or of an attach was refused."""
+
+    channel: int
+    session_id: str
+    error: CellarError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StreamReply:
+    """The answer to one frame: its rows that went through, in the order asked.
+
+    Attributes:
+        frame: the frame's number, as ``send`` returned it.
+        channels: the channels answered (rows,).
+        positions: the position of each after its steps (rows,).
+        counts: predictions per channel (rows,); one each, unless for every step.
+        predictions: the predictions of all rows, concatenated.
+        failures: the rows that were refused; they are in no column above.
+    """
+
+    frame: int
+    channels: Positions
+    positions: Positions
+    counts: Positions
+    predictions: Predictions
+    failures: tuple[RowFailure, ...] = ()
+
+    def check(self) -> StreamReply:
+        """Returns itself.
+
+        Raises:
+            RowsRefusedError: some rows were refused.
+        """
+        if self.failures:
+            raise RowsRefusedError(self.failures, self)
+        return self

@@ -1,0 +1,216 @@
+"""The rules of one session: its position, what is sent, what may be sent again.
+
+Knows nothing of channels, threads or event loops: see ``procedures.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cellar import inputs as inputs_
+from cellar import outputs as outputs_
+from cellar import predictions as predictions_
+from cellar.errors import CellarError, SessionNotFoundError
+from cellar.inputs import StepInputs
+from cellar.methods import (
+    CLOSE_SESSION,
+    FORECAST,
+    GENERATE,
+    GET_SESSION,
+    RESET_SESSION,
+    STEP,
+)
+from cellar.model_info import ModelInfo, SessionInfo
+from cellar.outputs import OutputOptions, Sampling
+from cellar.predictions import Prediction, Predictions
+from cellar.procedures import Emit, GenerateProcedure, Listen, Next, Procedure, Sleep, retried
+from cellar.results import Forecast, Piece
+from cellar.retry import Attempts
+from cellar.v1 import session_pb2
+
+
+class SessionProtocol:
+    """One session as its client sees it.
+
+    The position moves with every answer. It is *stale* after a generation or a reset that did
+    not come to its end, and is then read again before the next request. It is *not* read again
+    after a step that failed: the same step repeated is applied once, and any other step is
+    refused, so nothing is lost or done twice unnoticed.
+    """
+
+    def __init__(
+        self,
+        info: SessionInfo,
+        model: ModelInfo,
+        *,
+        attempts: Callable[[float | None], Attempts],
+        seed: Callable[[], int],
+    ) -> None:
+        """Takes over an open session; ``attempts`` turns a timeout into attempts."""
+        self.id = info.id
+        self.model = model
+        self.position = info.position
+        self._stale = False
+        self._attempts = attempts
+        self._seed = seed
+
+    def refresh(self, timeout_s: float | None) -> Procedure[SessionInfo]:
+        """Reads the position again."""
+        return (yield from self._refresh(self._attempts(timeout_s)))
+
+    def step(
+        self, inputs: StepInputs, options: OutputOptions, commit: bool, timeout_s: float | None
+    ) -> Procedure[Prediction]:
+        """Advances, and predicts after the last step."""
+        predictions = yield from self._step(inputs, options, False, commit, timeout_s)
+        prediction: Prediction = predictions[-1]
+        return prediction
+
+    def steps(
+        self, inputs: StepInputs, options: OutputOptions, commit: bool, timeout_s: float | None
+    ) -> Procedure[Predictions]:
+        """Advances, and predicts after every step."""
+        return (yield from self._step(inputs, options, True, commit, timeout_s))
+
+    def feed(
+        self, inputs: StepInputs, chunk_steps: int, options: OutputOptions, timeout_s: float | None
+    ) -> Procedure[Prediction]:
+        """Advances in several requests, and predicts after the last step."""
+        steps = inputs_.encode(inputs, self.model)
+        for start in range(0, len(steps.data), max(chunk_steps, 1)):
+            chunk = steps.data[start : start + max(chunk_steps, 1)]
+            prediction = yield from self.step(chunk, options, True, timeout_s)
+        return prediction
+
+    def generate(
+        self,
+        prompt: StepInputs | None,
+        max_steps: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        timeout_s: float | None,
+    ) -> GenerateProcedure:
+        """Generates; is tried again until the first piece, and never after it."""
+        nothing = prompt is None or (isinstance(prompt, str) and not prompt)
+        steps = None if nothing else inputs_.encode(prompt, self.model)  # type: ignore[arg-type]
+        with outputs_.refusing():
+            request = session_pb2.GenerateRequest(
+                session_id=self.id,
+                prompt=steps.message() if steps else None,
+                max_steps=max_steps,
+                sampling=sampling.message(self._seed),
+                stop=list(stop),
+            )
+        attempts = self._attempts(timeout_s)
+        request.position = yield from self._known_position(attempts)
+        heard = False
+        while True:
+            try:
+                self._stale = True
+                yield Listen(
+                    method=GENERATE,
+                    request=request,
+                    timeout_s=attempts.remaining_s(),
+                    session_id=self.id,
+                )
+                while (message := (yield Next())) is not None:
+                    heard = True
+                    piece = Piece.decode(message)
+                    self.position = piece.position
+                    yield Emit(piece)
+                self._stale = False
+                return
+            except CellarError as error:
+                if heard:
+                    raise
+                self._stale = attempts.ambiguous or error.ambiguous
+                yield Sleep(attempts.failed(error))
+
+    def forecast(
+        self,
+        horizon: int,
+        paths: int,
+        levels: Sequence[float],
+        seed: int,
+        include_paths: bool,
+        timeout_s: float | None,
+    ) -> Procedure[Forecast]:
+        """Forecasts; the session stays where it is."""
+        with outputs_.refusing():
+            request = session_pb2.ForecastRequest(
+                session_id=self.id,
+                horizon=horizon,
+                paths=paths,
+                quantiles=[float(level) for level in levels],
+                seed=seed,
+                include_paths=include_paths,
+            )
+        response = yield from retried(
+            FORECAST, request, self._attempts(timeout_s), session_id=self.id
+        )
+        return Forecast.decode(response, horizon)
+
+    def reset(self, timeout_s: float | None) -> Procedure[None]:
+        """Goes back to position 0."""
+        request = session_pb2.ResetSessionRequest(session_id=self.id)
+        self._stale = True
+        response = yield from retried(
+            RESET_SESSION, request, self._attempts(timeout_s), session_id=self.id
+        )
+        self.position = response.session.position
+        self._stale = False
+
+    def close(self, timeout_s: float | None) -> Procedure[None]:
+        """Closes; a session that is gone already is closed."""
+        request = session_pb2.CloseSessionRequest(session_id=self.id)
+        try:
+            yield from retried(
+                CLOSE_SESSION, request, self._attempts(timeout_s), session_id=self.id
+            )
+        except SessionNotFoundError:
+            return
+
+    def _step(
+        self,
+        inputs: StepInputs,
+        options: OutputOptions,
+        every_step: bool,
+        commit: bool,
+        timeout_s: float | None,
+    ) -> Procedure[Predictions]:
+        attempts = self._attempts(timeout_s)
+        steps = inputs_.encode(inputs, self.model)
+        request = session_pb2.StepRequest(
+            session_id=self.id,
+            inputs=steps.message(),
+            commit=commit,
+            outputs=outputs_.encode(options, every_step=every_step, seed=self._seed),
+            position=(yield from self._known_position(attempts)),
+        )
+        response = yield from retried(STEP, request, attempts, session_id=self.id)
+        if commit:
+            self.position = response.position
+        n = int(steps.counts[0]) if every_step else 1
+        back = np.arange(n - 1, -1, -1) if commit else np.zeros(n, np.int64)
+        return predictions_.decode(
+            response.predictions,
+            positions=response.position - back,
+            replayed=np.full(n, response.replayed),
+            vocabulary=self.model.vocabulary,
+            levels=outputs_.levels(options),
+        )
+
+    def _known_position(self, attempts: Attempts) -> Procedure[int]:
+        if self._stale:
+            yield from self._refresh(attempts)
+        return self.position
+
+    def _refresh(self, attempts: Attempts) -> Procedure[SessionInfo]:
+        request = session_pb2.GetSessionRequest(session_id=self.id)
+        response = yield from retried(GET_SESSION, request, attempts, session_id=self.id)
+        info = SessionInfo.decode(response.session)
+        self.position = info.position
+        self._stale = False
+        return info

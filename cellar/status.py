@@ -1,0 +1,116 @@
+"""From gRPC statuses to exceptions: the one table. No other module looks at a status code."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from cellar import errors
+from cellar.v1 import session_pb2
+
+DOMAIN = "cellar"
+
+_BY_REASON: dict[str, type[errors.CellarError]] = {
+    "SESSION_UNKNOWN": errors.SessionUnknownError,
+    "SESSION_EXPIRED": errors.SessionExpiredError,
+    "SESSION_CLOSED": errors.SessionClosedError,
+    "SESSION_EXISTS": errors.SessionExistsError,
+    "MODEL_UNKNOWN": errors.ModelUnknownError,
+    "BAD_INPUT": errors.BadInputError,
+    "STEP_CONFLICT": errors.StepConflictError,
+    "POSITION_MISMATCH": errors.PositionMismatchError,
+    "NOT_STARTED": errors.NotStartedError,
+    "NOT_STREAMABLE": errors.NotStreamableError,
+    "OVERLOADED": errors.OverloadedError,
+    "SESSION_LIMIT": errors.SessionLimitError,
+    "DRAINING": errors.DrainingError,
+    "STATE_LOST": errors.StateLostError,
+    "INTERNAL": errors.InternalError,
+}
+
+# For failures without a reason: the transport's own, and those of servers in between. A Cellar
+# server's INTERNAL has a reason; one without is a stream reset, or grpc's word for writing on a
+# call that has just ended, so what was in flight may have been applied.
+_BY_CODE: dict[str, type[errors.CellarError]] = {
+    "UNAVAILABLE": errors.ConnectionLostError,
+    "CANCELLED": errors.ConnectionLostError,
+    "DEADLINE_EXCEEDED": errors.DeadlineExceededError,
+    "INVALID_ARGUMENT": errors.BadInputError,
+    "FAILED_PRECONDITION": errors.PreconditionError,
+    "RESOURCE_EXHAUSTED": errors.BusyError,
+    "UNAUTHENTICATED": errors.NotAllowedError,
+    "PERMISSION_DENIED": errors.NotAllowedError,
+    "DATA_LOSS": errors.StateLostError,
+    "INTERNAL": errors.ConnectionLostError,
+}
+
+_CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class FailedCall(Protocol):
+    """What the errors of grpc and of grpc.aio have in common."""
+
+    def code(self) -> grpc.StatusCode:
+        """The status code."""
+
+    def details(self) -> str | None:
+        """The status message."""
+
+    def trailing_metadata(self) -> Any:
+        """The trailing metadata, pairs of key and value."""
+
+
+def from_call(call: FailedCall) -> errors.CellarError:
+    """The exception for a call that failed, with all that its details tell."""
+    code = call.code().name
+    message = call.details() or code
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    retry_after_s = None
+    for detail in _details(call):
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            detail.Unpack(info)
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            detail.Unpack(retry)
+            retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+    reason = info.reason if info.domain == DOMAIN else ""
+    metadata = dict(info.metadata)
+    position = metadata.get("position", "")
+    return _kind(reason, code)(
+        message,
+        reason=reason,
+        code=code,
+        position=int(position) if position.isdecimal() else None,
+        retry_after_s=retry_after_s,
+        metadata=metadata,
+    )
+
+
+def from_row(row: session_pb2.RowError) -> errors.CellarError:
+    """The exception for one refused row of a stream."""
+    code = _CODE_NAMES.get(row.code, "UNKNOWN")
+    kind = _kind(row.reason, code)
+    spoken = kind if issubclass(kind, errors.ServerError) else errors.ServerError
+    return spoken(
+        row.message or row.reason or code,
+        reason=row.reason,
+        code=code,
+        position=row.position if row.HasField("position") else None,
+    )
+
+
+def _kind(reason: str, code: str) -> type[errors.CellarError]:
+    return _BY_REASON.get(reason) or _BY_CODE.get(code, errors.ServerError)
+
+
+def _details(call: FailedCall) -> list[Any]:
+    for key, value in call.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []

@@ -1,0 +1,145 @@
+"""The rules of one stream: how it begins, and how it resumes.
+
+A step is written at the position that its session has once all earlier steps are applied. When
+the connection breaks, the stream attaches its sessions again and sends every unanswered row
+once more *at its old position*: a row that had been applied is answered from the server's
+store, any other is applied now. So a break costs time, and no step.
+
+Knows nothing of threads or event loops: see ``procedures.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cellar import resumption, status
+from cellar.errors import CellarError, ClosedError, DeadlineExceededError, ProtocolError
+from cellar.flight import ATTACH_AT_ONCE, Flight
+from cellar.model_info import ModelInfo
+from cellar.pending import Attach, Frame, Pending
+from cellar.procedures import Read, Reopen, Sleep, StreamProcedure, Write
+from cellar.retry import Attempts
+from cellar.v1 import session_pb2, values_pb2
+
+
+class StreamProtocol:
+    """One stream as its client sees it.
+
+    Attributes:
+        model: the model, with the version that all sessions of the stream share.
+        flight: what is asked and not yet answered.
+        attempts: turns a timeout (None: the client's) into the tries of a request.
+        live: True while requests may be written; otherwise the next ``pump`` resumes first,
+            and sends all that is pending.
+    """
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        outputs: values_pb2.Outputs,
+        *,
+        levels: tuple[float, ...],
+        attempts: Callable[[float | None], Attempts],
+    ) -> None:
+        """Prepares a stream."""
+        self.model = model
+        self.flight = Flight(model, levels)
+        self.live = False
+        self.attempts = attempts
+        self._outputs = outputs
+        self._closed = False
+        self._attempts: Attempts | None = None  # since the last sign of progress
+
+    def pump(self, timeout_s: float | None) -> StreamProcedure[list[Pending]]:
+        """Receives one message, or resumes once; returns what is done by it.
+
+        Raises:
+            DeadlineExceededError: nothing came in time; all is pending as before.
+            CellarError: the stream is broken for good; call ``give_up``.
+        """
+        if self._closed:
+            raise ClosedError("the stream was closed")
+        if not self.live:
+            return (yield from self._resume(timeout_s))
+        try:
+            response = yield Read(timeout_s)
+        except DeadlineExceededError:
+            raise
+        except CellarError as error:
+            self.live = False
+            yield from self._pause(error, timeout_s)
+            return (yield from self._resume(timeout_s))
+        self.flight.receive(response)
+        self._attempts = None
+        return self.flight.take_done()
+
+    def give_up(self, error: CellarError) -> list[Pending]:
+        """Ends the connection; all that is pending has failed, and is returned.
+
+        The next ``pump`` begins anew.
+        """
+        self.live = False
+        self._attempts = None
+        return self.flight.give_up(error)
+
+    def abandon(self, pending: Pending) -> list[Pending]:
+        """Nobody waits for this any more; returns what has failed with it."""
+        if isinstance(pending, Frame):
+            self.flight.forget(pending)
+            return []
+        if pending.done:
+            return []
+        return self.give_up(CellarError("an attach or a detach was given up"))
+
+    def close(self) -> list[Pending]:
+        """Ends the stream for good; all that is pending has failed, and is returned."""
+        self._closed = True
+        return self.give_up(ClosedError("the stream was closed"))
+
+    def _resume(self, timeout_s: float | None) -> StreamProcedure[list[Pending]]:
+        while True:
+            attempts = self._attempts = self._attempts or self.attempts(timeout_s)
+            try:
+                yield Reopen()
+                start = session_pb2.StreamStart(
+                    model=self.model.name, model_version=self.model.version, outputs=self._outputs
+                )
+                yield Write(session_pb2.StreamRequest(start=start))
+                response = yield Read(attempts.remaining_s())
+                if response.WhichOneof("message") != "started":
+                    raise ProtocolError("a stream did not begin with started")
+                yield from self._attach_again(attempts)
+                for pending in self.flight.pending:  # grows while others ask for more
+                    if not pending.done:
+                        yield Write(pending.request())
+            except CellarError as error:
+                yield from self._pause(error, timeout_s)
+            else:
+                self.live = True
+                done = self.flight.take_done()
+                if not self.flight.pending:
+                    self._attempts = None
+                return done
+
+    def _pause(self, error: CellarError, timeout_s: float | None) -> StreamProcedure[None]:
+        attempts = self._attempts or self.attempts(timeout_s)
+        self._attempts = None  # unless there is another try
+        delay_s = attempts.failed(error)
+        self._attempts = attempts
+        yield Sleep(delay_s)
+
+    def _attach_again(self, attempts: Attempts) -> StreamProcedure[None]:
+        """Attaches all sessions that the stream had, and those it was about to have."""
+        sessions = list(self.flight.channels.sessions.items())
+        positions: dict[int, int] = {}
+        errors: dict[int, CellarError] = {}
+        for start in range(0, len(sessions), ATTACH_AT_ONCE):
+            again = Attach(dict(sessions[start : start + ATTACH_AT_ONCE]), open=False)
+            yield Write(again.request())
+            response = yield Read(attempts.remaining_s())
+            if response.WhichOneof("message") != "attached":
+                raise ProtocolError("a stream did not answer an attach")
+            attached = response.attached
+            positions.update(zip(attached.channels, attached.positions, strict=True))
+            errors.update({row.channel: status.from_row(row) for row in attached.errors})
+        resumption.resume(self.flight, positions, errors)

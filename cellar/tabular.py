@@ -1,0 +1,68 @@
+"""Numbers from command lines and CSV files. An error names its row."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+
+class TableError(Exception):
+    """A file, or one of its rows, cannot be read as numbers."""
+
+
+def parse_number(text: str, place: str) -> float:
+    """A number; commas between thousands are tolerated. ``place`` says where it stands.
+
+    Raises:
+        TableError: it is not a finite number.
+    """
+    try:
+        number = float(text.replace(",", ""))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise TableError(f"{place}: {text!r} is not a number")
+    return number
+
+
+def parse_row(text: str, width: int, place: str) -> list[float]:
+    """The numbers of a row (width,): separated by commas, unless there is only one.
+
+    Raises:
+        TableError: one is not a finite number, or there are not ``width`` of them.
+    """
+    numbers = [text] if width == 1 else text.split(",")
+    if len(numbers) != width:
+        raise TableError(f"{place}: {text!r} is not {width} numbers")
+    return [parse_number(each, place) for each in numbers]
+
+
+def read_column(path: Path, name: str | None) -> list[float]:
+    """The numbers in a column of a CSV file with a header (rows,).
+
+    Args:
+        path: the file, in UTF-8.
+        name: the column; None takes the only one.
+
+    Raises:
+        TableError: there is no such column, no row, or a row that is not a number.
+        OSError: the file cannot be read.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        try:
+            rows = csv.DictReader(file)
+            columns = list(rows.fieldnames or ())
+            if name is None and len(columns) != 1:
+                raise TableError(f"{path}: choose a column with --value: {', '.join(columns)}")
+            column = columns[0] if name is None else name
+            if column not in columns:
+                raise TableError(f"{path}: no column {column!r}, only {', '.join(columns)}")
+            numbers = [
+                parse_number(row[column] or "", f"{path}, line {rows.line_num}") for row in rows
+            ]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise TableError(f"{path}: {error}") from error
+    if not numbers:
+        raise TableError(f"{path}: no rows")
+    return numbers

@@ -1,0 +1,538 @@
+"""A fake server, whose model returns state + input, and which fails when told to.
+
+State: one integer per session. Reading x at position p makes it ``state * 31 + (p + 1) * x``
+modulo 1009, so any step lost, doubled, swapped or given to another session changes every number
+that follows. The prediction's raw output is [state], its most likely token state % 10.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as Packed
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from cellar.v1 import (
+    model_pb2,
+    model_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+    values_pb2,
+)
+
+VOCABULARY = "abcdefghij"
+WIDTHS = {"char": 1, "series": 1, "wide": 2}
+
+CODES = {
+    "SESSION_UNKNOWN": grpc.StatusCode.NOT_FOUND,
+    "SESSION_EXPIRED": grpc.StatusCode.NOT_FOUND,
+    "SESSION_CLOSED": grpc.StatusCode.NOT_FOUND,
+    "MODEL_UNKNOWN": grpc.StatusCode.NOT_FOUND,
+    "SESSION_EXISTS": grpc.StatusCode.ALREADY_EXISTS,
+    "BAD_INPUT": grpc.StatusCode.INVALID_ARGUMENT,
+    "STEP_CONFLICT": grpc.StatusCode.INVALID_ARGUMENT,
+    "POSITION_MISMATCH": grpc.StatusCode.ABORTED,
+    "NOT_STARTED": grpc.StatusCode.FAILED_PRECONDITION,
+    "NOT_STREAMABLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SESSION_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DRAINING": grpc.StatusCode.UNAVAILABLE,
+    "STATE_LOST": grpc.StatusCode.DATA_LOSS,
+    "INTERNAL": grpc.StatusCode.INTERNAL,
+}
+
+
+@dataclass(frozen=True)
+class Refusal(Exception):
+    """The server says no."""
+
+    reason: str
+    metadata: dict[str, str] = field(default_factory=dict)
+    retry_after_s: float | None = None
+
+    def status(self) -> Any:
+        """The rich status of a failed call."""
+        info = Packed()
+        info.Pack(
+            error_details_pb2.ErrorInfo(reason=self.reason, domain="cellar", metadata=self.metadata)
+        )
+        details = [info]
+        if self.retry_after_s is not None:
+            retry = Packed()
+            delay = Duration(nanos=int(self.retry_after_s * 1e9))
+            retry.Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+            details.append(retry)
+        code = CODES[self.reason]
+        return status_pb2.Status(
+            code=code.value[0], message=f"told to say {self.reason}", details=details
+        )
+
+
+def abort(context: Any, refusal: Refusal) -> None:
+    """Ends a call with a rich status."""
+    details = refusal.status().SerializeToString()
+    context.set_trailing_metadata((("grpc-status-details-bin", details),))
+    context.abort(CODES[refusal.reason], f"told to say {refusal.reason}")
+
+
+def advance(state: int, position: int, value: int) -> int:
+    """One step of the fake model."""
+    return (state * 31 + (position + 1) * value) % 1009
+
+
+def run(values: list[int]) -> int:
+    """The state of a session alone that has read these values."""
+    state = 0
+    for position, value in enumerate(values):
+        state = advance(state, position, value)
+    return state
+
+
+@dataclass
+class Fault:
+    """What goes wrong with a method's next calls.
+
+    before: refused before anything is applied. after: applied, and then the reply is lost.
+    bare: this status code, without details.
+    """
+
+    count: int
+    before: Refusal | None = None
+    after: bool = False
+    unavailable: bool = False
+    bare: grpc.StatusCode | None = None
+    delay_s: float = 0.0
+
+
+@dataclass
+class FakeSession:
+    """One session."""
+
+    model: str
+    position: int = 0
+    state: int = 0
+    request: bytes = b""
+    reply: Any = None
+    before: int = -1
+
+
+class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionServiceServicer):
+    """Serves on a real port.
+
+    Attributes:
+        calls: how often each method was called.
+        frames: how many stream frames came.
+        metadata: the metadata of the latest call.
+        kill_after_frames: breaks a stream once this many frames were applied, replies unsent.
+        kill_before_frames: breaks a stream when the frame after so many comes, unapplied.
+        hold_frames: the replies to these frames are sent after those to the next.
+        split: rows per reply message on a stream, in reversed order; 0 sends frames whole.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.sessions: dict[str, FakeSession] = {}
+        self.closed: set[str] = set()
+        self.calls: Counter[str] = Counter()
+        self.faults: dict[str, Fault] = {}
+        self.metadata: dict[str, str] = {}
+        self.requests: list[Any] = []
+        self.frames = 0
+        self.kill_after_frames: set[int] = set()
+        self.kill_before_frames: set[int] = set()
+        self.hold_frames: set[int] = set()
+        self.split = 0
+        self.silent = False
+        self.pieces = 0
+        self.lock = threading.RLock()
+        self.release = threading.Event()
+        self.port = port
+        self.start()
+
+    def start(self) -> None:
+        """Listens, on the port that it had before, if any."""
+        self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        model_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
+        session_pb2_grpc.add_SessionServiceServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self._server.start()
+
+    def stop(self) -> None:
+        """Drops everything at once. Sessions survive, as if stored."""
+        self.release.set()
+        self._server.stop(None).wait()
+        self.release.clear()
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"127.0.0.1:{self.port}"
+
+    def fail(self, method: str, **fault: Any) -> None:
+        """The next ``count`` (default 1) calls of a method fail."""
+        self.faults[method] = Fault(**{"count": 1, **fault})
+
+    # Models
+
+    def ListModels(self, request: Any, context: Any) -> Any:
+        self._begin("ListModels", request, context)
+        models = [self._model(name) for name in WIDTHS]
+        for model in models:
+            del model.vocabulary[:]
+        return model_pb2.ListModelsResponse(models=models)
+
+    def GetModel(self, request: Any, context: Any) -> Any:
+        self._begin("GetModel", request, context)
+        if request.name not in WIDTHS:
+            abort(context, Refusal("MODEL_UNKNOWN"))
+        return model_pb2.GetModelResponse(model=self._model(request.name))
+
+    def _model(self, name: str) -> Any:
+        char = name == "char"
+        return model_pb2.Model(
+            name=name,
+            version=3,
+            default_version=True,
+            task="char" if char else "series",
+            input=model_pb2.INPUT_KIND_TOKENS if char else model_pb2.INPUT_KIND_VALUES,
+            width=WIDTHS[name],
+            vocabulary=VOCABULARY if char else (),
+            features=() if char else ["x", "y"][: WIDTHS[name]],
+            prediction=model_pb2.PREDICTION_KIND_LOGITS
+            if char
+            else model_pb2.PREDICTION_KIND_DISTRIBUTION,
+            prediction_width=1,
+            session_bytes=8,
+            fingerprint="f00d",
+            scores={"loss": 1.5},
+            provenance_json='{"seed": 7}',
+        )
+
+    # Sessions
+
+    def OpenSession(self, request: Any, context: Any) -> Any:
+        after = self._begin("OpenSession", request, context)
+        if request.model not in WIDTHS:
+            abort(context, Refusal("MODEL_UNKNOWN"))
+        with self.lock:
+            if request.session_id in self.sessions:
+                abort(context, Refusal("SESSION_EXISTS"))
+            self.sessions[request.session_id] = FakeSession(request.model)
+        after()
+        return session_pb2.OpenSessionResponse(session=self._describe(request.session_id))
+
+    def GetSession(self, request: Any, context: Any) -> Any:
+        self._begin("GetSession", request, context)
+        self._find(request.session_id, context)
+        return session_pb2.GetSessionResponse(session=self._describe(request.session_id))
+
+    def CloseSession(self, request: Any, context: Any) -> Any:
+        after = self._begin("CloseSession", request, context)
+        session = self._find(request.session_id, context)
+        self._close(request.session_id)
+        after()
+        return session_pb2.CloseSessionResponse(position=session.position)
+
+    def ResetSession(self, request: Any, context: Any) -> Any:
+        after = self._begin("ResetSession", request, context)
+        session = self._find(request.session_id, context)
+        session.position, session.state, session.before = 0, 0, -1
+        after()
+        return session_pb2.ResetSessionResponse(session=self._describe(request.session_id))
+
+    def Step(self, request: Any, context: Any) -> Any:
+        after = self._begin("Step", request, context)
+        session = self._find(request.session_id, context)
+        values = self._values(request.inputs, session.model)
+        try:
+            reply = self.step(
+                session,
+                values,
+                request.position if request.HasField("position") else None,
+                request.outputs,
+                commit=not request.HasField("commit") or request.commit,
+            )
+        except Refusal as refusal:
+            abort(context, refusal)
+        after()
+        return reply
+
+    def Generate(self, request: Any, context: Any) -> Iterator[Any]:
+        after = self._begin("Generate", request, context)
+        session = self._find(request.session_id, context)
+        if request.position != session.position:
+            abort(context, Refusal("POSITION_MISMATCH", {"position": str(session.position)}))
+        prompt = self._values(request.prompt, session.model)
+        if not prompt and not session.position:
+            abort(context, Refusal("NOT_STARTED"))
+        outputs = values_pb2.Outputs(raw=True)
+        if prompt:
+            self.step(session, prompt, None, outputs)
+        text = ""
+        for count in range(1, request.max_steps + 1):
+            if self.pieces and count > self.pieces:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+            token = session.state % len(VOCABULARY)
+            self.step(session, [token], None, outputs)
+            text += VOCABULARY[token]
+            stopped = any(each in text for each in request.stop)
+            finish = (
+                session_pb2.FINISH_REASON_STOP
+                if stopped
+                else (session_pb2.FINISH_REASON_LENGTH if count == request.max_steps else 0)
+            )
+            char = session.model == "char"
+            after()
+            yield session_pb2.GenerateResponse(
+                text=VOCABULARY[token] if char else "",
+                tokens=[token] if char else [],
+                values=[] if char else [token],
+                position=session.position,
+                finish_reason=finish,
+            )
+            if stopped:
+                return
+
+    def Forecast(self, request: Any, context: Any) -> Any:
+        self._begin("Forecast", request, context)
+        session = self._find(request.session_id, context)
+        if not session.position:
+            abort(context, Refusal("NOT_STARTED"))
+        levels = list(request.quantiles) or [0.1, 0.5, 0.9]
+        mean = [session.state + step for step in range(1, request.horizon + 1)]
+        paths = request.paths or 2
+        return session_pb2.ForecastResponse(
+            position=session.position,
+            levels=levels,
+            quantiles=[each + 100 * level for each in mean for level in levels],
+            mean=mean,
+            paths=[each + path for path in range(paths) for each in mean]
+            if request.include_paths
+            else [],
+        )
+
+    # Stream
+
+    def Stream(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        self._begin("Stream", None, context)
+        start = next(requests).start
+        if start.model not in WIDTHS:
+            abort(context, Refusal("MODEL_UNKNOWN"))
+        yield session_pb2.StreamResponse(
+            started=session_pb2.StreamStarted(model=start.model, model_version=3)
+        )
+        channels: dict[int, str] = {}
+        held: list[Any] = []
+        for request in requests:
+            kind = request.WhichOneof("message")
+            if kind == "attach":
+                yield self._attach(request.attach, start.model, channels, context)
+            elif kind == "detach":
+                for channel in request.detach.channels:
+                    session_id = channels.pop(channel)
+                    if request.detach.close:
+                        self._close(session_id)
+                detached = session_pb2.StreamDetached(channels=request.detach.channels)
+                yield session_pb2.StreamResponse(detached=detached)
+            else:
+                if self.frames in self.kill_before_frames:
+                    self.kill_before_frames.discard(self.frames)
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+                self.frames += 1
+                replies = list(self._frame(request.frame, start, channels))
+                if self.frames in self.kill_after_frames:
+                    self.kill_after_frames.discard(self.frames)
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+                if self.silent:
+                    self.release.wait(10)
+                    return
+                if self.frames - 1 in self.hold_frames:
+                    held = replies
+                    continue
+                yield from [*replies, *held]
+                held = []
+
+    def _attach(self, attach: Any, model: str, channels: dict[int, str], context: Any) -> Any:
+        answer = session_pb2.StreamAttached()
+        with self.lock:
+            for session_id, channel in zip(attach.session_ids, attach.channels, strict=True):
+                reason = ""
+                if attach.open:
+                    if session_id in self.sessions:
+                        reason = "SESSION_EXISTS"
+                    else:
+                        self.sessions[session_id] = FakeSession(model)
+                elif session_id not in self.sessions:
+                    reason = "SESSION_CLOSED" if session_id in self.closed else "SESSION_UNKNOWN"
+                if reason:
+                    answer.errors.append(self._row(channel, Refusal(reason)))
+                    continue
+                channels[channel] = session_id
+                answer.channels.append(channel)
+                answer.positions.append(self.sessions[session_id].position)
+        if "attach" in self.faults:
+            del self.faults["attach"]
+            context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+        return session_pb2.StreamResponse(attached=answer)
+
+    def _frame(self, frame: Any, start: Any, channels: dict[int, str]) -> Iterator[Any]:
+        assert len(set(frame.channels)) == len(frame.channels), "a channel appears twice"
+        values = self._values(frame.inputs, start.model)
+        steps = list(frame.steps) or [1] * len(frame.channels)
+        rows = []
+        for channel, count, position in zip(frame.channels, steps, frame.positions, strict=True):
+            mine, values = values[:count], values[count:]
+            try:
+                session = self.sessions.get(channels[channel])
+                if session is None:
+                    raise Refusal("SESSION_CLOSED")
+                rows.append((channel, self.step(session, mine, position, start.outputs)))
+            except Refusal as refusal:
+                rows.append((channel, refusal))
+        assert not values
+        size = self.split or len(rows)
+        parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        for part in reversed(parts) if self.split else parts:
+            reply = session_pb2.StreamReply(frame=frame.number)
+            for channel, answer in part:
+                if isinstance(answer, Refusal):
+                    reply.errors.append(self._row(channel, answer))
+                    continue
+                reply.channels.append(channel)
+                reply.positions.append(answer.position)
+                if start.outputs.every_step:
+                    reply.counts.append(len(answer.predictions.raw))
+                reply.predictions.MergeFrom(answer.predictions)
+                if answer.replayed:
+                    reply.replayed.append(channel)
+            yield session_pb2.StreamResponse(reply=reply)
+
+    # The model
+
+    def step(
+        self,
+        session: FakeSession,
+        values: list[int],
+        position: int | None,
+        outputs: Any,
+        commit: bool = True,
+    ) -> Any:
+        """Applies steps exactly once."""
+        with self.lock:
+            content = repr((values, outputs)).encode()
+            if position is not None and position != session.position:
+                if position != session.before or not commit:
+                    raise Refusal("POSITION_MISMATCH", {"position": str(session.position)})
+                if content != session.request:
+                    raise Refusal("STEP_CONFLICT", {"position": str(session.position)})
+                replay = session_pb2.StepResponse()
+                replay.CopyFrom(session.reply)
+                replay.replayed = True
+                return replay
+            if 13 in values:
+                row = str(values.index(13))
+                raise Refusal("BAD_INPUT", {"field": "inputs", "row": row})
+            state, states = session.state, []
+            for offset, value in enumerate(values):
+                state = advance(state, session.position + offset, value)
+                states.append(state)
+            predictions = self._predict(states if outputs.every_step else states[-1:], outputs)
+            after = session.position + (len(values) if commit else 0)
+            reply = session_pb2.StepResponse(position=after, predictions=predictions)
+            if commit:
+                session.before, session.request, session.reply = session.position, content, reply
+                session.position, session.state = after, state
+            return reply
+
+    def _predict(self, states: list[int], outputs: Any) -> Any:
+        message = values_pb2.Predictions()
+        for state in states:
+            message.raw.append(state)
+            message.argmax.append(state % 10)
+            top = [(state + rank) % 10 for rank in range(outputs.top_k)]
+            message.top_tokens.extend(top)
+            message.top_probabilities.extend(1 / (rank + 2) for rank in range(outputs.top_k))
+            message.quantiles.extend(state + 100 * level for level in outputs.quantiles)
+            if outputs.probabilities:
+                message.probabilities.extend([0.1] * 10)
+            if outputs.HasField("sample"):
+                message.sampled_tokens.append((state + outputs.sample.seed) % 10)
+        return message
+
+    def _values(self, inputs: Any, model: str) -> list[int]:
+        kind = inputs.WhichOneof("kind")
+        if kind == "text":
+            return [VOCABULARY.index(each) if each in VOCABULARY else 13 for each in inputs.text]
+        if kind == "tokens":
+            return list(inputs.tokens.ids)
+        data = [int(each) for each in inputs.values.data]
+        width = WIDTHS[model]
+        return [sum(data[at : at + width]) for at in range(0, len(data), width)]
+
+    # Plumbing
+
+    def _begin(self, method: str, request: Any, context: Any) -> Any:
+        """Counts the call and fails it if told to; returns what to do once it is applied."""
+        with self.lock:
+            self.calls[method] += 1
+            self.requests.append(request)
+            self.metadata = dict(context.invocation_metadata())
+            fault = self.faults.get(method)
+            if fault is None or not fault.count:
+                return lambda: None
+            fault.count -= 1
+        if fault.delay_s:
+            self.release.wait(fault.delay_s)
+        if fault.before is not None:
+            abort(context, fault.before)
+        if fault.bare is not None:
+            context.abort(fault.bare, "told to fail without details")
+        if fault.unavailable:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "told to be unavailable")
+
+        def after() -> None:
+            if fault.after:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "told to lose the reply")
+
+        return after
+
+    def _find(self, session_id: str, context: Any) -> FakeSession:
+        if session_id in self.closed:
+            abort(context, Refusal("SESSION_CLOSED"))
+        if session_id not in self.sessions:
+            abort(context, Refusal("SESSION_UNKNOWN"))
+        return self.sessions[session_id]
+
+    def _close(self, session_id: str) -> None:
+        self.sessions.pop(session_id, None)
+        self.closed.add(session_id)
+
+    def _describe(self, session_id: str) -> Any:
+        session = self.sessions[session_id]
+        described = session_pb2.Session(
+            id=session_id,
+            model=session.model,
+            model_version=3,
+            status=session_pb2.SESSION_STATUS_OPEN,
+            position=session.position,
+            idle_timeout=Duration(seconds=60),
+        )
+        described.open_time.FromSeconds(1_700_000_000)
+        return described
+
+    def _row(self, channel: int, refusal: Refusal) -> Any:
+        row = session_pb2.RowError(
+            channel=channel,
+            code=CODES[refusal.reason].value[0],
+            reason=refusal.reason,
+            message=f"told to say {refusal.reason}",
+        )
+        if "position" in refusal.metadata:
+            row.position = int(refusal.metadata["position"])
+        return row

@@ -1,0 +1,101 @@
+"""The command, end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cellar.cli import main
+from tests.client.fake import FakeServer, run
+
+
+@pytest.fixture(autouse=True)
+def at_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's default server is the fake one."""
+    monkeypatch.setenv("CELLAR_SERVER", server.address)
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "series" in out and "3 (default)" in out and "loss 1.5" in out
+    assert main(["models", "--json"]) == 0
+    assert [model["name"] for model in json.loads(capsys.readouterr().out)][0] == "char"
+
+
+def test_step(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    assert main(["step", "char", "ab", "c", "--top-k", "2"]) == 0
+    out = capsys.readouterr().out
+    assert repr("abcdefghij"[run([0, 1, 2]) % 10]) in out and "0.500" in out
+    assert server.sessions == {}
+    assert main(["step", "series", "1,000", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["raw"] for row in rows] == [[run([1000])], [run([1000, 2])]]
+
+
+def test_a_session_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    for position, text in enumerate("abc", 1):
+        assert main(["step", "char", text, "--session", "mine", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["position"] == position
+
+
+def test_generate(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "char", "ab", "--steps", "5", "--seed", "1", "--top-k", "3"]) == 0
+    assert len(capsys.readouterr().out) == 6
+    assert main(["generate", "char", "--steps", "5", "ab", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert len(facts["text"]) == 5 and facts["finish_reason"] == "length"
+    assert main(["generate", "series", "1", "--steps", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_forecast(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "sales.csv"
+    file.write_text('month,sales\n1,"1,000"\n2,2\n3,3\n')
+    state = run([1000, 2, 3])
+    options = ["forecast", "series", "--horizon", "2", "--quantiles", ".1,.9"]
+    assert main([*options, "--csv", str(file), "--value", "sales"]) == 0
+    out = capsys.readouterr().out
+    assert f"{state + 11}" in out and f"{state + 92}" in out
+    assert main([*options, "1,000", "2", "3", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["mean"] == [state + 1, state + 2] and facts["position"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "choose a column with --value: a, b"),
+        ("a\n1\nx\n", "line 3: 'x' is not a number"),
+        ("a\n", "no rows"),
+        ("a\n1\nnan\n", "line 3: 'nan' is not a number"),
+    ],
+)
+def test_bad_files(
+    text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_text(text)
+    assert main(["forecast", "series", "--csv", str(file)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["step", "series", "x"]) == 2
+    assert main(["forecast", "series"]) == 2
+    assert main(["forecast", "series", "--csv", "/nowhere.csv"]) == 2
+    with pytest.raises(SystemExit) as caught:
+        main(["step"])
+    assert caught.value.code == 2
+
+
+def test_the_server_says_no(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    assert main(["step", "nobody", "a"]) == 1
+    assert capsys.readouterr().err.startswith("cellar: MODEL_UNKNOWN: ")
+    assert main(["step", "char", "z"]) == 1
+    assert "BAD_INPUT" in capsys.readouterr().err
+    server.stop()
+    assert main(["models", "--timeout", "1"]) == 1
+    assert "UNAVAILABLE" in capsys.readouterr().err

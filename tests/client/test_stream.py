@@ -1,0 +1,292 @@
+"""Streams: frames, refused rows, and breaks that lose and double nothing."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import cellar
+from tests.client.conftest import QUICK, repeatedly
+from tests.client.fake import FakeServer, run
+
+
+def test_frames(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char", top_k=2) as stream:
+        channels = stream.open(300)
+        ids = np.arange(300) % 10
+        stream.step(channels, ids)
+        reply = stream.step(channels, "abcdefghij" * 30)
+        assert reply.channels.tolist() == channels.tolist()
+        assert reply.positions.tolist() == [2] * 300
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([each, each]) for each in ids]
+        assert reply.predictions.top_tokens is not None
+        assert reply.predictions.top_tokens.shape == (300, 2)
+        assert reply.predictions[7].position == 2
+        assert len(server.sessions) == 300
+    assert server.sessions == {}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), split=st.integers(0, 5), every_step=st.booleans())
+def test_any_frames_equal_each_session_alone(
+    client: cellar.Client, server: FakeServer, data: st.DataObject, split: int, every_step: bool
+) -> None:
+    server.split = split
+    read: dict[int, list[int]] = {}
+    with client.stream("char", every_step=every_step) as stream:
+        channels = stream.open(6)
+        for _ in range(data.draw(st.integers(1, 4))):
+            subset = data.draw(
+                st.lists(st.sampled_from(channels.tolist()), min_size=1, unique=True)
+            )
+            step = st.lists(st.integers(0, 9), min_size=1, max_size=4)
+            rows = [data.draw(step) for _ in subset]
+            if data.draw(st.booleans()):
+                server.kill_after_frames.add(server.frames + 1)
+            reply = stream.step(subset, rows)
+            states = []
+            for channel, row in zip(subset, rows, strict=True):
+                for at in range(len(row)):
+                    states.append(run(read.get(channel, []) + row[: at + 1]))
+                if not every_step:
+                    states = states[: len(states) - len(row)] + states[-1:]
+                read[channel] = read.get(channel, []) + row
+            assert reply.channels.tolist() == subset
+            assert reply.positions.tolist() == [len(read[channel]) for channel in subset]
+            assert reply.predictions.raw is not None
+            assert reply.predictions.raw[:, 0].tolist() == states
+            assert reply.counts.tolist() == [len(row) if every_step else 1 for row in rows]
+
+
+def test_forms_of_values(client: cellar.Client) -> None:
+    with client.stream("series", raw=True) as stream:
+        channels = stream.open(3)
+        stream.step(channels, [1.0, 2.0, 3.0])
+        reply = stream.step(channels, np.array([[4, 5], [6, 7], [8, 9]]))
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [
+            run([1, 4, 5]),
+            run([2, 6, 7]),
+            run([3, 8, 9]),
+        ]
+        stream.step(channels, [[1.0], [2.0, 3.0], [4.0]])
+        assert stream.positions(channels).tolist() == [4, 5, 4]
+    with client.stream("wide") as stream:
+        channels = stream.open(2)
+        stream.step(channels, [[1.0, 2.0], [3.0, 4.0]])
+        reply = stream.step(channels, np.ones((2, 3, 2)))
+        assert reply.positions.tolist() == [4, 4]
+
+
+def test_attach_and_detach(client: cellar.Client, server: FakeServer) -> None:
+    session = client.session("char")
+    session.step("b")
+    with client.stream("char") as stream:
+        (channel,) = stream.attach([session.id])
+        assert stream.session_id(channel) == session.id
+        reply = stream.step([channel], "c")
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[0, 0] == run([1, 2])
+        stream.detach([channel])
+        with pytest.raises(cellar.BadInputError):
+            stream.step([channel], "c")
+        assert stream.attach([session.id]).tolist() == [channel]  # the number is free again
+        with pytest.raises(cellar.RowsRefusedError) as caught:
+            stream.attach(["nobody"])
+        assert isinstance(caught.value.failures[0].error, cellar.SessionUnknownError)
+    assert session.id in server.sessions
+
+
+def test_refused_rows_do_not_disturb_the_others(client: cellar.Client) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(3)
+        with pytest.raises(cellar.RowsRefusedError) as caught:
+            stream.step(channels, [1, 13, 3])
+        (failure,) = caught.value.failures
+        assert failure.channel == channels[1]
+        assert failure.session_id == stream.session_id(channels[1])
+        assert isinstance(failure.error, cellar.BadInputError)
+        reply = caught.value.reply
+        assert reply is not None and reply.channels.tolist() == [channels[0], channels[2]]
+        assert stream.positions(channels).tolist() == [1, 0, 1]
+        reply = stream.step(channels, [13, 13, 13], strict=False)
+        assert len(reply.failures) == 3 and not len(reply.channels)
+        reply = stream.step(channels, [4, 5, 6])
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([1, 4]), run([5]), run([3, 6])]
+
+
+def test_a_refused_step_takes_those_built_on_it_along(client: cellar.Client) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(2)
+        stream.send(channels, [1, 13])
+        stream.send(channels, [2, 2])
+        first, second = stream.receive(), stream.receive()
+        assert isinstance(first.failures[0].error, cellar.BadInputError)
+        assert isinstance(second.failures[0].error, cellar.PositionMismatchError)
+        assert stream.positions(channels).tolist() == [2, 0]
+        reply = stream.step(channels, [3, 3])
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([1, 2, 3]), run([3])]
+
+
+def test_a_refusal_that_overtakes_an_earlier_step(
+    client: cellar.Client, server: FakeServer
+) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(2)
+        server.hold_frames.add(0)
+        first = stream.send(channels, [1, 1])
+        second = stream.send(channels, [13, 2])
+        replies = {reply.frame: reply for reply in (stream.receive(), stream.receive())}
+        assert list(replies) == [second, first]
+        assert not replies[first].failures and len(replies[first].channels) == 2
+        (failure,) = replies[second].failures
+        assert isinstance(failure.error, cellar.BadInputError)
+        assert stream.positions(channels).tolist() == [1, 2]
+        reply = stream.step(channels, [3, 3])
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([1, 3]), run([1, 2, 3])]
+
+
+@pytest.mark.parametrize(
+    ("channels", "inputs"),
+    [([0, 0], "ab"), ([0], "ab"), ([7], "a"), ([0, 1], [[1], "a"]), ([], []), ([-1], "a")],
+)
+def test_malformed_frames_are_refused_unsent(
+    channels: list[int], inputs: cellar.FrameInputs, client: cellar.Client, server: FakeServer
+) -> None:
+    with client.stream("char") as stream:
+        stream.open(2)
+        with pytest.raises(cellar.BadInputError):
+            stream.step(channels, inputs)
+        assert server.frames == 0
+        assert stream.positions([0, 1]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_resume_after_a_break(applied: bool, client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(50)
+        stream.step(channels, np.full(50, 1))
+        (server.kill_after_frames if applied else server.kill_before_frames).add(1 + applied)
+        reply = stream.step(channels, np.arange(50) % 10)
+        assert server.calls["Stream"] == 2
+        assert reply.predictions.replayed.tolist() == [applied] * 50
+        reply = stream.step(channels, np.full(50, 2))
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([1, n % 10, 2]) for n in range(50)]
+
+
+def test_resume_in_mid_open(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        server.fail("attach")
+        channels = stream.open(5)
+        assert stream.step(channels, "abcde").positions.tolist() == [1] * 5
+        assert len(server.sessions) == 5
+    assert server.sessions == {}
+
+
+def test_resume_with_frames_in_flight(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(4)
+        server.kill_after_frames.add(2)
+        for n in range(5):
+            stream.send(channels, [n, n, n, n])
+        replies = sorted(stream.replies(), key=lambda reply: reply.frame)
+        assert [reply.frame for reply in replies] == [0, 1, 2, 3, 4]
+        assert all(not reply.failures for reply in replies)
+        assert replies[1].predictions.replayed.all()
+        raw = replies[-1].predictions.raw
+        assert raw is not None and raw[:, 0].tolist() == [run([0, 1, 2, 3, 4])] * 4
+
+
+def test_an_applied_step_whose_reply_is_gone(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        (channel,) = stream.open(1)
+        stream.step([channel], "a")
+        server.silent = True
+        stream.send([channel], "b")
+        stream.send([channel], "c")
+        other = client.attach(stream.session_id(channel))
+        while other.refresh().position < 2:
+            time.sleep(0.01)
+        other.step("c")  # what the second frame would have done
+        server.silent = False
+        server.release.set()
+        replies = {reply.frame: reply for reply in stream.replies()}
+        (failure,) = replies[1].failures
+        assert isinstance(failure.error, cellar.ReplyLostError) and failure.error.position == 3
+        assert replies[2].positions.tolist() == [3]
+        assert stream.step([channel], "d").positions.tolist() == [4]
+
+
+def test_a_session_that_went_away(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(2)
+        client.attach(stream.session_id(channels[0])).close()
+        server.kill_before_frames.add(0)
+        reply = stream.step(channels, "ab", strict=False)
+        assert isinstance(reply.failures[0].error, cellar.SessionClosedError)
+        assert reply.channels.tolist() == [channels[1]]
+        with pytest.raises(cellar.SessionClosedError):
+            stream.step(channels, "ab")
+        assert stream.step(channels[1:], "b").positions.tolist() == [2]
+
+
+def test_a_killed_server_is_told_soon_and_may_come_back(
+    client: cellar.Client, server: FakeServer
+) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(3)
+        stream.step(channels, "abc")
+        server.stop()
+        before = time.monotonic()
+        with pytest.raises(cellar.ConnectionLostError):
+            stream.step(channels, "def")
+        assert time.monotonic() - before < 3
+        assert stream.positions(channels).tolist() == [1, 1, 1]
+        server.start()
+        reply = repeatedly(lambda: stream.step(channels, "def"))
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([n, n + 3]) for n in range(3)]
+
+
+def test_a_silent_server_does_not_hang(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(2)
+        server.silent = True
+        with pytest.raises(cellar.DeadlineExceededError):
+            stream.step(channels, "ab", timeout_s=0.2)
+        assert stream.positions(channels).tolist() == [0, 0]
+        server.silent = False
+        server.release.set()
+        reply = stream.step(channels, "ab")  # the same once more: applied once
+        assert reply.predictions.replayed.all() and reply.positions.tolist() == [1, 1]
+
+
+def test_retries_of_a_stream_come_to_an_end(client: cellar.Client, server: FakeServer) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(1)
+        server.kill_before_frames.update([0])
+        server.fail("Stream", count=99, unavailable=True)
+        with pytest.raises(cellar.ConnectionLostError):
+            stream.step(channels, "a")
+        assert server.calls["Stream"] == QUICK.attempts
+        server.fail("Stream", count=0)
+        assert stream.step(channels, "a").positions.tolist() == [1]
+
+
+def test_a_closed_stream_says_so(client: cellar.Client) -> None:
+    stream = client.stream("char")
+    channels = stream.open(1)
+    stream.close()
+    with pytest.raises(cellar.ClosedError):
+        stream.step(channels, "a")
+    with pytest.raises(cellar.ModelUnknownError):
+        client.stream("nobody")

@@ -1,0 +1,110 @@
+"""The command line: what it prints, what it leaves, and its exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from models.repository import ModelRepository
+from training.cli import main
+from training.data.synthetic import write_csv
+
+SMALL = ["--hidden", "16", "--batch", "8", "--window", "16", "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_char_command_trains_and_says_what_to_do_next(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "text.txt").write_text("the quick brown fox " * 40)
+    code = main(["char", "--text", "text.txt", "--steps", "12", "--dropout", "0.25", *SMALL])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "cold256" in shown
+    assert "carried" in shown
+    assert "cellar-serve --models model-repository" in shown
+    provenance = ModelRepository(folder / "model-repository").load("char").manifest.provenance
+    assert provenance is not None
+    assert provenance.command == (
+        "cellar-train char --hidden 16 --dropout 0.25 --batch 8 --window 16 --steps 12 "
+        "--text text.txt"
+    )
+
+
+def test_series_command_reports_what_it_did_to_the_data(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(folder / "prices.csv", 300)
+    with (folder / "prices.csv").open("a") as file:
+        file.write("2001-01-01,null\n")
+    code = main(["series", "--csv", "prices.csv", "--value", "Close", "--steps", "5", *SMALL])
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert "dropped: no value" in shown
+    assert "last value" in shown
+    assert "network" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["char", "--text", "missing.txt"], "missing.txt: there is no such file"),
+        (["char"], "give either text files or stdlib"),
+        (["char", "--stdlib", "--hidden", "many"], "hidden: "),
+        (["series", "--csv", "missing.csv", "--value", "x"], "missing.csv: there is no such file"),
+        (["resume", "nowhere"], "no run folder"),
+    ],
+)
+def test_mistakes_end_with_code_two_and_leave_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["char", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--text", "--stdlib", "--cell", "--budget", "--learning-rate", "--precision"):
+        assert option in shown
+
+
+def test_synthetic_command_writes_a_csv(folder: Path) -> None:
+    assert main(["synthetic", "made.csv", "--rows", "120"]) == 0
+    assert len((folder / "made.csv").read_text().splitlines()) == 121
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_interrupted_run_can_be_resumed(folder: Path) -> None:
+    (folder / "text.txt").write_text("the quick brown fox " * 400)
+    command = [sys.executable, "-m", "training.cli", "char", "--text", "text.txt"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [*command, "--steps", "100000", *SMALL],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 40
+    while not list(folder.glob("runs/char-1/config.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "cellar-train resume runs/char-1" in shown
+    assert (folder / "runs/char-1/checkpoint.pt").exists()
+    assert not (folder / "model-repository").exists()

@@ -1,0 +1,236 @@
+"""Train a model from its settings: data, loop, scores, export, parity, report, publication."""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+
+from models.repository import ModelRepository
+from training import parity, report
+from training.char_task import CharTask
+from training.config import AnyConfig, Cell, CharConfig, TrainingConfig
+from training.errors import ConfigError, RunError, TrainingError
+from training.export import export
+from training.loop import LOG_EVERY, Loop
+from training.progress import watch
+from training.provenance import provenance_of
+from training.runs import RunFolder
+from training.series_task import SeriesTask
+from training.tasks import Task
+
+CHECKPOINT_EVERY_S = 60.0
+SINGLE_THREAD_HIDDEN = 64
+BF16_FROM_HIDDEN = 128
+"""Narrower cells gain nothing from bf16 on CPUs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """What a call of `train` or `resume` left behind."""
+
+    folder: Path
+    task: Task
+    steps: int
+    total_steps: int | None
+    finished: bool
+    """False when it was stopped: `resume` the folder to go on."""
+    scores: dict[str, float]
+    model: Path | None
+    """The published file, when finished."""
+
+
+def prepare(config: AnyConfig) -> Task:
+    """Read a run's data and build its untrained network from the seed.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    torch.manual_seed(config.seed)
+    return CharTask(config) if isinstance(config, CharConfig) else SeriesTask(config)
+
+
+def train(
+    config: AnyConfig, *, stop_after: int | None = None, console: Console | None = None
+) -> TrainedRun:
+    """Train, score, export, check and publish one model.
+
+    ``stop_after`` ends the call after that step with a checkpoint, as Ctrl-C does. Nothing is
+    written before the data is read and found good.
+
+    Raises:
+        DataError: the data cannot be used.
+        ParityError: the exported graph is not the network; nothing is published.
+    """
+    console = console or Console(quiet=True)
+    with _threads(config):
+        task = prepare(config)
+        report.announce(task, console)
+        loop = Loop(task, _fabric(config))
+        return _go_on(config, RunFolder.create(config), loop, stop_after, console)
+
+
+def resume(
+    folder: Path, *, stop_after: int | None = None, console: Console | None = None
+) -> TrainedRun:
+    """Continue a stopped run from its checkpoint, to the same end.
+
+    On a CPU with the same number of threads the final weights are the very ones that an
+    uninterrupted run has.
+
+    Raises:
+        RunError: no run folder, no checkpoint, or the data has changed since.
+    """
+    console = console or Console(quiet=True)
+    run = RunFolder(folder)
+    config = run.config()
+    if (model := run.published()) is not None:
+        raise RunError(f"{folder}: this run is finished; it published {model}")
+    checkpoint = run.load_checkpoint()
+    with _threads(config):
+        task = prepare(config)
+        if checkpoint["sha256"] != task.sha256:
+            raise RunError(f"{folder}: {task.source} has changed since the run began; train anew")
+        loop = Loop(task, _fabric(config))
+        loop.restore(checkpoint)
+        return _go_on(config, run, loop, stop_after, console)
+
+
+def _go_on(
+    config: AnyConfig,
+    folder: RunFolder,
+    loop: Loop,
+    stop_after: int | None,
+    console: Console,
+) -> TrainedRun:
+    saved_s = time.monotonic()
+    with _stop_signal() as stopped:
+
+        def until(loop: Loop) -> bool:
+            return stopped() or (stop_after is not None and loop.step >= stop_after)
+
+        for _ in watch(loop, loop.run(until=until), console):
+            if loop.step % LOG_EVERY == 0 and not math.isfinite(loop.loss):
+                raise TrainingError(
+                    f"the loss is {loop.loss} at step {loop.step}: use a smaller --learning-rate "
+                    f"than {config.learning_rate:g} or a smaller --clip than {config.clip:g}"
+                )
+            if time.monotonic() - saved_s >= CHECKPOINT_EVERY_S:
+                folder.save_checkpoint(loop.checkpoint())
+                saved_s = time.monotonic()
+    folder.save_checkpoint(loop.checkpoint())
+    folder.write_history(loop.history)
+    if not loop.finished:
+        run = TrainedRun(
+            folder=folder.path,
+            task=loop.task,
+            steps=loop.step,
+            total_steps=loop.total,
+            finished=False,
+            scores={},
+            model=None,
+        )
+        report.stopped(run, console)
+        return run
+    return _finish(config, folder, loop, console)
+
+
+def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) -> TrainedRun:
+    task = loop.task
+    with console.status("scoring, exporting and checking"):
+        loop.keep_best()
+        task.to(torch.device("cpu"))
+        network = task.network.cpu().eval()
+        scores = task.scores()
+        proto, manifest = export(network, name=config.name)
+        agreement = parity.measure(task, proto, manifest)
+        parity.require(agreement)
+        scores |= {"onnx_gap": agreement.nats}
+        manifest = manifest.model_copy(
+            update={"scores": scores, "provenance": provenance_of(config, loop)}
+        )
+        samples = task.write_samples(folder.path)
+        report.draw(loop, folder.report)
+        path = ModelRepository(config.models).publish(proto, manifest)
+        folder.write_json(
+            "metrics.json",
+            {
+                "scores": scores,
+                "onnx_relative_gap": agreement.relative,
+                "steps": loop.step,
+                "best_step": loop.best.step,
+                "seconds": round(loop.spent_s, 3),
+                "model": f"{config.name}/{path.parent.name}",
+            },
+        )
+    run = TrainedRun(
+        folder=folder.path,
+        task=task,
+        steps=loop.step,
+        total_steps=loop.total,
+        finished=True,
+        scores=scores,
+        model=path,
+    )
+    report.summarise(run, samples, config, console)
+    return run
+
+
+def _fabric(config: TrainingConfig) -> Fabric:
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise ConfigError("device: there is no CUDA device here; use --device cpu")
+    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
+    return Fabric(accelerator=device, devices=1, precision=_precision(config))
+
+
+def _precision(config: TrainingConfig) -> Literal["32-true", "bf16-mixed"]:
+    if config.precision != "auto":
+        return "32-true" if config.precision == "fp32" else "bf16-mixed"
+    if config.cell is Cell.RNN or config.hidden < BF16_FROM_HIDDEN:
+        return "32-true"
+    if config.device != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bf16-mixed" if fast else "32-true"
+
+
+@contextmanager
+def _threads(config: TrainingConfig) -> Iterator[None]:
+    """Use the threads the settings ask for; small networks are faster on one."""
+    before = torch.get_num_threads()
+    small = config.hidden <= SINGLE_THREAD_HIDDEN
+    torch.set_num_threads(config.threads or (1 if small else before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a wish to stop after the step; the second one interrupts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    wished = False
+
+    def wish(_number: int, _frame: object) -> None:
+        nonlocal wished
+        wished = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, wish)
+    try:
+        yield lambda: wished
+    finally:
+        signal.signal(signal.SIGINT, before)

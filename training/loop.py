@@ -1,0 +1,248 @@
+"""The training loop: truncated back-propagation through time with carried state.
+
+Counts time only to turn a budget into a number of steps, once; from then on everything follows
+from the step number, so that a resumed run takes the very steps an uninterrupted one would have.
+Knows nothing of files, tasks' data or export.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from training.config import TrainingConfig
+from training.networks import State
+from training.tasks import Task
+
+LOG_EVERY = 10
+CALIBRATION_STEPS = 10
+CALIBRATION_S = 10.0
+FINAL_RATE = 0.01
+"""The learning rate ends at this share of its peak."""
+
+
+@dataclass(slots=True)
+class Averages:
+    """Running loss and largest gradient norm since the last record."""
+
+    loss: Tensor
+    norm: Tensor
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Best:
+    """The weights that validated best."""
+
+    loss: float = math.inf
+    step: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def learning_rate(config: TrainingConfig, step: int, total: int | None) -> float:
+    """Linear warm-up, then cosine decay to a hundredth at the last of ``total`` steps."""
+    warmup = config.warmup if total is None else min(config.warmup, total // 4)
+    if step < warmup or total is None:
+        return config.learning_rate * min(1.0, (step + 1) / (warmup + 1))
+    progress = (step - warmup) / max(1, total - warmup)
+    share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate * share
+
+
+class Loop:
+    """One fit in progress. Everything that `checkpoint` holds makes it continue bit for bit."""
+
+    def __init__(self, task: Task, fabric: Fabric) -> None:
+        self.task = task
+        self.config = task.config
+        self.fabric = fabric
+        network = task.network
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        others = [p for p in network.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": self.config.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=self.config.learning_rate,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.model, self.optimizer = fabric.setup(network, optimizer)
+        for method in task.forward_methods:
+            self.model.mark_forward_method(method)
+        task.to(fabric.device)
+        self.step = 0
+        self.total = self._planned()
+        self.spent_s = 0.0
+        self.history: list[dict[str, float]] = []
+        self.best = Best()
+        self.state: State = task.training_state(self.config.batch)
+        self._averages = self._fresh_averages()
+        self._timed: tuple[int, float] | None = None
+
+    def run(self, *, until: Callable[["Loop"], bool] | None = None) -> Iterator[None]:
+        """Train; yields after every step. Stops at the last step or when ``until`` says so."""
+        started = time.perf_counter() - self.spent_s
+        if self.step == 0 and not self.best.weights:
+            self._validate()
+        while self.total is None or self.step < self.total:
+            if until is not None and until(self):
+                break
+            self._advance()
+            self.spent_s = time.perf_counter() - started
+            if self.total is None:
+                self._calibrate()
+                self.spent_s = time.perf_counter() - started
+            if self.total is not None and (
+                self.step % self._validate_every == 0 or self.step == self.total
+            ):
+                self._validate()
+            if self.step % LOG_EVERY == 0 or self.step == self.total:
+                self._record()
+            yield
+
+    @property
+    def finished(self) -> bool:
+        """True after the last step."""
+        return self.total is not None and self.step >= self.total
+
+    @property
+    def loss(self) -> float:
+        """The training loss of late."""
+        if self._averages.count:
+            return float(self._averages.loss) / self._averages.count
+        return self.history[-1].get("loss", math.nan) if self.history else math.nan
+
+    def keep_best(self) -> None:
+        """Put the best weights into the network."""
+        if self.best.weights:
+            self.task.network.load_state_dict(self.best.weights)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        return {
+            "step": self.step,
+            "total": self.total,
+            "spent_s": self.spent_s,
+            "sha256": self.task.sha256,
+            "network": self.task.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": list(self.state),
+            "random": random,
+            "history": self.history,
+            "best": {"loss": self.best.loss, "step": self.best.step, "weights": self.best.weights},
+            "averages": {
+                "loss": self._averages.loss,
+                "norm": self._averages.norm,
+                "count": self._averages.count,
+            },
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from what `checkpoint` returned."""
+        device = self.fabric.device
+        self.step, self.total = checkpoint["step"], checkpoint["total"]
+        self.spent_s = checkpoint["spent_s"]
+        self.task.network.load_state_dict(checkpoint["network"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.state = tuple(part.to(device) for part in checkpoint["state"])
+        self.history = checkpoint["history"]
+        self.best = Best(**checkpoint["best"])
+        averages = checkpoint["averages"]
+        self._averages = Averages(
+            loss=averages["loss"].to(device),
+            norm=averages["norm"].to(device),
+            count=averages["count"],
+        )
+        torch.set_rng_state(checkpoint["random"]["cpu"])
+        if device.type == "cuda" and "cuda" in checkpoint["random"]:
+            torch.cuda.set_rng_state(checkpoint["random"]["cuda"], device)
+
+    def _advance(self) -> None:
+        window = self.task.streams.at(self.step)
+        if window.fresh:
+            self.state = self.task.training_state(self.config.batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.total)
+        self.model.train()
+        loss, state = self.task.loss(self.model, window.index, self.state)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(self.task.network.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.state = tuple(part.detach() for part in state)
+        self.step += 1
+        self._averages.loss += loss.detach()
+        self._averages.norm = torch.maximum(self._averages.norm, norm.detach())
+        self._averages.count += 1
+
+    def _validate(self) -> float:
+        self.model.eval()
+        loss = self.task.validation_loss(self.model)
+        if loss < self.best.loss:
+            weights = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.task.network.state_dict().items()
+            }
+            self.best = Best(loss=loss, step=self.step, weights=weights)
+        self.history.append({"step": self.step, "validation": loss})
+        return loss
+
+    def _record(self) -> None:
+        averages = self._averages
+        self.history.append(
+            {
+                "step": self.step,
+                "loss": float(averages.loss) / averages.count,
+                "gradient_norm": float(averages.norm),
+                "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+                "seconds": round(self.spent_s, 3),
+            }
+        )
+        self._averages = self._fresh_averages()
+
+    def _fresh_averages(self) -> Averages:
+        zero = torch.zeros((), device=self.fabric.device)
+        return Averages(loss=zero.clone(), norm=zero.clone())
+
+    @property
+    def _validate_every(self) -> int:
+        return max(1, math.ceil((self.total or 1) / self.task.validations))
+
+    def _planned(self) -> int | None:
+        if self.config.steps is not None:
+            return self.config.steps
+        if self.config.epochs is not None:
+            return self.task.streams.steps(self.config.epochs)
+        return None
+
+    def _calibrate(self) -> None:
+        """Fix the number of steps once the speed is known."""
+        budget_s = self.config.budget_s or self.task.default_budget_s
+        if self._timed is None:
+            if self.step >= 2:  # the first steps pay for allocation and code loading
+                self._timed = (self.step, self.spent_s)
+            return
+        first, since_s = self._timed
+        steps, seconds = self.step - first, self.spent_s - since_s
+        most = self.task.most_epochs
+        most_steps = self.task.streams.steps(most) if math.isfinite(most) else math.inf
+        # The decay is flat in its first tenth: long enough to measure on a busy machine.
+        measured = seconds >= min(CALIBRATION_S, budget_s / 10) or self.step >= most_steps / 10
+        if steps < CALIBRATION_STEPS or not measured:
+            return
+        before = time.perf_counter()
+        self._validate()
+        validation_s = time.perf_counter() - before
+        left_s = budget_s - self.spent_s - validation_s * (self.task.validations + 1)
+        total = self.step + max(1, int(left_s * steps / seconds))
+        self.total = max(int(min(total, most_steps)), self.step + 1)
