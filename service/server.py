@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -70,20 +71,26 @@ class Server:
 
         Raises:
             ModelError: a model cannot be served, or there is none.
-            OSError: the port is taken.
+            OSError: a port is taken.
         """
+        try:
+            await self._start()
+        except BaseException:
+            await self._grpc.stop(grace=None)
+            self.engine.stop()
+            raise
+
+    async def _start(self) -> None:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         address = f"{self.settings.host}:{self.settings.port}"
+        _check_free(self.settings.host, self.settings.port)
         try:
             self.port = self._grpc.add_insecure_port(address)
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: is the port taken?") from error
+            raise OSError(f"cannot listen on {address}") from error
         await self._grpc.start()
         if self.settings.metrics_port is not None:
-            web, _ = start_http_server(
-                self.settings.metrics_port, addr=self.settings.host, registry=self.metrics.registry
-            )
-            self.metrics_port = web.server_port
+            self.metrics_port = self._serve_metrics(self.settings.metrics_port)
         await self._load()
         self.engine.loading = False
         self._expiry = asyncio.create_task(self._expire())
@@ -93,7 +100,7 @@ class Server:
             host=self.settings.host,
             port=self.port,
             metrics_port=self.metrics_port,
-            models=[f"{served.name}/{served.version}" for served in self.engine.models()],
+            models=[f"{served.name}/{served.version}" for served in self.engine.catalog.all()],
         )
 
     async def stop(self) -> None:
@@ -108,6 +115,17 @@ class Server:
         await self.engine.drain()
         self.engine.stop()
         _log.info("stopped")
+
+    def _serve_metrics(self, port: int) -> int:
+        host = self.settings.host
+        try:
+            web, _ = start_http_server(port, addr=host.strip("[]"), registry=self.metrics.registry)
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {host}:{port} for metrics ({error.strerror}): choose another "
+                "--metrics-port, or null for none"
+            ) from error
+        return web.server_port
 
     async def _load(self) -> None:
         repository = ModelRepository(self.settings.models)
@@ -124,7 +142,7 @@ class Server:
                     model, runner = await loop.run_in_executor(
                         loader, self._build, repository, name, version
                     )
-                    served = self.engine.add_model(
+                    served = self.engine.catalog.add(
                         name=model.name,
                         version=model.version,
                         manifest=model.manifest,
@@ -159,6 +177,16 @@ class Server:
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in ("", *_SERVICES):
             await self._health.set(service, status)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Say why a port cannot be had: gRPC's core writes that to stderr, and tells nobody."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), port), family=family).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 async def serve(settings: Settings) -> None:

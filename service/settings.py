@@ -82,6 +82,8 @@ class Settings(BaseSettings, EngineSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,
+        cli_parse_none_str="null",
+        env_parse_none_str="null",
         cli_hide_none_type=True,
     )
 

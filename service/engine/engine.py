@@ -12,19 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.manifest import Manifest
 from service.engine.batch import Answers, Delivery, Outputs, Sampling
-from service.engine.inputs import InputReader, Steps
+from service.engine.catalog import Catalog, ServedModel
+from service.engine.inputs import Steps
 from service.engine.outputs import check_outputs
 from service.engine.request import Request
-from service.engine.runner import Runner
 from service.engine.session import Session, SessionInfo, SessionStatus
-from service.engine.shard import Shard, lost_error
+from service.engine.shard import lost_error
 from service.errors import (
     BadInputError,
     DrainingError,
     LoadingError,
-    ModelUnknownError,
     SessionClosedError,
     SessionExistsError,
     SessionExpiredError,
@@ -35,18 +33,6 @@ from service.settings import EngineSettings
 
 MAX_ID_LENGTH = 128
 _EXPIRED_AT_ONCE = 1000  # per model and call, so that steps need not wait for long
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A model that is loaded, with the shard that serves it."""
-
-    name: str
-    version: int
-    manifest: Manifest
-    fingerprint: str
-    reader: InputReader
-    shard: Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,70 +65,9 @@ class Engine:
         self.loading = True
         self.draining = False
         self._clock = clock
-        self._models: dict[tuple[str, int], ServedModel] = {}
+        self.catalog = Catalog(settings, metrics, clock)
         self._sessions: dict[str, Session] = {}
         self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
-
-    # -- models ---------------------------------------------------------------------------
-
-    def add_model(
-        self,
-        *,
-        name: str,
-        version: int,
-        manifest: Manifest,
-        fingerprint: str,
-        runner: Runner,
-    ) -> ServedModel:
-        """Serve a model on a runner whose arena has ``Shard.rows(settings)`` rows."""
-        shard = Shard(
-            f"{name}/{version}",
-            runner,
-            chunk_steps=self.settings.chunk_steps if manifest.lengths is not None else 1,
-            metrics=self.metrics,
-            settings=self.settings,
-            clock=self._clock,
-        )
-        served = ServedModel(
-            name=name,
-            version=version,
-            manifest=manifest,
-            fingerprint=fingerprint,
-            reader=InputReader(manifest),
-            shard=shard,
-        )
-        self._models[name, version] = served
-        self.metrics.session_capacity.labels(f"{name}/{version}").set(self.settings.max_sessions)
-        return served
-
-    def models(self) -> list[ServedModel]:
-        """All models, by name and version."""
-        return [self._models[key] for key in sorted(self._models)]
-
-    def model(self, name: str, version: int) -> ServedModel:
-        """One model; version 0 is the highest, an empty name the only one there is.
-
-        Raises:
-            ModelUnknownError: no such model.
-        """
-        names = sorted({known for known, _ in self._models})
-        if not name:
-            if len(names) != 1:
-                raise ModelUnknownError(f"model: name one of: {', '.join(names) or 'none loaded'}")
-            name = names[0]
-        versions = [number for known, number in self._models if known == name]
-        if not versions:
-            known_names = ", ".join(names) or "none"
-            raise ModelUnknownError(f"model: '{name}' is not served; there is: {known_names}")
-        version = version or max(versions)
-        if version not in versions:
-            numbers = ", ".join(map(str, sorted(versions)))
-            raise ModelUnknownError(f"model_version: '{name}' has {numbers}, not {version}")
-        return self._models[name, version]
-
-    def default_version(self, name: str) -> int:
-        """The version that requests without one get."""
-        return max(version for known, version in self._models if known == name)
 
     # -- sessions -------------------------------------------------------------------------
 
@@ -195,7 +120,7 @@ class Engine:
         """
         session = self._sessions.get(session_id)
         if session is not None:
-            return session, self._models[session.model, session.version]
+            return session, self.catalog.find(session.model, session.version)
         gone = self._gone.get(session_id)
         if gone is SessionExpiredError:
             raise SessionExpiredError(
@@ -251,17 +176,28 @@ class Engine:
             DrainingError: the server is shutting down.
         """
         self.check_ready()
-        session, served = self.find(session_id)
-        await served.shard.settled(session.slot)
-        session, served = self.find(session_id)  # it may have been closed meanwhile
+        session, served = await self.settled(session_id)
         served.shard.reset(session.slot)
         return self.describe(session_id)
+
+    async def settled(self, session_id: str) -> tuple[Session, ServedModel]:
+        """An open session, once nothing is queued for it.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        while True:
+            # Found anew each time: while we waited, its slot may have gone to somebody else.
+            session, served = self.find(session_id)
+            if served.shard.scheduler.is_idle(session.slot):
+                return session, served
+            await served.shard.settled(session.slot)
 
     def expire(self) -> int:
         """Close sessions that have been idle for too long, some at a time; returns how many."""
         now_s = self._clock()
         count = 0
-        for served in self._models.values():
+        for served in self.catalog.all():
             for session in served.shard.idle_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
                 self._end(session, served, SessionExpiredError)
                 self._count(served, "expired")
@@ -364,11 +300,11 @@ class Engine:
     async def drain(self) -> None:
         """Wait for what is queued; take nothing new."""
         self.draining = True
-        await asyncio.gather(*(served.shard.drained() for served in self._models.values()))
+        await asyncio.gather(*(served.shard.drained() for served in self.catalog.all()))
 
     def stop(self) -> None:
         """End the worker threads; call ``drain`` first."""
-        for served in self._models.values():
+        for served in self.catalog.all():
             served.shard.stop()
 
     def _end(

@@ -75,3 +75,18 @@ def _has(kind: PredictionKind) -> str:
         PredictionKind.DISTRIBUTION: "quantiles, sample, raw",
         PredictionKind.RAW: "raw",
     }[kind]
+
+
+def check_can_draw(manifest: Manifest, what: str) -> None:
+    """Check that what a model predicts can be its next step.
+
+    Raises:
+        BadInputError: it cannot; ``what`` is what was to be made of it.
+    """
+    if manifest.prediction.kind is PredictionKind.RAW:
+        raise BadInputError("session_id", f"the session's model gives nothing to be {what} from")
+    if manifest.input.width != 1:
+        raise BadInputError(
+            "session_id",
+            f"the session's model reads {manifest.input.width} values per step, predicts one",
+        )

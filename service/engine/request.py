@@ -44,6 +44,11 @@ class Request:
             origin=self.origin[row : row + 1],
         )
 
+    def position(self, row: int) -> int:
+        """The position that a row claims; only rows that claim one are judged by it."""
+        assert self.positions is not None, "a row without a position is never refused for it"
+        return int(self.positions[row])
+
     def contents(self) -> Ints:
         """A digest of each row's inputs, (rows,), equal for equal inputs.
 

@@ -46,7 +46,7 @@ class SessionInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
+class Verdicts:
     """What becomes of each row of a request; the masks are disjoint and cover all rows."""
 
     expected: Ints  # (rows,) the position each session must have when its row runs
@@ -88,7 +88,7 @@ class SessionTable:
         self.closing[slot] = True
         self.idle_timeout_s[slot] = 0.0
 
-    def admit(
+    def judge(
         self,
         slots: Ints,
         *,
@@ -96,8 +96,8 @@ class SessionTable:
         steps: Ints,
         contents: Ints,
         queued: NDArray[np.bool_],
-    ) -> Admission:
-        """Sort the rows of a request by what must become of them; changes nothing.
+    ) -> Verdicts:
+        """Say what must become of each row of a request; changes nothing.
 
         All arguments are columns (rows,): the position each row claims, its number of steps, the
         digest of its inputs, and whether its session has work queued.
@@ -105,7 +105,7 @@ class SessionTable:
         current = self.accepted[slots]
         none = np.zeros(len(slots), np.bool_)
         if positions is None:
-            return Admission(
+            return Verdicts(
                 expected=current,
                 apply=~none,
                 replay=none,
@@ -115,7 +115,7 @@ class SessionTable:
             )
         apply = positions == current
         if apply.all():
-            return Admission(
+            return Verdicts(
                 expected=current,
                 apply=apply,
                 replay=none,
@@ -127,7 +127,7 @@ class SessionTable:
         again = (positions + last_steps == current) & (last_steps > 0) & ~queued & ~apply
         same = (steps == last_steps) & (contents == self._last_content[slots])
         unsettled = queued & (positions < current)
-        return Admission(
+        return Verdicts(
             expected=current,
             apply=apply,
             replay=again & same,

@@ -18,11 +18,11 @@ from functools import partial
 import numpy as np
 import structlog
 
+from service.engine.admission import Admission
 from service.engine.batch import (
     Batch,
     Chunk,
     Delivery,
-    Draws,
     Fork,
     Ints,
     Kind,
@@ -45,7 +45,6 @@ from service.errors import (
     PositionMismatchError,
     SessionClosedError,
     StateLostError,
-    StepConflictError,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -95,6 +94,9 @@ class Shard:
         self._queue_seconds = metrics.step_seconds.labels("queue")
         self._run_seconds = metrics.step_seconds.labels("run")
         self._reply_seconds = metrics.step_seconds.labels("reply")
+        self._admission = Admission(
+            self.table, self.scheduler, metrics, when_idle=self.when_idle, wake=self._wake
+        )
         self._settings = settings
         self._clock = clock
         self._idle_callbacks: dict[int, list[Callable[[], None]]] = {}
@@ -148,6 +150,10 @@ class Shard:
         self._execution.forget(slot)
         self.slots.release(slot)
 
+    def _free_spare(self, spare: int) -> None:
+        self.spares.release(spare)
+        self._wake()  # a fork or a long chunk may wait for it
+
     # -- asking ---------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Submission:
@@ -163,13 +169,38 @@ class Shard:
                 f"{self._settings.max_pending_steps}: try again shortly"
             )
         submission = Submission()
-        self._admit(request, submission)
+        self._admission.admit(request, submission)
         return submission
 
-    def submit_work(self, work: Work) -> None:
-        """Queue work that needs no admission: peeks, forks, and steps of spare slots."""
+    async def perform(self, work: Work) -> list[Delivery]:
+        """Run work that needs no admission: peeks, forks, and steps of spare slots.
+
+        Raises:
+            CellarError: a row failed.
+        """
+        done = asyncio.Event()
+        deliveries: list[Delivery] = []
+        missing = len(work.slots)
+
+        def deliver(delivery: Delivery) -> None:
+            nonlocal missing
+            deliveries.append(delivery)
+            missing -= len(delivery.rows)
+            if missing == 0:
+                done.set()
+
+        work.deliver = deliver
         self.scheduler.submit(work)
         self._wake()
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            work.cancelled = True
+            raise
+        for delivery in deliveries:
+            if delivery.error is not None:
+                raise delivery.error
+        return deliveries
 
     def when_idle(self, slot: int, callback: Callable[[], None]) -> None:
         """Call back once a slot has nothing queued or running; now, if that is so already."""
@@ -181,7 +212,7 @@ class Shard:
     def return_spares(self, fork: Fork) -> None:
         """Give back the spare slots of a fork, each once nothing is queued for it."""
         for spare in fork.spares.tolist():
-            self.when_idle(spare, partial(self.spares.release, spare))
+            self.when_idle(spare, partial(self._free_spare, spare))
         fork.spares = fork.spares[:0]
 
     async def settled(self, slot: int) -> None:
@@ -206,131 +237,6 @@ class Shard:
         """Run each size class once or twice on the scratch row, to learn what it costs."""
         for size, seconds in self._execution.measure(self._settings.max_batch).items():
             self._seconds[Kind.STEPS, size.bit_length()] = seconds
-
-    # -- admission ------------------------------------------------------------------------
-
-    def _admit(self, request: Request, submission: Submission) -> None:
-        slots = request.slots
-        contents = request.contents()
-        admission = self.table.admit(
-            slots,
-            positions=request.positions,
-            steps=request.steps,
-            contents=contents,
-            queued=self.scheduler.queued(slots) > 0,
-        )
-        rows = np.arange(len(slots))
-        if not admission.apply.all():
-            if not request.commit:  # a dry run has no reply to repeat
-                rows_again = admission.replay | admission.conflict
-                self._refuse_positions(request, np.flatnonzero(rows_again | admission.mismatch))
-            else:
-                self._replay(request, np.flatnonzero(admission.replay), submission)
-                self._refuse_positions(request, np.flatnonzero(admission.mismatch))
-                self._refuse_conflicts(request, np.flatnonzero(admission.conflict))
-            for row in np.flatnonzero(admission.unsettled).tolist():
-                self._admit_later(request.only(row), submission)
-            rows = np.flatnonzero(admission.apply)
-        if len(rows):
-            self._queue_steps(request, rows, admission.expected, contents, submission)
-            if request.commit:
-                self.table.accept(slots[rows], request.steps[rows])
-        self._wake()
-
-    def _admit_later(self, request: Request, submission: Submission) -> None:
-        def again() -> None:
-            if submission.cancelled:
-                error = CancelledError("the caller went away")
-                self._deliver_error(request, np.arange(1), error)
-            else:
-                self._admit(request, submission)
-
-        self.when_idle(int(request.slots[0]), again)
-
-    def _queue_steps(
-        self,
-        request: Request,
-        rows: Ints,
-        expected: Ints,
-        contents: Ints,
-        submission: Submission,
-    ) -> None:
-        steps = request.steps
-        stops = np.cumsum(steps)
-        single = rows[steps[rows] == 1]
-        if len(single):
-            whole = len(single) == len(request.slots)
-            take: Ints | slice = slice(None) if whole else single
-            work = Steps(
-                slots=request.slots[take],
-                origin=request.origin[take],
-                expected=expected[take],
-                outputs=request.outputs.last_only,
-                draws=_draws(request, len(single)),
-                deliver=request.deliver,
-                inputs=request.inputs if whole else request.inputs[stops[single] - 1],
-                contents=contents[take],
-                commit=request.commit,
-            )
-            submission.works.append(work)
-            self.scheduler.submit(work)
-        if len(single) == len(rows):
-            return
-        for row in rows[steps[rows] > 1].tolist():
-            chunk = Chunk(
-                slots=request.slots[row : row + 1],
-                origin=request.origin[row : row + 1],
-                expected=expected[row : row + 1],
-                outputs=request.outputs,
-                draws=_draws(request, 1),
-                deliver=request.deliver,
-                inputs=request.inputs[stops[row] - steps[row] : stops[row]],
-                contents=contents[row : row + 1],
-                commit=request.commit,
-            )
-            submission.works.append(chunk)
-            self.scheduler.submit(chunk)
-
-    def _replay(self, request: Request, rows: Ints, submission: Submission) -> None:
-        self._metrics.replayed_steps.inc(len(rows))
-        # Rows that want every step have answers of different lengths: one piece of work each.
-        groups = rows[:, None] if request.outputs.every_step else [rows] if len(rows) else []
-        for group in groups:
-            slots = request.slots[group]
-            work = Peek(
-                slots=slots,
-                origin=request.origin[group],
-                expected=self.table.position[slots],
-                outputs=request.outputs,
-                draws=_draws(request, len(group)),
-                deliver=request.deliver,
-                replays=True,
-            )
-            submission.works.append(work)
-            self.scheduler.submit(work)
-
-    def _refuse_positions(self, request: Request, rows: Ints) -> None:
-        if not len(rows) or request.positions is None:
-            return
-        self._metrics.position_conflicts.inc(len(rows))
-        for row in rows.tolist():
-            current = int(self.table.accepted[request.slots[row]])
-            error = PositionMismatchError(int(request.positions[row]), current)
-            self._deliver_error(request, np.array([row]), error)
-
-    def _refuse_conflicts(self, request: Request, rows: Ints) -> None:
-        if not len(rows) or request.positions is None:
-            return
-        self._metrics.position_conflicts.inc(len(rows))
-        for row in rows.tolist():
-            error = StepConflictError(int(request.positions[row]))
-            self._deliver_error(request, np.array([row]), error)
-
-    def _deliver_error(self, request: Request, rows: Ints, error: CellarError) -> None:
-        slots = request.slots[rows]
-        request.deliver(
-            Delivery(rows=request.origin[rows], positions=self.table.position[slots], error=error)
-        )
 
     # -- ticks ----------------------------------------------------------------------------
 
@@ -525,8 +431,12 @@ class Shard:
             if not self.scheduler.is_idle(slot):
                 continue
             self.table.settle(slot)
-            for callback in self._idle_callbacks.pop(slot, ()):
+            callbacks = self._idle_callbacks.pop(slot, [])
+            for index, callback in enumerate(callbacks):
                 callback()
+                if not self.scheduler.is_idle(slot):  # it has queued something: the rest waits
+                    self._idle_callbacks.setdefault(slot, []).extend(callbacks[index + 1 :])
+                    break
 
 
 def lost_error(position: int) -> StateLostError:
@@ -539,7 +449,3 @@ def lost_error(position: int) -> StateLostError:
 
 def _not_run() -> InternalError:
     return InternalError("the model could not be run; the server's log tells why")
-
-
-def _draws(request: Request, rows: int) -> Draws | None:
-    return None if request.sampling is None else Draws.repeated(request.sampling, rows)

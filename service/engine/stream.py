@@ -5,13 +5,14 @@ Each session has a channel, a small number of the client's choosing. Knows nothi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import Answers, Delivery, Ints, Outputs, Sampling
-from service.engine.engine import Engine, ServedModel
+from service.engine.catalog import ServedModel
+from service.engine.channels import Channels
+from service.engine.engine import Engine
 from service.engine.inputs import Steps
 from service.engine.outputs import check_outputs
 from service.engine.request import Request, Submission
@@ -21,10 +22,6 @@ from service.errors import (
     CellarError,
     SessionClosedError,
 )
-
-MAX_CHANNELS = 2**20
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +80,7 @@ class SessionStream:
         self._outputs = check_outputs(served.manifest, outputs, sampling)
         self._sampling = sampling
         self._send = send
-        # Columns by channel; generation tells a slot that has changed hands.
-        self._slots = np.zeros(16, np.int64)
-        self._generations = np.zeros(16, np.int32)
-        self._attached = np.zeros(16, np.bool_)
+        self._channels = Channels()
         self._running: set[Submission] = set()
         self.pending_rows = 0
 
@@ -118,13 +112,10 @@ class SessionStream:
 
     def detach(self, channels: Ints, *, close: bool) -> Ints:
         """Let go of channels; returns those that were attached."""
-        known = channels[(channels < len(self._attached))]
-        known = known[self._attached[known]]
-        self._attached[known] = False
+        known = self._channels.detach(channels)
         if close:
-            for slot, generation in zip(
-                self._slots[known].tolist(), self._generations[known].tolist(), strict=True
-            ):
+            _, slots, generations = self._channels.look_up(known)
+            for slot, generation in zip(slots.tolist(), generations.tolist(), strict=True):
                 self._engine.close_slot(self.served, slot, generation)
         return known
 
@@ -146,12 +137,13 @@ class SessionStream:
             BadInputError: the columns do not fit each other; nothing was queued.
         """
         steps = self._check_frame(channels, steps, positions, inputs)
-        inside = channels < len(self._attached)
-        known = np.where(inside, channels, 0)
-        slots = self._slots[known]
+        good, slots, generations = self._channels.look_up(channels)
         shard = self.served.shard
-        good = inside & self._attached[known]
-        alive = self._generations[known] == shard.slots.generation[slots]
+        alive = generations == shard.slots.generation[slots]
+        if len(np.unique(slots[good])) != int(good.sum()):
+            raise BadInputError(
+                "frame.channels", "a session appears twice: give it several steps instead"
+            )
         usable = good & alive & ~shard.table.lost[slots] & ~shard.table.closing[slots]
         bad_steps = inputs.bad
         if bad_steps.any():
@@ -214,19 +206,16 @@ class SessionStream:
         if open_session:
             session = self._engine.open(self.served, session_id)
         else:
-            session, served = self._engine.find(session_id)
+            # Steps of a broken stream may still be running: attach to where they end.
+            session, served = await self._engine.settled(session_id)
             if served is not self.served:
                 raise BadInputError(
                     "session_ids",
                     f"'{session_id}' is a session of {served.name}/{served.version}; this stream "
                     f"carries {self.served.name}/{self.served.version}",
                 )
-            # Steps of a broken stream may still be running: attach to where they end.
-            await shard.settled(session.slot)
-            self._engine.find(session_id)
-        self._slots[channel] = session.slot
-        self._generations[channel] = shard.slots.generation[session.slot]
-        self._attached[channel] = True
+        generation = int(shard.slots.generation[session.slot])
+        self._channels.attach(channel, session.slot, generation)
         return int(shard.table.position[session.slot])
 
     def _check_new(self, session_ids: Sequence[str], channels: Ints) -> None:
@@ -237,21 +226,7 @@ class SessionStream:
             )
         if not len(channels):
             raise BadInputError("attach.session_ids", "no session in it: send at least one")
-        highest = int(channels.max())
-        if highest >= MAX_CHANNELS:
-            raise BadInputError("attach.channels", f"{highest} is not below {MAX_CHANNELS}")
-        if len(np.unique(channels)) != len(channels):
-            raise BadInputError("attach.channels", "a channel appears twice")
-        if highest >= len(self._attached):
-            size = max(2 * len(self._attached), highest + 1)
-            self._slots = _grown(self._slots, size)
-            self._generations = _grown(self._generations, size)
-            self._attached = _grown(self._attached, size)
-        taken = channels[self._attached[channels]]
-        if len(taken):
-            raise BadInputError(
-                "attach.channels", f"{int(taken[0])} is in use: detach it or take another"
-            )
+        self._channels.check_new(channels)
 
     def _check_frame(
         self, channels: Ints, steps: Ints | None, positions: Ints | None, inputs: Steps
@@ -283,10 +258,6 @@ class SessionStream:
             )
         if len(inputs) != total:
             raise BadInputError("frame.inputs", f"{len(inputs)} steps, the channels want {total}")
-        if len(np.unique(channels)) != rows:
-            raise BadInputError(
-                "frame.channels", "a channel appears twice: give it several steps instead"
-            )
         return steps
 
     def _refusals(
@@ -365,9 +336,3 @@ def _refused(frame: int, refusals: tuple[Refusal, ...]) -> Reply:
         replayed=False,
         refusals=refusals,
     )
-
-
-def _grown(column: NDArray[_Scalar], size: int) -> NDArray[_Scalar]:
-    longer = np.zeros(size, column.dtype)
-    longer[: len(column)] = column
-    return longer

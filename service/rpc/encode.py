@@ -8,8 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cellar.v1 import model_pb2, session_pb2, values_pb2
 from models.manifest import PredictionKind, TokensInput, ValuesInput
 from service.engine.batch import Answers
-from service.engine.engine import Engine, ServedModel
-from service.engine.generate import FinishReason, ForecastResult, Piece
+from service.engine.catalog import ServedModel
+from service.engine.engine import Engine
+from service.engine.forecast import ForecastResult
+from service.engine.generate import FinishReason, Piece
 from service.engine.inputs import InputReader
 from service.engine.session import SessionInfo, SessionStatus
 from service.engine.stream import Attached, Refusal, Reply
@@ -126,7 +128,7 @@ def model(engine: Engine, served: ServedModel, *, whole: bool) -> model_pb2.Mode
     message = model_pb2.Model(
         name=served.name,
         version=served.version,
-        default_version=engine.default_version(served.name) == served.version,
+        default_version=engine.catalog.default_version(served.name) == served.version,
         task=manifest.task,
         width=manifest.input.width,
         prediction=_PREDICTION[manifest.prediction.kind],

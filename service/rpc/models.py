@@ -19,13 +19,13 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        models = [encode.model(self._engine, m, whole=False) for m in self._engine.models()]
+        models = [encode.model(self._engine, m, whole=False) for m in self._engine.catalog.all()]
         return pb.ListModelsResponse(models=models)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        served = self._engine.model(request.name, request.version)
+        served = self._engine.catalog.find(request.name, request.version)
         return pb.GetModelResponse(model=encode.model(self._engine, served, whole=True))
 
 

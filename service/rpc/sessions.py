@@ -7,8 +7,9 @@ import grpc
 
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc
-from service.engine import generate as loops
 from service.engine.engine import Engine
+from service.engine.forecast import forecast
+from service.engine.generate import Piece, generate
 from service.engine.outputs import DEFAULT_LEVELS
 from service.rpc import decode, encode
 from service.rpc.streams import StreamCall
@@ -24,7 +25,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        served = self._engine.model(request.model, request.model_version)
+        served = self._engine.catalog.find(request.model, request.model_version)
         timeout_s = None
         if request.HasField("idle_timeout"):
             timeout_s = request.idle_timeout.seconds + request.idle_timeout.nanos * 1e-9
@@ -79,7 +80,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         prompt = None
         if request.prompt.WhichOneof("kind") is not None:
             prompt = decode.inputs(request.prompt, served.reader)
-        pieces: AsyncIterator[loops.Piece] = loops.generate(
+        pieces: AsyncIterator[Piece] = generate(
             self._engine,
             request.session_id,
             prompt=prompt,
@@ -93,7 +94,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
         """See the service's definition."""
-        result = await loops.forecast(
+        result = await forecast(
             self._engine,
             request.session_id,
             horizon=request.horizon,

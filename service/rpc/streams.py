@@ -75,7 +75,7 @@ class StreamCall:
         if request is grpc.aio.EOF or request.WhichOneof("message") != "start":
             raise BadInputError("start", "the first message of a stream must be start")
         self._engine.check_ready()
-        served = self._engine.model(request.start.model, request.start.model_version)
+        served = self._engine.catalog.find(request.start.model, request.start.model_version)
         outputs, sampling = decode.outputs(request.start.outputs)
         stream = SessionStream(
             self._engine, served, outputs=outputs, sampling=sampling, send=self._send

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.engine.engine import Engine, ServedModel
+from service.engine.catalog import ServedModel
+from service.engine.engine import Engine
 from service.engine.shard import Shard
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -51,7 +52,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     metrics = Metrics()
     engine = Engine(settings, metrics, clock=clock)
     runner = FakeRunner(Shard.rows(settings))
-    served = engine.add_model(
+    served = engine.catalog.add(
         name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runner=runner
     )
     served.shard.warm_up()

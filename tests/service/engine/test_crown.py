@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from models.arena import compile_model
 from models.manifest import TokensInput
 from service.engine.batch import Answers, Outputs, Sampling
-from service.engine.engine import Engine, ServedModel
+from service.engine.catalog import ServedModel
+from service.engine.engine import Engine
 from service.engine.inputs import Steps
 from service.engine.runner import OrtRunner
 from service.engine.shard import Shard
@@ -54,7 +55,7 @@ def make_device(case: Case, *, inline_run_s: float = 0.0005) -> Device:
     runner = OrtRunner(
         compile_model(case.model), slots=Shard.rows(settings), max_batch=settings.max_batch
     )
-    served = engine.add_model(
+    served = engine.catalog.add(
         name=case.model.name,
         version=1,
         manifest=case.manifest,

@@ -181,6 +181,19 @@ async def test_a_frame_that_makes_no_sense_ends_the_stream(
     assert info.position == 0
 
 
+async def test_one_session_on_two_channels_of_a_frame_is_refused(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True).begin()
+    await stream.attach([0], ["a"])
+    await stream.attach([1], ["a"], open=False)
+    await stream.send([1], inputs=tokens(1))
+    good, _ = await stream.rows(1)
+    assert good[1]["position"] == 1, "one at a time, both channels lead to the session"
+    await stream.send([0, 1], inputs=tokens(1, 1))
+    await refused(stream.call.read(), grpc.StatusCode.INVALID_ARGUMENT, "BAD_INPUT")
+    info = (await wire.sessions.GetSession(pb.GetSessionRequest(session_id="a"))).session
+    assert info.position == 1
+
+
 async def test_a_stream_must_be_started_once(wire: Wire) -> None:
     call = wire.sessions.Stream()
     await call.write(pb.StreamRequest(frame=pb.StreamFrame(channels=[0], inputs=tokens(1))))
@@ -217,7 +230,7 @@ async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: 
     await stream.attach([0], ["a"])
     await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
     for _ in range(1000):
-        if wire.server.engine.model("letters", 0).shard.scheduler.pending_steps:
+        if wire.server.engine.catalog.find("letters", 0).shard.scheduler.pending_steps:
             break
         await asyncio.sleep(0)
     stopping = asyncio.create_task(wire.server.stop())
