@@ -33,7 +33,6 @@ HORIZON = 30
 console = Console(highlight=False)
 
 
-
 def main() -> int:
     """Run the demo; returns the exit code."""
     # What the commands print must come in its place, in a file as on a terminal.
@@ -170,13 +169,13 @@ def talk(client: cellar.Client) -> None:
     with client.session("text") as left, client.session("text") as right:
         table = Table("step", "left reads", "expects", "right reads", "expects")
         for number, (a, b) in enumerate(zip(first, second, strict=False), start=1):
-            after_a = left.step(a, top_k=3)
-            after_b = right.step(b, top_k=3)
+            after_a = left.step(a, top_k=2)
+            after_b = right.step(b, top_k=2)
             table.add_row(str(number), repr(a), likely(after_a), repr(b), likely(after_b))
         console.print(table)
         for name, session in (("left", left), ("right", right)):
             console.print(f"[bold]{name}[/bold] goes on, token by token:")
-            for piece in session.generate(max_steps=240, temperature=0.6, seed=7):
+            for piece in session.generate(max_steps=240, temperature=0.8, seed=7):
                 console.out(piece.text, end="", highlight=False)
                 console.file.flush()
             console.print("\n")
@@ -249,7 +248,7 @@ def say_what_is_where(picture: Path) -> None:
     console.print(table)
     console.print("Next, in two terminals:")
     console.print(f"  .venv/bin/cellar-serve --models {MODELS}")
-    console.print("  .venv/bin/cellar generate text 'def ' --steps 300 --temperature 0.6")
+    console.print("  .venv/bin/cellar generate text 'def ' --steps 300 --temperature 0.7")
     console.print("Your own data: make demo TEXT=book.txt CSV=prices.csv VALUE=Close")
 
 
