@@ -78,7 +78,7 @@ async def contestant(model: Model, sessions: int) -> Contestant:
     runner = OrtRunner(
         compile_model(model), slots=Shard.rows(settings), max_batch=settings.max_batch
     )
-    served = engine.add_model(
+    served = engine.catalog.add(
         name=model.name,
         version=1,
         manifest=model.manifest,

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cellar.client import DEFAULT_SERVER, Client, connect
-from cellar.errors import CellarError
+from cellar.errors import CellarError, ConnectionLostError
 from cellar.inputs import StepInputs
 from cellar.model_info import InputKind, ModelInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, TableError, OSError) as error:
         print(f"cellar: {error}", file=sys.stderr)
         return 2
+    except ConnectionLostError as error:
+        hint = "is cellar-serve running there?"
+        print(f"cellar: no answer from {parsed.server}; {hint} ({error.message})", file=sys.stderr)
+        return 1
     except CellarError as error:
         reason = error.reason or error.code or type(error).__name__
         print(f"cellar: {reason}: {error.message}", file=sys.stderr)
@@ -88,11 +93,11 @@ def _parser() -> argparse.ArgumentParser:
     step.set_defaults(run=_step)
 
     generate = commands.add_parser("generate", parents=[one], help="continue a sequence")
-    generate.add_argument("prompt", nargs="?", help="text, or a row of numbers")
+    generate.add_argument("prompt", nargs="*", help="text, or rows of numbers (x or x,y,…)")
     generate.add_argument("--steps", type=_whole, default=200, help="at most so many [200]")
-    generate.add_argument("--temperature", type=float, default=1.0, help="0 is greedy [1]")
+    generate.add_argument("--temperature", type=_number, default=1.0, help="0 is greedy [1]")
     generate.add_argument("--top-k", type=_whole, default=0, help="among the k most likely")
-    generate.add_argument("--top-p", type=float, default=1.0, help="among the likely p [1]")
+    generate.add_argument("--top-p", type=_number, default=1.0, help="among the likely p [1]")
     generate.add_argument("--seed", type=_whole, help="repeatable draws")
     generate.add_argument("--stop", action="append", default=[], help="end after this text")
     generate.set_defaults(run=_generate)
@@ -103,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     forecast.add_argument("--value", metavar="COLUMN", help="from this column [the only one]")
     forecast.add_argument("--horizon", type=_whole, default=12, help="steps ahead [12]")
     forecast.add_argument("--paths", type=_whole, default=0, help="sampled paths [the server's]")
-    forecast.add_argument("--quantiles", type=_levels, default=DEFAULT_LEVELS, help=".1,.5,.9")
+    forecast.add_argument("--quantiles", type=_levels, default=DEFAULT_LEVELS, help="[.1,.5,.9]")
     forecast.add_argument("--seed", type=_whole, default=0, help="repeatable paths [0]")
     forecast.set_defaults(run=_forecast)
     return parser
@@ -113,11 +118,13 @@ def _models(client: Client, options: argparse.Namespace) -> None:
     models = client.models()
     if options.json:
         return _print_json([_model_json(model) for model in models])
-    table = _table("model", "version", "task", "reads", "predicts", "state bytes", "scores")
+    versions = Counter(model.name for model in models)
+    table = _table("model", "version", "task", "reads", "predicts", "#bytes/session", "scores")
     for model in models:
+        chosen = model.default_version and versions[model.name] > 1
         table.add_row(
             model.name,
-            f"{model.version}{' (default)' if model.default_version else ''}",
+            f"{model.version} (default)" if chosen else str(model.version),
             model.task,
             f"{model.input} x {model.width}" if model.width > 1 else str(model.input),
             str(model.prediction),
@@ -134,9 +141,11 @@ def _step(client: Client, options: argparse.Namespace) -> None:
         predictions = [(text, session.step(inputs, **wanted)) for text, inputs in rows]
     if options.json:
         return _print_json([{"input": text, **_json(each)} for text, each in predictions])
-    table = _table("input", "position", "prediction")
+    levels = predictions[0][1].levels
+    headings = [f"#{_percent(level)}" for level in levels] if levels else ["next"]
+    table = _table("input", "#position", *headings)
     for text, each in predictions:
-        table.add_row(text, str(each.position), _words(each))
+        table.add_row(text, str(each.position), *_words(each))
     _print_table(table)
 
 
@@ -144,7 +153,7 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
     with _session(client, options) as session:
         reads_values = session.model.input is InputKind.VALUES
         generation = session.generate(
-            None if options.prompt is None else _inputs(options.prompt, session.model),
+            _prompt(options.prompt, session.model),
             max_steps=options.steps,
             temperature=options.temperature,
             top_k=options.top_k,
@@ -176,6 +185,8 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
 def _forecast(client: Client, options: argparse.Namespace) -> None:
     if bool(options.values) == (options.csv is not None):
         raise UsageError("give the series either as values or as --csv FILE")
+    if client.model(options.model).input is not InputKind.VALUES:
+        raise UsageError(f"model {options.model!r} is not of a series: use cellar generate")
     column = None if options.csv is None else read_column(options.csv, options.value)
     with _session(client, options) as session:
         width = session.model.width
@@ -198,7 +209,7 @@ def _forecast(client: Client, options: argparse.Namespace) -> None:
                 "mean": forecast.mean.tolist(),
             }
         )
-    table = _table("ahead", "mean", *(f"{level:.4g}" for level in forecast.levels))
+    table = _table("#ahead", "#mean", *(f"#{_percent(level)}" for level in forecast.levels))
     for ahead, (mean, row) in enumerate(zip(forecast.mean, forecast.quantiles, strict=True), 1):
         table.add_row(str(ahead), f"{mean:.6g}", *(f"{value:.6g}" for value in row))
     _print_table(table)
@@ -213,15 +224,29 @@ def _inputs(text: str, model: ModelInfo) -> StepInputs:
     return parse_row(text, model.width, "input") if model.input is InputKind.VALUES else text
 
 
-def _words(prediction: Prediction) -> str:
-    if prediction.top:
-        return "  ".join(f"{_name(e.symbol, e.token)} {e.probability:.3f}" for e in prediction.top)
+def _prompt(words: list[str], model: ModelInfo) -> StepInputs | None:
+    if model.input is not InputKind.VALUES:
+        return " ".join(words)
+    rows = [parse_row(each, model.width, f"value {n}") for n, each in enumerate(words, 1)]
+    return rows or None
+
+
+def _words(prediction: Prediction) -> list[str]:
+    """The cells of a prediction."""
     if prediction.quantiles is not None:
-        pairs = zip(prediction.levels, prediction.quantiles, strict=True)
-        return "  ".join(f"{level:.4g}: {value:.6g}" for level, value in pairs)
+        return [f"{value:.6g}" for value in prediction.quantiles]
+    if prediction.top:
+        top = (
+            f"{_name(each.symbol, each.token)} {each.probability:.3f}" for each in prediction.top
+        )
+        return ["  ".join(top)]
     if prediction.argmax is not None:
-        return _name(prediction.symbol, prediction.argmax)
-    return "" if prediction.raw is None else "  ".join(f"{each:.6g}" for each in prediction.raw)
+        return [_name(prediction.symbol, prediction.argmax)]
+    return ["" if prediction.raw is None else "  ".join(f"{each:.6g}" for each in prediction.raw)]
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.4g}%"
 
 
 def _name(symbol: str | None, token: int) -> str:
@@ -262,7 +287,12 @@ def _print_json(facts: object) -> None:
 
 
 def _table(*headings: str) -> Table:
-    return Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table; the columns whose heading begins with # hold numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        number = heading.startswith("#")
+        table.add_column(heading.lstrip("#"), justify="right" if number else "left")
+    return table
 
 
 def _print_table(table: Table) -> None:
@@ -271,18 +301,24 @@ def _print_table(table: Table) -> None:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
 
 
 def _levels(text: str) -> tuple[float, ...]:
-    return tuple(float(level) for level in text.split(","))
+    return tuple(_number(level) for level in text.split(","))

@@ -68,11 +68,18 @@ class ClientProtocol:
             response = yield from retried(
                 OPEN_SESSION, request, attempts, session_id=request.session_id
             )
-        except SessionExistsError:
+        except SessionExistsError as error:
             if not (resume or attempts.ambiguous):
                 raise
             info = yield from self._get_session(request.session_id, attempts)
-            if info.model != (model or info.model) or (info.position and not resume):
+            if info.model != (model or info.model):
+                raise SessionExistsError(
+                    f"session {info.id!r} is open already, of model {info.model!r}",
+                    reason=error.reason,
+                    code=error.code,
+                    position=info.position,
+                ) from None
+            if info.position and not resume:
                 raise  # it exists, but it is not the one that was asked for
             return (yield from self._session(info, attempts))
         return (yield from self._session(SessionInfo.decode(response.session), attempts))

@@ -25,6 +25,7 @@
         ├── BusyError            try later
         │   ├── OverloadedError
         │   ├── SessionLimitError
+        │   ├── LoadingError
         │   └── DrainingError
         ├── NotAllowedError
         ├── StateLostError
@@ -124,9 +125,10 @@ class ProtocolError(CellarError):
 
 
 class ReplyLostError(CellarError):
-    """The step was applied, later steps too, and its reply went down with a connection.
+    """The step was applied, but its reply cannot be had any more.
 
-    Only frames sent ahead of their replies can meet this; ``position`` is the session's.
+    Its frame was sent ahead of other replies and the connection broke (``position`` is then the
+    session's), or the reply is larger than a message may be. Ask where the session is, and go on.
     """
 
 
@@ -218,6 +220,10 @@ class OverloadedError(BusyError):
 
 class SessionLimitError(BusyError):
     """The server holds as many sessions as it may."""
+
+
+class LoadingError(BusyError):
+    """The server has not loaded its models yet."""
 
 
 class DrainingError(BusyError):

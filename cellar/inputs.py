@@ -161,7 +161,7 @@ def _array(inputs: object) -> npt.NDArray[Any]:
 def _array_if_flat(inputs: object) -> npt.NDArray[Any] | None:
     """The input as an array, or None when it is a list of text or of rows."""
     if isinstance(inputs, Sequence) and any(
-        isinstance(row, str | Sequence | np.ndarray) and np.ndim(row) != 0 or isinstance(row, str)
+        (isinstance(row, str | Sequence | np.ndarray) and np.ndim(row) != 0) or isinstance(row, str)
         for row in inputs
     ):
         return None

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from cellar.errors import CellarError, DeadlineExceededError
 
+PARTING_S = 1.0
+"""What closing may take, in seconds, when an error has ended the block: it may be the network's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:

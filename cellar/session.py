@@ -16,6 +16,7 @@ from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
 from cellar.predictions import Floats, Prediction, Predictions
 from cellar.procedures import CallEffect, drive
 from cellar.results import Forecast, Piece
+from cellar.retry import PARTING_S
 from cellar.session_protocol import SessionProtocol
 from cellar.transport import Transport
 
@@ -219,7 +220,7 @@ class Session:
     ) -> None:
         """Closes the session; a failure to do so never hides the error that ended the block."""
         with suppress(*((CellarError,) if error else ())):
-            self.close()
+            self.close(timeout_s=PARTING_S if error else None)
 
     def _run(self, procedure: Generator[CallEffect, Any, T]) -> T:
         return drive(procedure, self._transport.perform)

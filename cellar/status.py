@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 from cellar import errors
 from cellar.v1 import session_pb2
@@ -26,7 +26,9 @@ _BY_REASON: dict[str, type[errors.CellarError]] = {
     "NOT_STREAMABLE": errors.NotStreamableError,
     "OVERLOADED": errors.OverloadedError,
     "SESSION_LIMIT": errors.SessionLimitError,
+    "LOADING": errors.LoadingError,
     "DRAINING": errors.DrainingError,
+    "REPLY_LOST": errors.ReplyLostError,
     "STATE_LOST": errors.StateLostError,
     "INTERNAL": errors.InternalError,
 }
@@ -79,7 +81,8 @@ def from_call(call: FailedCall) -> errors.CellarError:
     reason = info.reason if info.domain == DOMAIN else ""
     metadata = dict(info.metadata)
     position = metadata.get("position", "")
-    return _kind(reason, code)(
+    kind = _too_large(message) if not reason and "larger than max" in message else None
+    return (kind or _kind(reason, code))(
         message,
         reason=reason,
         code=code,
@@ -100,6 +103,12 @@ def from_row(row: session_pb2.RowError) -> errors.CellarError:
         code=code,
         position=row.position if row.HasField("position") else None,
     )
+
+
+def _too_large(message: str) -> type[errors.CellarError]:
+    """For grpc's own refusal of a message; code and class alone would say "try later"."""
+    requests = ("SERVER: Received", "CLIENT: Sent")  # all others: the answer is too large
+    return errors.BadInputError if message.startswith(requests) else errors.ReplyLostError
 
 
 def _kind(reason: str, code: str) -> type[errors.CellarError]:

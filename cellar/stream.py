@@ -19,7 +19,7 @@ from cellar.pending import Frame, Pending
 from cellar.predictions import Positions
 from cellar.procedures import Write, drive
 from cellar.results import StreamReply
-from cellar.retry import Attempts
+from cellar.retry import PARTING_S, Attempts
 from cellar.stream_protocol import StreamProtocol
 from cellar.transport import Duplex, Transport
 
@@ -31,6 +31,9 @@ class Stream:
     of many channels. When the connection breaks, the stream connects again by itself, and
     every step in flight is still applied once. As a context manager it closes the sessions
     that it opened, and leaves those that it attached.
+
+    A channel whose session is elsewhere than the stream believes (``PositionMismatchError``,
+    ``ReplyLostError``) is to be detached and attached again, which reads the position.
 
     Attributes:
         model: the model.
@@ -165,7 +168,8 @@ class Stream:
         try:
             if self._opened:
                 with suppress(*((CellarError,) if error else ())):
-                    self.detach(sorted(self._opened), close=True)
+                    parting_s = PARTING_S if error else None
+                    self.detach(sorted(self._opened), close=True, timeout_s=parting_s)
         finally:
             self.close()
 

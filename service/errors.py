@@ -130,7 +130,7 @@ class LoadingError(CellarError):
     retry_after_s = 0.2
 
 
-class CancelledError(CellarError):
+class CallerGoneError(CellarError):
     """The caller went away before its steps ran."""
 
     reason = "CANCELLED"
@@ -140,6 +140,12 @@ class StateLostError(CellarError):
     """A fault left the session's state in doubt; reset it to start again from position 0."""
 
     reason = "STATE_LOST"
+
+
+class ReplyLostError(CellarError):
+    """The steps were applied, but the reply to them is no longer kept."""
+
+    reason = "REPLY_LOST"
 
 
 class InternalError(CellarError):

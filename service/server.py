@@ -10,9 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from cellar.v1 import model_pb2, session_pb2
 from models.arena import compile_model
@@ -21,9 +18,11 @@ from models.repository import Model, ModelRepository
 from service.engine.engine import Engine
 from service.engine.runner import OrtRunner
 from service.engine.shard import Shard
-from service.metrics import Metrics
+from service.metrics import Metrics, MetricsPage
 from service.rpc import models as model_rpc
+from service.rpc import reflection as reflection_rpc
 from service.rpc import sessions as session_rpc
+from service.rpc.health import HealthServicer
 from service.rpc.interceptor import CallInterceptor
 from service.settings import Settings, read_settings
 
@@ -33,6 +32,7 @@ _SERVICES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _EXPIRY_PERIOD_S = 1.0
+_QUIET_S = 1.0  # for what calls leave behind, however short the drain timeout
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
         self.engine = Engine(settings, self.metrics)
         self.port = settings.port
         self.metrics_port: int | None = None
-        self._health = health_aio.HealthServicer()
+        self._health = HealthServicer()
         self._grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self.metrics)],
             options=[
@@ -61,13 +61,19 @@ class Server:
         self._sessions = session_rpc.add_to(self._grpc, self.engine)
         model_rpc.add_to(self._grpc, self.engine)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        if settings.reflection:
-            names = (*_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._grpc)
+        self._reflection = (
+            reflection_rpc.add_to(self._grpc, (*_SERVICES, "grpc.health.v1.Health"))
+            if settings.reflection
+            else None
+        )
         self._expiry: asyncio.Task[None] | None = None
+        self._page: MetricsPage | None = None
 
     async def start(self) -> None:
         """Listen, load every model, and only then say that the server is serving.
+
+        When it fails or is cancelled, nothing is left running; a model that is being loaded is
+        loaded to its end before that.
 
         Raises:
             ModelError: a model cannot be served, or there is none.
@@ -77,12 +83,12 @@ class Server:
             await self._start()
         except BaseException:
             await self._grpc.stop(grace=None)
-            self.engine.stop()
+            self._close()
             raise
 
     async def _start(self) -> None:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        address = f"{self.settings.host}:{self.settings.port}"
+        address = _address(self.settings.host, self.settings.port)
         _check_free(self.settings.host, self.settings.port)
         try:
             self.port = self._grpc.add_insecure_port(address)
@@ -90,7 +96,8 @@ class Server:
             raise OSError(f"cannot listen on {address}") from error
         await self._grpc.start()
         if self.settings.metrics_port is not None:
-            self.metrics_port = self._serve_metrics(self.settings.metrics_port)
+            self._page = self._serve_metrics(self.settings.metrics_port)
+            self.metrics_port = self._page.port
         await self._load()
         self.engine.loading = False
         self._expiry = asyncio.create_task(self._expire())
@@ -110,22 +117,40 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._expiry is not None:
             self._expiry.cancel()
+        self._health.end_watches()
+        if self._reflection is not None:
+            self._reflection.end_calls()
         self._sessions.end_streams()
         await self._grpc.stop(grace=self.settings.drain_timeout_s)
-        await self.engine.drain()
-        self.engine.stop()
+        # No call is left, and their steps are called off: what runs now is the last batch.
+        timeout_s = max(self.settings.drain_timeout_s, _QUIET_S)
+        try:
+            await asyncio.wait_for(self.engine.drain(), timeout_s)
+        except TimeoutError:
+            pending = {
+                f"{served.name}/{served.version}": served.shard.scheduler.pending_steps
+                for served in self.engine.catalog.all()
+            }
+            _log.error("work is left behind", waited_s=timeout_s, pending_steps=pending)
+        self._close()
         _log.info("stopped")
 
-    def _serve_metrics(self, port: int) -> int:
+    def _close(self) -> None:
+        """End the threads."""
+        self.engine.stop()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+
+    def _serve_metrics(self, port: int) -> MetricsPage:
         host = self.settings.host
         try:
-            web, _ = start_http_server(port, addr=host.strip("[]"), registry=self.metrics.registry)
+            return MetricsPage(self.metrics, host, port)
         except OSError as error:
             raise OSError(
-                f"cannot listen on {host}:{port} for metrics ({error.strerror}): choose another "
-                "--metrics-port, or null for none"
+                f"cannot listen on {_address(host, port)} for metrics ({error.strerror}): choose "
+                "another --metrics-port, or off for none"
             ) from error
-        return web.server_port
 
     async def _load(self) -> None:
         repository = ModelRepository(self.settings.models)
@@ -179,26 +204,45 @@ class Server:
             await self._health.set(service, status)
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _check_free(host: str, port: int) -> None:
     """Say why a port cannot be had: gRPC's core writes that to stderr, and tells nobody."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server((host.strip("[]"), port), family=family).close()
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
+        raise OSError(f"cannot listen on {_address(host, port)}: {reason}") from error
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    stopping = asyncio.Event()
+    """Serve until SIGTERM or SIGINT, then drain; a server that still loads its models just ends."""
+    signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, signalled.set)
     server = Server(settings)
-    await server.start()
-    await stopping.wait()
-    await server.stop()
+    starting = asyncio.create_task(server.start())
+    stopping = asyncio.create_task(signalled.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await stopping
+            await server.stop()
+        else:
+            _log.info("stopping before the models are loaded")
+            starting.cancel()
+            await asyncio.wait((starting,))
+            if not starting.cancelled():
+                starting.result()
+            _log.info("stopped")
+    finally:
+        starting.cancel()
+        stopping.cancel()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -209,6 +253,13 @@ def main(arguments: list[str] | None = None) -> None:
         _run(settings)
     except (ModelError, OSError) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except MemoryError:
+        print(
+            f"cellar-serve: there is not enough memory for {settings.max_sessions} sessions of "
+            "every model: lower --max-sessions",
+            file=sys.stderr,
+        )
         raise SystemExit(1) from None
 
 
@@ -222,20 +273,27 @@ def _run(settings: Settings) -> None:
 
 
 def _configure_logs(settings: Settings) -> None:
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-    )
+    # Tracebacks without the values of variables: those are the users' inputs.
+    renderers: list[structlog.typing.Processor]
+    if settings.log_format == "json":
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [
+            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        renderers = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
-            if settings.log_format == "json"
-            else structlog.processors.StackInfoRenderer(),
-            renderer,
+            structlog.processors.StackInfoRenderer(),
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level.upper()]

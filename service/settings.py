@@ -4,9 +4,16 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -38,6 +45,18 @@ class EngineSettings(BaseModel):
     """Time steps of one session in one request."""
     max_frame_steps: int = Field(default=65_536, ge=1)
     """Steps of all sessions in one frame."""
+    max_attach_sessions: int = Field(default=65_536, ge=1)
+    """Sessions attached to a stream by one message."""
+    max_channels: int = Field(default=2**20, ge=1, le=2**20)
+    """Channel numbers of a stream are below this."""
+    max_stream_steps: int = Field(default=16_384, ge=1)
+    """Steps a stream may have queued, or answered but not written, before reading from it stops."""
+    max_id_length: int = Field(default=128, ge=32, le=1024)
+    """Characters of a session's id."""
+    max_history_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Memory per model for replies of several predictions, kept until the session goes on."""
+    max_levels: int = Field(default=100, ge=1)
+    """Quantile levels in one request."""
     max_generate_steps: int = Field(default=100_000, ge=1)
     """Steps of one generation."""
     max_horizon: int = Field(default=10_000, ge=1)
@@ -92,11 +111,11 @@ class Settings(BaseSettings, EngineSettings):
     models: Path = ZOO
     """The model repository: <models>/<name>/<version>/model.onnx."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 or [::] for all."""
+    """Address to listen on; 0.0.0.0 or :: for all."""
     port: int = Field(default=8001, ge=0, le=65535)
     """gRPC port; 0 lets the system choose."""
-    metrics_port: int | None = Field(default=9090, ge=0, le=65535)
-    """Prometheus port; 0 lets the system choose, null turns it off."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = 9090
+    """Prometheus port; 0 lets the system choose, "off" serves no metrics."""
     max_message_bytes: int = Field(default=16 * 2**20, ge=1024)
     """The largest message accepted or sent."""
     max_connection_calls: int = Field(default=10_000, ge=1)
@@ -109,6 +128,19 @@ class Settings(BaseSettings, EngineSettings):
     """The least severe log entries that are written."""
     log_format: Literal["console", "json"] = "console"
     """Log entries for people or for machines."""
+
+    @field_validator("metrics_port", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value == "off" else value
+
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        host = value.removeprefix("[").removesuffix("]")
+        if not host:
+            raise ValueError("name an address; 0.0.0.0 or :: for all")
+        return host
 
     @classmethod
     def settings_customise_sources(
@@ -138,9 +170,15 @@ class _ConfigFile(TomlConfigSettingsSource):
         if path is None:
             return {}
         if not Path(path).is_file():
-            raise FileNotFoundError(f"config: {path} is not a file")
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
+            raise FileNotFoundError(f"--config: {path} is not a file")
+        try:
+            return tomllib.loads(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise OSError(f"--config: {path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--config: {path} is not UTF-8 text") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"--config: {path} is not TOML: {error}") from error
 
 
 def read_settings(arguments: Sequence[str]) -> Settings:
@@ -158,6 +196,6 @@ def read_settings(arguments: Sequence[str]) -> Settings:
             flag = f"--{name}: " if name else ""
             message = problem["msg"].removeprefix("Value error, ")
             print(f"cellar-serve: {flag}{message}", file=sys.stderr)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of the file, or of a value that is no value at all
         print(f"cellar-serve: {error}", file=sys.stderr)
     raise SystemExit(2)

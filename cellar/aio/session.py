@@ -17,6 +17,7 @@ from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
 from cellar.predictions import Floats, Prediction, Predictions
 from cellar.procedures import CallEffect, drive_async
 from cellar.results import Forecast, Piece
+from cellar.retry import PARTING_S
 from cellar.session_protocol import SessionProtocol
 
 T = TypeVar("T")
@@ -218,7 +219,7 @@ class Session:
     ) -> None:
         """Closes the session; a failure to do so never hides the error that ended the block."""
         with suppress(*((CellarError,) if error else ())):
-            await self.close()
+            await self.close(timeout_s=PARTING_S if error else None)
 
     async def _run(self, procedure: Generator[CallEffect, Any, T]) -> T:
         return await drive_async(procedure, self._transport.perform)

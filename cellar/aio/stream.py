@@ -21,6 +21,7 @@ from cellar.pending import Frame, Pending
 from cellar.predictions import Positions
 from cellar.procedures import drive_async
 from cellar.results import StreamReply
+from cellar.retry import PARTING_S
 from cellar.stream_protocol import StreamProtocol
 
 
@@ -31,6 +32,9 @@ class Stream:
     of many channels; many frames may be in flight. When the connection breaks, the stream
     connects again by itself, and every step in flight is still applied once. As a context
     manager it closes the sessions that it opened, and leaves those that it attached.
+
+    A channel whose session is elsewhere than the stream believes (``PositionMismatchError``,
+    ``ReplyLostError``) is to be detached and attached again, which reads the position.
 
     Attributes:
         model: the model.
@@ -173,7 +177,8 @@ class Stream:
         try:
             if self._opened:
                 with suppress(*((CellarError,) if error else ())):
-                    await self.detach(sorted(self._opened), close=True)
+                    parting_s = PARTING_S if error else None
+                    await self.detach(sorted(self._opened), close=True, timeout_s=parting_s)
         finally:
             await self.close()
 

@@ -62,7 +62,7 @@ class Transport:
             )
         except grpc.aio.UsageError as error:
             raise ClosedError(f"the client was closed: {error}") from None
-        return await answered(call, call)
+        return await answered(call)
 
     async def generate(self, procedure: GenerateProcedure) -> AsyncGenerator[Piece, None]:
         """Runs a procedure that emits pieces; closing the generator cancels the call."""
@@ -122,7 +122,7 @@ class Transport:
         return known
 
 
-async def answered(call: Any, waiting: Awaitable[Any]) -> Any:
+async def answered(waiting: Awaitable[Any]) -> Any:
     """Awaits something of a call, and turns its failures into exceptions of the client.
 
     That the call was cancelled from elsewhere (its channel was closed) is such a failure; that
@@ -166,7 +166,7 @@ class Listener:
                 raise ClosedError(f"the client was closed: {error}") from None
             return None
         if isinstance(effect, Next):
-            message = await answered(self._call, self._call.read())
+            message = await answered(self._call.read())
             return None if message is grpc.aio.EOF else message
         return await self._transport.perform(effect)
 
@@ -215,13 +215,13 @@ class Duplex:
         async with self._writing:
             if call is None:
                 raise ConnectionLostError("the stream is not connected")
-            await answered(call, call.write(request))
+            await answered(call.write(request))
 
     async def _read(self, timeout_s: float | None) -> object:
         call = self._call
         try:
             async with asyncio.timeout(timeout_s):
-                message = await answered(call, call.read())
+                message = await answered(call.read())
         except TimeoutError:
             raise DeadlineExceededError("the stream did not answer in time") from None
         if message is grpc.aio.EOF:

@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.engine.batch import Chunk, Delivery, Draws, Ints, Peek, Steps, Work
+from service.engine.batch import Barrier, Chunk, Delivery, Draws, Ints, Peek, Steps, Work
 from service.engine.request import Request, Submission
 from service.engine.scheduler import Scheduler
 from service.engine.session import SessionTable
 from service.errors import (
-    CancelledError,
     CellarError,
     PositionMismatchError,
-    SessionClosedError,
     StepConflictError,
 )
 from service.metrics import Metrics
+
+_NO_POSITION = np.zeros(1, np.int64)  # a barrier runs at any
 
 
 class Admission:
@@ -28,7 +28,6 @@ class Admission:
         table: where each session stands.
         scheduler: the queue.
         metrics: where to count.
-        when_idle: calls back once a slot has nothing queued or running.
         wake: tells that there is work.
     """
 
@@ -38,13 +37,11 @@ class Admission:
         scheduler: Scheduler,
         metrics: Metrics,
         *,
-        when_idle: Callable[[int, Callable[[], None]], None],
         wake: Callable[[], None],
     ) -> None:
         self._table = table
         self._scheduler = scheduler
         self._metrics = metrics
-        self._when_idle = when_idle
         self._wake = wake
 
     def admit(self, request: Request, submission: Submission) -> None:
@@ -56,7 +53,6 @@ class Admission:
             positions=request.positions,
             steps=request.steps,
             contents=contents,
-            queued=self._scheduler.queued(slots) > 0,
         )
         rows = np.arange(len(slots))
         if not verdicts.apply.all():
@@ -68,7 +64,7 @@ class Admission:
             else:  # a dry run has no reply to repeat
                 wrong = verdicts.replay | verdicts.conflict | verdicts.mismatch
                 self._refuse_positions(request, np.flatnonzero(wrong))
-            for row in np.flatnonzero(verdicts.unsettled).tolist():
+            for row in np.flatnonzero(verdicts.queued).tolist():
                 self._admit_later(request.only(row), submission)
             rows = np.flatnonzero(verdicts.apply)
         if len(rows):
@@ -78,18 +74,16 @@ class Admission:
         self._wake()
 
     def _admit_later(self, request: Request, submission: Submission) -> None:
-        """Judge a row again once its session has settled: it may repeat what is queued now."""
-        slot = int(request.slots[0])
+        """Judge a row again after what is queued now: it may repeat some of that."""
 
-        def again() -> None:
-            if submission.cancelled:
-                self._refuse(request, 0, CancelledError("the caller went away"))
-            elif self._table.closing[slot]:
-                self._refuse(request, 0, SessionClosedError("the session was closed"))
-            else:
+        def again(delivery: Delivery) -> None:
+            if delivery.error is None:
                 self.admit(request, submission)
+            else:
+                self._refuse(request, 0, delivery.error)
 
-        self._when_idle(slot, again)
+        barrier = Barrier(slots=request.slots, expected=_NO_POSITION, deliver=again)
+        self._submit(barrier, submission)
 
     def _queue(
         self,
@@ -142,21 +136,24 @@ class Admission:
         if not len(rows):
             return
         self._metrics.replayed_steps.inc(len(rows))
-        # Rows that want every step have answers of different lengths: one piece of work each.
-        for group in rows[:, None] if request.outputs.every_step else [rows]:
+        # Rows with replies of several predictions have different lengths: each is work of its own.
+        many = request.steps[rows] > 1 if request.outputs.every_step else np.zeros(len(rows), bool)
+        for group in [rows[~many], *rows[many][:, None]]:
+            if not len(group):
+                continue
             slots = request.slots[group]
-            self._submit(
-                Peek(
-                    slots=slots,
-                    origin=request.origin[group],
-                    expected=self._table.position[slots],
-                    outputs=request.outputs,
-                    draws=_draws(request, len(group)),
-                    deliver=request.deliver,
-                    replays=True,
-                ),
-                submission,
+            peek = Peek(
+                slots=slots,
+                origin=request.origin[group],
+                expected=self._table.position[slots],
+                outputs=request.outputs,
+                draws=_draws(request, len(group)),
+                deliver=request.deliver,
+                replays=True,
             )
+            if request.outputs.every_step:
+                peek.steps = int(request.steps[group[0]])
+            self._submit(peek, submission)
 
     def _submit(self, work: Work, submission: Submission) -> None:
         submission.works.append(work)

@@ -1,16 +1,16 @@
 """What the engine works on: columns of steps, and the batches cut from them.
 
-Work comes in four kinds. ``Steps`` are single steps of many sessions, one row each, and stay
+Work comes in five kinds. ``Steps`` are single steps of many sessions, one row each, and stay
 columns from the frame they came in to the frame that answers them. ``Chunk`` is several steps of
 one session. ``Peek`` asks for the resident prediction again, without stepping. ``Fork`` copies
-one session's rows to spare slots.
+one session's rows to spare slots. ``Barrier`` takes its turn and does nothing on the device.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,9 +149,21 @@ def _no_rows() -> Ints:
     return np.empty(0, np.int64)
 
 
+class Kind(Enum):
+    """What a piece of work does, and a batch of it; the kinds take turns in this order."""
+
+    STEPS = "steps"
+    CHUNKS = "chunks"
+    PEEK = "peek"
+    FORK = "fork"
+    BARRIER = "barrier"
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Work:
     """Rows of work for the sessions in ``slots``; never two rows of one session."""
+
+    kind: ClassVar[Kind]
 
     slots: Ints  # (rows,)
     expected: Ints  # (rows,) the position each session must have when its row runs
@@ -178,6 +190,8 @@ class Work:
 class Steps(Work):
     """One step for each of several sessions."""
 
+    kind = Kind.STEPS
+
     inputs: Inputs  # (rows,) or (rows, width)
     contents: Ints  # (rows,) digests of the inputs
     commit: bool = True
@@ -190,6 +204,8 @@ class Chunk(Work):
     A chunk longer than one run works on a spare slot and writes the session's own slot with its
     last piece only.
     """
+
+    kind = Kind.CHUNKS
 
     inputs: Inputs  # (steps,) or (steps, width)
     contents: Ints  # (1,) digest of the inputs
@@ -213,24 +229,32 @@ class Chunk(Work):
 class Peek(Work):
     """The resident prediction of each session, asked for again."""
 
+    kind = Kind.PEEK
+
     replays: bool = False  # answers a request that was applied already
+    steps: int = 1  # predictions per row: more than one for the every-step reply of one session
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Fork(Work):
-    """Copies of one session's rows, in ``copies`` spare slots that the receiver must free."""
+    """Copies of one session's rows, in ``copies`` spare slots that the receiver must return."""
+
+    kind = Kind.FORK
 
     copies: int
     spares: Ints = field(default_factory=_no_rows)
 
 
-class Kind(Enum):
-    """What a batch does."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Barrier(Work):
+    """Waits until what was queued before it has run, whatever position that led to.
 
-    STEPS = "steps"
-    CHUNKS = "chunks"
-    PEEK = "peek"
-    FORK = "fork"
+    With ``reset`` the session is put back to position 0 at that point.
+    """
+
+    kind = Kind.BARRIER
+
+    reset: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,10 +275,21 @@ class Part:
         """These rows of one of the work's columns."""
         return column if len(self.rows) == len(self.work.slots) else column[self.rows]
 
+    def only(self, rows: Ints) -> "Part":
+        """The part with some of its rows."""
+        return replace(self, rows=rows)
+
     @property
     def is_last(self) -> bool:
         """Whether the work of these rows ends with this batch."""
         return not isinstance(self.work, Chunk) or self.stop == len(self.work.inputs)
+
+
+def joined(parts: Sequence[Part], name: str) -> Ints:
+    """A column of the parts' works, the parts' rows one after the other."""
+    if len(parts) == 1:
+        return parts[0].column(getattr(parts[0].work, name))
+    return np.concatenate([part.column(getattr(part.work, name)) for part in parts])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

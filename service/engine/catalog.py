@@ -68,7 +68,7 @@ class Catalog:
             shard=shard,
         )
         self._models[name, version] = served
-        self._metrics.session_capacity.labels(f"{name}/{version}").set(self._settings.max_sessions)
+        self._show(served)
         return served
 
     def all(self) -> list[ServedModel]:
@@ -81,6 +81,9 @@ class Catalog:
         Raises:
             ModelUnknownError: no such model.
         """
+        exact = self._models.get((name, version))  # every step of a unary caller comes by here
+        if exact is not None:
+            return exact
         names = sorted({known for known, _ in self._models})
         if not name:
             if len(names) != 1:
@@ -99,3 +102,15 @@ class Catalog:
     def default_version(self, name: str) -> int:
         """The version that requests without one get."""
         return max(version for known, version in self._models if known == name)
+
+    def _show(self, served: ServedModel) -> None:
+        """Let the gauges read the shard whenever they are read."""
+        model = f"{served.name}/{served.version}"
+        slots, scheduler = served.shard.slots, served.shard.scheduler
+        session_bytes = served.manifest.session_bytes
+        self._metrics.session_capacity.labels(model).set(slots.capacity)
+        self._metrics.sessions.labels(model, "device").set_function(lambda: slots.used)
+        self._metrics.state_bytes.labels(model, "device").set_function(
+            lambda: slots.used * session_bytes
+        )
+        self._metrics.pending_steps.labels(model).set_function(lambda: scheduler.pending_steps)

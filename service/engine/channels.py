@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from service.engine.batch import Ints
 from service.errors import BadInputError
 
-MAX_CHANNELS = 2**20
-
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -18,9 +16,13 @@ class Channels:
 
     A channel remembers its slot and the slot's generation, by which a slot is known to have
     changed hands.
+
+    Args:
+        limit: channel numbers are below this.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._slots = np.zeros(16, np.int64)
         self._generations = np.zeros(16, np.int32)
         self._attached = np.zeros(16, np.bool_)
@@ -32,8 +34,8 @@ class Channels:
             BadInputError: a number is too high, given twice, or in use.
         """
         highest = int(channels.max())
-        if highest >= MAX_CHANNELS:
-            raise BadInputError("attach.channels", f"{highest} is not below {MAX_CHANNELS}")
+        if highest >= self._limit:
+            raise BadInputError("attach.channels", f"{highest} is not below {self._limit}")
         if len(np.unique(channels)) != len(channels):
             raise BadInputError("attach.channels", "a channel appears twice")
         if highest >= len(self._attached):

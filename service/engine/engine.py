@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.batch import Answers, Delivery, Outputs, Sampling
+from service.engine.batch import Answers, Barrier, Delivery, Outputs, Sampling
 from service.engine.catalog import Catalog, ServedModel
 from service.engine.inputs import Steps
 from service.engine.outputs import check_outputs
 from service.engine.request import Request
+from service.engine.screening import lost_error
 from service.engine.session import Session, SessionInfo, SessionStatus
-from service.engine.shard import lost_error
 from service.errors import (
     BadInputError,
     DrainingError,
@@ -31,7 +31,6 @@ from service.errors import (
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-MAX_ID_LENGTH = 128
 _EXPIRED_AT_ONCE = 1000  # per model and call, so that steps need not wait for long
 
 
@@ -50,7 +49,8 @@ class Engine:
     Args:
         settings: limits.
         metrics: where to count.
-        clock: seconds since the epoch.
+        clock: seconds, never going back: for idleness.
+        wall_clock: seconds since the epoch: for people.
     """
 
     def __init__(
@@ -58,13 +58,15 @@ class Engine:
         settings: EngineSettings,
         metrics: Metrics,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.loading = True
         self.draining = False
         self._clock = clock
+        self._wall_clock = wall_clock
         self.catalog = Catalog(settings, metrics, clock)
         self._sessions: dict[str, Session] = {}
         self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
@@ -88,8 +90,9 @@ class Engine:
         """
         self.check_ready()
         session_id = session_id or uuid.uuid4().hex
-        if len(session_id) > MAX_ID_LENGTH or not session_id.isprintable():
-            raise BadInputError("session_id", f"use at most {MAX_ID_LENGTH} printable characters")
+        limit = self.settings.max_id_length
+        if len(session_id) > limit or not session_id.isprintable():
+            raise BadInputError("session_id", f"use at most {limit} printable characters")
         if session_id in self._sessions:
             raise SessionExistsError(f"session_id: '{session_id}' is open already")
         timeout_s = self.settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
@@ -104,12 +107,12 @@ class Engine:
             model=served.name,
             version=served.version,
             slot=served.shard.slots.allocate(),
-            opened_s=self._clock(),
+            opened_s=self._wall_clock(),
         )
-        served.shard.begin(session, idle_timeout_s=timeout_s)
+        served.shard.residents.begin(session, now_s=self._clock(), idle_timeout_s=timeout_s)
         self._sessions[session_id] = session
         self._gone.pop(session_id, None)
-        self._count(served, "opened")
+        self.metrics.session_events.labels("opened").inc()
         return session
 
     def find(self, session_id: str) -> tuple[Session, ServedModel]:
@@ -146,7 +149,7 @@ class Engine:
             status=SessionStatus.LOST if table.lost[slot] else SessionStatus.OPEN,
             position=int(table.position[slot]),
             opened_s=session.opened_s,
-            last_used_s=float(table.last_used_s[slot]),
+            last_used_s=self._wall_clock() - (self._clock() - float(table.last_used_s[slot])),
             idle_timeout_s=float(table.idle_timeout_s[slot]),
         )
 
@@ -159,12 +162,12 @@ class Engine:
         session, served = self.find(session_id)
         position = int(served.shard.table.position[session.slot])
         self._end(session, served, SessionClosedError)
-        self._count(served, "closed")
+        self.metrics.session_events.labels("closed").inc()
         return position
 
     def close_slot(self, served: ServedModel, slot: int, generation: int) -> None:
         """Close the session of a slot, unless the slot has changed hands since."""
-        session = served.shard.session_at(slot, generation)
+        session = served.shard.residents.at(slot, generation)
         if session is not None:
             self.close(session.id)
 
@@ -176,31 +179,33 @@ class Engine:
             DrainingError: the server is shutting down.
         """
         self.check_ready()
-        session, served = await self.settled(session_id)
-        served.shard.reset(session.slot)
+        await self.barrier(session_id, reset=True)
         return self.describe(session_id)
 
-    async def settled(self, session_id: str) -> tuple[Session, ServedModel]:
-        """An open session, once nothing is queued for it.
+    async def barrier(self, session_id: str, *, reset: bool = False) -> int:
+        """Wait until what is queued for a session now has run; returns the position then.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        while True:
-            # Found anew each time: while we waited, its slot may have gone to somebody else.
-            session, served = self.find(session_id)
-            if served.shard.scheduler.is_idle(session.slot):
-                return session, served
-            await served.shard.settled(session.slot)
+        session, served = self.find(session_id)
+        (delivery,) = await served.shard.perform(
+            Barrier(
+                slots=np.array([session.slot], np.int64),
+                expected=np.zeros(1, np.int64),
+                reset=reset,
+            )
+        )
+        return int(delivery.positions[0])
 
     def expire(self) -> int:
         """Close sessions that have been idle for too long, some at a time; returns how many."""
         now_s = self._clock()
         count = 0
         for served in self.catalog.all():
-            for session in served.shard.idle_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
+            for session in served.shard.residents.idle(now_s, at_most=_EXPIRED_AT_ONCE):
                 self._end(session, served, SessionExpiredError)
-                self._count(served, "expired")
+                self.metrics.session_events.labels("expired").inc()
                 count += 1
         return count
 
@@ -252,7 +257,9 @@ class Engine:
                 f"{len(inputs)} steps exceed the limit of {self.settings.max_request_steps} per "
                 "request: send them in several",
             )
-        outputs = check_outputs(served.manifest, outputs, sampling)
+        outputs = check_outputs(
+            served.manifest, outputs, sampling, max_levels=self.settings.max_levels
+        )
         slot = session.slot
         if served.shard.table.lost[slot]:
             raise lost_error(int(served.shard.table.position[slot]))
@@ -317,11 +324,4 @@ class Engine:
         self._gone[session.id] = how
         while len(self._gone) > self.settings.remembered_sessions:
             self._gone.popitem(last=False)
-        served.shard.release(session.slot)
-
-    def _count(self, served: ServedModel, event: str) -> None:
-        label = f"{served.name}/{served.version}"
-        used = served.shard.slots.used
-        self.metrics.session_events.labels(event).inc()
-        self.metrics.sessions.labels(label, "device").set(used)
-        self.metrics.state_bytes.labels(label, "device").set(used * served.manifest.session_bytes)
+        served.shard.residents.end(session.slot)

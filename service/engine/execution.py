@@ -6,8 +6,10 @@ This is what runs on the worker thread. Knows nothing of queues, clocks or the e
 import time
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
+import structlog
 
 from service.engine.batch import (
     NOTHING,
@@ -20,19 +22,29 @@ from service.engine.batch import (
     Inputs,
     Ints,
     Kind,
+    Outputs,
     Part,
+    Peek,
     Steps,
+    joined,
 )
 from service.engine.runner import Runner
+from service.errors import CellarError, InternalError, ReplyLostError
+
+_Answered: TypeAlias = Answers | CellarError
 
 _NO_ANSWERS = Answers()
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a batch came to: answers per part (empty for unfinished ones), or a fault."""
+    """What a batch came to: an answer per part, or a fault that leaves its state in doubt.
 
-    answers: list[Answers] = field(default_factory=list)
+    A part whose answer could not be computed has an error in its place; its state is sound.
+    """
+
+    answers: list[Answers | CellarError] = field(default_factory=list)
     fault: Exception | None = None
     started_s: float = 0.0
     seconds: float = 0.0
@@ -44,11 +56,13 @@ class Execution:
     Args:
         runner: the device.
         scratch: the slot that takes what must not be kept.
+        max_history_bytes: memory for replies of several predictions; the oldest make room.
     """
 
-    def __init__(self, runner: Runner, *, scratch: int) -> None:
+    def __init__(self, runner: Runner, *, scratch: int, max_history_bytes: int) -> None:
         self._runner = runner
         self._scratch = scratch
+        self._history_room = max_history_bytes
         # Predictions after every step of a session's last request, where it asked for them all:
         # the resident prediction alone could not repeat that reply.
         self._histories: dict[int, Floats] = {}
@@ -65,18 +79,33 @@ class Execution:
                     answers = self._peek(batch)
                 case Kind.FORK:
                     answers = self._fork(batch)
+                case Kind.BARRIER:
+                    answers = [_NO_ANSWERS for _ in batch.parts]
         except Exception as fault:  # whatever the runtime throws must not kill the thread
             return Outcome(fault=fault)
         return Outcome(answers=answers)
 
+    def applied(self, slots: Ints) -> None:
+        """The sessions of these slots have gone on: earlier replies are not asked for again."""
+        if self._histories:
+            for slot in slots.tolist():
+                self.forget(slot)
+
     def remember(self, chunk: Chunk) -> None:
         """Keep what is needed to repeat a committed chunk's reply."""
-        if chunk.history:
-            self._histories[chunk.slot] = np.concatenate(chunk.history)
+        if not chunk.history:
+            return
+        history = np.concatenate(chunk.history)
+        self._histories[chunk.slot] = history
+        self._history_room -= history.nbytes
+        while self._history_room < 0:
+            self.forget(next(iter(self._histories)))
 
     def forget(self, slot: int) -> None:
-        """The session of a slot is gone."""
-        self._histories.pop(slot, None)
+        """Nobody will ask for the reply of a slot's session again."""
+        history = self._histories.pop(slot, None)
+        if history is not None:
+            self._history_room += history.nbytes
 
     def measure(self, max_batch: int) -> dict[int, float]:
         """Seconds that a run of 1, 2, 4, ... rows takes, on the scratch row alone."""
@@ -101,11 +130,11 @@ class Execution:
             rows *= 2
         return found
 
-    def _steps(self, batch: Batch) -> list[Answers]:
+    def _steps(self, batch: Batch) -> list[_Answered]:
         parts = batch.parts
         works = [part.work for part in parts if isinstance(part.work, Steps)]
-        slots = _column(parts, "slots")
-        expected = _column(parts, "expected")
+        slots = joined(parts, "slots")
+        expected = joined(parts, "expected")
         inputs: Inputs = np.concatenate(
             [
                 work.inputs if len(part.rows) == len(work.slots) else work.inputs[part.rows]
@@ -124,13 +153,9 @@ class Execution:
             lengths=np.ones(len(slots), np.int64),
             every_step=False,
         )
-        for work, part in zip(works, parts, strict=True):
-            if self._histories and work.commit:
-                for slot in part.slots.tolist():
-                    self._histories.pop(slot, None)
         return self._answers(parts, predictions, expected + 1)
 
-    def _chunks(self, batch: Batch) -> list[Answers]:
+    def _chunks(self, batch: Batch) -> list[_Answered]:
         parts = batch.parts
         chunks = [part.work for part in parts if isinstance(part.work, Chunk)]
         counts = np.array([part.stop - part.start for part in parts])
@@ -159,7 +184,7 @@ class Execution:
             lengths=counts,
             every_step=every_step,
         )
-        answers: list[Answers] = []
+        answers: list[_Answered] = []
         for row, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             count = int(counts[row])
             own = predictions[row, :count] if every_step else predictions[row : row + 1]
@@ -169,34 +194,37 @@ class Execution:
             if not part.is_last:
                 answers.append(_NO_ANSWERS)
                 continue
-            if chunk.commit:
-                self._histories.pop(chunk.slot, None)
+            positions = np.array([after])
             if chunk.outputs.every_step:
                 own = np.concatenate(chunk.history)
                 positions = chunk.expected[0] + np.arange(1, len(own) + 1)
             else:
                 own = own[-1:]
-                positions = np.array([after])
             draws = _spread(chunk.draws, len(own))
-            answers.append(self._runner.answer(own, chunk.outputs, draws, positions))
+            answers.append(self._answer(chunk.outputs, own, draws, positions))
         return answers
 
-    def _peek(self, batch: Batch) -> list[Answers]:
-        answers: list[Answers] = []
+    def _peek(self, batch: Batch) -> list[_Answered]:
+        answers: list[_Answered] = []
         for part in batch.parts:
-            slots = part.slots
-            predictions = self._histories.get(int(slots[0])) if len(slots) == 1 else None
-            if predictions is None or not part.work.outputs.every_step:
-                predictions = self._runner.peek(slots)
-            ends = part.column(part.work.expected)
+            work, slots = part.work, part.slots
+            assert isinstance(work, Peek), "a batch holds one kind of work"
+            ends = part.column(work.expected)
             draws = _drawn(part)
-            if len(predictions) != len(slots):  # every step of one session
-                ends = ends[0] - np.arange(len(predictions) - 1, -1, -1)
-                draws = _spread(draws, len(predictions))
-            answers.append(self._runner.answer(predictions, part.work.outputs, draws, ends))
+            if work.steps == 1:
+                predictions = self._runner.peek(slots)
+            else:  # every step of one session's last request
+                history = self._histories.get(int(slots[0]))
+                if history is None:
+                    answers.append(_reply_lost())
+                    continue
+                predictions = history
+                ends = ends[0] - np.arange(work.steps - 1, -1, -1)
+                draws = _spread(draws, work.steps)
+            answers.append(self._answer(work.outputs, predictions, draws, ends))
         return answers
 
-    def _fork(self, batch: Batch) -> list[Answers]:
+    def _fork(self, batch: Batch) -> list[_Answered]:
         for part in batch.parts:
             assert isinstance(part.work, Fork)
             self._runner.copy(int(part.slots[0]), part.work.spares)
@@ -204,9 +232,9 @@ class Execution:
 
     def _answers(
         self, parts: tuple[Part, ...], predictions: Floats, positions: Ints
-    ) -> list[Answers]:
+    ) -> list[_Answered]:
         """Answer parts that want equal outputs with one call, and share out the rows."""
-        answers: list[Answers] = []
+        answers: list[_Answered] = []
         start = 0
         for outputs, group in groupby(parts, key=lambda part: part.work.outputs):
             members = list(group)
@@ -218,17 +246,38 @@ class Execution:
             draws = None
             if outputs.sample:
                 draws = Draws.joined([d for part in members if (d := _drawn(part)) is not None])
-            found = self._runner.answer(
-                predictions[start:stop], outputs, draws, positions[start:stop]
-            )
+            found = self._answer(outputs, predictions[start:stop], draws, positions[start:stop])
             offset = 0
             for part in members:
                 size = len(part.rows)
                 whole = size == stop - start
-                answers.append(found if whole else found.rows(offset, offset + size))
+                if isinstance(found, CellarError) or whole:
+                    answers.append(found)
+                else:
+                    answers.append(found.rows(offset, offset + size))
                 offset += size
             start = stop
         return answers
+
+    def _answer(
+        self, outputs: Outputs, predictions: Floats, draws: Draws | None, positions: Ints
+    ) -> _Answered:
+        """Run the heads; what fails here leaves state and neighbours untouched."""
+        try:
+            return self._runner.answer(predictions, outputs, draws, positions)
+        except Exception as fault:  # whatever the runtime throws
+            _log.error("answer failed", exc_info=fault)
+            return InternalError(
+                "the step was applied, but its answer could not be computed; the server's log "
+                "tells why"
+            )
+
+
+def _reply_lost() -> ReplyLostError:
+    return ReplyLostError(
+        "the steps were applied, but their predictions are no longer kept: go on from the "
+        "session's position"
+    )
 
 
 def _drawn(part: Part) -> Draws | None:
@@ -242,9 +291,3 @@ def _drawn(part: Part) -> Draws | None:
 def _spread(draws: Draws | None, rows: int) -> Draws | None:
     """One session's sampling parameters, for several of its predictions."""
     return draws if draws is None or rows == 1 else draws.take(np.zeros(rows, np.int64))
-
-
-def _column(parts: tuple[Part, ...], name: str) -> Ints:
-    if len(parts) == 1:
-        return parts[0].column(getattr(parts[0].work, name))
-    return np.concatenate([part.column(getattr(part.work, name)) for part in parts])

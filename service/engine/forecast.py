@@ -15,7 +15,8 @@ from service.engine.batch import Draws, Floats, Fork, Outputs, Peek, Sampling, S
 from service.engine.engine import Engine
 from service.engine.outputs import check_can_draw, check_levels
 from service.engine.sampling import path_seeds
-from service.engine.shard import Shard, lost_error
+from service.engine.screening import lost_error
+from service.engine.shard import Shard
 from service.errors import BadInputError, NotStartedError
 
 _SAMPLE = Outputs(sample=True)
@@ -57,11 +58,11 @@ async def forecast(
         raise BadInputError("horizon", f"{horizon} is not in 1..{settings.max_horizon}")
     if not 1 < paths <= settings.max_paths:
         raise BadInputError("paths", f"{paths} is not in 2..{settings.max_paths}")
-    check_levels("quantiles", levels)
+    check_levels("quantiles", levels, at_most=settings.max_levels)
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
     check_can_draw(served.manifest, "forecast")
-    session, served = await engine.settled(session_id)
+    session, served = engine.find(session_id)
     shard = served.shard
     position = _require_started(shard, session.slot)
     # A path may run away; kept within what float32 and the model take, it is still an extreme one.
@@ -88,21 +89,22 @@ async def forecast(
             )
             sampled[:, ahead] = within(await _sampled_values(shard, step))
     finally:
-        shard.return_spares(fork)
-    quantiles = np.quantile(sampled, levels, axis=0).T  # (horizon, levels)
+        shard.residents.return_spares(fork)
+    # Off the loop: ten million numbers take long to sort.
+    quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)
     return ForecastResult(
         position=position,
         levels=levels,
-        quantiles=quantiles.astype(np.float32),
+        quantiles=quantiles.T.astype(np.float32),  # (horizon, levels)
         mean=sampled.mean(axis=0, dtype=np.float64).astype(np.float32),
         paths=sampled,
     )
 
 
 def _require_started(shard: Shard, slot: int) -> int:
-    position = int(shard.table.position[slot])
     if shard.table.lost[slot]:
-        raise lost_error(position)
+        raise lost_error(int(shard.table.position[slot]))
+    position = int(shard.table.accepted[slot])  # where what is queued will have led
     if position == 0:
         raise NotStartedError("session_id: the session has read nothing yet: send steps first")
     return position
@@ -113,12 +115,7 @@ async def _fork(shard: Shard, slot: int, position: int, copies: int) -> Fork:
     fork = Fork(
         slots=np.array([slot], np.int64), expected=np.array([position], np.int64), copies=copies
     )
-    try:
-        await shard.perform(fork)
-    except asyncio.CancelledError:
-        # It may be running: whatever it borrowed goes back once it has run.
-        shard.when_idle(slot, partial(shard.return_spares, fork))
-        raise
+    await shard.perform(fork)
     return fork
 
 

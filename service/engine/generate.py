@@ -22,6 +22,7 @@ from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
 from service.engine.inputs import Steps
 from service.engine.outputs import check_can_draw, check_sampling
+from service.engine.screening import lost_error
 from service.errors import BadInputError, NotStartedError, PositionMismatchError
 
 _SAMPLE = Outputs(sample=True)
@@ -109,9 +110,11 @@ async def _draw_again(
     engine: Engine, session_id: str, sampling: Sampling, position: int | None
 ) -> tuple[Answers, int]:
     """Draw from the prediction that the session stands at."""
-    session, served = await engine.settled(session_id)
-    shard = served.shard
-    current = int(shard.table.position[session.slot])
+    session, served = engine.find(session_id)
+    table = served.shard.table
+    if table.lost[session.slot]:
+        raise lost_error(int(table.position[session.slot]))
+    current = int(table.accepted[session.slot])  # where what is queued will have led
     if position is not None and position != current:
         raise PositionMismatchError(position, current)
     if current == 0:
@@ -122,7 +125,7 @@ async def _draw_again(
         outputs=_SAMPLE,
         draws=Draws.repeated(sampling, 1),
     )
-    (delivery,) = await shard.perform(peek)
+    (delivery,) = await served.shard.perform(peek)
     assert delivery.answers is not None, "errors are raised"
     return delivery.answers, current
 

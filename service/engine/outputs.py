@@ -9,7 +9,9 @@ from service.errors import BadInputError
 DEFAULT_LEVELS = (0.1, 0.5, 0.9)
 
 
-def check_outputs(manifest: Manifest, outputs: Outputs, sampling: Sampling | None) -> Outputs:
+def check_outputs(
+    manifest: Manifest, outputs: Outputs, sampling: Sampling | None, *, max_levels: int
+) -> Outputs:
     """The outputs to compute, with the model's default where nothing was chosen.
 
     Raises:
@@ -40,18 +42,20 @@ def check_outputs(manifest: Manifest, outputs: Outputs, sampling: Sampling | Non
             "outputs.top_k",
             f"{outputs.top_k} is more than the vocabulary's {manifest.prediction.width} tokens",
         )
-    check_levels("outputs.quantiles", outputs.quantiles)
+    check_levels("outputs.quantiles", outputs.quantiles, at_most=max_levels)
     if sampling is not None:
         check_sampling("outputs.sample", sampling)
     return outputs
 
 
-def check_levels(field: str, levels: tuple[float, ...]) -> None:
-    """Quantile levels lie strictly between 0 and 1.
+def check_levels(field: str, levels: tuple[float, ...], *, at_most: int) -> None:
+    """Quantile levels lie strictly between 0 and 1, and are not too many.
 
     Raises:
-        BadInputError: one does not.
+        BadInputError: one does not, or they are.
     """
+    if len(levels) > at_most:
+        raise BadInputError(field, f"{len(levels)} levels exceed the limit of {at_most}")
     for row, level in enumerate(levels):
         if not 0.0 < level < 1.0:
             raise BadInputError(field, f"{level} is not strictly between 0 and 1", row=row)

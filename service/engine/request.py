@@ -1,6 +1,7 @@
 """What a caller asks of the sessions of one model: some steps for each of some sessions."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,28 +51,32 @@ class Request:
         return int(self.positions[row])
 
     def contents(self) -> Ints:
-        """A digest of each row's inputs, (rows,), equal for equal inputs.
+        """A digest of each row's inputs, (rows,), equal for equal inputs in whatever company.
 
         A single token or value is its own digest.
         """
-        if len(self.inputs) == len(self.slots) and self.inputs[0].size == 1:
-            flat = self.inputs.reshape(-1)
-            if flat.dtype == np.float32:
-                return flat.view(np.int32).astype(np.int64)
-            return flat.astype(np.int64)
         stops = np.cumsum(self.steps)
+        scalar = self.inputs.ndim == 1 or self.inputs.shape[1] == 1
+        found = np.zeros(len(self.slots), np.int64)
+        hashed = np.arange(len(self.slots))
+        if scalar:
+            flat = self.inputs.reshape(-1)
+            bits = flat.view(np.int32) if flat.dtype == np.float32 else flat
+            found[:] = bits[stops - 1]
+            hashed = np.flatnonzero(self.steps > 1)
         salt = b"every" if self.outputs.every_step else b"last"
-        digests = [
-            hashlib.blake2b(self.inputs[stop - count : stop].tobytes(), digest_size=8, salt=salt)
-            for stop, count in zip(stops.tolist(), self.steps.tolist(), strict=True)
-        ]
-        return np.array([int.from_bytes(d.digest(), "little", signed=True) for d in digests])
+        for row in hashed.tolist():
+            data = self.inputs[stops[row] - self.steps[row] : stops[row]].tobytes()
+            digest = hashlib.blake2b(data, digest_size=8, salt=salt).digest()
+            found[row] = int.from_bytes(digest, "little", signed=True)
+        return found
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Submission:
     """A request's work in the queue, so that the caller can call it off."""
 
+    wake: Callable[[], None]
     works: list[Work] = field(default_factory=list)
     cancelled: bool = False
 
@@ -80,3 +85,4 @@ class Submission:
         self.cancelled = True
         for work in self.works:
             work.cancelled = True
+        self.wake()

@@ -54,7 +54,7 @@ class Verdicts:
     replay: NDArray[np.bool_]  # the step just applied, sent again
     conflict: NDArray[np.bool_]  # its position, with other content
     mismatch: NDArray[np.bool_]  # any other position
-    unsettled: NDArray[np.bool_]  # an earlier position while work is queued: ask again later
+    queued: NDArray[np.bool_]  # a position that queued steps will consume: ask again after them
 
 
 class SessionTable:
@@ -62,7 +62,7 @@ class SessionTable:
 
     def __init__(self, slots: int) -> None:
         self.position = np.zeros(slots, np.int64)  # steps applied
-        self.accepted = np.zeros(slots, np.int64)  # steps applied or queued
+        self.accepted = np.zeros(slots, np.int64)  # the same, and the steps that are queued
         self.lost = np.zeros(slots, np.bool_)
         self.closing = np.zeros(slots, np.bool_)
         self.last_used_s = np.zeros(slots, np.float64)
@@ -72,13 +72,15 @@ class SessionTable:
 
     def open(self, slot: int, *, now_s: float, idle_timeout_s: float) -> None:
         """Begin a session in a slot, whatever was there before."""
+        assert self.accepted[slot] == self.position[slot], "a slot is reused once nothing is queued"
         self.reset(slot, now_s=now_s)
         self.closing[slot] = False
         self.idle_timeout_s[slot] = idle_timeout_s
 
     def reset(self, slot: int, *, now_s: float) -> None:
-        """Put a session back to position 0."""
-        self.position[slot] = self.accepted[slot] = 0
+        """Put a session back to position 0; steps that are queued stay counted."""
+        self.accepted[slot] -= self.position[slot]
+        self.position[slot] = 0
         self.lost[slot] = False
         self.last_used_s[slot] = now_s
         self._last_steps[slot] = 0
@@ -95,45 +97,37 @@ class SessionTable:
         positions: Ints | None,
         steps: Ints,
         contents: Ints,
-        queued: NDArray[np.bool_],
     ) -> Verdicts:
         """Say what must become of each row of a request; changes nothing.
 
-        All arguments are columns (rows,): the position each row claims, its number of steps, the
-        digest of its inputs, and whether its session has work queued.
+        All arguments are columns (rows,): the position each row claims, its number of steps, and
+        the digest of its inputs.
         """
         current = self.accepted[slots]
         none = np.zeros(len(slots), np.bool_)
-        if positions is None:
-            return Verdicts(
-                expected=current,
-                apply=~none,
-                replay=none,
-                conflict=none,
-                mismatch=none,
-                unsettled=none,
-            )
-        apply = positions == current
-        if apply.all():
+        apply = ~none if positions is None else positions == current
+        if positions is None or apply.all():
             return Verdicts(
                 expected=current,
                 apply=apply,
                 replay=none,
                 conflict=none,
                 mismatch=none,
-                unsettled=none,
+                queued=none,
             )
+        applied = self.position[slots]
         last_steps = self._last_steps[slots]
-        again = (positions + last_steps == current) & (last_steps > 0) & ~queued & ~apply
+        # The reply of the last step can be repeated only while no other is on its way.
+        again = (positions + last_steps == applied) & (last_steps > 0) & (applied == current)
         same = (steps == last_steps) & (contents == self._last_content[slots])
-        unsettled = queued & (positions < current)
+        queued = (positions >= applied) & (positions < current)
         return Verdicts(
             expected=current,
             apply=apply,
             replay=again & same,
             conflict=again & ~same,
-            mismatch=~apply & ~again & ~unsettled,
-            unsettled=unsettled,
+            mismatch=~apply & ~again & ~queued,
+            queued=queued,
         )
 
     def accept(self, slots: Ints, steps: Ints | int) -> None:
@@ -147,9 +141,9 @@ class SessionTable:
         self._last_content[slots] = contents
         self.last_used_s[slots] = now_s
 
-    def settle(self, slot: int) -> None:
-        """Nothing is queued for the slot any more: what was cancelled never happened."""
-        self.accepted[slot] = self.position[slot]
+    def withdraw(self, slots: Ints, steps: Ints | int) -> None:
+        """Queued steps will not be applied."""
+        self.accepted[slots] -= steps
 
     def fork(self, slot: int, copies: Ints) -> None:
         """Let spare slots stand where a session stands."""

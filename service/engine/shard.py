@@ -1,9 +1,9 @@
 """One device's share of a model: its sessions' columns, its queue, its runner, its thread.
 
-A tick is one turn: schedule a batch, run it, commit it, deliver it. Everything but ``run``
-happens on the event loop. A batch that is expected to run for less than a thread hop costs runs
-on the loop too; a longer one runs on the shard's worker thread, and the next batch is handed to
-the worker before the last one's answers are delivered.
+A tick is one turn: schedule a batch, screen it, run it, commit it, deliver it. Everything but
+the run happens on the event loop. A batch that is expected to run for less than a thread hop
+costs runs on the loop too; a longer one runs on the shard's worker thread, and the next batch is
+handed to the worker before the last one's answers are delivered.
 
 Knows nothing of session ids, models' names or gRPC.
 """
@@ -13,39 +13,33 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import structlog
 
 from service.engine.admission import Admission
 from service.engine.batch import (
+    Barrier,
     Batch,
     Chunk,
+    Deliver,
     Delivery,
     Fork,
-    Ints,
     Kind,
     Part,
     Peek,
     Steps,
     Work,
+    joined,
 )
 from service.engine.execution import Execution, Outcome
 from service.engine.request import Request, Submission
+from service.engine.residents import Residents
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.engine.session import Session, SessionTable
+from service.engine.screening import lost_error, screen
+from service.engine.session import SessionTable
 from service.engine.slots import SlotAllocator
-from service.errors import (
-    CancelledError,
-    CellarError,
-    InternalError,
-    OverloadedError,
-    PositionMismatchError,
-    SessionClosedError,
-    StateLostError,
-)
+from service.errors import CellarError, InternalError, OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -61,7 +55,7 @@ class Shard:
         chunk_steps: the most time steps that one run of this model takes.
         metrics: where to count.
         settings: limits.
-        clock: seconds since the epoch.
+        clock: seconds, never going back.
     """
 
     def __init__(
@@ -72,38 +66,45 @@ class Shard:
         chunk_steps: int,
         metrics: Metrics,
         settings: EngineSettings,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         rows = self.rows(settings)
+        chunk_spares = settings.max_batch
         self.slots = SlotAllocator(0, settings.max_sessions)
         self.spares = SlotAllocator(settings.max_sessions, settings.spare_slots)
         self.table = SessionTable(rows)
         self.scheduler = Scheduler(
             slots=rows,
-            spares=self.spares,
+            fork_spares=self.spares,
+            chunk_spares=SlotAllocator(rows - 1 - chunk_spares, chunk_spares),
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
-        self._sessions: list[Session | None] = [None] * settings.max_sessions  # by slot
         self._name = name
-        self._execution = Execution(runner, scratch=rows - 1)
-        self._metrics = metrics
+        self._settings = settings
+        self._clock = clock
+        self._execution = Execution(
+            runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
+        )
+        self.residents = Residents(
+            self.slots,
+            self.spares,
+            self.table,
+            self.scheduler,
+            forget=self._execution.forget,
+            wake=self._wake,
+        )
+        self._admission = Admission(self.table, self.scheduler, metrics, wake=self._wake)
         # Looked up once: a tick may cost no more than the model.
         self._count_steps = metrics.steps.labels(name)
-        self._count_pending = metrics.pending_steps.labels(name)
+        self._batch_size = metrics.batch_size
         self._queue_seconds = metrics.step_seconds.labels("queue")
         self._run_seconds = metrics.step_seconds.labels("run")
         self._reply_seconds = metrics.step_seconds.labels("reply")
-        self._admission = Admission(
-            self.table, self.scheduler, metrics, when_idle=self.when_idle, wake=self._wake
-        )
-        self._settings = settings
-        self._clock = clock
-        self._idle_callbacks: dict[int, list[Callable[[], None]]] = {}
         self._seconds: dict[tuple[Kind, int], float] = {}  # run time by kind and size class
         self._woken = False
         self._running = False
-        self._quiet = asyncio.Event()  # set after each tick that leaves nothing to do
+        self._quiet = asyncio.Event()  # set whenever nothing is queued
         self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name=f"shard {name}", daemon=True)
@@ -111,48 +112,8 @@ class Shard:
 
     @staticmethod
     def rows(settings: EngineSettings) -> int:
-        """Rows of the arena: sessions, spare slots, and the scratch row."""
-        return settings.max_sessions + settings.spare_slots + 1
-
-    # -- sessions -------------------------------------------------------------------------
-
-    def begin(self, session: Session, *, idle_timeout_s: float) -> None:
-        """Start a session in the slot it was given."""
-        self._sessions[session.slot] = session
-        self.table.open(session.slot, now_s=session.opened_s, idle_timeout_s=idle_timeout_s)
-
-    def reset(self, slot: int) -> None:
-        """Put the session of an idle slot back to position 0."""
-        assert self.scheduler.is_idle(slot), "reset waits until the slot has settled"
-        self._execution.forget(slot)
-        self.table.reset(slot, now_s=self._clock())
-
-    def release(self, slot: int) -> None:
-        """End the session of a slot; its queued steps are refused, then the slot is free."""
-        self._sessions[slot] = None
-        self.table.close(slot)
-        self.when_idle(slot, lambda: self._free(slot))
-
-    def session_at(self, slot: int, generation: int) -> Session | None:
-        """The session of a slot, if the slot has not changed hands since that generation."""
-        return self._sessions[slot] if self.slots.generation[slot] == generation else None
-
-    def idle_sessions(self, now_s: float, *, at_most: int) -> list[Session]:
-        """Sessions that have been idle for longer than their timeout."""
-        found: list[Session] = []
-        for slot in self.table.idle(now_s)[:at_most].tolist():
-            session = self._sessions[slot]
-            if session is not None and self.scheduler.is_idle(slot):
-                found.append(session)
-        return found
-
-    def _free(self, slot: int) -> None:
-        self._execution.forget(slot)
-        self.slots.release(slot)
-
-    def _free_spare(self, spare: int) -> None:
-        self.spares.release(spare)
-        self._wake()  # a fork or a long chunk may wait for it
+        """Rows of the arena: sessions, spare slots of forks and of chunks, the scratch row."""
+        return settings.max_sessions + settings.spare_slots + settings.max_batch + 1
 
     # -- asking ---------------------------------------------------------------------------
 
@@ -168,12 +129,12 @@ class Shard:
                 f"{self.scheduler.pending_steps} steps are queued, the limit is "
                 f"{self._settings.max_pending_steps}: try again shortly"
             )
-        submission = Submission()
+        submission = Submission(wake=self._wake)
         self._admission.admit(request, submission)
         return submission
 
     async def perform(self, work: Work) -> list[Delivery]:
-        """Run work that needs no admission: peeks, forks, and steps of spare slots.
+        """Run work that needs no admission: peeks, forks, barriers, steps of spare slots.
 
         Raises:
             CellarError: a row failed.
@@ -196,31 +157,14 @@ class Shard:
             await done.wait()
         except asyncio.CancelledError:
             work.cancelled = True
+            if isinstance(work, Fork) and done.is_set():
+                self._abandon(work)  # it has run, and nobody is left to return its copies
+            self._wake()
             raise
         for delivery in deliveries:
             if delivery.error is not None:
                 raise delivery.error
         return deliveries
-
-    def when_idle(self, slot: int, callback: Callable[[], None]) -> None:
-        """Call back once a slot has nothing queued or running; now, if that is so already."""
-        if self.scheduler.is_idle(slot):
-            callback()
-        else:
-            self._idle_callbacks.setdefault(slot, []).append(callback)
-
-    def return_spares(self, fork: Fork) -> None:
-        """Give back the spare slots of a fork, each once nothing is queued for it."""
-        for spare in fork.spares.tolist():
-            self.when_idle(spare, partial(self._free_spare, spare))
-        fork.spares = fork.spares[:0]
-
-    async def settled(self, slot: int) -> None:
-        """Wait until a slot has nothing queued or running."""
-        while not self.scheduler.is_idle(slot):
-            idle = asyncio.Event()
-            self.when_idle(slot, idle.set)
-            await idle.wait()
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
@@ -234,7 +178,7 @@ class Shard:
         self._worker.join()
 
     def warm_up(self) -> None:
-        """Run each size class once or twice on the scratch row, to learn what it costs."""
+        """Run each size class on the scratch row, to learn what it costs."""
         for size, seconds in self._execution.measure(self._settings.max_batch).items():
             self._seconds[Kind.STEPS, size.bit_length()] = seconds
 
@@ -254,76 +198,29 @@ class Shard:
             return
         batch = self._next_batch()
         if batch is None:
-            return
-        if not self._is_short(batch):
+            if not self.scheduler.pending_steps:
+                self._quiet.set()
+        elif self._is_short(batch):
+            outcome = self._run(batch)
+            self._commit(batch, outcome)
+            self._deliver(batch, outcome)
+            self._wake()
+        else:
             self._running = True
             self._jobs.put(batch)
-            return
-        outcome = self._run(batch)
-        self._commit(batch, outcome)
-        self._deliver(batch, outcome)
-        self._wake()
 
     def _next_batch(self) -> Batch | None:
         while (batch := self.scheduler.schedule()) is not None:
-            screened = self._screen(batch)
-            if screened is not None:
-                return screened
+            screened = screen(batch, self.table)
+            for part, error in screened.refused:
+                self._drop(part, error)
+            if screened.batch is not None:
+                return screened.batch
         return None
 
-    def _screen(self, batch: Batch) -> Batch | None:
-        """Take out rows that must not run any more: the last look before state changes."""
-        slots = np.concatenate([part.slots for part in batch.parts])
-        expected = np.concatenate([part.column(part.work.expected) for part in batch.parts])
-        table = self.table
-        bad = (table.position[slots] != expected) | table.lost[slots] | table.closing[slots]
-        if not bad.any() and not any(part.work.cancelled for part in batch.parts):
-            return batch
-        kept: list[Part] = []
-        start = 0
-        for part in batch.parts:
-            rows = bad[start : start + len(part.rows)]
-            start += len(part.rows)
-            if part.work.cancelled:
-                gone = CancelledError("the caller went away before the step ran")
-                self._drop(part, part.work.failure or gone)
-                continue
-            for index in np.flatnonzero(rows).tolist():
-                one = Part(
-                    work=part.work,
-                    rows=part.rows[index : index + 1],
-                    start=part.start,
-                    stop=part.stop,
-                )
-                self._drop(one, self._why_not(one))
-            if not rows.all():
-                good = part.rows[~rows]
-                kept.append(Part(work=part.work, rows=good, start=part.start, stop=part.stop))
-        return Batch(kind=batch.kind, parts=tuple(kept)) if kept else None
-
-    def _why_not(self, part: Part) -> CellarError:
-        slot = int(part.slots[0])
-        if self.table.closing[slot]:
-            return SessionClosedError("the session was closed before the step ran")
-        if self.table.lost[slot]:
-            return lost_error(int(self.table.position[slot]))
-        expected = int(part.column(part.work.expected)[0])
-        return PositionMismatchError(expected, int(self.table.position[slot]))
-
-    def _drop(self, part: Part, error: CellarError) -> None:
-        if isinstance(part.work, Fork):
-            self.return_spares(part.work)
-        self.scheduler.retire(part)
-        self._call_idle(part.slots)
-        part.work.deliver(
-            Delivery(
-                rows=part.column(part.work.origin),
-                positions=self.table.position[part.slots],
-                error=error,
-            )
-        )
-
     def _is_short(self, batch: Batch) -> bool:
+        if batch.kind is Kind.BARRIER:
+            return True
         seconds = self._seconds.get((batch.kind, batch.steps.bit_length()))
         return seconds is not None and seconds <= self._settings.inline_run_s
 
@@ -356,51 +253,95 @@ class Shard:
 
     def _commit(self, batch: Batch, outcome: Outcome) -> None:
         """Count what has run, and let what waits for it go on."""
-        key = (batch.kind, batch.steps.bit_length())
-        known = self._seconds.get(key, outcome.seconds)
-        self._seconds[key] = 0.9 * known + 0.1 * outcome.seconds
-        now_s = self._clock()
-        applied = 0
+        self._measure(batch, outcome)
+        if outcome.fault is not None:
+            _log.error(
+                "run failed", shard=self._name, kind=batch.kind.value, exc_info=outcome.fault
+            )
+        if outcome.fault is None:
+            self._apply(batch, self._clock())
+        else:
+            for part in batch.parts:
+                self._contain(part)
+        self.scheduler.complete(batch)
+        self.residents.finished(joined(batch.parts, "slots"))
+
+    def _apply(self, batch: Batch, now_s: float) -> None:
+        if batch.kind is Kind.STEPS:
+            applied = [p for p in batch.parts if isinstance(p.work, Steps) and p.work.commit]
+            if applied:
+                slots = joined(applied, "slots")
+                contents = joined(applied, "contents")
+                self.table.commit(slots, steps=1, contents=contents, now_s=now_s)
+                self._execution.applied(slots)
+                self._count_steps.inc(len(slots))
+            return
         for part in batch.parts:
             work = part.work
-            slots = part.slots
-            if outcome.fault is None:
-                if isinstance(work, Steps) and work.commit:
+            match work:
+                case Chunk(commit=True) if part.is_last:
                     self.table.commit(
-                        slots, steps=1, contents=part.column(work.contents), now_s=now_s
+                        part.slots, steps=work.size, contents=work.contents, now_s=now_s
                     )
-                    applied += len(slots)
-                elif isinstance(work, Chunk) and work.commit and part.is_last:
-                    self.table.commit(slots, steps=work.size, contents=work.contents, now_s=now_s)
+                    self._execution.applied(part.slots)
                     self._execution.remember(work)
-                    applied += work.size
-                elif isinstance(work, Fork):
-                    self.table.fork(int(slots[0]), work.spares)
-            else:
-                self._contain(part, outcome.fault)
-        self.scheduler.complete(batch)
-        if self._idle_callbacks or outcome.fault is not None:
-            for part in batch.parts:
-                self._call_idle(part.slots)
-        self._count_steps.inc(applied)
-        self._metrics.batch_size.observe(batch.steps)
-        self._run_seconds.observe(outcome.seconds)
-        queued = max(0.0, outcome.started_s - batch.parts[0].work.submitted_s)
-        self._queue_seconds.observe(queued)
-        self._count_pending.set(self.scheduler.pending_steps)
+                    self._count_steps.inc(work.size)
+                case Fork():
+                    self.table.fork(int(part.slots[0]), work.spares)
+                    if work.cancelled:
+                        self._abandon(work)
+                case Barrier(reset=True):
+                    slot = int(part.slots[0])
+                    self._execution.forget(slot)
+                    self.table.reset(slot, now_s=now_s)
 
-    def _contain(self, part: Part, fault: Exception) -> None:
+    def _contain(self, part: Part) -> None:
         """A run failed: what it may have half written is lost, and says so."""
-        _log.error("run failed", shard=self._name, kind=type(part.work).__name__, exc_info=fault)
         work = part.work
         if isinstance(work, Steps | Chunk) and work.commit and part.is_last:
             self.table.lost[part.slots] = True
+            self._withdraw(part)
         elif isinstance(work, Chunk):
             # Its earlier pieces are on a spare slot: the session was not touched.
             work.cancelled = True
             work.failure = _not_run()
         elif isinstance(work, Fork):
-            self.return_spares(work)
+            self._abandon(work)
+
+    def _drop(self, part: Part, error: CellarError) -> None:
+        """These rows will not run."""
+        if isinstance(part.work, Fork):
+            self._abandon(part.work)
+        self._withdraw(part)
+        self.scheduler.finish(part)
+        self.residents.finished(part.slots)
+        self._hand_over(
+            part.work.deliver,
+            Delivery(
+                rows=part.column(part.work.origin),
+                positions=self.table.position[part.slots],
+                error=error,
+            ),
+        )
+
+    def _withdraw(self, part: Part) -> None:
+        work = part.work
+        if isinstance(work, Steps | Chunk) and work.commit:
+            self.table.withdraw(part.slots, work.size if isinstance(work, Chunk) else 1)
+
+    def _abandon(self, fork: Fork) -> None:
+        """Nobody will use these copies."""
+        self.residents.return_spares(fork)
+
+    def _measure(self, batch: Batch, outcome: Outcome) -> None:
+        key = (batch.kind, batch.steps.bit_length())
+        known = self._seconds.get(key, outcome.seconds)
+        self._seconds[key] = 0.9 * known + 0.1 * outcome.seconds
+        if batch.kind in (Kind.STEPS, Kind.CHUNKS):
+            self._batch_size.observe(batch.steps)
+            self._run_seconds.observe(outcome.seconds)
+            queued = outcome.started_s - batch.parts[0].work.submitted_s
+            self._queue_seconds.observe(max(0.0, queued))
 
     def _deliver(self, batch: Batch, outcome: Outcome) -> None:
         began = time.monotonic()
@@ -408,43 +349,45 @@ class Shard:
             if not part.is_last:
                 continue
             work = part.work
-            positions = self.table.position[part.slots]
-            rows = part.column(work.origin)
             if outcome.fault is not None:
-                error: CellarError = _not_run()
-                if self.table.lost[part.slots].any():
-                    error = lost_error(int(positions[0]))
-                work.deliver(Delivery(rows=rows, positions=positions, error=error))
+                self._deliver_fault(part)
                 continue
-            work.deliver(
+            answers = outcome.answers[index]
+            failed = isinstance(answers, CellarError)
+            self._hand_over(
+                work.deliver,
                 Delivery(
-                    rows=rows,
-                    positions=positions,
-                    answers=outcome.answers[index],
-                    replayed=isinstance(work, Peek) and work.replays,
-                )
+                    rows=part.column(work.origin),
+                    positions=self.table.position[part.slots],
+                    answers=None if isinstance(answers, CellarError) else answers,
+                    error=answers if isinstance(answers, CellarError) else None,
+                    replayed=isinstance(work, Peek) and work.replays and not failed,
+                ),
             )
-        self._reply_seconds.observe(time.monotonic() - began)
+        if batch.kind in (Kind.STEPS, Kind.CHUNKS):
+            self._reply_seconds.observe(time.monotonic() - began)
 
-    def _call_idle(self, slots: Ints) -> None:
-        for slot in slots.tolist():
-            if not self.scheduler.is_idle(slot):
-                continue
-            self.table.settle(slot)
-            callbacks = self._idle_callbacks.pop(slot, [])
-            for index, callback in enumerate(callbacks):
-                callback()
-                if not self.scheduler.is_idle(slot):  # it has queued something: the rest waits
-                    self._idle_callbacks.setdefault(slot, []).extend(callbacks[index + 1 :])
-                    break
+    def _deliver_fault(self, part: Part) -> None:
+        """Tell each row what the failed run means for its session."""
+        slots = part.slots
+        origin = part.column(part.work.origin)
+        positions = self.table.position[slots]
+        for row, slot in enumerate(slots.tolist()):
+            lost = self.table.lost[slot]
+            self._hand_over(
+                part.work.deliver,
+                Delivery(
+                    rows=origin[row : row + 1],
+                    positions=positions[row : row + 1],
+                    error=lost_error(int(positions[row])) if lost else _not_run(),
+                ),
+            )
 
-
-def lost_error(position: int) -> StateLostError:
-    """What a session answers whose state is in doubt."""
-    return StateLostError(
-        f"a fault at position {position} left the session's state in doubt: reset the session "
-        "and send its steps again from position 0"
-    )
+    def _hand_over(self, deliver: Deliver, delivery: Delivery) -> None:
+        try:
+            deliver(delivery)
+        except Exception:  # one receiver's fault must not keep the others waiting
+            _log.exception("reply could not be handed over", shard=self._name)
 
 
 def _not_run() -> InternalError:

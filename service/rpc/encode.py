@@ -1,6 +1,7 @@
 """From the engine's words to messages."""
 
 import json
+from collections.abc import Iterator
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,10 +12,11 @@ from service.engine.batch import Answers
 from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
 from service.engine.forecast import ForecastResult
+from service.engine.frame import Refusal, Reply
 from service.engine.generate import FinishReason, Piece
 from service.engine.inputs import InputReader
 from service.engine.session import SessionInfo, SessionStatus
-from service.engine.stream import Attached, Refusal, Reply
+from service.engine.stream import Attached
 from service.rpc import status
 
 _STATUS = {
@@ -73,18 +75,26 @@ def predictions(answers: Answers, symbols: InputReader | None = None) -> values_
 
 
 def attached(result: Attached) -> session_pb2.StreamResponse:
-    """The answer to an attach."""
+    """The answer to an attach, but for its errors."""
     return session_pb2.StreamResponse(
         attached=session_pb2.StreamAttached(
             channels=result.channels.tolist(),
             positions=result.positions.tolist(),
-            errors=map(_row_error, result.refusals),
         )
     )
 
 
-def reply(result: Reply) -> session_pb2.StreamResponse:
-    """Rows of a stream."""
+def replies(result: Reply, *, refusals_at_once: int) -> Iterator[session_pb2.StreamResponse]:
+    """Rows of a stream; many refusals come in several messages."""
+    for start in range(0, len(result.refusals), refusals_at_once):
+        refused = session_pb2.StreamReply(frame=result.frame)
+        refused.errors.extend(map(row_error, result.refusals[start : start + refusals_at_once]))
+        yield session_pb2.StreamResponse(reply=refused)
+    if len(result.channels):
+        yield _answers(result)
+
+
+def _answers(result: Reply) -> session_pb2.StreamResponse:
     message = session_pb2.StreamResponse()
     rows = message.reply
     rows.frame = result.frame
@@ -96,7 +106,6 @@ def reply(result: Reply) -> session_pb2.StreamResponse:
         rows.predictions.CopyFrom(predictions(result.answers))
     if result.replayed:
         rows.replayed.extend(result.channels.tolist())
-    rows.errors.extend(map(_row_error, result.refusals))
     return message
 
 
@@ -149,12 +158,13 @@ def model(engine: Engine, served: ServedModel, *, whole: bool) -> model_pb2.Mode
     return message
 
 
-def _row_error(refusal: Refusal) -> session_pb2.RowError:
+def row_error(refusal: Refusal) -> session_pb2.RowError:
+    """Why one row was refused."""
     return session_pb2.RowError(
         channel=refusal.channel,
         code=status.code_number(refusal.error),
         reason=refusal.error.reason,
-        message=str(refusal.error),
+        message=status.row_message(refusal.error),
         position=refusal.position,
     )
 

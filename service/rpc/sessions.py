@@ -48,6 +48,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Step(self, request: pb.StepRequest, context: Any) -> Any:
         """See the service's definition."""
+        self._engine.check_ready()
         _, served = self._engine.find(request.session_id)
         outputs, sampling = decode.outputs(request.outputs)
         result = await self._engine.step(
@@ -76,6 +77,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """See the service's definition."""
+        self._engine.check_ready()
         _, served = self._engine.find(request.session_id)
         prompt = None
         if request.prompt.WhichOneof("kind") is not None:
@@ -94,6 +96,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
         """See the service's definition."""
+        self._engine.check_ready()
         result = await forecast(
             self._engine,
             request.session_id,

@@ -12,6 +12,11 @@ from grpc_status import rpc_status
 from service import errors
 
 DOMAIN = "cellar"
+# What a caller sent may be quoted in a message, at whatever length. Statuses travel as metadata,
+# of which a call has 8 KiB in all; rows share one message with many others.
+_CALL_BYTES = 1024
+_ROW_BYTES = 160
+_FACT_BYTES = 128
 
 _CODES: dict[type[errors.CellarError], grpc.StatusCode] = {
     errors.BadInputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -27,8 +32,9 @@ _CODES: dict[type[errors.CellarError], grpc.StatusCode] = {
     errors.SessionLimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
     errors.LoadingError: grpc.StatusCode.UNAVAILABLE,
-    errors.CancelledError: grpc.StatusCode.CANCELLED,
+    errors.CallerGoneError: grpc.StatusCode.CANCELLED,
     errors.StateLostError: grpc.StatusCode.DATA_LOSS,
+    errors.ReplyLostError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
 
@@ -46,11 +52,18 @@ def code_number(error: errors.CellarError) -> int:
 
 def to_status(error: errors.CellarError) -> Status:
     """The rich status of an error: ErrorInfo, and RetryInfo where trying again makes sense."""
-    details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata))]
+    facts = {name: _shortened(fact, _FACT_BYTES) for name, fact in error.metadata.items()}
+    details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))]
     if error.retry_after_s is not None:
         delay = Duration(nanos=int(error.retry_after_s % 1 * 1e9), seconds=int(error.retry_after_s))
         details.append(_packed(RetryInfo(retry_delay=delay)))
-    return Status(code=code_number(error), message=str(error), details=details)
+    message = _shortened(str(error), _CALL_BYTES)
+    return Status(code=code_number(error), message=message, details=details)
+
+
+def row_message(error: errors.CellarError) -> str:
+    """What a row of a stream is told."""
+    return _shortened(str(error), _ROW_BYTES)
 
 
 async def abort(
@@ -60,6 +73,16 @@ async def abort(
     status = rpc_status.to_status(to_status(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
     raise AssertionError("abort raises")
+
+
+def _shortened(text: str, limit_bytes: int) -> str:
+    """Text with its middle left out where it is too long: both ends tell what is wrong."""
+    data = text.encode(errors="replace")
+    if len(data) <= limit_bytes:
+        return text
+    half = (limit_bytes - 5) // 2  # 5: the ellipsis between two spaces
+    start, end = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{start} … {end}"
 
 
 def _packed(message: ErrorInfo | RetryInfo) -> Any:

@@ -1,6 +1,8 @@
 """One Stream call: a reader, a writer, and the sessions between them."""
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -8,17 +10,28 @@ import numpy as np
 
 from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
-from service.engine.stream import Reply, SessionStream
+from service.engine.frame import Reply
+from service.engine.stream import SessionStream
 from service.errors import BadInputError, DrainingError
 from service.rpc import decode, encode
 
-# Rows a stream may have in the queue before the server stops reading from it: HTTP/2 flow
-# control then holds the client back.
-WINDOW_ROWS = 16_384
+_REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """Something to write, and what it weighs while it is not written."""
+
+    content: Reply | pb.StreamResponse
+    steps: int
 
 
 class StreamCall:
     """Serves one stream from start to end.
+
+    Replies are encoded by the writer, so that a reply that cannot be encoded ends its own stream
+    and disturbs nobody else. A client that does not read them is not read from either: HTTP/2 flow
+    control then holds it back.
 
     Args:
         engine: where the sessions live.
@@ -28,10 +41,14 @@ class StreamCall:
     def __init__(self, engine: Engine, context: Any) -> None:
         self._engine = engine
         self._context = context
-        self._outbox: asyncio.Queue[pb.StreamResponse | None] = asyncio.Queue()
-        self._answered = asyncio.Event()
+        self._outbox: deque[_Letter] = deque()
+        self._unwritten_steps = 0
+        self._all_put = False
+        self._put = asyncio.Event()  # something to write, or nothing any more
+        self._progress = asyncio.Event()  # something was answered or written
         self._draining = asyncio.Event()
-        self._stream: SessionStream | None = None
+        if engine.draining:
+            self._draining.set()
 
     def drain(self) -> None:
         """Read nothing more; end once what is queued has been answered."""
@@ -43,35 +60,34 @@ class StreamCall:
         Raises:
             CellarError: the client broke the protocol, or the server is shutting down.
         """
-        self._stream = await self._start()
-        tasks = [
-            asyncio.create_task(self._read(self._stream)),
-            asyncio.create_task(self._write()),
-            asyncio.create_task(self._draining.wait()),
-        ]
-        reader, writer, draining = tasks
+        stream = await self._start()
+        reader = asyncio.create_task(self._read(stream))
+        writer = asyncio.create_task(self._write())
+        draining = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reader, writer, draining), return_when=asyncio.FIRST_COMPLETED)
             if writer.done():
                 writer.result()
             if reader.done():
                 reader.result()
             else:
                 reader.cancel()
-            while self._stream.pending_rows:
-                self._answered.clear()
-                await self._answered.wait()
-            self._outbox.put_nowait(None)
+            while stream.pending_steps:
+                self._progress.clear()
+                await self._progress.wait()
+            self._all_put = True
+            self._put.set()
             await writer
             if draining.done():
-                raise DrainingError("the server is shutting down: attach to another, or try again")
+                raise _draining_error()
         finally:
-            for task in tasks:
+            for task in (reader, writer, draining):
                 task.cancel()
-            self._stream.end()
+            await asyncio.gather(reader, writer, draining, return_exceptions=True)
+            stream.end()
 
     async def _start(self) -> SessionStream:
-        request = await self._context.read()
+        request = await self._read_first()
         if request is grpc.aio.EOF or request.WhichOneof("message") != "start":
             raise BadInputError("start", "the first message of a stream must be start")
         self._engine.check_ready()
@@ -81,23 +97,39 @@ class StreamCall:
             self._engine, served, outputs=outputs, sampling=sampling, send=self._send
         )
         started = pb.StreamStarted(model=served.name, model_version=served.version)
-        self._outbox.put_nowait(pb.StreamResponse(started=started))
+        self._post(pb.StreamResponse(started=started))
         return stream
 
+    async def _read_first(self) -> Any:
+        reading = asyncio.create_task(self._context.read())
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise _draining_error()
+            return reading.result()
+        finally:
+            reading.cancel()
+            draining.cancel()
+
     async def _read(self, stream: SessionStream) -> None:
+        limit = self._engine.settings.max_stream_steps
         while True:
+            while stream.pending_steps + self._unwritten_steps > limit:
+                self._progress.clear()
+                await self._progress.wait()
             request = await self._context.read()
             if request is grpc.aio.EOF:
                 return
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
-                    stream.submit(
+                    await stream.submit_in_turns(
                         decode.integers(frame.channels),
                         decode.column(frame.steps),
                         decode.column(frame.positions),
                         decode.inputs(frame.inputs, stream.served.reader),
-                        frame=frame.number,
+                        number=frame.number,
                     )
                 case "attach":
                     result = await stream.attach(
@@ -105,24 +137,52 @@ class StreamCall:
                         decode.integers(request.attach.channels),
                         open_sessions=request.attach.open,
                     )
-                    self._outbox.put_nowait(encode.attached(result))
+                    answer = encode.attached(result)
+                    for start in range(0, len(result.refusals), _REFUSALS_AT_ONCE):
+                        some = result.refusals[start : start + _REFUSALS_AT_ONCE]
+                        answer.attached.errors.extend(map(encode.row_error, some))
+                        await asyncio.sleep(0)
+                    self._post(answer, len(request.attach.channels))
                 case "detach":
                     channels = decode.integers(request.detach.channels)
-                    gone = stream.detach(channels, close=request.detach.close)
+                    gone = await stream.detach(channels, close=request.detach.close)
                     detached = pb.StreamDetached(channels=np.sort(gone).tolist())
-                    self._outbox.put_nowait(pb.StreamResponse(detached=detached))
+                    self._post(pb.StreamResponse(detached=detached), len(gone))
                 case "start":
                     raise BadInputError("start", "the stream was started already")
                 case _:
                     raise BadInputError("message", "nothing is set: send attach, frame or detach")
-            while stream.pending_rows > WINDOW_ROWS:
-                self._answered.clear()
-                await self._answered.wait()
 
     async def _write(self) -> None:
-        while (message := await self._outbox.get()) is not None:
-            await self._context.write(message)
+        while True:
+            while self._outbox:
+                letter = self._outbox.popleft()
+                content = letter.content
+                messages = (
+                    encode.replies(content, refusals_at_once=_REFUSALS_AT_ONCE)
+                    if isinstance(content, Reply)
+                    else (content,)
+                )
+                for message in messages:
+                    await self._context.write(message)
+                self._unwritten_steps -= letter.steps
+                self._progress.set()
+            if self._all_put:
+                return
+            self._put.clear()
+            await self._put.wait()
 
     def _send(self, reply: Reply) -> None:
-        self._outbox.put_nowait(encode.reply(reply))
-        self._answered.set()
+        answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
+        self._post(reply, answers + len(reply.refusals))
+        self._progress.set()
+
+    def _post(self, content: Reply | pb.StreamResponse, steps: int = 0) -> None:
+        letter = _Letter(content, max(1, steps))  # no message is free
+        self._outbox.append(letter)
+        self._unwritten_steps += letter.steps
+        self._put.set()
+
+
+def _draining_error() -> DrainingError:
+    return DrainingError("the server is shutting down: attach to another, or try again")

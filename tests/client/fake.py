@@ -5,6 +5,8 @@ modulo 1009, so any step lost, doubled, swapped or given to another session chan
 that follows. The prediction's raw output is [state], its most likely token state % 10.
 """
 
+# ruff: noqa: N802
+
 from __future__ import annotations
 
 import threading
@@ -43,6 +45,7 @@ CODES = {
     "NOT_STREAMABLE": grpc.StatusCode.FAILED_PRECONDITION,
     "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "SESSION_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "LOADING": grpc.StatusCode.UNAVAILABLE,
     "DRAINING": grpc.StatusCode.UNAVAILABLE,
     "STATE_LOST": grpc.StatusCode.DATA_LOSS,
     "INTERNAL": grpc.StatusCode.INTERNAL,
@@ -50,7 +53,7 @@ CODES = {
 
 
 @dataclass(frozen=True)
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818
     """The server says no."""
 
     reason: str
@@ -282,11 +285,11 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             self.step(session, [token], None, outputs)
             text += VOCABULARY[token]
             stopped = any(each in text for each in request.stop)
-            finish = (
-                session_pb2.FINISH_REASON_STOP
-                if stopped
-                else (session_pb2.FINISH_REASON_LENGTH if count == request.max_steps else 0)
-            )
+            finish = session_pb2.FINISH_REASON_UNSPECIFIED
+            if stopped:
+                finish = session_pb2.FINISH_REASON_STOP
+            elif count == request.max_steps:
+                finish = session_pb2.FINISH_REASON_LENGTH
             char = session.model == "char"
             after()
             yield session_pb2.GenerateResponse(

@@ -27,12 +27,14 @@ async def test_a_session(aclient: cellar.aio.Client, server: FakeServer) -> None
     assert len(await aclient.models()) == 3
     async with aclient.session("char") as session:
         prediction = await session.step("abc", top_k=2)
-        assert prediction.raw is not None and prediction.raw.tolist() == [run([0, 1, 2])]
+        assert prediction.raw is not None
+        assert prediction.raw.tolist() == [run([0, 1, 2])]
         assert (await session.peek("d")).position == 3
         assert len(await session.steps("de")) == 2
         assert (await aclient.attach(session.id)).position == 5
         texts = [piece.text async for piece in session.generate(max_steps=4)]
-        assert len(texts) == 4 and session.position == 9
+        assert len(texts) == 4
+        assert session.position == 9
         await session.reset()
     assert server.sessions == {}
     async with aclient.session("series") as session:
@@ -111,7 +113,8 @@ async def test_resume(applied: bool, aclient: cellar.aio.Client, server: FakeSer
         assert sorted(replies) == [0, 1, 2, 3, 4]
         assert not any(reply.failures for reply in replies.values())
         raw = replies[4].predictions.raw
-        assert raw is not None and raw[:, 0].tolist() == [run([0, 1, 2, 3, 4])] * 4
+        assert raw is not None
+        assert raw[:, 0].tolist() == [run([0, 1, 2, 3, 4])] * 4
         assert server.calls["Stream"] == 2
 
 
@@ -170,4 +173,5 @@ async def test_a_step_given_up_can_be_repeated(
         server.silent = False
         server.release.set()
         reply = await stream.step(channels, "ab")
-        assert reply.predictions.replayed.all() and reply.positions.tolist() == [1, 1]
+        assert reply.predictions.replayed.all()
+        assert reply.positions.tolist() == [1, 1]

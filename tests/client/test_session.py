@@ -25,6 +25,7 @@ KINDS = {
     "NOT_STREAMABLE": cellar.NotStreamableError,
     "OVERLOADED": cellar.OverloadedError,
     "SESSION_LIMIT": cellar.SessionLimitError,
+    "LOADING": cellar.LoadingError,
     "DRAINING": cellar.DrainingError,
     "STATE_LOST": cellar.StateLostError,
     "INTERNAL": cellar.InternalError,
@@ -46,14 +47,17 @@ def test_step_returns_all_that_was_asked(client: cellar.Client) -> None:
         )
         state = run([0, 1, 2])
         assert (prediction.position, session.position) == (3, 3)
-        assert prediction.raw is not None and prediction.raw.tolist() == [state]
+        assert prediction.raw is not None
+        assert prediction.raw.tolist() == [state]
         assert prediction.argmax == state % 10
         assert prediction.symbol == "abcdefghij"[state % 10]
         assert [each.token for each in prediction.top] == [state % 10, (state + 1) % 10]
         assert prediction.top[0].symbol == prediction.symbol
-        assert prediction.probabilities is not None and prediction.probabilities.shape == (10,)
+        assert prediction.probabilities is not None
+        assert prediction.probabilities.shape == (10,)
         assert prediction.sample == (state + 3) % 10
-        assert prediction.quantiles is not None and prediction.quantiles.tolist() == [state + 50]
+        assert prediction.quantiles is not None
+        assert prediction.quantiles.tolist() == [state + 50]
         assert not prediction.replayed
 
 
@@ -89,7 +93,8 @@ def test_peek_changes_nothing(client: cellar.Client) -> None:
         peeked = session.peek("c")
         assert session.position == peeked.position == 1
         stepped = session.step("c")
-        assert peeked.raw is not None and stepped.raw is not None
+        assert peeked.raw is not None
+        assert stepped.raw is not None
         assert peeked.raw.tolist() == stepped.raw.tolist()
 
 
@@ -97,7 +102,8 @@ def test_feed_cuts_and_adds_nothing(client: cellar.Client, server: FakeServer) -
     values = list(range(1, 10))
     with client.session("series") as session:
         prediction = session.feed(values, chunk_steps=4)
-        assert prediction.raw is not None and prediction.raw.tolist() == [run(values)]
+        assert prediction.raw is not None
+        assert prediction.raw.tolist() == [run(values)]
         assert server.calls["Step"] == 3
 
 
@@ -109,7 +115,8 @@ def test_reset_close_attach(client: cellar.Client, server: FakeServer) -> None:
     with pytest.raises(cellar.SessionExistsError):
         client.session("char", id="mine")
     session.reset()
-    assert session.position == 0 and session.refresh().position == 0
+    assert session.position == 0
+    assert session.refresh().position == 0
     assert server.metadata["x-session-id"] == "mine"
     session.close()
     session.close()  # once more does no harm
@@ -152,7 +159,8 @@ def test_overload_is_waited_out(server: FakeServer) -> None:
         server.fail("Step", count=2, before=Refusal("OVERLOADED", retry_after_s=0.25))
         assert session.step("b").position == 1
     assert server.calls["Step"] == 3
-    assert len(pauses) == 2 and all(0.25 <= pause < 0.5 for pause in pauses)
+    assert len(pauses) == 2
+    assert all(0.25 <= pause < 0.5 for pause in pauses)
 
 
 def test_unavailable_and_draining_are_retried(client: cellar.Client, server: FakeServer) -> None:
@@ -198,9 +206,11 @@ def test_a_lost_reply_does_not_step_twice(client: cellar.Client, server: FakeSer
     session.step("b")
     server.fail("Step", after=True)
     prediction = session.step("c", sample=cellar.Sampling())  # the random seed is kept, too
-    assert prediction.replayed and prediction.position == 2
+    assert prediction.replayed
+    assert prediction.position == 2
     last = session.step("d")
-    assert last.raw is not None and last.raw.tolist() == [run([1, 2, 3])]
+    assert last.raw is not None
+    assert last.raw.tolist() == [run([1, 2, 3])]
 
 
 def test_after_giving_up_the_same_step_is_safe_and_another_is_refused(server: FakeServer) -> None:
@@ -281,13 +291,14 @@ def test_a_server_that_comes_back(server: FakeServer) -> None:
         session.step("b")
         server.stop()
         prediction = session.step("c")
-        assert prediction.raw is not None and prediction.raw.tolist() == [run([1, 2])]
+        assert prediction.raw is not None
+        assert prediction.raw.tolist() == [run([1, 2])]
 
 
 def test_a_failing_block_is_not_hidden_by_its_close(
     client: cellar.Client, server: FakeServer
 ) -> None:
-    with pytest.raises(KeyError), client.session("char"):
+    with pytest.raises(KeyError), client.session("char"):  # noqa: PT012
         server.fail("CloseSession", count=99, before=Refusal("INTERNAL"))
         raise KeyError("mine")
 
@@ -310,7 +321,8 @@ def test_generate_in_pieces(client: cellar.Client, server: FakeServer) -> None:
         assert [piece.finish_reason for piece in pieces][-2:] == [None, cellar.FinishReason.LENGTH]
         read = [0, 1] + [int(token) for piece in pieces for token in piece.tokens]
         prediction = session.step("a")
-        assert prediction.raw is not None and prediction.raw.tolist() == [run([*read, 0])]
+        assert prediction.raw is not None
+        assert prediction.raw.tolist() == [run([*read, 0])]
         text = session.generate(max_steps=50, stop=["a"]).text()
         assert text.endswith("a")
     with client.session("series") as session:
@@ -336,7 +348,7 @@ def test_generate_that_breaks_is_not_repeated(client: cellar.Client, server: Fak
     with client.session("char") as session:
         server.pieces = 3
         text = ""
-        with pytest.raises(cellar.ConnectionLostError):
+        with pytest.raises(cellar.ConnectionLostError):  # noqa: PT012
             for piece in session.generate("ab", max_steps=9):
                 text += piece.text
         assert (len(text), session.position, server.calls["Generate"]) == (3, 5, 1)
@@ -370,7 +382,8 @@ def test_forecast(client: cellar.Client) -> None:
         assert forecast.mean.tolist() == [state + 1, state + 2, state + 3]
         assert forecast.quantiles.shape == (3, 2)
         assert forecast.quantile(0.9).tolist() == [state + 91, state + 92, state + 93]
-        assert forecast.paths is not None and forecast.paths.shape == (4, 3)
+        assert forecast.paths is not None
+        assert forecast.paths.shape == (4, 3)
         assert session.position == 2
         assert session.forecast(3).paths is None
 
@@ -398,6 +411,6 @@ def test_misshapen_input_is_refused_unsent(
     with client.session(model) as session:
         with pytest.raises(cellar.BadInputError):
             session.step(inputs)
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"does not fit|per step"):
             session.step(1, top_k=-1)
         assert server.calls["Step"] == 0

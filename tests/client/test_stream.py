@@ -17,7 +17,7 @@ from tests.client.fake import FakeServer, run
 def test_frames(client: cellar.Client, server: FakeServer) -> None:
     with client.stream("char", top_k=2) as stream:
         channels = stream.open(300)
-        ids = np.arange(300) % 10
+        ids = [number % 10 for number in range(300)]
         stream.step(channels, ids)
         reply = stream.step(channels, "abcdefghij" * 30)
         assert reply.channels.tolist() == channels.tolist()
@@ -51,8 +51,7 @@ def test_any_frames_equal_each_session_alone(
             reply = stream.step(subset, rows)
             states = []
             for channel, row in zip(subset, rows, strict=True):
-                for at in range(len(row)):
-                    states.append(run(read.get(channel, []) + row[: at + 1]))
+                states += [run(read.get(channel, []) + row[: at + 1]) for at in range(len(row))]
                 if not every_step:
                     states = states[: len(states) - len(row)] + states[-1:]
                 read[channel] = read.get(channel, []) + row
@@ -112,10 +111,12 @@ def test_refused_rows_do_not_disturb_the_others(client: cellar.Client) -> None:
         assert failure.session_id == stream.session_id(channels[1])
         assert isinstance(failure.error, cellar.BadInputError)
         reply = caught.value.reply
-        assert reply is not None and reply.channels.tolist() == [channels[0], channels[2]]
+        assert reply is not None
+        assert reply.channels.tolist() == [channels[0], channels[2]]
         assert stream.positions(channels).tolist() == [1, 0, 1]
         reply = stream.step(channels, [13, 13, 13], strict=False)
-        assert len(reply.failures) == 3 and not len(reply.channels)
+        assert len(reply.failures) == 3
+        assert not len(reply.channels)
         reply = stream.step(channels, [4, 5, 6])
         assert reply.predictions.raw is not None
         assert reply.predictions.raw[:, 0].tolist() == [run([1, 4]), run([5]), run([3, 6])]
@@ -145,7 +146,8 @@ def test_a_refusal_that_overtakes_an_earlier_step(
         second = stream.send(channels, [13, 2])
         replies = {reply.frame: reply for reply in (stream.receive(), stream.receive())}
         assert list(replies) == [second, first]
-        assert not replies[first].failures and len(replies[first].channels) == 2
+        assert not replies[first].failures
+        assert len(replies[first].channels) == 2
         (failure,) = replies[second].failures
         assert isinstance(failure.error, cellar.BadInputError)
         assert stream.positions(channels).tolist() == [1, 2]
@@ -203,7 +205,8 @@ def test_resume_with_frames_in_flight(client: cellar.Client, server: FakeServer)
         assert all(not reply.failures for reply in replies)
         assert replies[1].predictions.replayed.all()
         raw = replies[-1].predictions.raw
-        assert raw is not None and raw[:, 0].tolist() == [run([0, 1, 2, 3, 4])] * 4
+        assert raw is not None
+        assert raw[:, 0].tolist() == [run([0, 1, 2, 3, 4])] * 4
 
 
 def test_an_applied_step_whose_reply_is_gone(client: cellar.Client, server: FakeServer) -> None:
@@ -221,7 +224,8 @@ def test_an_applied_step_whose_reply_is_gone(client: cellar.Client, server: Fake
         server.release.set()
         replies = {reply.frame: reply for reply in stream.replies()}
         (failure,) = replies[1].failures
-        assert isinstance(failure.error, cellar.ReplyLostError) and failure.error.position == 3
+        assert isinstance(failure.error, cellar.ReplyLostError)
+        assert failure.error.position == 3
         assert replies[2].positions.tolist() == [3]
         assert stream.step([channel], "d").positions.tolist() == [4]
 
@@ -267,7 +271,8 @@ def test_a_silent_server_does_not_hang(client: cellar.Client, server: FakeServer
         server.silent = False
         server.release.set()
         reply = stream.step(channels, "ab")  # the same once more: applied once
-        assert reply.predictions.replayed.all() and reply.positions.tolist() == [1, 1]
+        assert reply.predictions.replayed.all()
+        assert reply.positions.tolist() == [1, 1]
 
 
 def test_retries_of_a_stream_come_to_an_end(client: cellar.Client, server: FakeServer) -> None:

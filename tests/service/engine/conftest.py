@@ -46,6 +46,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
         chunk_steps=4,
         max_pending_steps=400,
         max_request_steps=200,
+        max_history_bytes=2000,
         inline_run_s=1e9 if request.param == "inline" else 0.0,
     )
     clock = Clock()

@@ -86,6 +86,8 @@ class FakeRunner:
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
+        if outputs.probabilities:
+            raise RuntimeError("no such head")
         token = (predictions[:, 0].astype(np.int64) % VOCABULARY).astype(np.int32)
         return Answers(
             raw=predictions.copy() if outputs.raw else None,

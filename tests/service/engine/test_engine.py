@@ -11,6 +11,7 @@ from service.engine.batch import Outputs, Sampling
 from service.engine.engine import StepResult
 from service.engine.generate import FinishReason, generate
 from service.engine.session import SessionStatus
+from service.engine.stream import Reply, SessionStream
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
 
@@ -399,3 +400,136 @@ async def test_generation_refuses_what_it_cannot_do(house: House) -> None:
     with pytest.raises(errors.PositionMismatchError):
         await run(prompt=house.served.reader.tokens(np.array([1], np.int64)), position=4)
     assert house.engine.describe("a").position == 0
+
+
+async def test_draining_ends_even_when_all_that_was_queued_is_cancelled(house: House) -> None:
+    open_session(house)
+    running = asyncio.create_task(step(house, "a", *LONG))
+    await asyncio.sleep(0)
+    drained = asyncio.create_task(house.engine.drain())
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait_for(drained, 5)
+    assert house.served.shard.scheduler.pending_steps == 0
+
+
+async def test_an_answer_that_fails_hurts_only_who_asked_for_it(house: House) -> None:
+    for name in "abc":
+        open_session(house, name)
+    a, b, c = await asyncio.gather(
+        step(house, "a", 1, position=0),
+        step(house, "b", 1, position=0, outputs=Outputs(probabilities=True)),  # the fake cannot
+        step(house, "c", 1, position=0),
+        return_exceptions=True,
+    )
+    assert isinstance(b, errors.InternalError)
+    assert isinstance(a, StepResult)
+    assert isinstance(c, StepResult)
+    for name in "abc":
+        info = house.engine.describe(name)
+        assert (info.position, info.status) == (1, SessionStatus.OPEN)
+        assert state_of(await step(house, name, 2, position=1)) == run_alone([1, 2])[-1:]
+
+
+async def test_a_retry_in_other_company_is_still_the_same_step(house: House) -> None:
+    """A row's content must not depend on what else is in its frame."""
+    open_session(house, "a")
+    open_session(house, "b")
+    stream, replies = await attached(house, "a", "b")
+    reader = house.served.reader
+    stream.submit(
+        np.array([0, 1]),
+        np.array([1, 3]),
+        np.array([0, 0]),
+        reader.tokens(np.array([5, 6, 7, 8])),
+    )
+    await house.served.shard.drained()
+    stream.submit(np.array([0]), None, np.array([0]), reader.tokens(np.array([5])))
+    await house.served.shard.drained()
+    assert not any(reply.refusals for reply in replies)
+    assert replies[-1].replayed
+
+
+async def test_a_reset_takes_its_turn_under_a_steady_stream_of_steps(house: House) -> None:
+    open_session(house)
+    stopping = False
+    refused = 0
+
+    async def pipeline() -> None:
+        nonlocal refused
+        while not stopping:
+            try:
+                await step(house, "a", 1)
+            except errors.PositionMismatchError:
+                refused += 1  # it was queued behind the reset for where the session was before
+
+    steppers = [asyncio.create_task(pipeline()) for _ in range(4)]
+    await asyncio.sleep(0.02)
+    before = house.engine.describe("a").position
+    await asyncio.wait_for(house.engine.reset("a"), 5)
+    assert house.engine.describe("a").position < before
+    stopping = True
+    await asyncio.gather(*steppers)
+    table = house.served.shard.table
+    assert (table.accepted == table.position).all(), "nothing is queued, so nothing is promised"
+
+
+async def test_many_retries_of_a_queued_step_count_against_the_limit(house: House) -> None:
+    open_session(house)
+    first = asyncio.create_task(step(house, "a", *LONG, position=0))
+    retries = [asyncio.create_task(step(house, "a", *LONG, position=0)) for _ in range(800)]
+    results = await asyncio.gather(first, *retries, return_exceptions=True)
+    overloaded = [r for r in results if isinstance(r, errors.OverloadedError)]
+    answered = [r for r in results if isinstance(r, StepResult)]
+    assert len(overloaded) >= 400, "the queue's limit is 400"
+    assert len(overloaded) + len(answered) == 801
+    assert {tuple(state_of(result)) for result in answered} == {tuple(run_alone(LONG)[-1:])}
+    assert house.engine.describe("a").position == len(LONG)
+
+
+async def test_a_stale_retry_is_refused_at_once_while_others_are_queued(house: House) -> None:
+    open_session(house)
+    await step(house, "a", 1, position=0)
+    running = asyncio.create_task(step(house, "a", *LONG, position=1))
+    await asyncio.sleep(0)
+    with pytest.raises(errors.PositionMismatchError):
+        await step(house, "a", 1, position=0)
+    assert not running.done()
+    await running
+
+
+async def test_a_session_closed_while_a_retry_waits_stays_closed(house: House) -> None:
+    open_session(house)
+    running = asyncio.create_task(step(house, "a", *LONG, position=0))
+    retry = asyncio.create_task(step(house, "a", *LONG, position=0))
+    await asyncio.sleep(0)
+    house.engine.close("a")
+    open_session(house, "b")
+    for task in (running, retry):
+        with pytest.raises(errors.SessionClosedError):
+            await task
+    assert house.engine.describe("b").position == 0
+    assert state_of(await step(house, "b", 3, position=0)) == run_alone([3])
+
+
+async def test_replies_of_many_steps_make_room_for_newer_ones(house: House) -> None:
+    limit = house.engine.settings.max_history_bytes
+    tokens = [1] * 100  # 400 bytes of predictions
+    for n in range(limit // 400 + 1):
+        open_session(house, f"s{n}")
+        await step(house, f"s{n}", *tokens, position=0, outputs=RAW_EVERY)
+    with pytest.raises(errors.ReplyLostError):
+        await step(house, "s0", *tokens, position=0, outputs=RAW_EVERY)
+    newest = await step(house, f"s{n}", *tokens, position=0, outputs=RAW_EVERY)
+    assert newest.replayed
+    assert state_of(newest) == run_alone(tokens)
+
+
+async def attached(house: House, *names: str) -> tuple[SessionStream, list[Reply]]:
+    """A stream with sessions on channels 0, 1, ..., and the replies it sends."""
+    replies: list[Reply] = []
+    stream = SessionStream(
+        house.engine, house.served, outputs=RAW, sampling=None, send=replies.append
+    )
+    await stream.attach(names, np.arange(len(names)), open_sessions=False)
+    return stream, replies

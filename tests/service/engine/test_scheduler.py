@@ -4,15 +4,16 @@ import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batch import Batch, Chunk, Fork, Kind, Outputs, Part, Peek, Steps, Work
+from service.engine.batch import Barrier, Batch, Chunk, Fork, Kind, Outputs, Part, Peek, Steps, Work
 from service.engine.scheduler import Scheduler
 from service.engine.slots import SlotAllocator
 
 SLOTS = 6
-SPARES = 3
+FORK_SPARES = 3
+CHUNK_SPARES = 2
 MAX_BATCH = 8
 CHUNK_STEPS = 3
 
@@ -34,6 +35,10 @@ class Log:
         for slot in work.slots.tolist():
             self.submitted[slot].append(self.number)
 
+    def drop(self, part: Part) -> None:
+        for slot in part.slots.tolist():
+            self.ran[slot].append(self.numbers[id(part.work)])
+
     def record(self, part: Part) -> None:
         if part.is_last:
             for slot in part.slots.tolist():
@@ -42,8 +47,9 @@ class Log:
 
 def make_scheduler() -> Scheduler:
     return Scheduler(
-        slots=SLOTS + SPARES + 1,
-        spares=SlotAllocator(SLOTS, SPARES),
+        slots=SLOTS + FORK_SPARES + CHUNK_SPARES + 1,
+        fork_spares=SlotAllocator(SLOTS, FORK_SPARES),
+        chunk_spares=SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES),
         max_batch=MAX_BATCH,
         chunk_steps=CHUNK_STEPS,
     )
@@ -73,51 +79,89 @@ def peek_of(slots: list[int]) -> Peek:
     return Peek(slots=np.array(slots), expected=np.zeros(len(slots), np.int64))
 
 
+def fork_of(slot: int, copies: int) -> Fork:
+    return Fork(slots=np.array([slot]), expected=np.zeros(1, np.int64), copies=copies)
+
+
+def barrier_of(slot: int) -> Barrier:
+    return Barrier(slots=np.array([slot]), expected=np.zeros(1, np.int64))
+
+
 slot_sets = st.lists(st.integers(0, SLOTS - 1), min_size=1, max_size=SLOTS, unique=True)
 works = st.one_of(
     st.builds(steps_of, slot_sets, st.integers(0, 2)),
     st.builds(chunk_of, st.integers(0, SLOTS - 1), st.integers(2, 20)),
     st.builds(peek_of, slot_sets),
+    st.builds(fork_of, st.integers(0, SLOTS - 1), st.integers(1, FORK_SPARES)),
+    st.builds(barrier_of, st.integers(0, SLOTS - 1)),
 )
-acts = st.lists(st.one_of(works, st.just("tick"), st.just("finish")), max_size=60)
+acts = st.lists(st.one_of(works, st.sampled_from(["tick", "finish", "cancel"])), max_size=60)
 
 
 @given(acts)
+@settings(max_examples=300, deadline=None)
 def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
-    scheduler = make_scheduler()
+    fork_spares = SlotAllocator(SLOTS, FORK_SPARES)
+    chunk_spares = SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES)
+    scheduler = Scheduler(
+        slots=SLOTS + FORK_SPARES + CHUNK_SPARES + 1,
+        fork_spares=fork_spares,
+        chunk_spares=chunk_spares,
+        max_batch=MAX_BATCH,
+        chunk_steps=CHUNK_STEPS,
+    )
     log = Log(scheduler)
     running: list[Batch] = []
+    waiting: list[Work] = []
+
+    def leave(part: Part) -> None:
+        log.record(part)
+        if isinstance(part.work, Fork):
+            for spare in part.work.spares.tolist():
+                fork_spares.release(spare)
 
     def finish() -> None:
         batch = running.pop(0)
         for part in batch.parts:
-            log.record(part)
+            leave(part)
         scheduler.complete(batch)
 
     def tick() -> bool:
+        """Schedule a batch; like the engine, drop what was cancelled instead of running it."""
         batch = scheduler.schedule()
         if batch is None:
             return False
-        in_flight = [slot for other in running for part in other.parts for slot in part.slots]
+        in_flight = {slot for other in running for part in other.parts for slot in part.slots}
         slots = [slot for part in batch.parts for slot in part.slots.tolist()]
         assert len(set(slots)) == len(slots), "a batch holds two rows of one session"
-        assert not set(slots) & set(in_flight), "a session runs in two batches at once"
-        assert len(slots) <= MAX_BATCH
+        assert not set(slots) & in_flight, "a session runs in two batches at once"
+        assert 0 < len(slots) <= MAX_BATCH
         if batch.kind is Kind.CHUNKS:
             assert all(part.stop - part.start <= CHUNK_STEPS for part in batch.parts)
             assert batch.steps <= MAX_BATCH
         outputs = [part.work.outputs for part in batch.parts]
         changes = sum(a != b for a, b in itertools.pairwise(outputs))
         assert changes == len(set(outputs)) - 1, "equal outputs must stand side by side"
-        running.append(batch)
+        kept = []
+        for part in batch.parts:
+            if part.work.cancelled:
+                log.drop(part)
+                scheduler.finish(part)
+            else:
+                kept.append(part)
+        if kept:
+            running.append(Batch(kind=batch.kind, parts=tuple(kept)))
         return True
 
     for act in script:
         if isinstance(act, Work):
             log.submit(act)
+            waiting.append(act)
         elif act == "tick":
             tick()
-        elif running:
+        elif act == "cancel" and waiting:
+            waiting.pop(len(waiting) // 2).cancelled = True
+        elif act == "finish" and running:
             finish()
     for _ in range(10_000):
         while tick():
@@ -128,7 +172,26 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
     assert log.ran == log.submitted, "work was lost, doubled or reordered"
     assert scheduler.pending_steps == 0
     assert all(scheduler.is_idle(slot) for slot in range(SLOTS))
-    assert scheduler._spares.free == SPARES
+    assert (fork_spares.used, chunk_spares.used) == (0, 0)
+
+
+def test_a_long_queue_behind_one_session_costs_the_others_nothing() -> None:
+    scheduler = make_scheduler()
+    for _ in range(5000):
+        scheduler.submit(steps_of([0]))
+    first = scheduler.schedule()
+    assert first is not None
+    for slot in range(1, SLOTS):
+        scheduler.submit(steps_of([slot]))
+    others = scheduler.schedule()
+    assert others is not None
+    assert sorted(slot for part in others.parts for slot in part.slots) == list(range(1, SLOTS))
+    assert sum(map(len, scheduler._ready.values())) == 0, "what cannot run is not looked at"
+    scheduler.complete(first)
+    scheduler.complete(others)
+    following = scheduler.schedule()
+    assert following is not None
+    assert [slot for part in following.parts for slot in part.slots] == [0]
 
 
 def test_single_steps_do_not_wait_for_a_long_chunk() -> None:
@@ -166,7 +229,7 @@ def test_a_long_chunk_does_not_starve_under_single_steps() -> None:
 
 def test_a_chunk_longer_than_a_piece_waits_for_a_spare_slot() -> None:
     scheduler = make_scheduler()
-    for slot in range(SPARES + 1):
+    for slot in range(CHUNK_SPARES + 1):
         scheduler.submit(chunk_of(slot, 2 * CHUNK_STEPS))
     used = set()
     finished = 0
@@ -176,24 +239,29 @@ def test_a_chunk_longer_than_a_piece_waits_for_a_spare_slot() -> None:
         used |= set(spares)
         finished += sum(part.is_last for part in batch.parts)
         scheduler.complete(batch)
-    assert finished == SPARES + 1
-    assert used <= set(range(SLOTS, SLOTS + SPARES))
+    assert finished == CHUNK_SPARES + 1
+    assert len(used) == CHUNK_SPARES
 
 
-def test_a_fork_takes_all_its_copies_at_once_and_is_not_starved_by_chunks() -> None:
+def test_a_fork_waits_for_all_its_copies_and_stops_nobody_else() -> None:
     scheduler = make_scheduler()
-    scheduler.submit(chunk_of(0, 2 * CHUNK_STEPS))
-    first = scheduler.schedule()
-    assert first is not None
-    assert first.kind is Kind.CHUNKS  # it holds one spare now
-    fork = Fork(slots=np.array([1]), expected=np.zeros(1, np.int64), copies=SPARES)
-    scheduler.submit(fork)
-    scheduler.submit(chunk_of(2, 2 * CHUNK_STEPS))
-    assert scheduler.schedule() is None  # neither the fork nor the new chunk can begin
-    scheduler.complete(first)
+    first, second, small = fork_of(0, FORK_SPARES), fork_of(1, FORK_SPARES), fork_of(2, 1)
+    for fork in (first, second, small):
+        scheduler.submit(fork)
+    batch = scheduler.schedule()
+    assert batch is not None
+    scheduler.complete(batch)
+    assert len(set(first.spares.tolist())) == FORK_SPARES
+    assert scheduler.schedule() is None, "the second waits, and the small one does not overtake it"
+    scheduler.submit(chunk_of(3, 2 * CHUNK_STEPS))
+    scheduler.submit(steps_of([4]))
     kinds = []
     while (batch := scheduler.schedule()) is not None:
         kinds.append(batch.kind)
         scheduler.complete(batch)
-    assert kinds[:2] == [Kind.CHUNKS, Kind.FORK]
-    assert len(set(fork.spares.tolist())) == SPARES
+    assert sorted(kind.value for kind in kinds) == ["chunks", "chunks", "steps"]
+    second.cancelled = True
+    batch = scheduler.schedule()
+    assert batch is not None
+    assert batch.parts[0].work is second, "a cancelled fork wants no copies: it can be dropped"
+    assert len(second.spares) == 0

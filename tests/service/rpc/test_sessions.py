@@ -256,3 +256,24 @@ async def test_a_draining_server_says_so(wire: Wire) -> None:
 
 async def read_one(call: Any) -> Any:
     return await call.read()
+
+
+async def test_long_names_do_not_hide_the_error(wire: Wire) -> None:
+    for name in ("a" * 20_000, "\N{GRINNING FACE}" * 10_000):
+        call = wire.sessions.Step(pb.StepRequest(session_id=name, inputs=text("a")))
+        await refused(call, grpc.StatusCode.NOT_FOUND, "SESSION_UNKNOWN")
+        call = wire.sessions.OpenSession(pb.OpenSessionRequest(model=name))
+        await refused(call, grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN")
+    call = wire.sessions.GetSession(pb.GetSessionRequest(session_id="a" * 20_000))
+    with pytest.raises(grpc.aio.AioRpcError, match=r"a … a+' is not open here; open it first"):
+        await call
+
+
+async def test_a_loading_server_says_so(wire: Wire) -> None:
+    wire.server.engine.loading = True
+    for call in (
+        wire.sessions.Step(pb.StepRequest(session_id="s", inputs=text("a"))),
+        wire.sessions.Forecast(pb.ForecastRequest(session_id="s", horizon=3)),
+        read_one(wire.sessions.Generate(pb.GenerateRequest(session_id="s", max_steps=3))),
+    ):
+        await refused(call, grpc.StatusCode.UNAVAILABLE, "LOADING")

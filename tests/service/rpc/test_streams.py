@@ -1,6 +1,7 @@
 """The Stream call: attached channels, columnar frames, and rows that fail alone."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -9,6 +10,11 @@ import pytest
 
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import values_pb2
+from service.engine.batch import Outputs
+from service.engine.frame import Reply
+from service.engine.stream import SessionStream
+from service.errors import BadInputError
+from service.rpc import encode
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.test_sessions import refused
@@ -239,3 +245,130 @@ async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: 
     assert not bad
     await refused(stream.call.read(), grpc.StatusCode.UNAVAILABLE, "DRAINING")
     await stopping
+
+
+async def test_a_session_that_is_gone_fails_alone_when_its_slot_is_taken(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    await stream.attach([0], ["x"])
+    await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id="x"))
+    await stream.attach([1], ["y"])
+    await stream.send([0, 1], inputs=tokens(1, 1))
+    good, bad = await stream.rows(2)
+    assert list(good) == [1]
+    assert {channel: error.reason for channel, error in bad.items()} == {0: "SESSION_CLOSED"}
+
+
+@pytest.mark.parametrize("open_sessions", [True, False])
+async def test_a_session_needs_a_name_to_be_attached(wire: Wire, open_sessions: bool) -> None:
+    stream = await Stream(wire).begin()
+    if not open_sessions:
+        await wire.sessions.OpenSession(pb.OpenSessionRequest(model="letters", session_id="a"))
+    attached = await stream.attach([0, 1], ["", "a"], open=open_sessions)
+    assert {error.channel: error.reason for error in attached.errors} == {0: "BAD_INPUT"}
+    assert list(attached.channels) == [1]
+    assert wire.server.engine.catalog.find("letters", 2).shard.slots.used == 1
+
+
+async def test_rows_refused_together_come_in_one_reply(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    channels = list(range(40))
+    await stream.attach(channels, [f"s{n}" for n in channels])
+    unread = [token if channel % 2 else 999 for channel, token in enumerate([1] * 40)]
+    await stream.send(channels, inputs=tokens(*unread), positions=[7] * 40, number=3)
+    reply = (await stream.read()).reply
+    assert reply.frame == 3
+    reasons = {error.channel: error.reason for error in reply.errors}
+    assert reasons == {
+        channel: "POSITION_MISMATCH" if channel % 2 else "BAD_INPUT" for channel in channels
+    }
+
+
+async def test_a_big_attach_and_a_big_detach_let_others_have_their_turn(wire: Wire) -> None:
+    engine = wire.server.engine
+    served = engine.catalog.find("prices", 1)
+    stream = SessionStream(engine, served, outputs=Outputs(), sampling=None, send=print)
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    taking = asyncio.create_task(take_turns())
+    channels = np.arange(8000)
+    await stream.attach([f"nobody{n}" for n in channels], channels, open_sessions=False)
+    assert turns >= 8
+    with pytest.raises(BadInputError, match="limit of 65536"):
+        await stream.attach(["a"] * 65_537, np.arange(65_537), open_sessions=True)
+    taking.cancel()
+
+
+async def test_steps_sent_before_a_detach_are_applied_and_answered(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    await stream.attach([0], ["a"])
+    await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
+    await stream.call.write(pb.StreamRequest(detach=pb.StreamDetach(channels=[0])))
+    assert list((await stream.read()).detached.channels) == [0], "it does not wait for the steps"
+    good, bad = await stream.rows(1)
+    assert (good[0]["position"], bad) == (900, {})
+    info = (await wire.sessions.GetSession(pb.GetSessionRequest(session_id="a"))).session
+    assert info.position == 900
+
+
+async def test_steps_that_have_not_run_when_a_detach_closes_are_refused(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    await stream.attach([0], ["a"])
+    await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
+    await stream.call.write(pb.StreamRequest(detach=pb.StreamDetach(channels=[0], close=True)))
+    assert list((await stream.read()).detached.channels) == [0]
+    good, bad = await stream.rows(1)
+    assert not good
+    assert bad[0].reason == "SESSION_CLOSED"
+
+
+async def test_a_client_that_does_not_read_is_not_read_from(wire: Wire) -> None:
+    letters = wire.server.engine.catalog.find("letters", 2)
+    object.__setattr__(wire.server.settings, "max_stream_steps", 100)
+    stream = await Stream(wire, probabilities=True, raw=True).begin()
+    channels = list(range(50))
+    await stream.attach(channels, [f"s{n}" for n in channels])
+    inputs = tokens(*[1] * 50)
+    for sent in range(100_000):  # 1 GB of replies
+        frame = pb.StreamFrame(channels=channels, inputs=inputs, positions=[sent] * 50)
+        writing = asyncio.ensure_future(stream.call.write(pb.StreamRequest(frame=frame)))
+        await asyncio.wait((writing,), timeout=0.5)
+        if not writing.done():
+            break
+    assert not writing.done(), "the client is not held back"
+    applied = int(letters.shard.table.position[0])
+    assert applied < 1000, "replies pile up in memory"
+    for _ in range(applied):
+        good, bad = await stream.rows(50)
+        assert len(good) == 50
+        assert not bad
+    assert (await stream.rows(50))[0][0]["position"] == applied + 1, "and goes on where it was"
+
+
+async def test_a_reply_that_cannot_be_made_ends_its_own_stream_only(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = encode.replies
+
+    def fail(reply: Reply, **options: int) -> Iterator[pb.StreamResponse]:
+        if reply.frame == 13:
+            raise RuntimeError("no such reply")
+        yield from make(reply, **options)
+
+    monkeypatch.setattr(encode, "replies", fail)
+    broken = await Stream(wire).begin()
+    whole = await Stream(wire).begin()
+    await broken.attach([0], ["a"])
+    await whole.attach([0], ["b"])
+    await broken.send([0], inputs=tokens(1), number=13)
+    await whole.send([0], inputs=tokens(1), number=14)
+    good, _ = await whole.rows(1)
+    assert good[0]["position"] == 1
+    await refused(broken.call.read(), grpc.StatusCode.INTERNAL, "INTERNAL")
+    attached = await whole.attach([1], ["a"], open=False)
+    assert list(attached.positions) == [1]

@@ -1,0 +1,52 @@
+"""Server reflection, whose streams do not hold up the server's end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+
+class ReflectionServicer(reflection.aio.ReflectionServicer):
+    """``grpc.reflection`` whose calls, open for as long as a tool likes, end when told to."""
+
+    def __init__(self, service_names: tuple[str, ...]) -> None:
+        super().__init__(service_names)
+        self._ending = asyncio.Event()
+
+    def end_calls(self) -> None:
+        """Let every call end."""
+        self._ending.set()
+
+    async def ServerReflectionInfo(self, request_iterator: Any, unused_context: Any) -> Any:
+        """See the service's definition."""
+        requests = self._until_ended(request_iterator)
+        answers: Any = super().ServerReflectionInfo(requests, unused_context)
+        async for answer in answers:
+            yield answer
+
+    async def _until_ended(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            while True:
+                reading = asyncio.ensure_future(anext(requests))
+                try:
+                    await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+                    if not reading.done():
+                        return
+                    yield reading.result()
+                except StopAsyncIteration:
+                    return
+                finally:
+                    reading.cancel()
+        finally:
+            ending.cancel()
+
+
+def add_to(server: grpc.aio.Server, service_names: tuple[str, ...]) -> ReflectionServicer:
+    """Register the service, which lists these services and itself."""
+    servicer = ReflectionServicer((*service_names, reflection.SERVICE_NAME))
+    add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+    add(servicer, server)
+    return servicer

@@ -1,0 +1,107 @@
+"""What the server refuses to start with, and in which words."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests.e2e.process import launch
+
+CASES = {
+    # name: (exit status, words on stderr)
+    "corrupted": (1, ["letters/1/model.onnx"]),
+    "truncated": (1, ["letters/1/model.onnx"]),
+    "not recurrent": (1, ["plain/1/model.onnx"]),
+    "empty": (1, ["no model in", "cellar-train"]),
+    "missing": (1, ["no model in"]),
+    "taken port": (1, ["cannot listen on 127.0.0.1:", "in use"]),
+    "taken metrics port": (1, ["for metrics", "in use", "--metrics-port"]),
+    "unknown flag": (2, ["--colour"]),
+    "bad value": (2, ["--max-batch"]),
+    "bad word": (2, ["--log-level"]),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a server ended."""
+
+    status: int
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
+    """All of them, started at once."""
+    tmp = tmp_path_factory.mktemp("bad")
+    whole = (repository / "letters" / "1" / "model.onnx").read_bytes()
+    for kind, data in {
+        "corrupted": whole[:1000] + bytes(1000) + whole[2000:],
+        "truncated": whole[: len(whole) // 2],
+    }.items():
+        file = tmp / kind / "letters" / "1" / "model.onnx"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
+    file = tmp / "plain" / "plain" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    onnx.save(plain_model(), file)
+    (tmp / "empty").mkdir()
+    good = tmp / "good"
+    shutil.copytree(repository / "letters", good / "letters")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        free = ["--port=0", "--metrics-port=0"]
+        flags = {
+            "corrupted": [f"--models={tmp / 'corrupted'}", *free],
+            "truncated": [f"--models={tmp / 'truncated'}", *free],
+            "not recurrent": [f"--models={tmp / 'plain'}", *free],
+            "empty": [f"--models={tmp / 'empty'}", *free],
+            "missing": [f"--models={tmp / 'nowhere'}", *free],
+            "taken port": [f"--models={good}", f"--port={port}", "--metrics-port=0"],
+            "taken metrics port": [f"--models={good}", "--port=0", f"--metrics-port={port}"],
+            "unknown flag": [f"--models={good}", *free, "--colour=red"],
+            "bad value": [f"--models={good}", *free, "--max-batch=0"],
+            "bad word": [f"--models={good}", *free, "--log-level=loud"],
+        }
+        processes = {name: launch(*each) for name, each in flags.items()}
+        try:
+            found = {}
+            for name, process in processes.items():
+                _, errors = process.communicate(timeout=50)
+                found[name] = Ended(process.returncode, errors)
+            yield found
+        finally:
+            for process in processes.values():
+                process.kill()
+                process.communicate()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_says_why_it_does_not_start(name: str, ended: dict[str, Ended]) -> None:
+    status, words = CASES[name]
+    errors = ended[name].errors
+    assert ended[name].status == status, errors
+    assert "Traceback" not in errors
+    for word in words:
+        assert word in errors
+    if status == 1:
+        (line,) = errors.splitlines()
+        assert line.startswith("cellar-serve: ")
+
+
+def plain_model() -> onnx.ModelProto:
+    """A good model without any state."""
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "plain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
