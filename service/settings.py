@@ -57,6 +57,8 @@ class EngineSettings(BaseModel):
     """Memory per model for replies of several predictions, kept until the session goes on."""
     max_levels: int = Field(default=100, ge=1)
     """Quantile levels in one request."""
+    max_message_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """The largest message accepted or sent."""
     max_generate_steps: int = Field(default=100_000, ge=1)
     """Steps of one generation."""
     max_horizon: int = Field(default=10_000, ge=1)
@@ -116,8 +118,6 @@ class Settings(BaseSettings, EngineSettings):
     """gRPC port; 0 lets the system choose."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = 9090
     """Prometheus port; 0 lets the system choose, "off" serves no metrics."""
-    max_message_bytes: int = Field(default=16 * 2**20, ge=1024)
-    """The largest message accepted or sent."""
     max_connection_calls: int = Field(default=10_000, ge=1)
     """Concurrent calls per connection."""
     drain_timeout_s: float = Field(default=20.0, ge=0)

@@ -14,8 +14,8 @@ import numpy as np
 
 from service.engine.batch import Answers, Barrier, Delivery, Outputs, Sampling
 from service.engine.catalog import Catalog, ServedModel
-from service.engine.inputs import Steps
-from service.engine.outputs import check_outputs
+from service.engine.inputs import CheckedSteps
+from service.engine.outputs import check_outputs, check_reply
 from service.engine.request import Request
 from service.engine.screening import lost_error
 from service.engine.session import Session, SessionInfo, SessionStatus
@@ -214,7 +214,7 @@ class Engine:
     async def step(
         self,
         session_id: str,
-        steps: Steps,
+        steps: CheckedSteps,
         *,
         outputs: Outputs,
         sampling: Sampling | None = None,
@@ -241,7 +241,7 @@ class Engine:
     async def advance(
         self,
         session_id: str,
-        steps: Steps,
+        steps: CheckedSteps,
         *,
         outputs: Outputs,
         sampling: Sampling | None = None,
@@ -260,6 +260,7 @@ class Engine:
         outputs = check_outputs(
             served.manifest, outputs, sampling, max_levels=self.settings.max_levels
         )
+        check_reply(served.manifest, outputs, len(inputs), at_most=self.settings.max_message_bytes)
         slot = session.slot
         if served.shard.table.lost[slot]:
             raise lost_error(int(served.shard.table.position[slot]))

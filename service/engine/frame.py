@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.engine.batch import Answers, Ints
-from service.engine.inputs import Steps
+from service.engine.inputs import CheckedSteps
 from service.engine.request import Submission
 from service.errors import BadInputError, CellarError
 from service.settings import EngineSettings
@@ -51,7 +51,7 @@ def check_columns(
     channels: Ints,
     steps: Ints | None,
     positions: Ints | None,
-    inputs: Steps,
+    inputs: CheckedSteps,
 ) -> Ints:
     """Check that a frame's columns fit each other and the limits; returns the steps per row.
 

@@ -20,7 +20,7 @@ from service.engine.batch import (
 )
 from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
-from service.engine.inputs import Steps
+from service.engine.inputs import CheckedSteps
 from service.engine.outputs import check_can_draw, check_sampling
 from service.engine.screening import lost_error
 from service.errors import BadInputError, NotStartedError, PositionMismatchError
@@ -50,7 +50,7 @@ async def generate(
     engine: Engine,
     session_id: str,
     *,
-    prompt: Steps | None,
+    prompt: CheckedSteps | None,
     max_steps: int,
     sampling: Sampling,
     stop: Sequence[str] = (),
@@ -132,7 +132,7 @@ async def _draw_again(
 
 def _drawn_step(
     served: ServedModel, answers: Answers
-) -> tuple[Steps, int | None, float | None, str]:
+) -> tuple[CheckedSteps, int | None, float | None, str]:
     """What was drawn: as a step, as a token or value, and as text."""
     if answers.sampled_tokens is not None:
         token = int(answers.sampled_tokens[0])

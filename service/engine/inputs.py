@@ -13,7 +13,7 @@ from service.errors import BadInputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
+class CheckedSteps:
     """Steps as the model takes them, and which of them are bad."""
 
     inputs: Inputs  # (steps,) token ids or (steps, width) values; bad ones are replaced
@@ -52,7 +52,7 @@ class InputReader:
         """Numbers per step."""
         return self._input.width
 
-    def text(self, text: str) -> Steps:
+    def text(self, text: str) -> CheckedSteps:
         """One step per character."""
         if isinstance(self._input, ValuesInput):
             raise BadInputError("inputs.text", "the model reads values: send inputs.values")
@@ -64,20 +64,20 @@ class InputReader:
         known = points < len(self._token_of)
         tokens = self._token_of[np.where(known, points, 0)]
         bad = ~known | (tokens < 0)
-        return Steps(
+        return CheckedSteps(
             inputs=np.where(bad, 0, tokens), bad=bad, explain=partial(self._explain_text, text)
         )
 
-    def tokens(self, ids: Ints) -> Steps:
+    def tokens(self, ids: Ints) -> CheckedSteps:
         """One step per token id."""
         if isinstance(self._input, ValuesInput):
             raise BadInputError("inputs.tokens", "the model reads values: send inputs.values")
         bad: NDArray[np.bool_] = np.logical_or(ids < 0, ids >= len(self._symbols))
-        return Steps(
+        return CheckedSteps(
             inputs=np.where(bad, 0, ids), bad=bad, explain=partial(self._explain_token, ids)
         )
 
-    def values(self, data: Floats) -> Steps:
+    def values(self, data: Floats) -> CheckedSteps:
         """One step per row of ``width`` values, given flat."""
         if isinstance(self._input, TokensInput):
             raise BadInputError(
@@ -94,7 +94,7 @@ class InputReader:
         if self._input.positive:
             good &= rows > 0
         bad: NDArray[np.bool_] = np.logical_not(good.all(axis=1))
-        return Steps(
+        return CheckedSteps(
             inputs=np.where(bad[:, None], np.float32(1.0), rows),
             bad=bad,
             explain=partial(self._explain_value, rows),

@@ -81,6 +81,28 @@ def _has(kind: PredictionKind) -> str:
     }[kind]
 
 
+def prediction_bytes(manifest: Manifest, outputs: Outputs) -> int:
+    """The most bytes that one prediction takes in a message."""
+    wide = manifest.prediction.width * (outputs.probabilities + outputs.raw)
+    tokens = outputs.argmax + outputs.sample + 2 * outputs.top_k
+    return 4 * (wide + len(outputs.quantiles)) + 16 * tokens + 8
+
+
+def check_reply(manifest: Manifest, outputs: Outputs, steps: int, *, at_most: int) -> None:
+    """Check before anything is applied that the reply to so many steps fits into a message.
+
+    Raises:
+        BadInputError: it would not.
+    """
+    size = (steps if outputs.every_step else 1) * prediction_bytes(manifest, outputs) + 1024
+    if size > at_most:
+        raise BadInputError(
+            "outputs",
+            f"the reply to {steps} steps may take {size:,} bytes, a message holds {at_most:,}: "
+            "send fewer steps at once, or ask for less",
+        )
+
+
 def check_can_draw(manifest: Manifest, what: str) -> None:
     """Check that what a model predicts can be its next step.
 

@@ -173,9 +173,9 @@ class Shard:
             await self._quiet.wait()
 
     def stop(self) -> None:
-        """End the worker thread; nothing may be queued."""
+        """End the worker thread, unless a run is stuck: the thread then ends with the process."""
         self._jobs.put(None)
-        self._worker.join()
+        self._worker.join(timeout=5.0)
 
     def warm_up(self) -> None:
         """Run each size class on the scratch row, to learn what it costs."""

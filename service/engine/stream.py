@@ -16,8 +16,8 @@ from service.engine.catalog import ServedModel
 from service.engine.channels import Channels
 from service.engine.engine import Engine
 from service.engine.frame import Frame, Refusal, Reply, check_columns, same_refusal
-from service.engine.inputs import Steps
-from service.engine.outputs import check_outputs
+from service.engine.inputs import CheckedSteps
+from service.engine.outputs import check_outputs, check_reply, prediction_bytes
 from service.engine.request import Request
 from service.engine.screening import lost_error
 from service.engine.session import Session
@@ -70,6 +70,10 @@ class SessionStream:
             served.manifest, outputs, sampling, max_levels=engine.settings.max_levels
         )
         self._sampling = sampling
+        check_reply(served.manifest, self._outputs, 1, at_most=engine.settings.max_message_bytes)
+        # Rows whose predictions fit into a message, with room for the other columns.
+        row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
+        self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
         self._send = send
         self._channels = Channels(engine.settings.max_channels)
         self._frames: set[Frame] = set()
@@ -128,7 +132,7 @@ class SessionStream:
         channels: Ints,
         steps: Ints | None,
         positions: Ints | None,
-        inputs: Steps,
+        inputs: CheckedSteps,
         *,
         number: int = 0,
     ) -> None:
@@ -148,7 +152,7 @@ class SessionStream:
         channels: Ints,
         steps: Ints | None,
         positions: Ints | None,
-        inputs: Steps,
+        inputs: CheckedSteps,
         *,
         number: int = 0,
     ) -> None:
@@ -172,11 +176,18 @@ class SessionStream:
         channels: Ints,
         steps: Ints | None,
         positions: Ints | None,
-        inputs: Steps,
+        inputs: CheckedSteps,
         number: int,
     ) -> Iterator[None]:
         """Check a frame and queue it part by part."""
-        steps = check_columns(self._engine.settings, channels, steps, positions, inputs)
+        limits = self._engine.settings
+        steps = check_columns(limits, channels, steps, positions, inputs)
+        check_reply(
+            self.served.manifest,
+            self._outputs,
+            int(steps.max()),
+            at_most=limits.max_message_bytes,
+        )
         slots, alive = self._alive(channels)
         # Of sessions that are gone, the slot may be another's by now: it says nothing.
         if len(np.unique(slots[alive])) != int(alive.sum()):
@@ -203,7 +214,7 @@ class SessionStream:
         starts: Ints,
         readable: NDArray[np.bool_],
         positions: Ints | None,
-        inputs: Steps,
+        inputs: CheckedSteps,
     ) -> None:
         shard = self.served.shard
         slots, alive = self._alive(frame.channels[part])
@@ -291,7 +302,9 @@ class SessionStream:
             )
         self._channels.check_new(channels)
 
-    def _explain(self, frame: Frame, rows: Ints, starts: Ints, inputs: Steps) -> list[Refusal]:
+    def _explain(
+        self, frame: Frame, rows: Ints, starts: Ints, inputs: CheckedSteps
+    ) -> list[Refusal]:
         """Say of each row that cannot be used why it is."""
         table = self.served.shard.table
         channels = frame.channels[rows]
@@ -327,16 +340,23 @@ class SessionStream:
             self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))
             return
         self._answered(frame, len(rows), int(frame.steps[rows].sum()))
-        self._send(
-            Reply(
-                frame=frame.number,
-                channels=channels,
-                positions=delivery.positions,
-                counts=frame.steps[rows] if self._outputs.every_step else None,
-                answers=delivery.answers,
-                replayed=delivery.replayed,
+        counts = frame.steps[rows] if self._outputs.every_step else None
+        answers = delivery.answers
+        assert answers is not None, "a delivery has answers or an error"
+        # Several rows have one prediction each; those of a single row were checked to fit.
+        size = len(rows) if len(rows) == 1 else self._rows_at_once
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            self._send(
+                Reply(
+                    frame=frame.number,
+                    channels=channels[part],
+                    positions=delivery.positions[part],
+                    counts=None if counts is None else counts[part],
+                    answers=answers if size >= len(rows) else answers.rows(start, start + size),
+                    replayed=delivery.replayed,
+                )
             )
-        )
 
     def _refuse(self, frame: Frame, rows: Ints, refusals: list[Refusal]) -> None:
         """Refuse rows, together with whatever else is refused in this turn of the event loop."""

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from cellar.v1 import session_pb2, values_pb2
 from service.engine.batch import Ints, Outputs, Sampling
-from service.engine.inputs import InputReader, Steps
+from service.engine.inputs import CheckedSteps, InputReader
 from service.errors import BadInputError
 
 # Positions are 64-bit and unsigned on the wire, signed in the columns: none is ever so large.
 _LARGEST = 2**63 - 1
 
 
-def inputs(message: values_pb2.Inputs, reader: InputReader) -> Steps:
+def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
     """Steps as the model takes them.
 
     Raises:

@@ -18,7 +18,7 @@ from models.manifest import TokensInput
 from service.engine.batch import Answers, Outputs, Sampling
 from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
-from service.engine.inputs import Steps
+from service.engine.inputs import CheckedSteps
 from service.engine.runner import OrtRunner
 from service.engine.shard import Shard
 from service.metrics import Metrics
@@ -81,7 +81,7 @@ def sequences(case: Case, dice: random.Random) -> list[NDArray[np.int64] | NDArr
     return found
 
 
-def steps_of(device: Device, piece: NDArray[np.int64] | NDArray[np.float32]) -> Steps:
+def steps_of(device: Device, piece: NDArray[np.int64] | NDArray[np.float32]) -> CheckedSteps:
     reader = device.served.reader
     return reader.values(piece) if piece.dtype == np.float32 else reader.tokens(piece)  # type: ignore[arg-type]
 

@@ -88,3 +88,30 @@ async def test_metrics_count_what_happened(wire: Wire) -> None:
         'cellar_session_capacity{model="prices/1"} 64.0',
     ):
         assert line in page, line
+
+
+async def test_gauges_tell_how_things_are_when_they_are_read(wire: Wire) -> None:
+    def read() -> list[float | None]:
+        return [
+            wire.server.metrics.registry.get_sample_value(name, {"model": "letters/2", **more})
+            for name, more in (
+                ("cellar_sessions", {"tier": "device"}),
+                ("cellar_state_bytes", {"tier": "device"}),
+                ("cellar_pending_steps", {}),
+            )
+        ]
+
+    call = wire.sessions.Stream()
+    await call.write(pb.StreamRequest(start=pb.StreamStart(model="letters")))
+    await call.write(
+        pb.StreamRequest(attach=pb.StreamAttach(session_ids=["a"], channels=[0], open=True))
+    )
+    inputs = values_pb2.Inputs(text="a" * 900)
+    frame = pb.StreamFrame(channels=[0], steps=[900], inputs=inputs)
+    await call.write(pb.StreamRequest(frame=frame))
+    for _ in range(2):  # started, attached
+        await call.read()
+    assert read()[0] == 1
+    await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id="a"))  # with steps queued
+    assert (await call.read()).reply.errors
+    assert read() == [0, 0, 0]

@@ -236,6 +236,18 @@ async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:
     ).session.position == 1, "what was refused changed nothing"
 
 
+async def test_a_reply_that_would_not_fit_is_refused_before_anything_is_applied(
+    wire: Wire,
+) -> None:
+    await open_session(wire)
+    outputs = values_pb2.Outputs(raw=True, probabilities=True, every_step=True)
+    request = pb.StepRequest(session_id="s", inputs=text("a" * 400), outputs=outputs, position=0)
+    await refused(wire.sessions.Step(request), grpc.StatusCode.INVALID_ARGUMENT, "BAD_INPUT")
+    request.inputs.text = "a" * 100
+    reply = await wire.sessions.Step(request)
+    assert len(reply.predictions.raw) == 100 * len(SYMBOLS)
+
+
 async def test_a_message_beyond_the_limit_is_refused_by_the_transport(wire: Wire) -> None:
     await open_session(wire, "prices", "p")
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -118,6 +118,19 @@ async def test_many_steps_per_row_and_text(wire: Wire) -> None:
         assert np.array_equal(again[channel]["raw"], good[channel]["raw"])
 
 
+async def test_a_wide_reply_comes_in_messages_that_fit(wire: Wire) -> None:
+    channels = list(range(64))
+    stream = await Stream(wire, raw=True, probabilities=True, top_k=27).begin()
+    await stream.attach(channels, [f"s{n}" for n in channels])
+    await stream.send(channels, inputs=tokens(*[3] * 64), number=5)
+    good, bad = await stream.rows(64)
+    assert not bad
+    assert sorted(good) == channels
+    assert len(stream.frames) > 1, "64 rows of 108 numbers are more than a message holds here"
+    first = good[0]["raw"]
+    assert all(np.array_equal(row["raw"], first) for row in good.values())
+
+
 async def test_one_bad_row_fails_alone(wire: Wire) -> None:
     stream = await Stream(wire, raw=True).begin()
     await stream.attach([0, 1, 2, 3, 4], list("abcde"))
