@@ -40,6 +40,7 @@ FEW, MANY = 1_000, 100_000
 ROWS = 64
 FRAMES_PER_ROUND = 200
 ROUNDS = 15
+ATTACHED_AT_ONCE = 10_000
 
 
 @dataclass
@@ -98,9 +99,11 @@ async def contestant(model: Model, sessions: int) -> Contestant:
             answered.set()
 
     stream = SessionStream(engine, served, outputs=Outputs(argmax=True), sampling=None, send=count)
-    names = [f"session {n}" for n in range(sessions)]
-    attached = await stream.attach(names, np.arange(sessions), open_sessions=True)
-    assert len(attached.channels) == sessions, attached.refusals[:1]
+    for first in range(0, sessions, ATTACHED_AT_ONCE):
+        channels = np.arange(first, min(first + ATTACHED_AT_ONCE, sessions))
+        names = [f"session {n}" for n in channels]
+        attached = await stream.attach(names, channels, open_sessions=True)
+        assert len(attached.channels) == len(channels), attached.refusals[:1]
     found = Contestant(engine, stream, sessions, answered, np.random.default_rng(0))
     reader = served.reader
     for first in range(0, sessions, ROWS):  # every session has stepped: its memory is in use

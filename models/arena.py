@@ -22,13 +22,23 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import onnx
-from onnx import helper, version_converter
+from onnx import helper, inliner, version_converter
 
 from models import heads
 from models.errors import ModelError
-from models.graph import BOOL, FLOAT, INT64, OPSET, GraphBuilder
+from models.graph import (
+    BOOL,
+    FLOAT,
+    INT32,
+    INT64,
+    IR_VERSION,
+    OPSET,
+    STANDARD_DOMAINS,
+    GraphBuilder,
+    tensor_names,
+)
 from models.lowering import lower_rnn
-from models.manifest import Manifest, PredictionKind
+from models.manifest import Manifest, PredictionKind, TokensInput
 from models.pruning import prune
 from models.repository import Model
 
@@ -57,6 +67,7 @@ class ServingGraph:
     prediction after each row's last step, and ``PREDICTIONS`` (batch, time, width), all of them.
     ``heads`` turn predictions into answers; each is a graph of its own, so that a row pays for
     what it asked and rows that ask for different things still share the core's batch.
+    ``manifest`` names the inputs as ``core`` does: tokens are int64 there and lengths int32.
     """
 
     manifest: Manifest
@@ -71,17 +82,30 @@ def compile_model(model: Model) -> ServingGraph:
     Raises:
         ModelError: the graph cannot be served.
     """
-    manifest = model.manifest
-    proto = _at_supported_opset(model)
+    try:
+        return _compile(model.proto, model.manifest)
+    except ModelError as error:
+        raise ModelError(f"{model.path}: {error}") from error
+
+
+def _compile(portable: onnx.ModelProto, manifest: Manifest) -> ServingGraph:
+    proto = _at_supported_opset(_inlined(portable))
     wanted = [manifest.prediction.output, *(state.output for state in manifest.states)]
     graph = prune(proto.graph, outputs=wanted)
+    for name in tensor_names(graph):
+        if name.startswith(PREFIX):
+            raise ModelError(f"tensor '{name}': '{PREFIX}' begins the server's names: rename it")
     lower_rnn(graph)
-    arena = _wire(graph, manifest)
-    core = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    manifest, arena = _wire(graph, manifest)
+    core = helper.make_model(
+        graph,
+        opset_imports=proto.opset_import,
+        ir_version=max(proto.ir_version, IR_VERSION),  # from 4 on initializers are no inputs
+    )
     try:
         onnx.checker.check_model(core)
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{model.path}: cannot be compiled for serving: {error}") from error
+    except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: above 2 GiB
+        raise ModelError(f"cannot be compiled for serving: {error}") from error
     return ServingGraph(
         manifest=manifest,
         core=core.SerializeToString(),
@@ -90,26 +114,41 @@ def compile_model(model: Model) -> ServingGraph:
     )
 
 
-def _at_supported_opset(model: Model) -> onnx.ModelProto:
-    opset = next((entry.version for entry in model.proto.opset_import if not entry.domain), 0)
-    if opset >= 13:  # the first one where Squeeze, Unsqueeze and Split take axes as inputs
-        return model.proto
+def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the bodies of local functions in place of their calls."""
+    if not proto.functions:
+        return proto
     try:
-        return version_converter.convert_version(model.proto, OPSET)
+        return inliner.inline_local_functions(proto, convert_version=True)
+    except Exception as error:  # the inliner raises whatever its C++ part throws
+        raise ModelError(f"its local functions cannot be inlined: {error}") from error
+
+
+def _at_supported_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
+    opset = next(
+        (entry.version for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS), 0
+    )
+    if opset >= 13:  # the first one where Squeeze, Unsqueeze and Split take axes as inputs
+        return proto
+    try:
+        return version_converter.convert_version(proto, OPSET)
     except Exception as error:  # the converter raises whatever its C++ part throws
         raise ModelError(
-            f"{model.path}: opset {opset} cannot be brought to {OPSET}: export it with "
-            "opset 13 or later"
+            f"opset {opset} cannot be brought to {OPSET}: export it with opset 13 or later"
         ) from error
 
 
-def _wire(graph: onnx.GraphProto, manifest: Manifest) -> tuple[ArenaTensor, ...]:
-    """Replace state inputs and outputs by arena reads and in-place writes."""
+def _wire(graph: onnx.GraphProto, manifest: Manifest) -> tuple[Manifest, tuple[ArenaTensor, ...]]:
+    """Replace state inputs and outputs by arena reads and in-place writes.
+
+    Returns the manifest with the names that the inputs have now.
+    """
     before = GraphBuilder(PREFIX + "read.")
     after = GraphBuilder(PREFIX + "write.")
     before.input(READ_SLOTS, INT64, ["batch"])
     before.input(WRITE_SLOTS, INT64, ["batch", 1])
     before.input(FRESH, BOOL, ["batch"])
+    manifest = _cast_inputs(before, graph, manifest)
     resident: list[ArenaTensor] = []
 
     for index, state in enumerate(manifest.states):
@@ -143,7 +182,29 @@ def _wire(graph: onnx.GraphProto, manifest: Manifest) -> tuple[ArenaTensor, ...]
         nodes, graph.name, [*inputs, *before.inputs], after.outputs, initializer=constants
     )
     graph.CopyFrom(rewired)
-    return tuple(resident)
+    return manifest, tuple(resident)
+
+
+def _cast_inputs(before: GraphBuilder, graph: onnx.GraphProto, manifest: Manifest) -> Manifest:
+    """Take tokens as int64 and lengths as int32, whatever integers the graph works with."""
+    renamed: dict[str, object] = {}
+    if isinstance(manifest.input, TokensInput):
+        name = _cast_input(before, graph, manifest.input.name, INT64)
+        renamed["input"] = manifest.input.model_copy(update={"name": name})
+    if manifest.lengths is not None:
+        renamed["lengths"] = _cast_input(before, graph, manifest.lengths, INT32)
+    return manifest.model_copy(update=renamed)
+
+
+def _cast_input(before: GraphBuilder, graph: onnx.GraphProto, name: str, dtype: int) -> str:
+    """Make an input one of ``dtype``; returns the name it has then."""
+    value = next(value for value in graph.input if value.name == name)
+    tensor_type = value.type.tensor_type
+    if tensor_type.elem_type != dtype:
+        value.name = f"{PREFIX}input.{name}"
+        before.node("Cast", value.name, output=name, to=tensor_type.elem_type)
+        tensor_type.elem_type = dtype
+    return value.name
 
 
 def _keep_prediction(before: GraphBuilder, after: GraphBuilder, manifest: Manifest) -> ArenaTensor:

@@ -1,7 +1,7 @@
 """Write ONNX graphs node by node."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
 IR_VERSION = 9
+STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 class GraphBuilder:
@@ -73,6 +74,19 @@ class GraphBuilder:
 
     def _fresh(self, stem: str) -> str:
         return f"{self._prefix}{stem}_{next(self._numbers)}"
+
+
+def tensor_names(graph: onnx.GraphProto) -> Iterator[str]:
+    """The names a graph gives to tensors, those in its subgraphs included."""
+    for value in graph.input:
+        yield value.name
+    for tensor in graph.initializer:
+        yield tensor.name
+    for node in graph.node:
+        yield from node.output
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from tensor_names(body)
 
 
 FLOAT = TensorProto.FLOAT

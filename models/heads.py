@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from models.errors import ModelError
-from models.graph import FLOAT, INT32, INT64, GraphBuilder
+from models.graph import FLOAT, INT32, INT64, IR_VERSION, GraphBuilder
 from models.manifest import Manifest
 from models.pruning import prune
 
@@ -28,6 +28,8 @@ def token_heads(vocabulary: int) -> dict[str, bytes]:
 
 def value_heads(proto: onnx.ModelProto, manifest: Manifest) -> dict[str, bytes]:
     """The head of a model that predicts a distribution: its quantile function.
+
+    ``proto`` has no local functions (they are inlined).
 
     ``prediction (n, 1, width), levels (n, k) -> quantiles (n, 1, k)``. A draw is the quantile
     at a uniformly random level.
@@ -49,7 +51,11 @@ def value_heads(proto: onnx.ModelProto, manifest: Manifest) -> dict[str, bytes]:
         (graph.output[0], ("n", 1, "k")),
     ):
         value.CopyFrom(helper.make_tensor_value_info(value.name, FLOAT, shape))
-    model = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    model = helper.make_model(
+        graph,
+        opset_imports=proto.opset_import,
+        ir_version=max(proto.ir_version, IR_VERSION),
+    )
     return {"quantiles": model.SerializeToString()}
 
 

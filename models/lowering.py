@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.graph import GraphBuilder
+from models.graph import STANDARD_DOMAINS, GraphBuilder
 
-_ACTIVATIONS = {"Tanh": "Tanh", "Relu": "Relu"}
+_ACTIVATIONS = {b"tanh": "Tanh", b"relu": "Relu"}
 
 
 def lower_rnn(graph: onnx.GraphProto) -> None:
@@ -21,45 +21,70 @@ def lower_rnn(graph: onnx.GraphProto) -> None:
 
         h_t = f(x_t W^T + h_{t-1} R^T + b_W + b_R)
 
+    Past a row's length Y is 0 and Y_h stays at its last valid step, as the operator has it.
+
     An operator this does not cover (reverse, clipped, other activations, weights that are not
     constant) is left as it is.
     """
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = _constants(graph)
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(graph.node):
         if not _covered(node, constants):
             nodes.append(node)
             continue
-        builder = GraphBuilder(f"cellar.rnn_{index}.")
-        _lower(builder, node, constants)
+        prefix = f"cellar.rnn_{index}."
+        builder = GraphBuilder(prefix)
+        _lower(builder, prefix, node, constants)
         nodes.extend(builder.nodes)
         graph.initializer.extend(builder.initializers)
     del graph.node[:]
     graph.node.extend(nodes)
 
 
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Tensors that never change: initializers, Constant nodes, and both by another name."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:  # in topological order
+        if node.domain not in STANDARD_DOMAINS:
+            continue
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    found[node.output[0]] = attribute.t
+        elif node.op_type == "Identity" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
+
+
 def _covered(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
-    if node.op_type != "RNN" or node.domain:
+    if node.op_type != "RNN" or node.domain not in STANDARD_DOMAINS:
         return False
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    activations = [name.decode() for name in attributes.get("activations", [b"Tanh"])]
+    activations = [name.lower() for name in attributes.get("activations", [b"tanh"])]
     return (
         attributes.get("direction", b"forward") == b"forward"
         and attributes.get("layout", 0) == 0
         and "clip" not in attributes
         and len(activations) == 1
         and activations[0] in _ACTIVATIONS
-        and all(name in constants for name in node.input[1:4] if name)
+        and all(
+            name in constants and constants[name].data_type == TensorProto.FLOAT
+            for name in node.input[1:4]
+            if name
+        )
         and len(node.input) > 5
         and bool(node.input[5])
     )
 
 
 def _lower(
-    builder: GraphBuilder, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
+    builder: GraphBuilder,
+    prefix: str,
+    node: onnx.NodeProto,
+    constants: dict[str, onnx.TensorProto],
 ) -> None:
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    activation = _ACTIVATIONS[attributes.get("activations", [b"Tanh"])[0].decode()]
+    activation = _ACTIVATIONS[attributes.get("activations", [b"tanh"])[0].lower()]
     weights = numpy_helper.to_array(constants[node.input[1]])[0]  # (hidden, inputs)
     recurrent = numpy_helper.to_array(constants[node.input[2]])[0]  # (hidden, hidden)
     hidden = recurrent.shape[0]
@@ -73,7 +98,7 @@ def _lower(
     x = builder.node("Add", x, builder.constant(bias))  # (time, batch, hidden)
     zero = builder.constant([0])
     h = builder.node("Squeeze", node.input[5], zero)  # (batch, hidden)
-    time = builder.node("Shape", x, start=0, end=1)
+    time = builder.node("Gather", builder.node("Shape", x), zero)  # (1,)
     step_count = builder.node("Squeeze", time, zero)
     steps = builder.node(
         "Range",
@@ -87,20 +112,20 @@ def _lower(
     else:
         limit = builder.node("Reshape", time, builder.constant([1, 1]))
 
-    body = GraphBuilder(f"{node.output[0] or node.output[1]}.body.")
-    before = body.input("cellar.h", TensorProto.FLOAT, ["batch", hidden])
-    x_t = body.input("cellar.x_t", TensorProto.FLOAT, ["batch", hidden])
-    t = body.input("cellar.t", TensorProto.INT64, [])
+    inside = f"{prefix}body."
+    body = GraphBuilder(inside)
+    before = body.input(f"{inside}h", TensorProto.FLOAT, ["batch", hidden])
+    x_t = body.input(f"{inside}x_t", TensorProto.FLOAT, ["batch", hidden])
+    t = body.input(f"{inside}t", TensorProto.INT64, [])
     product = body.node("MatMul", before, body.constant(np.ascontiguousarray(recurrent.T)))
     new = body.node(activation, body.node("Add", product, x_t))
     valid = body.node("Less", t, limit)
-    body.node("Where", valid, new, before, output="cellar.h_next")
-    body.node("Identity", "cellar.h_next", output="cellar.y_t")
-    body.output("cellar.h_next", TensorProto.FLOAT, ["batch", hidden])
-    body.output("cellar.y_t", TensorProto.FLOAT, ["batch", hidden])
+    after = body.node("Where", valid, new, before)
+    y_t = body.node("Where", valid, new, body.constant(0.0))
+    body.output(after, TensorProto.FLOAT, ["batch", hidden])
+    body.output(y_t, TensorProto.FLOAT, ["batch", hidden])
 
-    last = f"{node.output[0] or node.output[1]}.cellar_last"
-    every = f"{last}_every"
+    last, every = f"{prefix}last", f"{prefix}every"
     builder.nodes_with(
         "Scan",
         h,

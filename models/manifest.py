@@ -20,7 +20,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 import onnx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from models.errors import ModelError
 
@@ -70,7 +70,7 @@ class State(_Part):
 
     input: str
     output: str
-    shape: tuple[int, ...] = Field(min_length=1)
+    shape: tuple[PositiveInt, ...] = Field(min_length=1)
     """Shape for one session, without the batch axis."""
     batch_axis: int = Field(default=0, ge=0)
     initial: float = 0.0
@@ -145,6 +145,8 @@ class Manifest(_Part):
                 )
         if (kind is PredictionKind.DISTRIBUTION) != (self.quantiles is not None):
             raise ValueError("a distribution needs quantiles, and nothing else has them")
+        if kind is PredictionKind.DISTRIBUTION and not isinstance(self.input, ValuesInput):
+            raise ValueError("a distribution needs an input of values")
         return self
 
     @property
@@ -198,5 +200,12 @@ class Manifest(_Part):
 
 
 def fingerprint(model: onnx.ModelProto) -> str:
-    """Hash the graph and the weights of a model, whatever its metadata says."""
-    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
+    """Hash what a model computes: graph, weights, local functions, versions of the operators.
+
+    Metadata does not count.
+    """
+    digest = hashlib.sha256()
+    for part in (model.graph, *model.functions, *model.opset_import):
+        content = part.SerializeToString(deterministic=True)
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()

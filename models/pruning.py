@@ -35,7 +35,8 @@ def prune(
         kept.add(id(node))
         frontier.extend(_reads(node))
     constants = [tensor for tensor in graph.initializer if tensor.name in needed - cut]
-    constant_names = {tensor.name for tensor in constants}
+    # Before IR version 4 every initializer was a graph input too, those cut away included.
+    constant_names = {tensor.name for tensor in graph.initializer}
     declared = {value.name: value for value in graph.input}
     if inputs is None:
         graph_inputs = [value for name, value in declared.items() if name not in constant_names]

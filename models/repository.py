@@ -14,10 +14,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from models.errors import ModelError, ModelNotFoundError
-from models.manifest import Manifest, fingerprint
+from models.graph import FLOAT, INT32, INT64
+from models.manifest import Manifest, TokensInput, fingerprint
 
 MODEL_FILE = "model.onnx"
 SIDECAR_FILE = "manifest.json"
+HIGHEST_VERSION = 2**32 - 1  # the wire has 32 bits for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class ModelRepository:
         if not self.root.is_dir():
             return []
         return sorted(
-            folder.name for folder in self.root.iterdir() if folder.is_dir() and self._has(folder)
+            folder.name for folder in self.root.iterdir() if folder.is_dir() and _models_in(folder)
         )
 
     def versions(self, name: str) -> list[int]:
@@ -54,14 +56,21 @@ class ModelRepository:
 
         Raises:
             ModelNotFoundError: there is none.
+            ModelError: a folder is numbered as no version can be.
         """
         folder = self.root / name
         # A name is one path component: anything else would escape the repository.
-        found = sorted(_versions_in(folder)) if Path(name).name == name and folder.is_dir() else []
+        found = _models_in(folder) if Path(name).name == name and folder.is_dir() else []
         if not found:
             known = ", ".join(self.names()) or "none"
             raise ModelNotFoundError(f"model '{name}' is not in {self.root} (it holds: {known})")
-        return found
+        for child in found:
+            if not _is_version(child.name):
+                raise ModelError(
+                    f"{child}: a version is a whole number from 1 to {HIGHEST_VERSION}, without "
+                    "leading zeros: rename the folder"
+                )
+        return sorted(int(child.name) for child in found)
 
     def load(self, name: str, version: int | None = None) -> Model:
         """Read one version of a model, the highest when none is named.
@@ -82,6 +91,9 @@ class ModelRepository:
         """Write a model as the next version of its name; the file appears whole or not at all.
 
         Returns the path of the new ``model.onnx``.
+
+        Raises:
+            ModelError: the highest version there can be is taken.
         """
         folder = self.root / manifest.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +103,10 @@ class ModelRepository:
             onnx.save_model(proto, str(staging / MODEL_FILE))
             staging.chmod(0o755)
             while True:
-                version = max(_versions_in(folder), default=0) + 1
+                # Above every number in use, by whatever it is: a version is never taken twice.
+                version = max(_numbers_in(folder), default=0) + 1
+                if version > HIGHEST_VERSION:
+                    raise ModelError(f"{folder / str(version - 1)}: no higher version is possible")
                 target = folder / str(version)
                 try:
                     os.rename(staging, target)
@@ -103,10 +118,6 @@ class ModelRepository:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    @staticmethod
-    def _has(folder: Path) -> bool:
-        return bool(_versions_in(folder))
-
 
 def load_model(path: Path, *, name: str, version: int) -> Model:
     """Read and validate one ONNX file.
@@ -114,16 +125,11 @@ def load_model(path: Path, *, name: str, version: int) -> Model:
     Raises:
         ModelError: unreadable, no ONNX, no manifest, or a manifest the graph does not fit.
     """
-    try:
-        proto = onnx.load_model(str(path))
-        onnx.checker.check_model(proto)
-    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path}: not a readable ONNX model: {reason}") from error
+    proto = _read_proto(path)
     manifest = Manifest.extract(proto)
     sidecar = path.parent / SIDECAR_FILE
     if manifest is None and sidecar.is_file():
-        manifest = Manifest.parse(sidecar.read_text(encoding="utf-8"), where=str(sidecar))
+        manifest = _read_sidecar(sidecar)
     if manifest is None:
         raise ModelError(
             f"{path}: no manifest: nothing says which tensors are its recurrent state; "
@@ -140,8 +146,40 @@ def load_model(path: Path, *, name: str, version: int) -> Model:
     )
 
 
+def _read_proto(path: Path) -> onnx.ModelProto:
+    try:
+        proto = onnx.load_model(str(path), load_external_data=False)
+    except (DecodeError, OSError) as error:
+        raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except (onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise ModelError(
+            f"{path}: the weights that it keeps in other files cannot be read: {_first_line(error)}"
+        ) from error
+    try:
+        onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: above 2 GiB
+        raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
+    return proto
+
+
+def _read_sidecar(path: Path) -> Manifest:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not readable: {_first_line(error)}") from error
+    return Manifest.parse(text, where=str(path))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None:
-    """Check that a graph has the tensors its manifest names, with the shapes it names.
+    """Check that a graph has the tensors its manifest names, with the types and shapes to serve.
+
+    What a graph leaves undeclared is not checked here; running it will tell.
 
     Raises:
         ModelError: it has not; the message names the tensor.
@@ -149,58 +187,118 @@ def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None
     constants = {tensor.name for tensor in proto.graph.initializer}
     inputs = {value.name: value for value in proto.graph.input if value.name not in constants}
     outputs = {value.name: value for value in proto.graph.output}
-    wanted_inputs = {manifest.input.name} | {state.input for state in manifest.states}
-    wanted_outputs = {manifest.prediction.output} | {state.output for state in manifest.states}
-    if manifest.lengths is not None:
-        wanted_inputs.add(manifest.lengths)
-    if manifest.quantiles is not None:
-        wanted_inputs.add(manifest.quantiles.levels)
-        wanted_outputs.add(manifest.quantiles.output)
-    for kind, wanted, found in (
-        ("input", wanted_inputs, inputs),
-        ("output", wanted_outputs, outputs),
+    expected_inputs, expected_outputs = _expected(manifest, where=where)
+    for side, expected, found in (
+        ("input", expected_inputs, inputs),
+        ("output", expected_outputs, outputs),
     ):
-        for name in sorted(wanted - found.keys()):
+        for name in sorted(expected.keys() - found.keys()):
             known = ", ".join(found)
-            raise ModelError(f"{where}: the manifest names {kind} '{name}', the graph has: {known}")
-    for name in sorted(inputs.keys() - wanted_inputs):
+            raise ModelError(f"{where}: the manifest names {side} '{name}', the graph has: {known}")
+    for name in sorted(inputs.keys() - expected_inputs.keys()):
         raise ModelError(f"{where}: the graph needs input '{name}', which the manifest omits")
+    for name, tensor in expected_inputs.items():
+        _check_tensor(inputs[name], tensor, where=where)
+    for name, tensor in expected_outputs.items():
+        _check_tensor(outputs[name], tensor, where=where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Expected:
+    """What a tensor may be; a name in a shape stands for a length that must stay open."""
+
+    role: str
+    types: tuple[int, ...] = (FLOAT,)
+    shapes: tuple[tuple[int | str, ...], ...]
+
+
+def _expected(
+    manifest: Manifest, *, where: str
+) -> tuple[dict[str, _Expected], dict[str, _Expected]]:
+    """The inputs and the outputs that a manifest names."""
+    # Without lengths a run is one step: the time axis may be missing.
+    steps: list[tuple[int | str, ...]] = [("batch", "time")]
+    if manifest.lengths is None:
+        steps = [("batch", 1), ("batch",)]
+    width = manifest.prediction.width
+    inputs: dict[str, _Expected] = {}
+    outputs: dict[str, _Expected] = {}
+    if isinstance(manifest.input, TokensInput):
+        inputs[manifest.input.name] = _Expected(
+            role="tokens", types=(INT64, INT32), shapes=tuple(steps)
+        )
+    else:
+        inputs[manifest.input.name] = _Expected(
+            role="values", shapes=tuple((*step, manifest.input.width) for step in steps)
+        )
+    if manifest.lengths is not None:
+        inputs[manifest.lengths] = _Expected(
+            role="lengths", types=(INT32, INT64), shapes=(("batch",),)
+        )
+    if manifest.quantiles is not None:  # they need the time axis, be it of one step
+        steps = steps[:1]
+        inputs[manifest.quantiles.levels] = _Expected(role="levels", shapes=(("batch", "levels"),))
+        outputs[manifest.quantiles.output] = _Expected(
+            role="quantiles", shapes=((*steps[0], "levels"),)
+        )
+    outputs[manifest.prediction.output] = _Expected(
+        role="prediction", shapes=tuple((*step, width) for step in steps)
+    )
     for state in manifest.states:
         if state.batch_axis > len(state.shape):
             raise ModelError(f"{where}: state '{state.input}': batch_axis is outside its shape")
-        for value in (inputs[state.input], outputs[state.output]):
-            _check_shape(value, state.shape, state.batch_axis, where=where)
+        shape: list[int | str] = list(state.shape)
+        shape.insert(state.batch_axis, "batch")
+        tensor = _Expected(role="state", shapes=(tuple(shape),))
+        inputs[state.input] = tensor
+        outputs[state.output] = tensor
+    return inputs, outputs
 
 
-def _check_shape(
-    value: onnx.ValueInfoProto, shape: tuple[int, ...], batch_axis: int, *, where: str
-) -> None:
-    if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise ModelError(f"{where}: state '{value.name}' must be float32")
-    if not value.type.tensor_type.HasField("shape"):
+def _check_tensor(value: onnx.ValueInfoProto, expected: _Expected, *, where: str) -> None:
+    subject = f"{where}: {expected.role} '{value.name}'"
+    found = value.type.tensor_type
+    if found.elem_type not in expected.types:
+        allowed = " or ".join(_type_name(dtype) for dtype in expected.types)
+        raise ModelError(f"{subject} is {_type_name(found.elem_type)}, it must be {allowed}")
+    if not found.HasField("shape"):
         return
-    dims = list(value.type.tensor_type.shape.dim)
-    expected: list[int | None] = list(shape)
-    expected.insert(batch_axis, None)
-    declared = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
-    if len(declared) != len(expected) or any(
-        have is not None and want is not None and have != want
-        for have, want in zip(declared, expected, strict=True)
-    ):
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in found.shape.dim]
+    if not any(_fits(dims, shape) for shape in expected.shapes):
+        allowed = " or ".join(f"[{', '.join(map(str, shape))}]" for shape in expected.shapes)
+        declared = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in found.shape.dim)
         raise ModelError(
-            f"{where}: state '{value.name}' has shape {declared}, the manifest says {expected} "
-            "(None is the batch)"
-        )
-    if declared[batch_axis] is not None:
-        raise ModelError(
-            f"{where}: state '{value.name}': the batch axis {batch_axis} is fixed at "
-            f"{declared[batch_axis]}; export it with a dynamic batch"
+            f"{subject} has shape [{declared}], the manifest says {allowed} "
+            "(a number must match, a name must be a dynamic axis)"
         )
 
 
-def _versions_in(folder: Path) -> list[int]:
+def _fits(dims: list[int | None], shape: tuple[int | str, ...]) -> bool:
+    return len(dims) == len(shape) and all(
+        have is None or have == want for have, want in zip(dims, shape, strict=True)
+    )
+
+
+def _type_name(dtype: int) -> str:
+    if dtype == onnx.TensorProto.FLOAT:
+        return "float32"
+    return onnx.TensorProto.DataType.Name(dtype).lower()
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """The numbered folders that hold a model, in no order."""
     return [
-        int(child.name)
+        child
         for child in folder.iterdir()
-        if child.name.isdecimal() and int(child.name) > 0 and (child / MODEL_FILE).is_file()
+        if child.name.isdecimal() and (child / MODEL_FILE).is_file()
     ]
+
+
+def _numbers_in(folder: Path) -> list[int]:
+    """The version numbers that are taken below a model's folder, in no order."""
+    numbers = [int(child.name) for child in folder.iterdir() if child.name.isdecimal()]
+    return [number for number in numbers if _is_version(str(number))]
+
+
+def _is_version(name: str) -> bool:
+    return name.isdecimal() and name == str(int(name)) and 1 <= int(name) <= HIGHEST_VERSION

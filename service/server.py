@@ -5,7 +5,9 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 import structlog
@@ -174,25 +176,25 @@ class Server:
                         fingerprint=model.fingerprint,
                         runner=runner,
                     )
-                    await loop.run_in_executor(loader, served.shard.warm_up)
+                    await loop.run_in_executor(loader, self._warm_up, model, served.shard)
                     _log.info("model loaded", model=str(model), path=str(model.path))
 
     def _build(
         self, repository: ModelRepository, name: str, version: int
     ) -> tuple[Model, OrtRunner]:
         model = repository.load(name, version)
-        try:
+        with _faults_of(model):
             runner = OrtRunner(
                 compile_model(model),
                 slots=Shard.rows(self.settings),
                 max_batch=self.settings.max_batch,
             )
-        except ModelError:
-            raise
-        except Exception as error:  # whatever the runtime throws, it is about this file
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{model.path}: cannot be run: {reason}") from error
         return model, runner
+
+    @staticmethod
+    def _warm_up(model: Model, shard: Shard) -> None:
+        with _faults_of(model):
+            shard.warm_up()
 
     async def _expire(self) -> None:
         while True:
@@ -216,6 +218,18 @@ def _check_free(host: str, port: int) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise OSError(f"cannot listen on {_address(host, port)}: {reason}") from error
+
+
+@contextmanager
+def _faults_of(model: Model) -> Iterator[None]:
+    """Whatever the runtime throws here is about this model's file."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{model.path}: cannot be run: {reason}") from error
 
 
 async def serve(settings: Settings) -> None:
