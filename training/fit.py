@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from training.export import export
 from training.loop import LOG_EVERY, Loop
 from training.progress import watch
 from training.provenance import provenance_of
-from training.runs import RunFolder
+from training.runs import RunFolder, TrainedRun
 from training.series_task import SeriesTask
 from training.tasks import Task
 
@@ -31,21 +30,6 @@ CHECKPOINT_EVERY_S = 60.0
 SINGLE_THREAD_HIDDEN = 64
 BF16_FROM_HIDDEN = 128
 """Narrower cells gain nothing from bf16 on CPUs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedRun:
-    """What a call of `train` or `resume` left behind."""
-
-    folder: Path
-    task: Task
-    steps: int
-    total_steps: int | None
-    finished: bool
-    """False when it was stopped: `resume` the folder to go on."""
-    scores: dict[str, float]
-    model: Path | None
-    """The published file, when finished."""
 
 
 def prepare(config: AnyConfig) -> Task:

@@ -1,7 +1,6 @@
 """What a person gets to see of a run: a few tables on the terminal and one picture."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,13 +8,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from training.config import TrainingConfig
 from training.loop import Loop
+from training.runs import TrainedRun
 from training.series_task import SeriesTask
 from training.tasks import Task
-
-if TYPE_CHECKING:
-    from training.config import TrainingConfig
-    from training.fit import TrainedRun
 
 TAIL_ROWS = 150
 """Steps shown of a series' held-out tail."""
@@ -40,12 +37,12 @@ def announce(task: Task, console: Console) -> None:
         console.print(table)
 
 
-def stopped(run: "TrainedRun", console: Console) -> None:
+def stopped(run: TrainedRun, console: Console) -> None:
     """Say how to go on with a run that was stopped."""
     console.print(f"stopped after step {run.steps}; go on with: cellar-train resume {run.folder}")
 
 
-def summarise(run: "TrainedRun", samples: Path, config: "TrainingConfig", console: Console) -> None:
+def summarise(run: TrainedRun, samples: Path, config: TrainingConfig, console: Console) -> None:
     """Scores, where everything is, and what to do next."""
     console.print(run.task.score_table(run.scores))
     table = Table(show_header=False)

@@ -11,6 +11,7 @@ import torch
 
 from training.config import AnyConfig, read_config, write_config
 from training.errors import RunError
+from training.tasks import Task
 
 CHECKPOINT_FORMAT = 1
 
@@ -103,3 +104,18 @@ class RunFolder:
         if checkpoint.get("format") != CHECKPOINT_FORMAT:
             raise RunError(f"{file}: made by another version of Cellar; train anew")
         return checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """What a call of `train` or `resume` left behind."""
+
+    folder: Path
+    task: Task
+    steps: int
+    total_steps: int | None
+    finished: bool
+    """False when it was stopped: `resume` the folder to go on."""
+    scores: dict[str, float]
+    model: Path | None
+    """The published file, when finished."""

@@ -12,10 +12,10 @@ from models.manifest import TokensInput
 from models.repository import ModelRepository
 from training.config import AnyConfig, parse_config
 from training.errors import ParityError, RunError, TrainingError
-from training.fit import TrainedRun, resume, train
+from training.fit import resume, train
 from training.networks import CharNetwork
 from training.parity import OnnxModel
-from training.runs import RunFolder
+from training.runs import RunFolder, TrainedRun
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from training.data.files import read_text
 from training.data.synthetic import synthetic_prices
 from training.errors import DataError
 
@@ -97,19 +98,7 @@ def read_series(path: Path, *, value: str, date: str | None = None) -> Series:
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-            "save the file as UTF-8"
-        ) from error
+    text = read_text(path)
     header = text.lstrip("\n").partition("\n")[0]
     separator = max(",;\t", key=header.count)
     try:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.data.files import read_text
 from training.errors import DataError
 
 HELD_OUT = 0.1
@@ -82,20 +83,8 @@ def split(text: Text, *, window: int) -> Corpus:
 
 
 def _read(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-            "save the file as UTF-8"
-        ) from error
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    text = read_text(path)
+    text = text.replace("\r\n", "\n")
     if not text:
         raise DataError(f"{path}: the file is empty; give a file with text")
     return text
