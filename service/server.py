@@ -1,7 +1,6 @@
 """The composition root: build the server, start it, drain it, stop it."""
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from models.repository import Model, ModelRepository
 from service.engine.engine import Engine
 from service.engine.runner import OrtRunner
 from service.engine.shard import Shard
+from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
 from service.rpc import models as model_rpc
 from service.rpc import reflection as reflection_rpc
@@ -225,7 +225,7 @@ def _faults_of(model: Model) -> Iterator[None]:
     """Whatever the runtime throws here is about this model's file."""
     try:
         yield
-    except ModelError:
+    except (ModelError, MemoryError):  # too little memory is about the settings
         raise
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -262,7 +262,7 @@ async def serve(settings: Settings) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run ``cellar-serve``."""
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
-    _configure_logs(settings)
+    configure_logs(settings)
     try:
         _run(settings)
     except (ModelError, OSError) as error:
@@ -284,36 +284,6 @@ def _run(settings: Settings) -> None:
         asyncio.run(serve(settings))
     else:
         uvloop.run(serve(settings))
-
-
-def _configure_logs(settings: Settings) -> None:
-    # Tracebacks without the values of variables: those are the users' inputs.
-    renderers: list[structlog.typing.Processor]
-    if settings.log_format == "json":
-        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        renderers = [
-            structlog.processors.ExceptionRenderer(tracebacks),
-            structlog.processors.JSONRenderer(),
-        ]
-    else:
-        renderers = [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            *renderers,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[settings.log_level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-    )
 
 
 if __name__ == "__main__":

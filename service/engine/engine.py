@@ -124,6 +124,8 @@ class Engine:
         session = self._sessions.get(session_id)
         if session is not None:
             return session, self.catalog.find(session.model, session.version)
+        if self.loading:
+            self.check_ready()
         gone = self._gone.get(session_id)
         if gone is SessionExpiredError:
             raise SessionExpiredError(

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cellar.v1 import session_pb2 as pb
 from service import server as server_module
 from service.healthcheck import is_serving
+from service.logs import configure_logs
 from service.server import Server, serve
 from service.settings import Settings
 from tests.service.rpc.conftest import Wire
@@ -159,7 +160,7 @@ def logs() -> Iterator[None]:
 def test_no_input_of_a_user_is_in_a_traceback(
     form: Literal["json", "console"], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server_module._configure_logs(Settings(log_format=form))
+    configure_logs(Settings(log_format=form))
 
     def fail(text: str) -> None:
         raise RuntimeError("the device caught fire")
