@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.graph import STANDARD_DOMAINS, GraphBuilder
 
-_ACTIVATIONS = {b"tanh": "Tanh", b"relu": "Relu"}
+_ACTIVATIONS = {b"Tanh": "Tanh", b"Relu": "Relu"}
 
 
 def lower_rnn(graph: onnx.GraphProto) -> None:
@@ -60,7 +60,7 @@ def _covered(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bo
     if node.op_type != "RNN" or node.domain not in STANDARD_DOMAINS:
         return False
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    activations = [name.lower() for name in attributes.get("activations", [b"tanh"])]
+    activations = attributes.get("activations", [b"Tanh"])
     return (
         attributes.get("direction", b"forward") == b"forward"
         and attributes.get("layout", 0) == 0
@@ -84,7 +84,7 @@ def _lower(
     constants: dict[str, onnx.TensorProto],
 ) -> None:
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    activation = _ACTIVATIONS[attributes.get("activations", [b"tanh"])[0].lower()]
+    activation = _ACTIVATIONS[attributes.get("activations", [b"Tanh"])[0]]
     weights = numpy_helper.to_array(constants[node.input[1]])[0]  # (hidden, inputs)
     recurrent = numpy_helper.to_array(constants[node.input[2]])[0]  # (hidden, hidden)
     hidden = recurrent.shape[0]
@@ -98,45 +98,48 @@ def _lower(
     x = builder.node("Add", x, builder.constant(bias))  # (time, batch, hidden)
     zero = builder.constant([0])
     h = builder.node("Squeeze", node.input[5], zero)  # (batch, hidden)
-    time = builder.node("Gather", builder.node("Shape", x), zero)  # (1,)
-    step_count = builder.node("Squeeze", time, zero)
-    steps = builder.node(
-        "Range",
-        builder.constant(np.array(0, np.int64)),
-        step_count,
-        builder.constant(np.array(1, np.int64)),
-    )
-    if lengths:
-        limit = builder.node("Cast", lengths, to=TensorProto.INT64)
-        limit = builder.node("Unsqueeze", limit, builder.constant([1]))  # (batch, 1)
-    else:
-        limit = builder.node("Reshape", time, builder.constant([1, 1]))
 
     inside = f"{prefix}body."
     body = GraphBuilder(inside)
     before = body.input(f"{inside}h", TensorProto.FLOAT, ["batch", hidden])
     x_t = body.input(f"{inside}x_t", TensorProto.FLOAT, ["batch", hidden])
-    t = body.input(f"{inside}t", TensorProto.INT64, [])
     product = body.node("MatMul", before, body.constant(np.ascontiguousarray(recurrent.T)))
     new = body.node(activation, body.node("Add", product, x_t))
-    valid = body.node("Less", t, limit)
-    after = body.node("Where", valid, new, before)
-    y_t = body.node("Where", valid, new, body.constant(0.0))
-    body.output(after, TensorProto.FLOAT, ["batch", hidden])
+    scanned = [x]
+    valid = _valid_steps(builder, x, lengths) if lengths else None
+    if valid is not None:
+        scanned.append(valid)
+        valid_t = body.input(f"{inside}valid_t", TensorProto.BOOL, ["batch", 1])
+        new = body.node("Where", valid_t, new, before)
+    y_t = body.node("Identity", new)
+    body.output(new, TensorProto.FLOAT, ["batch", hidden])
     body.output(y_t, TensorProto.FLOAT, ["batch", hidden])
 
     last, every = f"{prefix}last", f"{prefix}every"
     builder.nodes_with(
         "Scan",
         h,
-        x,
-        steps,
+        *scanned,
         outputs=[last, every],
         body=body.graph("rnn_step"),
-        num_scan_inputs=2,
+        num_scan_inputs=len(scanned),
     )
     outputs = [*node.output, "", ""][:2]
     if outputs[0]:
+        if valid is not None:  # once for all steps: cheaper than in the scan
+            every = builder.node("Where", valid, every, builder.constant(0.0))
         builder.node("Unsqueeze", every, builder.constant([1]), output=outputs[0])
     if outputs[1]:
         builder.node("Unsqueeze", last, zero, output=outputs[1])
+
+
+def _valid_steps(builder: GraphBuilder, x: str, lengths: str) -> str:
+    """Whether each step of ``x`` lies within its row's length: (time, batch, 1)."""
+    first = builder.constant(np.array(0, np.int64))
+    one = builder.constant(np.array(1, np.int64))
+    step_count = builder.node("Gather", builder.node("Shape", x), first)  # ()
+    steps = builder.node("Range", first, step_count, one)
+    steps = builder.node("Unsqueeze", steps, builder.constant([1, 2]))  # (time, 1, 1)
+    limit = builder.node("Cast", lengths, to=TensorProto.INT64)
+    limit = builder.node("Unsqueeze", limit, builder.constant([1]))  # (batch, 1)
+    return builder.node("Less", steps, limit)

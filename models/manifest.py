@@ -6,8 +6,8 @@ It is the whole contract between whoever makes models and whoever serves them.
 The portable graph it describes has a batch axis everywhere and, if ``lengths`` is set, a time
 axis right after it::
 
-    tokens (batch, time) int64  |  values (batch, time, width) float32
-    lengths (batch,) int32                     valid steps per row, each >= 1
+    tokens (batch, time) int64 (or int32)  |  values (batch, time, width) float32
+    lengths (batch,) int32 (or int64)          valid steps per row, each >= 1
     one tensor per state (batch, ...) float32
       ->  prediction (batch, time, prediction width) float32
           one tensor per state, after each row's last valid step
@@ -74,6 +74,12 @@ class State(_Part):
     """Shape for one session, without the batch axis."""
     batch_axis: int = Field(default=0, ge=0)
     initial: float = 0.0
+
+    @model_validator(mode="after")
+    def _batch_axis_is_one_of_its_axes(self) -> Self:
+        if self.batch_axis > len(self.shape):
+            raise ValueError(f"batch_axis {self.batch_axis} is outside the shape")
+        return self
 
 
 class PredictionKind(StrEnum):

@@ -14,8 +14,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from models.errors import ModelError, ModelNotFoundError
-from models.graph import FLOAT, INT32, INT64
-from models.manifest import Manifest, TokensInput, fingerprint
+from models.fit import check_fit
+from models.manifest import Manifest, fingerprint
 
 MODEL_FILE = "model.onnx"
 SIDECAR_FILE = "manifest.json"
@@ -176,115 +176,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None:
-    """Check that a graph has the tensors its manifest names, with the types and shapes to serve.
-
-    What a graph leaves undeclared is not checked here; running it will tell.
-
-    Raises:
-        ModelError: it has not; the message names the tensor.
-    """
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = {value.name: value for value in proto.graph.input if value.name not in constants}
-    outputs = {value.name: value for value in proto.graph.output}
-    expected_inputs, expected_outputs = _expected(manifest, where=where)
-    for side, expected, found in (
-        ("input", expected_inputs, inputs),
-        ("output", expected_outputs, outputs),
-    ):
-        for name in sorted(expected.keys() - found.keys()):
-            known = ", ".join(found)
-            raise ModelError(f"{where}: the manifest names {side} '{name}', the graph has: {known}")
-    for name in sorted(inputs.keys() - expected_inputs.keys()):
-        raise ModelError(f"{where}: the graph needs input '{name}', which the manifest omits")
-    for name, tensor in expected_inputs.items():
-        _check_tensor(inputs[name], tensor, where=where)
-    for name, tensor in expected_outputs.items():
-        _check_tensor(outputs[name], tensor, where=where)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Expected:
-    """What a tensor may be; a name in a shape stands for a length that must stay open."""
-
-    role: str
-    types: tuple[int, ...] = (FLOAT,)
-    shapes: tuple[tuple[int | str, ...], ...]
-
-
-def _expected(
-    manifest: Manifest, *, where: str
-) -> tuple[dict[str, _Expected], dict[str, _Expected]]:
-    """The inputs and the outputs that a manifest names."""
-    # Without lengths a run is one step: the time axis may be missing.
-    steps: list[tuple[int | str, ...]] = [("batch", "time")]
-    if manifest.lengths is None:
-        steps = [("batch", 1), ("batch",)]
-    width = manifest.prediction.width
-    inputs: dict[str, _Expected] = {}
-    outputs: dict[str, _Expected] = {}
-    if isinstance(manifest.input, TokensInput):
-        inputs[manifest.input.name] = _Expected(
-            role="tokens", types=(INT64, INT32), shapes=tuple(steps)
-        )
-    else:
-        inputs[manifest.input.name] = _Expected(
-            role="values", shapes=tuple((*step, manifest.input.width) for step in steps)
-        )
-    if manifest.lengths is not None:
-        inputs[manifest.lengths] = _Expected(
-            role="lengths", types=(INT32, INT64), shapes=(("batch",),)
-        )
-    if manifest.quantiles is not None:  # they need the time axis, be it of one step
-        steps = steps[:1]
-        inputs[manifest.quantiles.levels] = _Expected(role="levels", shapes=(("batch", "levels"),))
-        outputs[manifest.quantiles.output] = _Expected(
-            role="quantiles", shapes=((*steps[0], "levels"),)
-        )
-    outputs[manifest.prediction.output] = _Expected(
-        role="prediction", shapes=tuple((*step, width) for step in steps)
-    )
-    for state in manifest.states:
-        if state.batch_axis > len(state.shape):
-            raise ModelError(f"{where}: state '{state.input}': batch_axis is outside its shape")
-        shape: list[int | str] = list(state.shape)
-        shape.insert(state.batch_axis, "batch")
-        tensor = _Expected(role="state", shapes=(tuple(shape),))
-        inputs[state.input] = tensor
-        outputs[state.output] = tensor
-    return inputs, outputs
-
-
-def _check_tensor(value: onnx.ValueInfoProto, expected: _Expected, *, where: str) -> None:
-    subject = f"{where}: {expected.role} '{value.name}'"
-    found = value.type.tensor_type
-    if found.elem_type not in expected.types:
-        allowed = " or ".join(_type_name(dtype) for dtype in expected.types)
-        raise ModelError(f"{subject} is {_type_name(found.elem_type)}, it must be {allowed}")
-    if not found.HasField("shape"):
-        return
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in found.shape.dim]
-    if not any(_fits(dims, shape) for shape in expected.shapes):
-        allowed = " or ".join(f"[{', '.join(map(str, shape))}]" for shape in expected.shapes)
-        declared = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in found.shape.dim)
-        raise ModelError(
-            f"{subject} has shape [{declared}], the manifest says {allowed} "
-            "(a number must match, a name must be a dynamic axis)"
-        )
-
-
-def _fits(dims: list[int | None], shape: tuple[int | str, ...]) -> bool:
-    return len(dims) == len(shape) and all(
-        have is None or have == want for have, want in zip(dims, shape, strict=True)
-    )
-
-
-def _type_name(dtype: int) -> str:
-    if dtype == onnx.TensorProto.FLOAT:
-        return "float32"
-    return onnx.TensorProto.DataType.Name(dtype).lower()
-
-
 def _models_in(folder: Path) -> list[Path]:
     """The numbered folders that hold a model, in no order."""
     return [
@@ -302,3 +193,6 @@ def _numbers_in(folder: Path) -> list[int]:
 
 def _is_version(name: str) -> bool:
     return name.isdecimal() and name == str(int(name)) and 1 <= int(name) <= HIGHEST_VERSION
+
+
+__all__ = ["MODEL_FILE", "SIDECAR_FILE", "Model", "ModelRepository", "check_fit", "load_model"]

@@ -1,5 +1,6 @@
 """The arena compiler: what a served graph reads, writes and leaves alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.arena import compile_model
+from models.errors import ModelError
 from models.manifest import (
     Manifest,
     Prediction,
@@ -18,10 +20,11 @@ from models.manifest import (
     ValuesInput,
 )
 from models.repository import Model
+from service.engine.batch import Outputs
 from service.engine.runner import OrtRunner
-from tests.recurrent import char_case, torch_predictions
+from tests.recurrent import char_case, series_case, torch_predictions
 
-SLOTS = 12
+SLOTS = 12  # at least the rows of a batch, and some
 
 
 def make_runner(model: Model) -> OrtRunner:
@@ -112,12 +115,9 @@ def test_a_foreign_graph_of_single_steps_with_any_batch_axis(batch_axis: int) ->
     assert np.array_equal(runner.arena[0][4], total)
 
 
-def test_an_old_opset_is_brought_up_to_date() -> None:
-    model = decaying_sum(0)
-    del model.proto.opset_import[:]
-    model.proto.opset_import.extend([helper.make_opsetid("", 11)])
-    runner = make_runner(model)
-    found = runner.step(
+def two(model: Model) -> list[float]:
+    """What a graph with the decaying sum says to a first value of 2."""
+    found = make_runner(model).step(
         read=np.array([0]),
         write=np.array([0]),
         fresh=np.array([True]),
@@ -125,7 +125,158 @@ def test_an_old_opset_is_brought_up_to_date() -> None:
         lengths=np.array([1]),
         every_step=False,
     )
-    assert found[0].tolist() == [2.25, 2.25]
+    values: list[float] = found[0].tolist()
+    return values
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 17])
+def test_an_old_opset_is_brought_up_to_date(opset: int) -> None:
+    model = decaying_sum(0)
+    model.proto.opset_import[0].version = opset
+    assert two(model) == [2.25, 2.25]
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_initializers_that_are_inputs_too_are_constants(opset: int) -> None:
+    """As every file had them before IR version 4, those that nothing reads included."""
+    model = decaying_sum(0)
+    model.proto.ir_version = 3
+    model.proto.opset_import[0].version = opset
+    unread = numpy_helper.from_array(np.array(1, np.float32), "unread")
+    model.proto.graph.initializer.append(unread)
+    for name in ("half", "unread"):
+        model.proto.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, []))
+    onnx.checker.check_model(model.proto)
+    assert two(model) == [2.25, 2.25]
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_local_functions_are_served(opset: int) -> None:
+    model = decaying_sum(0)
+    standard = helper.make_opsetid("", opset)
+    model.proto.functions.append(
+        helper.make_function(
+            "own",
+            "Decay",
+            ["a", "b"],
+            ["c"],
+            [helper.make_node("Mul", ["a", "b"], ["c"])],
+            [standard],
+        )
+    )
+    del model.proto.opset_import[:]
+    model.proto.opset_import.extend([standard, helper.make_opsetid("own", 1)])
+    node = next(node for node in model.proto.graph.node if node.op_type == "Mul")
+    node.op_type, node.domain = "Decay", "own"
+    onnx.checker.check_model(model.proto)
+    assert two(model) == [2.25, 2.25]
+
+
+def test_local_functions_and_old_files_have_quantiles_too() -> None:
+    """The head is cut from the same graph: make the last operator in it a local function."""
+    case = series_case()
+    proto = onnx.ModelProto()
+    proto.CopyFrom(case.model.proto)
+    node = [node for node in proto.graph.node if node.op_type == "Exp"][-1]
+    node.op_type, node.domain = "Own", "own"
+    body = [helper.make_node("Exp", ["a"], ["b"])]
+    standard = [entry for entry in proto.opset_import if not entry.domain]
+    proto.functions.append(helper.make_function("own", "Own", ["a"], ["b"], body, standard))
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        shape = list(tensor.dims)
+        proto.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, shape)
+        )
+    served = replace(case.model, proto=proto)
+    levels = np.array([[0.1, 0.5, 0.9]], np.float32)
+    found = []
+    for model in (case.model, served):
+        runner = make_runner(model)
+        predictions = runner.step(
+            read=np.array([0]),
+            write=np.array([0]),
+            fresh=np.array([True]),
+            inputs=np.array([[[2.0], [3.0]]], np.float32),
+            lengths=np.array([2]),
+            every_step=False,
+        )
+        outputs = Outputs(quantiles=tuple(levels[0].tolist()))
+        found.append(runner.answer(predictions, outputs, None, np.array([2])).quantiles)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert np.array_equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("tokens", [TensorProto.INT32, TensorProto.INT64])
+@pytest.mark.parametrize("lengths", [TensorProto.INT32, TensorProto.INT64])
+def test_tokens_and_lengths_of_either_integer_are_served(tokens: int, lengths: int) -> None:
+    case = char_case()
+    proto = onnx.ModelProto()
+    proto.CopyFrom(case.model.proto)
+    for value in proto.graph.input:
+        if value.name == "tokens":
+            value.type.tensor_type.elem_type = tokens
+        if value.name == "lengths":  # the operators want int32
+            value.type.tensor_type.elem_type = lengths
+    for node in proto.graph.node:
+        for index, name in enumerate(node.input):
+            if name == "lengths":
+                node.input[index] = "lengths_32"
+    proto.graph.node.insert(
+        0, helper.make_node("Cast", ["lengths"], ["lengths_32"], to=TensorProto.INT32)
+    )
+    ids = np.array([[4, 5, 6], [7, 8, 8]])
+    found = [
+        run(
+            make_runner(model),
+            ids,
+            read=[0, 1],
+            write=[0, 1],
+            fresh=[True, True],
+            lengths=[3, 2],
+        )
+        for model in (case.model, replace(case.model, proto=proto))
+    ]
+    assert np.array_equal(found[0], found[1])
+
+
+def test_names_of_the_server_are_refused() -> None:
+    model = decaying_sum(0)
+    for node in model.proto.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name == "decayed":
+                    names[index] = "cellar.read_slots"
+    with pytest.raises(ModelError, match=r"sum.onnx: tensor 'cellar.read_slots': .* rename it"):
+        compile_model(model)
+
+
+@pytest.mark.parametrize("constant_nodes", [True, False])
+def test_rows_of_an_rnn_are_independent_however_its_weights_are_written(
+    constant_nodes: bool,
+) -> None:
+    model = char_case("rnn", hidden=128).model
+    if constant_nodes:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model.proto)
+        constants = [
+            helper.make_node("Constant", [], [tensor.name], value=tensor)
+            for tensor in proto.graph.initializer
+        ]
+        nodes = [*constants, *proto.graph.node]
+        del proto.graph.initializer[:]
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes)
+        model = replace(model, proto=proto)
+    together, alone = make_runner(model), make_runner(model)
+    tokens = np.arange(30).reshape(10, 3) % 27
+    rows = list(range(10))
+    found = run(together, tokens, read=rows, write=rows, fresh=[True] * 10)
+    for row in rows:
+        mine = run(alone, tokens[row : row + 1], read=[row], write=[row], fresh=[True])
+        assert np.array_equal(mine[0], found[row])
 
 
 def decaying_sum(batch_axis: int) -> Model:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from models.errors import ModelError, ModelNotFoundError
-from models.manifest import METADATA_KEY, Manifest, TokensInput, fingerprint
+from models.manifest import METADATA_KEY, Manifest, State, TokensInput, fingerprint
 from models.repository import ModelRepository
 from tests.recurrent import char_case, series_case, write_repository
 
@@ -36,6 +36,43 @@ def test_publishing_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "letters").rglob("*")) == ["1", "model.onnx"]
 
 
+def test_a_number_that_is_in_use_by_anything_is_not_published_again(tmp_path: Path) -> None:
+    repository = ModelRepository(write_repository(tmp_path, char_case()))
+    for name in ("2", "5", "007", "20240101120000", "notes"):
+        (tmp_path / "letters" / name).mkdir()
+    (tmp_path / "letters" / "5" / "manifest.json").write_text("{}")
+    case = char_case(seed=1)
+    assert repository.publish(case.model.proto, case.manifest).parent.name == "8"
+    assert repository.versions("letters") == [1, 8]
+    (tmp_path / "letters" / str(2**32 - 1)).mkdir()
+    with pytest.raises(ModelError, match="letters/4294967295: no higher version is possible"):
+        repository.publish(case.model.proto, case.manifest)
+    assert not list((tmp_path / "letters").glob(".publish-*"))
+
+
+@pytest.mark.parametrize("folder", ["007", "0", "20240101120000", "4294967296", "\u0663"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_version_that_the_wire_cannot_carry_is_refused_by_name(
+    tmp_path: Path, folder: str, alone: bool
+) -> None:
+    root = write_repository(tmp_path, char_case()) / "letters"
+    (root / folder).mkdir()
+    whole = (root / "1" / "model.onnx").read_bytes()
+    (root / folder / "model.onnx").write_bytes(whole)
+    if alone:
+        (root / "1" / "model.onnx").unlink()
+    repository = ModelRepository(tmp_path)
+    assert repository.names() == ["letters"]
+    with pytest.raises(ModelError, match=f"letters/{folder}: .* from 1 to 4294967295, .* rename"):
+        repository.load("letters")
+
+
+def test_the_highest_version_of_the_wire_is_served(tmp_path: Path) -> None:
+    root = write_repository(tmp_path, char_case()) / "letters"
+    (root / "1").rename(root / str(2**32 - 1))
+    assert ModelRepository(tmp_path).load("letters").version == 2**32 - 1
+
+
 def test_a_fingerprint_tells_weights_apart_and_ignores_metadata() -> None:
     one, other = char_case(seed=0).model, char_case(seed=1).model
     assert one.fingerprint != other.fingerprint
@@ -43,6 +80,25 @@ def test_a_fingerprint_tells_weights_apart_and_ignores_metadata() -> None:
     copy.CopyFrom(one.proto)
     copy.metadata_props.add(key="note", value="anything")
     assert fingerprint(copy) == one.fingerprint
+
+
+def test_a_fingerprint_tells_operators_and_functions_apart() -> None:
+    model = dense_model()
+    opset = [helper.make_opsetid("", 17)]
+
+    def local(op: str) -> onnx.FunctionProto:
+        return helper.make_function(
+            "own", "F", ["a"], ["b"], [helper.make_node(op, ["a"], ["b"])], opset
+        )
+
+    found = {fingerprint(model)}
+    model.opset_import[0].version = 18
+    found.add(fingerprint(model))
+    for op in ("Relu", "Tanh"):
+        del model.functions[:]
+        model.functions.append(local(op))
+        found.add(fingerprint(model))
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("name", ["nothing", "../letters", "letters/1", "", ".."])
@@ -61,6 +117,30 @@ def test_a_corrupted_file_is_refused_by_name(tmp_path: Path) -> None:
         path.write_bytes(broken)
         with pytest.raises(ModelError, match=r"letters/1/model.onnx: not a readable ONNX model"):
             ModelRepository(tmp_path).load("letters")
+
+
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_weights_missing_from_another_file_are_named(tmp_path: Path, content: bytes | None) -> None:
+    case = char_case()
+    folder = tmp_path / "letters" / "1"
+    folder.mkdir(parents=True)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(case.model.proto)
+    case.manifest.embed(proto)
+    onnx.save_model(
+        proto,
+        str(folder / "model.onnx"),
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    repository = ModelRepository(tmp_path)
+    assert repository.load("letters").manifest == case.manifest
+    (folder / "weights.bin").unlink()
+    if content is not None:
+        (folder / "weights.bin").write_bytes(content)
+    with pytest.raises(ModelError, match=r"letters/1/model.onnx: the weights .* cannot be read: "):
+        repository.load("letters")
 
 
 def test_a_model_without_state_is_refused_with_the_way_out(tmp_path: Path) -> None:
@@ -90,6 +170,9 @@ def test_a_sidecar_serves_a_foreign_file(tmp_path: Path) -> None:
         sidecar.write_text(json.dumps(entries))
         with pytest.raises(ModelError, match=complaint):
             ModelRepository(tmp_path).load("foreign")
+    sidecar.write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"manifest.json: not readable: "):
+        ModelRepository(tmp_path).load("foreign")
     sidecar.write_text("{ not json")
     with pytest.raises(ModelError, match=r"manifest.json: manifest"):
         ModelRepository(tmp_path).load("foreign")
@@ -100,7 +183,10 @@ def test_a_manifest_must_fit_its_graph(tmp_path: Path) -> None:
     states = case.manifest.states
     wrong_shape = states[0].model_copy(update={"shape": (17,)})
     for states_now, complaint in (
-        ((wrong_shape, states[1]), r"state 'h_0' has shape \[None, 16\], the manifest says"),
+        (
+            (wrong_shape, states[1]),
+            r"state 'h_0' has shape \[batch, 16\], the manifest says \[batch, 17\]",
+        ),
         ((states[0],), "the graph needs input 'c_0', which the manifest omits"),
     ):
         manifest = case.manifest.model_copy(update={"states": states_now})
@@ -120,6 +206,17 @@ def test_a_manifest_checks_itself() -> None:
             .replace('"kind":"distribution"', '"kind":"logits"'),
             where="here",
         )
+    with pytest.raises(ModelError, match="a distribution needs an input of values"):
+        Manifest.parse(
+            manifest.model_copy(
+                update={"input": TokensInput(vocabulary=("a", "b"))}
+            ).model_dump_json(),
+            where="here",
+        )
+    with pytest.raises(ValueError, match="batch_axis 2 is outside"):
+        State(input="h", output="h_next", shape=(4,), batch_axis=2)
+    with pytest.raises(ValueError, match="greater than 0"):
+        State(input="h", output="h_next", shape=(-1,))
     with pytest.raises(ValueError, match="twice"):
         TokensInput(vocabulary=("a", "b", "a"))
     assert METADATA_KEY == "cellar.manifest", "files in the world carry this key"

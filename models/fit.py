@@ -1,0 +1,137 @@
+"""Checks that a graph is what its manifest says, in types and shapes that can be served."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx
+
+from models.errors import ModelError
+from models.graph import FLOAT, INT32, INT64
+from models.manifest import Manifest, State, TokensInput
+
+_Shape: TypeAlias = tuple[int | str, ...]
+
+
+def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None:
+    """Check that a graph has the tensors its manifest names, with the types and shapes to serve.
+
+    What a graph leaves open is not checked here; running it will tell.
+
+    Raises:
+        ModelError: it has not; the message names the tensor.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    inputs = {value.name: value for value in proto.graph.input if value.name not in constants}
+    outputs = {value.name: value for value in proto.graph.output}
+    expected_inputs, expected_outputs = _inputs(manifest), _outputs(manifest)
+    for side, expected, found in (
+        ("input", expected_inputs, inputs),
+        ("output", expected_outputs, outputs),
+    ):
+        for name in sorted({tensor.name for tensor in expected} - found.keys()):
+            known = ", ".join(found)
+            raise ModelError(f"{where}: the manifest names {side} '{name}', the graph has: {known}")
+    for name in sorted(inputs.keys() - {tensor.name for tensor in expected_inputs}):
+        raise ModelError(f"{where}: the graph needs input '{name}', which the manifest omits")
+    for tensor in expected_inputs:
+        _check_tensor(inputs[tensor.name], tensor, where=where)
+    for tensor in expected_outputs:
+        _check_tensor(outputs[tensor.name], tensor, where=where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Expected:
+    """What a tensor may be; a name in a shape stands for a length that must stay open."""
+
+    name: str
+    role: str
+    types: tuple[int, ...] = (FLOAT,)
+    shapes: tuple[_Shape, ...]
+
+
+def _inputs(manifest: Manifest) -> list[_Expected]:
+    if isinstance(manifest.input, TokensInput):
+        expected = [
+            _Expected(
+                name=manifest.input.name,
+                role="tokens",
+                types=(INT64, INT32),
+                shapes=_steps(manifest),
+            )
+        ]
+    else:
+        width = manifest.input.width
+        shapes = tuple((*step, width) for step in _steps(manifest))
+        expected = [_Expected(name=manifest.input.name, role="values", shapes=shapes)]
+    if manifest.lengths is not None:
+        expected.append(
+            _Expected(
+                name=manifest.lengths, role="lengths", types=(INT32, INT64), shapes=(("batch",),)
+            )
+        )
+    if manifest.quantiles is not None:
+        name = manifest.quantiles.levels
+        expected.append(_Expected(name=name, role="levels", shapes=(("batch", "levels"),)))
+    states = (
+        _Expected(name=state.input, role="state", shapes=(_batched(state),))
+        for state in manifest.states
+    )
+    return [*expected, *states]
+
+
+def _outputs(manifest: Manifest) -> list[_Expected]:
+    steps = _steps(manifest)
+    if manifest.quantiles is not None:  # they need the time axis, be it of one step
+        steps = steps[:1]
+    width = manifest.prediction.width
+    shapes = tuple((*step, width) for step in steps)
+    expected = [_Expected(name=manifest.prediction.output, role="prediction", shapes=shapes)]
+    if manifest.quantiles is not None:
+        name = manifest.quantiles.output
+        expected.append(_Expected(name=name, role="quantiles", shapes=((*steps[0], "levels"),)))
+    states = (
+        _Expected(name=state.output, role="state", shapes=(_batched(state),))
+        for state in manifest.states
+    )
+    return [*expected, *states]
+
+
+def _steps(manifest: Manifest) -> tuple[_Shape, ...]:
+    """The leading axes of what holds a row per step; without lengths a run is one step."""
+    if manifest.lengths is None:
+        return (("batch", 1), ("batch",))
+    return (("batch", "time"),)
+
+
+def _batched(state: State) -> _Shape:
+    axes: list[int | str] = list(state.shape)
+    axes.insert(state.batch_axis, "batch")
+    return tuple(axes)
+
+
+def _check_tensor(value: onnx.ValueInfoProto, expected: _Expected, *, where: str) -> None:
+    subject = f"{where}: {expected.role} '{value.name}'"
+    found = value.type.tensor_type
+    if found.elem_type not in expected.types:
+        allowed = " or ".join(_type_name(dtype) for dtype in expected.types)
+        raise ModelError(f"{subject} is {_type_name(found.elem_type)}, it must be {allowed}")
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in found.shape.dim]
+    if not any(_fits(dims, shape) for shape in expected.shapes):
+        allowed = " or ".join(f"[{', '.join(map(str, shape))}]" for shape in expected.shapes)
+        declared = ", ".join(str(dim.dim_value or dim.dim_param or "?") for dim in found.shape.dim)
+        raise ModelError(
+            f"{subject} has shape [{declared}], the manifest says {allowed} "
+            "(a number must match, a name must be a dynamic axis)"
+        )
+
+
+def _fits(dims: list[int | None], shape: _Shape) -> bool:
+    return len(dims) == len(shape) and all(
+        have is None or have == want for have, want in zip(dims, shape, strict=True)
+    )
+
+
+def _type_name(dtype: int) -> str:
+    if dtype == onnx.TensorProto.FLOAT:
+        return "float32"
+    return onnx.TensorProto.DataType.Name(dtype).lower()
