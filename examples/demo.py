@@ -173,9 +173,9 @@ def talk(client: cellar.Client) -> None:
             after_b = right.step(b, top_k=2)
             table.add_row(str(number), repr(a), likely(after_a), repr(b), likely(after_b))
         console.print(table)
-        for name, session in (("left", left), ("right", right)):
+        for seed, (name, session) in enumerate((("left", left), ("right", right))):
             console.print(f"[bold]{name}[/bold] goes on, token by token:")
-            for piece in session.generate(max_steps=240, temperature=0.8, seed=7):
+            for piece in session.generate(max_steps=240, temperature=0.8, seed=seed):
                 console.out(piece.text, end="", highlight=False)
                 console.file.flush()
             console.print("\n")
@@ -218,8 +218,8 @@ def draw(values: list[float], ahead: cellar.Forecast, title: str) -> Path:
     """Draw the forecast over the truth."""
     shown = 4 * HORIZON
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    past = np.arange(-shown, 0)
-    future = np.arange(HORIZON)
+    past = np.arange(1 - shown, 1)  # 0: the last value streamed in
+    future = np.arange(1, HORIZON + 1)
     recent = values[-shown - HORIZON : -HORIZON]
     axes.plot(past[-len(recent) :], recent, color="black", label="streamed in")
     axes.plot(future, values[-HORIZON:], color="black", ls=":", label="truth, held back")
@@ -228,7 +228,7 @@ def draw(values: list[float], ahead: cellar.Forecast, title: str) -> Path:
     )
     axes.plot(future, ahead.quantile(0.5), label="median of 400 sampled paths")
     axes.set(title=f"Forecast: {title}", xlabel="steps ahead", ylabel="value")
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
     path = FOLDER / "forecast.png"
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -34,7 +34,7 @@ class EngineSettings(BaseModel):
     max_sessions: int = Field(default=100_000, ge=1, le=50_000_000)
     """Open sessions per model. Memory is taken as sessions are opened, not in advance."""
     spare_slots: int = Field(default=2048, ge=1)
-    """Rows borrowed by multi-step requests in progress and by forecast paths."""
+    """Rows borrowed by the sampled paths of forecasts in progress."""
     max_batch: int = Field(default=512, ge=1, le=8192)
     """Steps that run together at most."""
     chunk_steps: int = Field(default=16, ge=1)

@@ -51,7 +51,7 @@ class Request:
         return int(self.positions[row])
 
     def contents(self) -> Ints:
-        """A digest of each row's inputs, (rows,), equal for equal inputs in whatever company.
+        """A digest of each row's inputs, (rows,), equal for equal inputs in any company.
 
         A single token or value is its own digest.
         """
