@@ -248,10 +248,10 @@ async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: 
     stream = await Stream(wire, raw=True).begin()
     await stream.attach([0], ["a"])
     await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
-    for _ in range(1000):
-        if wire.server.engine.catalog.find("letters", 0).shard.scheduler.pending_steps:
-            break
-        await asyncio.sleep(0)
+    scheduler = wire.server.engine.catalog.find("letters", 0).shard.scheduler
+    async with asyncio.timeout(20):
+        while not scheduler.pending_steps:  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0)
     stopping = asyncio.create_task(wire.server.stop())
     good, bad = await stream.rows(1)
     assert good[0]["position"] == 900
