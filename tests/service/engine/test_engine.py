@@ -464,8 +464,9 @@ async def test_a_reset_takes_its_turn_under_a_steady_stream_of_steps(house: Hous
                 refused += 1  # it was queued behind the reset for where the session was before
 
     steppers = [asyncio.create_task(pipeline()) for _ in range(4)]
-    await asyncio.sleep(0.02)
-    before = house.engine.describe("a").position
+    async with asyncio.timeout(20):
+        while (before := house.engine.describe("a").position) < 200:  # noqa: ASYNC110
+            await asyncio.sleep(0)
     await asyncio.wait_for(house.engine.reset("a"), 5)
     assert house.engine.describe("a").position < before
     stopping = True
