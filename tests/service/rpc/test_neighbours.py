@@ -109,9 +109,12 @@ async def test_gauges_tell_how_things_are_when_they_are_read(wire: Wire) -> None
     inputs = values_pb2.Inputs(text="a" * 900)
     frame = pb.StreamFrame(channels=[0], steps=[900], inputs=inputs)
     await call.write(pb.StreamRequest(frame=frame))
+    async with asyncio.timeout(20):
+        while not read()[2]:  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0)
+    assert read()[0] == 1
+    wire.server.engine.close("a")  # in this turn of the loop: steps are queued
     for _ in range(2):  # started, attached
         await call.read()
-    assert read()[0] == 1
-    await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id="a"))  # with steps queued
     assert (await call.read()).reply.errors
     assert read() == [0, 0, 0]
