@@ -14,7 +14,6 @@ axis right after it::
 """
 
 import hashlib
-import json
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -198,11 +197,6 @@ class Manifest(_Part):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "manifest"
             raise ModelError(f"{where}: {field}: {first['msg']}") from error
-
-    @classmethod
-    def json_schema(cls) -> str:
-        """The JSON schema of a manifest, for those who write a sidecar by hand."""
-        return json.dumps(cls.model_json_schema(), indent=2)
 
 
 def fingerprint(model: onnx.ModelProto) -> str:
