@@ -158,7 +158,9 @@ class Shard:
         except asyncio.CancelledError:
             work.cancelled = True
             if isinstance(work, Fork) and done.is_set():
-                self._abandon(work)  # it has run, and nobody is left to return its copies
+                self.residents.return_spares(
+                    work
+                )  # it has run, and nobody is left to return its copies
             self._wake()
             raise
         for delivery in deliveries:
@@ -201,9 +203,7 @@ class Shard:
             if not self.scheduler.pending_steps:
                 self._quiet.set()
         elif self._is_short(batch):
-            outcome = self._run(batch)
-            self._commit(batch, outcome)
-            self._deliver(batch, outcome)
+            self._run_here(batch)
             self._wake()
         else:
             self._running = True
@@ -223,6 +223,12 @@ class Shard:
             return True
         seconds = self._seconds.get((batch.kind, batch.steps.bit_length()))
         return seconds is not None and seconds <= self._settings.inline_run_s
+
+    def _run_here(self, batch: Batch) -> None:
+        """A whole turn on the event loop."""
+        outcome = self._run(batch)
+        self._commit(batch, outcome)
+        self._deliver(batch, outcome)
 
     def _run(self, batch: Batch) -> Outcome:
         started = time.monotonic()
@@ -246,9 +252,7 @@ class Shard:
             self._running = False
         self._deliver(batch, outcome)
         if following is not None:  # short: but after the answers of the batch before it
-            outcome = self._run(following)
-            self._commit(following, outcome)
-            self._deliver(following, outcome)
+            self._run_here(following)
         self._wake()
 
     def _commit(self, batch: Batch, outcome: Outcome) -> None:
@@ -289,7 +293,7 @@ class Shard:
                 case Fork():
                     self.table.fork(int(part.slots[0]), work.spares)
                     if work.cancelled:
-                        self._abandon(work)
+                        self.residents.return_spares(work)
                 case Barrier(reset=True):
                     slot = int(part.slots[0])
                     self._execution.forget(slot)
@@ -306,12 +310,12 @@ class Shard:
             work.cancelled = True
             work.failure = _not_run()
         elif isinstance(work, Fork):
-            self._abandon(work)
+            self.residents.return_spares(work)
 
     def _drop(self, part: Part, error: CellarError) -> None:
         """These rows will not run."""
         if isinstance(part.work, Fork):
-            self._abandon(part.work)
+            self.residents.return_spares(part.work)
         self._withdraw(part)
         self.scheduler.finish(part)
         self.residents.finished(part.slots)
@@ -328,10 +332,6 @@ class Shard:
         work = part.work
         if isinstance(work, Steps | Chunk) and work.commit:
             self.table.withdraw(part.slots, work.size if isinstance(work, Chunk) else 1)
-
-    def _abandon(self, fork: Fork) -> None:
-        """Nobody will use these copies."""
-        self.residents.return_spares(fork)
 
     def _measure(self, batch: Batch, outcome: Outcome) -> None:
         key = (batch.kind, batch.steps.bit_length())

@@ -7,10 +7,10 @@ from service.errors import SessionLimitError
 
 
 class SlotAllocator:
-    """Hands out the slots of one range, low numbers first.
+    """Hands out the slots of one range, those used before first.
 
-    Low numbers first keeps the touched part of the arena small; every release raises the slot's
-    generation, so that whoever remembers a slot can tell that it has changed hands.
+    That keeps the touched part of the arena small. Every release raises the slot's generation,
+    so that whoever remembers a slot can tell that it has changed hands.
     """
 
     def __init__(self, first: int, count: int) -> None:
