@@ -1,6 +1,7 @@
 """The composition root: build the server, start it, drain it, stop it."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -13,12 +14,13 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellar.v1 import model_pb2, session_pb2
-from models.arena import compile_model
+from models.arena import ServingGraph, compile_model
 from models.errors import ModelError
 from models.repository import Model, ModelRepository
+from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
+from service.engine.execution import measure
 from service.engine.runner import OrtRunner
-from service.engine.shard import Shard
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
 from service.rpc import models as model_rpc
@@ -34,6 +36,9 @@ _SERVICES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _EXPIRY_PERIOD_S = 1.0
+# A full batch that runs for less gains nothing from a second shard: the shards' batches are
+# smaller, and every tick costs its share of the event loop.
+_WORTH_A_CORE_S = 0.010
 _QUIET_S = 1.0  # for what calls leave behind, however short the drain timeout
 
 
@@ -130,7 +135,7 @@ class Server:
             await asyncio.wait_for(self.engine.drain(), timeout_s)
         except TimeoutError:
             pending = {
-                f"{served.name}/{served.version}": served.shard.scheduler.pending_steps
+                f"{served.name}/{served.version}": served.pending_steps
                 for served in self.engine.catalog.all()
             }
             _log.error("work is left behind", waited_s=timeout_s, pending_steps=pending)
@@ -166,7 +171,7 @@ class Server:
         with ThreadPoolExecutor(max_workers=1) as loader:  # the loop keeps answering health checks
             for name in names:
                 for version in repository.versions(name):
-                    model, runner = await loop.run_in_executor(
+                    model, runners = await loop.run_in_executor(
                         loader, self._build, repository, name, version
                     )
                     served = self.engine.catalog.add(
@@ -174,27 +179,41 @@ class Server:
                         version=model.version,
                         manifest=model.manifest,
                         fingerprint=model.fingerprint,
-                        runner=runner,
+                        runners=runners,
                     )
-                    await loop.run_in_executor(loader, self._warm_up, model, served.shard)
+                    await loop.run_in_executor(loader, self._warm_up, model, served)
                     _log.info("model loaded", model=str(model), path=str(model.path))
 
     def _build(
         self, repository: ModelRepository, name: str, version: int
-    ) -> tuple[Model, OrtRunner]:
+    ) -> tuple[Model, list[OrtRunner]]:
         model = repository.load(name, version)
         with _faults_of(model):
-            runner = OrtRunner(
-                compile_model(model),
-                slots=Shard.rows(self.settings),
-                max_batch=self.settings.max_batch,
-            )
-        return model, runner
+            graph = compile_model(model)
+            count = self._shards(graph)
+            runners = [
+                OrtRunner(
+                    graph,
+                    slots=arena_rows(self.settings, number, count),
+                    max_batch=self.settings.max_batch,
+                )
+                for number in range(count)
+            ]
+        return model, runners
+
+    def _shards(self, graph: ServingGraph) -> int:
+        """How many shards serve a model."""
+        if self.settings.shards != "auto":
+            return self.settings.shards
+        trial = OrtRunner(graph, slots=1, max_batch=self.settings.max_batch)
+        seconds = measure(trial, rows=self.settings.max_batch, scratch=0)
+        return _cores() if seconds > _WORTH_A_CORE_S else 1
 
     @staticmethod
-    def _warm_up(model: Model, shard: Shard) -> None:
+    def _warm_up(model: Model, served: ServedModel) -> None:
         with _faults_of(model):
-            shard.warm_up()
+            for shard in served.shards:
+                shard.warm_up()
 
     async def _expire(self) -> None:
         while True:
@@ -204,6 +223,13 @@ class Server:
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in ("", *_SERVICES):
             await self._health.set(service, status)
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _address(host: str, port: int) -> str:

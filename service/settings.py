@@ -118,6 +118,9 @@ class Settings(BaseSettings, EngineSettings):
     """gRPC port; 0 lets the system choose."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = 9090
     """Prometheus port; 0 lets the system choose, "off" serves no metrics."""
+    shards: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Parts a model's sessions are spread over, each with an arena and a worker thread of its own;
+    "auto" takes one per core for models that keep a core busy, else one."""
     max_connection_calls: int = Field(default=10_000, ge=1)
     """Concurrent calls per connection."""
     drain_timeout_s: float = Field(default=20.0, ge=0)

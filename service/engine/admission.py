@@ -3,15 +3,16 @@
 Knows nothing of batches or devices; whatever it queues runs in the scheduler's order.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
-from service.engine.batch import Barrier, Chunk, Delivery, Draws, Ints, Peek, Steps, Work
-from service.engine.request import Request, Submission
+from service.engine.batch import Barrier, Caller, Chunk, Delivery, Ints, Peek, Steps, Work
+from service.engine.request import Lone, Request, are_distinct, runs
 from service.engine.scheduler import Scheduler
 from service.engine.session import SessionTable
 from service.errors import (
+    CallerGoneError,
     CellarError,
     PositionMismatchError,
     StepConflictError,
@@ -28,135 +29,190 @@ class Admission:
         table: where each session stands.
         scheduler: the queue.
         metrics: where to count.
-        wake: tells that there is work.
     """
 
-    def __init__(
-        self,
-        table: SessionTable,
-        scheduler: Scheduler,
-        metrics: Metrics,
-        *,
-        wake: Callable[[], None],
-    ) -> None:
+    def __init__(self, table: SessionTable, scheduler: Scheduler, metrics: Metrics) -> None:
         self._table = table
         self._scheduler = scheduler
         self._metrics = metrics
-        self._wake = wake
 
-    def admit(self, request: Request, submission: Submission) -> None:
-        """Queue, repeat or refuse every row; ``submission`` gets what was queued."""
-        slots = request.slots
+    def admit(self, entries: Sequence[Lone | Request]) -> None:
+        """Queue, repeat or refuse every row of what came in, in order."""
+        if are_distinct(entries):
+            self._admit_run(entries)
+        else:
+            for run in runs(entries):
+                self._admit_run(run)
+
+    def _admit_run(self, entries: Sequence[Lone | Request]) -> None:
+        """No session appears twice: the order does not matter, and lone steps can be merged."""
+        lones: dict[object, list[Lone]] = {}
+        for entry in entries:
+            if isinstance(entry, Lone):
+                key = (entry.outputs, entry.position is None)
+                lones.setdefault(key, []).append(entry)
+            else:
+                self._admit(entry)
+        for group in lones.values():
+            self._admit(Request.merged(group))
+
+    def _admit(self, request: Request) -> None:
         contents = request.contents()
+        rows: Ints | None = None  # all
+        if any(caller.cancelled for caller in request.callers):
+            rows = self._without_cancelled(request)
+            if not len(rows):
+                return
+        expected = self._table.accepted[request.slots]
+        if request.positions is not None and not (request.positions == expected).all():
+            rows = self._judge(request, contents, rows)
+        self._queue(request, rows, expected, contents)
+
+    def _without_cancelled(self, request: Request) -> Ints:
+        """Refuse the rows whose callers went away before they were looked at."""
+        kept = []
+        for row in range(len(request.slots)):
+            if request.caller(row).cancelled:
+                self._refuse(request, row, CallerGoneError("the caller went away"))
+            else:
+                kept.append(row)
+        return np.array(kept, np.int64)
+
+    def _judge(self, request: Request, contents: Ints, rows: Ints | None) -> Ints:
+        """Deal with the rows that must not simply be applied; returns the others."""
+        everything = np.arange(len(request.slots))
+        assert request.positions is not None, "rows are judged by their positions"
         verdicts = self._table.judge(
-            slots,
+            request.slots,
             positions=request.positions,
-            steps=request.steps,
+            steps=request.steps_of(everything),
             contents=contents,
         )
-        rows = np.arange(len(slots))
-        if not verdicts.apply.all():
-            again = np.flatnonzero(verdicts.replay)
-            if request.commit:
-                self._repeat(request, again, submission)
-                self._refuse_conflicts(request, np.flatnonzero(verdicts.conflict))
-                self._refuse_positions(request, np.flatnonzero(verdicts.mismatch))
-            else:  # a dry run has no reply to repeat
-                wrong = verdicts.replay | verdicts.conflict | verdicts.mismatch
-                self._refuse_positions(request, np.flatnonzero(wrong))
-            for row in np.flatnonzero(verdicts.queued).tolist():
-                self._admit_later(request.only(row), submission)
-            rows = np.flatnonzero(verdicts.apply)
-        if len(rows):
-            self._queue(request, rows, verdicts.expected, contents, submission)
-            if request.commit:
-                self._table.accept(slots[rows], request.steps[rows])
-        self._wake()
+        wanted = np.ones(len(everything), np.bool_)
+        if rows is not None:
+            wanted[:] = False
+            wanted[rows] = True
+        if request.commit:
+            self._repeat(request, np.flatnonzero(verdicts.replay & wanted))
+            self._refuse_conflicts(request, np.flatnonzero(verdicts.conflict & wanted))
+            self._refuse_positions(request, np.flatnonzero(verdicts.mismatch & wanted))
+        else:  # a dry run has no reply to repeat
+            wrong = verdicts.replay | verdicts.conflict | verdicts.mismatch
+            self._refuse_positions(request, np.flatnonzero(wrong & wanted))
+        for row in np.flatnonzero(verdicts.queued & wanted).tolist():
+            self._admit_later(request.only(row))
+        return np.flatnonzero(verdicts.apply & wanted)
 
-    def _admit_later(self, request: Request, submission: Submission) -> None:
+    def _admit_later(self, request: Request) -> None:
         """Judge a row again after what is queued now: it may repeat some of that."""
 
         def again(delivery: Delivery) -> None:
             if delivery.error is None:
-                self.admit(request, submission)
+                self._admit(request)
             else:
                 self._refuse(request, 0, delivery.error)
 
-        barrier = Barrier(slots=request.slots, expected=_NO_POSITION, deliver=again)
-        self._submit(barrier, submission)
+        (caller,) = request.callers
+        waiting = Caller(again, wake=caller.wake)
+        barrier = Barrier(slots=request.slots, expected=_NO_POSITION, callers=(waiting,))
+        caller.works.append(barrier)
+        self._scheduler.submit(barrier)
 
-    def _queue(
-        self,
-        request: Request,
-        rows: Ints,
-        expected: Ints,
-        contents: Ints,
-        submission: Submission,
-    ) -> None:
+    def _queue(self, request: Request, rows: Ints | None, expected: Ints, contents: Ints) -> None:
+        """Queue rows, single steps together and chunks one by one; ``None`` is all of them."""
+        if rows is not None and not len(rows):
+            return
         steps = request.steps
-        stops = np.cumsum(steps)
-        single = rows[steps[rows] == 1]
+        if steps is None:
+            self._queue_steps(request, rows, expected, contents)
+            if request.commit:
+                self._table.accept(request.slots if rows is None else request.slots[rows], 1)
+            return
+        everyone = np.arange(len(request.slots)) if rows is None else rows
+        single = everyone[steps[everyone] == 1]
         if len(single):
             whole = len(single) == len(request.slots)
-            take: Ints | slice = slice(None) if whole else single
-            self._submit(
-                Steps(
-                    slots=request.slots[take],
-                    origin=request.origin[take],
-                    expected=expected[take],
-                    outputs=request.outputs.last_only,
-                    draws=_draws(request, len(single)),
-                    deliver=request.deliver,
-                    inputs=request.inputs if whole else request.inputs[stops[single] - 1],
-                    contents=contents[take],
-                    commit=request.commit,
-                ),
-                submission,
-            )
-        if len(single) == len(rows):
-            return
-        for row in rows[steps[rows] > 1].tolist():
-            self._submit(
-                Chunk(
-                    slots=request.slots[row : row + 1],
-                    origin=request.origin[row : row + 1],
-                    expected=expected[row : row + 1],
+            self._queue_steps(request, None if whole else single, expected, contents)
+        if len(single) < len(everyone):
+            starts = np.cumsum(steps) - steps
+            for row in everyone[steps[everyone] > 1].tolist():
+                one = slice(row, row + 1)
+                chunk = Chunk(
+                    slots=request.slots[one],
+                    origin=request.origin_of(np.array([row])),
+                    expected=expected[one],
                     outputs=request.outputs,
-                    draws=_draws(request, 1),
-                    deliver=request.deliver,
-                    inputs=request.inputs[stops[row] - steps[row] : stops[row]],
-                    contents=contents[row : row + 1],
+                    draws=None if request.draws is None else request.draws.take(one),
+                    callers=(request.caller(row),),
+                    inputs=request.inputs[starts[row] : starts[row] + steps[row]],
+                    contents=contents[one],
                     commit=request.commit,
-                ),
-                submission,
-            )
+                )
+                self._submit(chunk)
+        if request.commit:
+            self._table.accept(request.slots[everyone], steps[everyone])
 
-    def _repeat(self, request: Request, rows: Ints, submission: Submission) -> None:
+    def _queue_steps(
+        self, request: Request, rows: Ints | None, expected: Ints, contents: Ints
+    ) -> None:
+        if rows is None:
+            work = Steps(
+                slots=request.slots,
+                origin=request.origin,
+                expected=expected,
+                outputs=request.outputs.last_only,
+                draws=request.draws,
+                callers=request.callers,
+                inputs=request.inputs,
+                contents=contents,
+                commit=request.commit,
+            )
+        else:
+            places = rows if request.steps is None else np.cumsum(request.steps)[rows] - 1
+            alone = len(request.callers) == 1
+            work = Steps(
+                slots=request.slots[rows],
+                origin=request.origin_of(rows),
+                expected=expected[rows],
+                outputs=request.outputs.last_only,
+                draws=None if request.draws is None else request.draws.take(rows),
+                callers=request.callers if alone else [request.callers[r] for r in rows.tolist()],
+                inputs=request.inputs[places],
+                contents=contents[rows],
+                commit=request.commit,
+            )
+        self._submit(work)
+
+    def _repeat(self, request: Request, rows: Ints) -> None:
         """Answer rows that were applied already from the resident predictions."""
         if not len(rows):
             return
         self._metrics.replayed_steps.inc(len(rows))
-        # Rows with replies of several predictions have different lengths: each is work of its own.
-        many = request.steps[rows] > 1 if request.outputs.every_step else np.zeros(len(rows), bool)
-        for group in [rows[~many], *rows[many][:, None]]:
+        steps = request.steps_of(rows)
+        # Rows of different callers, or with replies of several predictions, are work of their own.
+        apart = steps > 1 if request.outputs.every_step else np.zeros(len(rows), np.bool_)
+        if len(request.callers) > 1:
+            apart[:] = True
+        for group in [rows[~apart], *rows[apart][:, None]]:
             if not len(group):
                 continue
             slots = request.slots[group]
             peek = Peek(
                 slots=slots,
-                origin=request.origin[group],
+                origin=request.origin_of(group),
                 expected=self._table.position[slots],
                 outputs=request.outputs,
-                draws=_draws(request, len(group)),
-                deliver=request.deliver,
+                draws=None if request.draws is None else request.draws.take(group),
+                callers=(request.caller(int(group[0])),),
                 replays=True,
             )
             if request.outputs.every_step:
-                peek.steps = int(request.steps[group[0]])
-            self._submit(peek, submission)
+                peek.steps = int(request.steps_of(group)[0])
+            self._submit(peek)
 
-    def _submit(self, work: Work, submission: Submission) -> None:
-        submission.works.append(work)
+    def _submit(self, work: Work) -> None:
+        for caller in work.callers:
+            caller.works.append(work)
         self._scheduler.submit(work)
 
     def _refuse_positions(self, request: Request, rows: Ints) -> None:
@@ -171,14 +227,10 @@ class Admission:
         self._metrics.position_conflicts.inc(len(rows))
 
     def _refuse(self, request: Request, row: int, error: CellarError) -> None:
-        request.deliver(
+        request.caller(row).deliver(
             Delivery(
-                rows=request.origin[row : row + 1],
+                rows=request.origin_of(np.array([row])),
                 positions=self._table.position[request.slots[row : row + 1]],
                 error=error,
             )
         )
-
-
-def _draws(request: Request, rows: int) -> Draws | None:
-    return None if request.sampling is None else Draws.repeated(request.sampling, rows)

@@ -54,6 +54,14 @@ class Sampling:
     seed: int = 0
 
 
+_ALL_TOKENS = np.iinfo(np.int64).max
+
+
+def _candidates(sampling: Sampling) -> int:
+    """How many tokens may be drawn: at temperature 0 the likeliest one."""
+    return (sampling.top_k or _ALL_TOKENS) if sampling.temperature else 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
     """Sampling parameters, a column each, (rows,)."""
@@ -64,17 +72,29 @@ class Draws:
     seed: NDArray[np.uint64]
 
     @classmethod
+    def of(cls, samplings: "Sequence[Sampling]") -> "Draws":
+        """One row for each."""
+        greedy = [sampling.temperature == 0.0 for sampling in samplings]
+        return cls(
+            temperature=np.array(
+                [1.0 if g else s.temperature for g, s in zip(greedy, samplings, strict=True)],
+                np.float32,
+            ),
+            top_k=np.array(
+                [
+                    1 if g else s.top_k or _ALL_TOKENS
+                    for g, s in zip(greedy, samplings, strict=True)
+                ],
+                np.int64,
+            ),
+            top_p=np.array([sampling.top_p for sampling in samplings], np.float32),
+            seed=np.array([sampling.seed for sampling in samplings], np.uint64),
+        )
+
+    @classmethod
     def repeated(cls, sampling: Sampling, rows: int) -> "Draws":
         """The same parameters for every row."""
-        greedy = sampling.temperature == 0.0
-        return cls(
-            temperature=np.full(rows, 1.0 if greedy else sampling.temperature, np.float32),
-            top_k=np.full(
-                rows, 1 if greedy else sampling.top_k or np.iinfo(np.int64).max, np.int64
-            ),
-            top_p=np.full(rows, sampling.top_p, np.float32),
-            seed=np.full(rows, sampling.seed, np.uint64),
-        )
+        return cls.of((sampling,)).take(np.zeros(rows, np.int64))
 
     def take(self, rows: Ints | slice) -> "Draws":
         """Some of the rows."""
@@ -98,7 +118,7 @@ class Draws:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made per row on the hot path
 class Answers:
     """Predictions as asked for, a column each; ``None`` where not asked. n rows."""
 
@@ -127,7 +147,7 @@ class Answers:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made per row on the hot path
 class Delivery:
     """Rows of a piece of work that are done: ``answers`` for ``rows``, or ``error`` for them."""
 
@@ -145,8 +165,39 @@ def _ignore(_: Delivery) -> None:
     """Nobody waits."""
 
 
+def _nobody() -> None:
+    """There is nothing to wake yet."""
+
+
 def _no_rows() -> Ints:
     return np.empty(0, np.int64)
+
+
+def _no_tickets() -> NDArray[np.int32]:
+    return np.empty(0, np.int32)
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """Whom to answer, and whether they still want it.
+
+    ``deliver`` is called until every row of the caller's request is answered, each once.
+    """
+
+    deliver: Deliver = _ignore
+    cancelled: bool = False
+    works: "list[Work]" = field(default_factory=list)  # what was queued for them
+    wake: Callable[[], None] = _nobody
+
+    def cancel(self) -> None:
+        """Drop whatever has not begun to run; it will not be applied."""
+        self.cancelled = True
+        for work in self.works:
+            work.cancelled = True
+        self.wake()
+
+
+NOBODY = (Caller(),)
 
 
 class Kind(Enum):
@@ -169,16 +220,12 @@ class Work:
     expected: Ints  # (rows,) the position each session must have when its row runs
     outputs: Outputs = NOTHING
     draws: Draws | None = None
-    deliver: Deliver = _ignore
-    origin: Ints = field(default_factory=_no_rows)  # (rows,) rows of the request; all by default
-    tickets: Ints = field(default_factory=_no_rows)  # (rows,) see Scheduler
+    callers: Sequence[Caller] = NOBODY  # one for all rows, or one per row
+    origin: Ints | None = None  # (rows,) rows of the one caller's request; None: 0, 1, 2, ...
+    tickets: NDArray[np.int32] = field(default_factory=_no_tickets)  # (rows,) see Scheduler
     submitted_s: float = field(default_factory=time.monotonic)
-    cancelled: bool = False  # must not run any more; ``failure`` says why, if not the caller
+    cancelled: bool = False  # by a caller, or it must not run any more for the reason in failure
     failure: CellarError | None = None
-
-    def __post_init__(self) -> None:
-        if not len(self.origin):
-            self.origin = np.arange(len(self.slots))
 
     @property
     def size(self) -> int:
@@ -257,7 +304,7 @@ class Barrier(Work):
     reset: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Part:
     """The rows of one piece of work that are in a batch."""
 
@@ -271,9 +318,21 @@ class Part:
         """The slots of these rows, (rows,)."""
         return self.column(self.work.slots)
 
+    @property
+    def origin(self) -> Ints:
+        """The rows of the one caller's request that these are, (rows,)."""
+        return self.rows if self.work.origin is None else self.column(self.work.origin)
+
     def column(self, column: Ints) -> Ints:
         """These rows of one of the work's columns."""
         return column if len(self.rows) == len(self.work.slots) else column[self.rows]
+
+    def called_off(self) -> NDArray[np.bool_]:
+        """Which of these rows nobody waits for any more, (rows,)."""
+        callers = self.work.callers
+        if len(callers) == 1:
+            return np.full(len(self.rows), self.work.cancelled)
+        return np.array([callers[row].cancelled for row in self.rows.tolist()])
 
     def only(self, rows: Ints) -> "Part":
         """The part with some of its rows."""

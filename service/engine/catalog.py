@@ -1,6 +1,7 @@
-"""The models that are loaded, each with the shard that serves it."""
+"""The models that are loaded, each with the shards that serve it."""
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.manifest import Manifest
@@ -14,14 +15,26 @@ from service.settings import EngineSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model that is loaded, with the shard that serves it."""
+    """A model that is loaded, with the shards that serve it."""
 
     name: str
     version: int
     manifest: Manifest
     fingerprint: str
     reader: InputReader
-    shard: Shard
+    shards: tuple[Shard, ...]
+
+    @property
+    def pending_steps(self) -> int:
+        """Steps queued or running."""
+        return sum(shard.pending_steps for shard in self.shards)
+
+    def shard_for(self, session_id: str) -> Shard:
+        """Where a new session goes: by the hash of its id, or where there is room if not there."""
+        home = zlib.crc32(session_id.encode("utf-8", "surrogatepass")) % len(self.shards)
+        if self.shards[home].slots.free:
+            return self.shards[home]
+        return max(self.shards, key=lambda shard: shard.slots.free)
 
 
 class Catalog:
@@ -48,16 +61,24 @@ class Catalog:
         version: int,
         manifest: Manifest,
         fingerprint: str,
-        runner: Runner,
+        runners: Sequence[Runner],
     ) -> ServedModel:
-        """Serve a model on a runner whose arena has ``Shard.rows(settings)`` rows."""
-        shard = Shard(
-            f"{name}/{version}",
-            runner,
-            chunk_steps=self._settings.chunk_steps if manifest.lengths is not None else 1,
-            metrics=self._metrics,
-            settings=self._settings,
-            clock=self._clock,
+        """Serve a model on runners, a shard each.
+
+        The arena of runner ``i`` of n has ``arena_rows(settings, i, n)`` rows.
+        """
+        count = len(runners)
+        shards = tuple(
+            Shard(
+                f"{name}/{version}",
+                runner,
+                sessions=sessions_of(self._settings, number, count),
+                chunk_steps=self._settings.chunk_steps if manifest.lengths is not None else 1,
+                metrics=self._metrics,
+                settings=self._settings,
+                clock=self._clock,
+            )
+            for number, runner in enumerate(runners)
         )
         served = ServedModel(
             name=name,
@@ -65,7 +86,7 @@ class Catalog:
             manifest=manifest,
             fingerprint=fingerprint,
             reader=InputReader(manifest),
-            shard=shard,
+            shards=shards,
         )
         self._models[name, version] = served
         self._show(served)
@@ -74,6 +95,10 @@ class Catalog:
     def all(self) -> list[ServedModel]:
         """All models, by name and version."""
         return [self._models[key] for key in sorted(self._models)]
+
+    def shards(self) -> list[Shard]:
+        """The shards of all models."""
+        return [shard for served in self.all() for shard in served.shards]
 
     def find(self, name: str, version: int) -> ServedModel:
         """One model; version 0 is the highest, an empty name the only one there is.
@@ -104,13 +129,27 @@ class Catalog:
         return max(version for known, version in self._models if known == name)
 
     def _show(self, served: ServedModel) -> None:
-        """Let the gauges read the shard whenever they are read."""
+        """Let the gauges read the shards whenever they are read."""
         model = f"{served.name}/{served.version}"
-        slots, scheduler = served.shard.slots, served.shard.scheduler
+        shards = served.shards
         session_bytes = served.manifest.session_bytes
-        self._metrics.session_capacity.labels(model).set(slots.capacity)
-        self._metrics.sessions.labels(model, "device").set_function(lambda: slots.used)
-        self._metrics.state_bytes.labels(model, "device").set_function(
-            lambda: slots.used * session_bytes
+        self._metrics.session_capacity.labels(model).set(
+            sum(shard.slots.capacity for shard in shards)
         )
-        self._metrics.pending_steps.labels(model).set_function(lambda: scheduler.pending_steps)
+        self._metrics.sessions.labels(model, "device").set_function(
+            lambda: sum(shard.slots.used for shard in shards)
+        )
+        self._metrics.state_bytes.labels(model, "device").set_function(
+            lambda: session_bytes * sum(shard.slots.used for shard in shards)
+        )
+        self._metrics.pending_steps.labels(model).set_function(lambda: served.pending_steps)
+
+
+def sessions_of(settings: EngineSettings, number: int, shards: int) -> int:
+    """How many of a model's sessions one of its shards can hold."""
+    return (settings.max_sessions + shards - 1 - number) // shards
+
+
+def arena_rows(settings: EngineSettings, number: int = 0, shards: int = 1) -> int:
+    """Rows of one shard's arena."""
+    return Shard.rows(settings, sessions_of(settings, number, shards))

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.batch import Answers, Barrier, Delivery, Outputs, Sampling
+from service.engine.batch import Answers, Barrier, Caller, Delivery, Draws, Outputs, Sampling
 from service.engine.catalog import Catalog, ServedModel
 from service.engine.inputs import CheckedSteps
 from service.engine.outputs import check_outputs, check_reply
-from service.engine.request import Request
+from service.engine.request import Lone, Request
 from service.engine.screening import lost_error
 from service.engine.session import Session, SessionInfo, SessionStatus
+from service.engine.shard import Shard
 from service.errors import (
     BadInputError,
     DrainingError,
@@ -31,7 +32,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-_EXPIRED_AT_ONCE = 1000  # per model and call, so that steps need not wait for long
+_EXPIRED_AT_ONCE = 1000  # per shard and call, so that steps need not wait for long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,28 +103,28 @@ class Engine:
                 f"{timeout_s:g} s is not above 0 and at most "
                 f"{self.settings.max_idle_timeout_s:g} s",
             )
-        session = Session(
-            id=session_id,
-            model=served.name,
-            version=served.version,
-            slot=served.shard.slots.allocate(),
+        shard = served.shard_for(session_id)
+        session = Session(id=session_id, served=served, shard=shard, slot=shard.slots.allocate())
+        shard.residents.begin(
+            session,
             opened_s=self._wall_clock(),
+            now_s=self._clock(),
+            idle_timeout_s=timeout_s,
         )
-        served.shard.residents.begin(session, now_s=self._clock(), idle_timeout_s=timeout_s)
         self._sessions[session_id] = session
         self._gone.pop(session_id, None)
         self.metrics.session_events.labels("opened").inc()
         return session
 
-    def find(self, session_id: str) -> tuple[Session, ServedModel]:
-        """An open session and its model.
+    def find(self, session_id: str) -> Session:
+        """An open session.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
         session = self._sessions.get(session_id)
         if session is not None:
-            return session, self.catalog.find(session.model, session.version)
+            return session
         if self.loading:
             self.check_ready()
         gone = self._gone.get(session_id)
@@ -141,16 +142,16 @@ class Engine:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        session, served = self.find(session_id)
-        table = served.shard.table
+        session = self.find(session_id)
+        table = session.shard.table
         slot = session.slot
         return SessionInfo(
             id=session.id,
-            model=session.model,
-            version=session.version,
+            model=session.served.name,
+            version=session.served.version,
             status=SessionStatus.LOST if table.lost[slot] else SessionStatus.OPEN,
             position=int(table.position[slot]),
-            opened_s=session.opened_s,
+            opened_s=float(table.opened_s[slot]),
             last_used_s=self._wall_clock() - (self._clock() - float(table.last_used_s[slot])),
             idle_timeout_s=float(table.idle_timeout_s[slot]),
         )
@@ -161,15 +162,15 @@ class Engine:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        session, served = self.find(session_id)
-        position = int(served.shard.table.position[session.slot])
-        self._end(session, served, SessionClosedError)
+        session = self.find(session_id)
+        position = int(session.shard.table.position[session.slot])
+        self._end(session, SessionClosedError)
         self.metrics.session_events.labels("closed").inc()
         return position
 
-    def close_slot(self, served: ServedModel, slot: int, generation: int) -> None:
+    def close_slot(self, shard: Shard, slot: int, generation: int) -> None:
         """Close the session of a slot, unless the slot has changed hands since."""
-        session = served.shard.residents.at(slot, generation)
+        session = shard.residents.at(slot, generation)
         if session is not None:
             self.close(session.id)
 
@@ -190,8 +191,8 @@ class Engine:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        session, served = self.find(session_id)
-        (delivery,) = await served.shard.perform(
+        session = self.find(session_id)
+        (delivery,) = await session.shard.perform(
             Barrier(
                 slots=np.array([session.slot], np.int64),
                 expected=np.zeros(1, np.int64),
@@ -204,9 +205,9 @@ class Engine:
         """Close sessions that have been idle for too long, some at a time; returns how many."""
         now_s = self._clock()
         count = 0
-        for served in self.catalog.all():
-            for session in served.shard.residents.idle(now_s, at_most=_EXPIRED_AT_ONCE):
-                self._end(session, served, SessionExpiredError)
+        for shard in self.catalog.shards():
+            for session in shard.idle_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
+                self._end(session, SessionExpiredError)
                 self.metrics.session_events.labels("expired").inc()
                 count += 1
         return count
@@ -251,7 +252,8 @@ class Engine:
         commit: bool = True,
     ) -> StepResult:
         """Do what ``step`` does, also while the server drains: for calls that began before."""
-        session, served = self.find(session_id)
+        session = self.find(session_id)
+        served, shard = session.served, session.shard
         inputs = steps.require()
         if len(inputs) > self.settings.max_request_steps:
             raise BadInputError(
@@ -264,25 +266,35 @@ class Engine:
         )
         check_reply(served.manifest, outputs, len(inputs), at_most=self.settings.max_message_bytes)
         slot = session.slot
-        if served.shard.table.lost[slot]:
-            raise lost_error(int(served.shard.table.position[slot]))
+        if shard.table.lost[slot]:
+            raise lost_error(int(shard.table.position[slot]))
         done: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
-        submission = served.shard.submit(
-            Request(
+        caller = Caller(lambda delivery: None if done.done() else done.set_result(delivery))
+        shard.submit(
+            Lone(
+                slot=slot,
+                input=int(inputs[0]) if inputs.ndim == 1 else inputs[0],
+                position=position,
+                outputs=outputs.last_only,
+                sampling=sampling,
+                caller=caller,
+            )
+            if len(inputs) == 1 and commit
+            else Request(
                 slots=np.array([slot], np.int64),
                 steps=np.array([len(inputs)], np.int64),
                 inputs=inputs,
                 positions=None if position is None else np.array([position], np.int64),
                 outputs=outputs,
-                sampling=sampling,
-                deliver=lambda delivery: None if done.done() else done.set_result(delivery),
+                draws=None if sampling is None else Draws.of((sampling,)),
+                callers=(caller,),
                 commit=commit,
             )
         )
         try:
             delivery = await done
         except asyncio.CancelledError:
-            submission.cancel()
+            caller.cancel()
             raise
         if delivery.error is not None:
             raise delivery.error
@@ -310,21 +322,16 @@ class Engine:
     async def drain(self) -> None:
         """Wait for what is queued; take nothing new."""
         self.draining = True
-        await asyncio.gather(*(served.shard.drained() for served in self.catalog.all()))
+        await asyncio.gather(*(shard.drained() for shard in self.catalog.shards()))
 
     def stop(self) -> None:
         """End the worker threads; call ``drain`` first."""
-        for served in self.catalog.all():
-            served.shard.stop()
+        for shard in self.catalog.shards():
+            shard.stop()
 
-    def _end(
-        self,
-        session: Session,
-        served: ServedModel,
-        how: type[SessionClosedError | SessionExpiredError],
-    ) -> None:
+    def _end(self, session: Session, how: type[SessionClosedError | SessionExpiredError]) -> None:
         del self._sessions[session.id]
         self._gone[session.id] = how
         while len(self._gone) > self.settings.remembered_sessions:
             self._gone.popitem(last=False)
-        served.shard.residents.end(session.slot)
+        session.shard.end(session.slot)

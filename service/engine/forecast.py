@@ -52,7 +52,7 @@ async def forecast(
     """
     engine.check_ready()
     settings = engine.settings
-    _, served = engine.find(session_id)
+    served = engine.find(session_id).served
     paths = paths or settings.default_paths
     if not 0 < horizon <= settings.max_horizon:
         raise BadInputError("horizon", f"{horizon} is not in 1..{settings.max_horizon}")
@@ -62,8 +62,8 @@ async def forecast(
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
     check_can_draw(served.manifest, "forecast")
-    session, served = engine.find(session_id)
-    shard = served.shard
+    session = engine.find(session_id)
+    shard = session.shard
     position = _require_started(shard, session.slot)
     # A path may run away; kept within what float32 and the model take, it is still an extreme one.
     values = served.manifest.input
@@ -102,6 +102,7 @@ async def forecast(
 
 
 def _require_started(shard: Shard, slot: int) -> int:
+    shard.gather()
     if shard.table.lost[slot]:
         raise lost_error(int(shard.table.position[slot]))
     position = int(shard.table.accepted[slot])  # where what is queued will have led

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.batch import Answers, Ints
+from service.engine.batch import Answers, Caller, Ints
 from service.engine.inputs import CheckedSteps
-from service.engine.request import Submission
 from service.errors import BadInputError, CellarError
 from service.settings import EngineSettings
 
@@ -20,7 +19,7 @@ class Refusal:
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made per message on the hot path
 class Reply:
     """Rows of one frame that ran together, or were refused."""
 
@@ -39,11 +38,27 @@ class Frame:
 
     number: int
     channels: Ints  # (rows,)
-    steps: Ints  # (rows,)
-    unanswered: int  # rows
-    submissions: list[Submission] = field(default_factory=list)
+    steps: Ints | None  # (rows,); None: one each
+    waiting: dict[Caller, int] = field(default_factory=dict)  # rows not answered
     refusals: list[Refusal] = field(default_factory=list)  # not sent yet
     refused_steps: int = 0  # of those
+
+    def count_steps(self, rows: Ints) -> int:
+        """The steps of some rows."""
+        return len(rows) if self.steps is None else int(self.steps[rows].sum())
+
+    def row_of_steps(self) -> Ints:
+        """The row that each step belongs to, (steps,)."""
+        rows = np.arange(len(self.channels))
+        return rows if self.steps is None else np.repeat(rows, self.steps)
+
+    def steps_of_rows(self, rows: Ints) -> Ints:
+        """The places of some rows' steps among those of the whole frame."""
+        if self.steps is None:
+            return rows
+        counts = self.steps[rows]
+        shift = np.cumsum(self.steps)[rows] - np.cumsum(counts)
+        return np.arange(counts.sum()) + np.repeat(shift, counts)
 
 
 def check_columns(
@@ -52,8 +67,8 @@ def check_columns(
     steps: Ints | None,
     positions: Ints | None,
     inputs: CheckedSteps,
-) -> Ints:
-    """Check that a frame's columns fit each other and the limits; returns the steps per row.
+) -> int:
+    """Check that a frame's columns fit each other and the limits; returns the most steps of a row.
 
     Raises:
         BadInputError: they do not.
@@ -61,30 +76,36 @@ def check_columns(
     rows = len(channels)
     if not rows:
         raise BadInputError("frame.channels", "no channel in it: send at least one")
-    if steps is None:
-        steps = np.ones(rows, np.int64)
-    if len(steps) != rows:
-        raise BadInputError("frame.steps", f"{len(steps)} counts for {rows} channels")
+    total, longest = rows, 1
+    if steps is not None:
+        longest = _check_steps(limits, rows, steps)
+        total = int(steps.sum())
     if positions is not None and len(positions) != rows:
         raise BadInputError("frame.positions", f"{len(positions)} for {rows} channels")
-    if (steps < 1).any():
-        raise BadInputError(
-            "frame.steps", "every channel needs at least one step", row=int(steps.argmin())
-        )
-    if (steps > limits.max_request_steps).any():
-        raise BadInputError(
-            "frame.steps",
-            f"more than {limits.max_request_steps} steps for one channel",
-            row=int(steps.argmax()),
-        )
-    total = int(steps.sum())
     if total > limits.max_frame_steps:
         raise BadInputError(
             "frame", f"{total} steps exceed the limit of {limits.max_frame_steps} per frame"
         )
     if len(inputs) != total:
         raise BadInputError("frame.inputs", f"{len(inputs)} steps, the channels want {total}")
-    return steps
+    return longest
+
+
+def _check_steps(limits: EngineSettings, rows: int, steps: Ints) -> int:
+    if len(steps) != rows:
+        raise BadInputError("frame.steps", f"{len(steps)} counts for {rows} channels")
+    if (steps < 1).any():
+        raise BadInputError(
+            "frame.steps", "every channel needs at least one step", row=int(steps.argmin())
+        )
+    longest = int(steps.max())
+    if longest > limits.max_request_steps:
+        raise BadInputError(
+            "frame.steps",
+            f"more than {limits.max_request_steps} steps for one channel",
+            row=int(steps.argmax()),
+        )
+    return longest
 
 
 def same_refusal(channels: Ints, positions: Ints, error: CellarError) -> list[Refusal]:

@@ -63,7 +63,7 @@ async def generate(
         CellarError: the steps behind the pieces that came are applied, nothing else.
     """
     engine.check_ready()
-    _, served = engine.find(session_id)
+    served = engine.find(session_id).served
     limit = engine.settings.max_generate_steps
     if not 0 < max_steps <= limit:
         raise BadInputError("max_steps", f"{max_steps} is not in 1..{limit}")
@@ -110,8 +110,9 @@ async def _draw_again(
     engine: Engine, session_id: str, sampling: Sampling, position: int | None
 ) -> tuple[Answers, int]:
     """Draw from the prediction that the session stands at."""
-    session, served = engine.find(session_id)
-    table = served.shard.table
+    session = engine.find(session_id)
+    session.shard.gather()
+    table = session.shard.table
     if table.lost[session.slot]:
         raise lost_error(int(table.position[session.slot]))
     current = int(table.accepted[session.slot])  # where what is queued will have led
@@ -125,7 +126,7 @@ async def _draw_again(
         outputs=_SAMPLE,
         draws=Draws.repeated(sampling, 1),
     )
-    (delivery,) = await served.shard.perform(peek)
+    (delivery,) = await session.shard.perform(peek)
     assert delivery.answers is not None, "errors are raised"
     return delivery.answers, current
 

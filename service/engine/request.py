@@ -1,48 +1,115 @@
-"""What a caller asks of the sessions of one model: some steps for each of some sessions."""
+"""What callers ask of the sessions of one model: some steps for each of some sessions."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.batch import Deliver, Inputs, Ints, Outputs, Sampling, Work
+from service.engine.batch import Caller, Draws, Floats, Inputs, Ints, Outputs, Sampling
+
+_FIRST = np.zeros(1, np.int64)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """Steps for several sessions, checked and ready to be queued.
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lone:
+    """One step of one session, checked and ready to be queued.
 
-    ``deliver`` is called until every row is answered, with the rows' numbers in ``origin``.
+    Those that come in one turn of the event loop are merged into one request, so that a thousand
+    callers with a step each cost little more than one caller with a thousand.
     """
 
+    slot: int
+    input: int | Floats  # a token id, or values (width,)
+    position: int | None  # or unchecked
+    outputs: Outputs
+    sampling: Sampling | None
+    caller: Caller
+
+    @property
+    def size(self) -> int:
+        """Steps in all."""
+        return 1
+
+    @property
+    def callers(self) -> tuple[Caller]:
+        """The one who asked."""
+        return (self.caller,)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Request:
+    """Steps for several sessions, checked and ready to be queued; no session twice."""
+
     slots: Ints  # (rows,)
-    steps: Ints  # (rows,) each at least 1
+    steps: Ints | None  # (rows,) each at least 1; None: one each
     inputs: Inputs  # the steps of all rows, concatenated: (steps,) or (steps, width)
     positions: Ints | None  # (rows,) or unchecked
     outputs: Outputs
-    sampling: Sampling | None
-    deliver: Deliver
+    draws: Draws | None
+    callers: Sequence[Caller]  # one for all rows, or one per row
     commit: bool = True
-    origin: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    origin: Ints | None = None  # (rows,) rows of the one caller's request; None: 0, 1, 2, ...
+    size: int = field(init=False)  # steps in all
 
     def __post_init__(self) -> None:
-        if not len(self.origin):
-            object.__setattr__(self, "origin", np.arange(len(self.slots)))
+        self.size = len(self.inputs)
+
+    @classmethod
+    def merged(cls, lones: Sequence[Lone]) -> "Request":
+        """One request for steps of different sessions, which want the same outputs."""
+        first = lones[0]
+        if isinstance(first.input, int):
+            inputs: Inputs = np.array([lone.input for lone in lones], np.int64)
+        else:
+            inputs = np.array([lone.input for lone in lones], np.float32)
+        return cls(
+            slots=np.array([lone.slot for lone in lones], np.int64),
+            steps=None,
+            inputs=inputs,
+            positions=(
+                None
+                if first.position is None
+                else np.array([lone.position for lone in lones], np.int64)
+            ),
+            outputs=first.outputs,
+            draws=(
+                Draws.of([lone.sampling for lone in lones if lone.sampling is not None])
+                if first.outputs.sample
+                else None
+            ),
+            callers=[lone.caller for lone in lones],
+            origin=_FIRST if len(lones) == 1 else np.zeros(len(lones), np.int64),
+        )
+
+    def caller(self, row: int) -> Caller:
+        """Who asked for a row."""
+        return self.callers[0 if len(self.callers) == 1 else row]
+
+    def origin_of(self, rows: Ints) -> Ints:
+        """Which rows of their callers' requests some rows are."""
+        return rows if self.origin is None else self.origin[rows]
+
+    def steps_of(self, rows: Ints) -> Ints:
+        """The steps of some rows, (rows,)."""
+        return np.ones(len(rows), np.int64) if self.steps is None else self.steps[rows]
 
     def only(self, row: int) -> "Request":
         """The request for one of its rows."""
-        start = int(self.steps[:row].sum())
+        start, count = row, 1
+        if self.steps is not None:
+            start, count = int(self.steps[:row].sum()), int(self.steps[row])
+        one = slice(row, row + 1)
         return Request(
-            slots=self.slots[row : row + 1],
-            steps=self.steps[row : row + 1],
-            inputs=self.inputs[start : start + int(self.steps[row])],
-            positions=None if self.positions is None else self.positions[row : row + 1],
+            slots=self.slots[one],
+            steps=None if self.steps is None else self.steps[one],
+            inputs=self.inputs[start : start + count],
+            positions=None if self.positions is None else self.positions[one],
             outputs=self.outputs,
-            sampling=self.sampling,
-            deliver=self.deliver,
+            draws=None if self.draws is None else self.draws.take(one),
+            callers=(self.caller(row),),
             commit=self.commit,
-            origin=self.origin[row : row + 1],
+            origin=self.origin_of(np.array([row])),
         )
 
     def position(self, row: int) -> int:
@@ -55,34 +122,54 @@ class Request:
 
         A single token or value is its own digest.
         """
-        stops = np.cumsum(self.steps)
         scalar = self.inputs.ndim == 1 or self.inputs.shape[1] == 1
+        flat = self.inputs.reshape(-1)
+        bits: Ints = (flat.view(np.int32) if flat.dtype == np.float32 else flat).astype(
+            np.int64, copy=False
+        )
+        if self.steps is None:
+            if scalar:
+                return bits
+            return np.array([_digest(row, self.outputs) for row in self.inputs], np.int64)
+        stops = np.cumsum(self.steps)
         found = np.zeros(len(self.slots), np.int64)
         hashed = np.arange(len(self.slots))
         if scalar:
-            flat = self.inputs.reshape(-1)
-            bits = flat.view(np.int32) if flat.dtype == np.float32 else flat
             found[:] = bits[stops - 1]
             hashed = np.flatnonzero(self.steps > 1)
-        salt = b"every" if self.outputs.every_step else b"last"
         for row in hashed.tolist():
-            data = self.inputs[stops[row] - self.steps[row] : stops[row]].tobytes()
-            digest = hashlib.blake2b(data, digest_size=8, salt=salt).digest()
-            found[row] = int.from_bytes(digest, "little", signed=True)
+            own = self.inputs[stops[row] - self.steps[row] : stops[row]]
+            found[row] = _digest(own, self.outputs)
         return found
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Submission:
-    """A request's work in the queue, so that the caller can call it off."""
+def runs(entries: Iterable[Lone | Request]) -> Iterator[list[Lone | Request]]:
+    """Cut what came in, in order, so that no session appears twice in a run."""
+    run: list[Lone | Request] = []
+    seen: set[int] = set()
+    for entry in entries:
+        slots = {entry.slot} if isinstance(entry, Lone) else set(entry.slots.tolist())
+        if not seen.isdisjoint(slots):
+            yield run
+            run, seen = [], set()
+        run.append(entry)
+        seen |= slots
+    yield run
 
-    wake: Callable[[], None]
-    works: list[Work] = field(default_factory=list)
-    cancelled: bool = False
 
-    def cancel(self) -> None:
-        """Drop whatever has not begun to run; it will not be applied."""
-        self.cancelled = True
-        for work in self.works:
-            work.cancelled = True
-        self.wake()
+def are_distinct(entries: Sequence[Lone | Request]) -> bool:
+    """Whether no session appears twice."""
+    if len(entries) == 1:
+        return True
+    slots = [entry.slot for entry in entries if isinstance(entry, Lone)]
+    if len(slots) == len(entries):
+        return len(set(slots)) == len(slots)
+    columns = [entry.slots for entry in entries if isinstance(entry, Request)]
+    both = np.sort(np.concatenate([np.array(slots, np.int64), *columns]))
+    return not (both[1:] == both[:-1]).any()
+
+
+def _digest(inputs: Inputs, outputs: Outputs) -> int:
+    salt = b"every" if outputs.every_step else b"last"
+    digest = hashlib.blake2b(inputs.tobytes(), digest_size=8, salt=salt).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -41,17 +41,23 @@ class Residents:
         self._scheduler = scheduler
         self._forget = forget
         self._wake = wake
-        self._sessions: dict[int, Session] = {}  # by slot
+        self._sessions: list[Session | None] = []  # by slot; as long as slots were handed out
         self._leaving: set[int] = set()  # slots to free once nothing is queued for them
 
-    def begin(self, session: Session, *, now_s: float, idle_timeout_s: float) -> None:
+    def begin(
+        self, session: Session, *, opened_s: float, now_s: float, idle_timeout_s: float
+    ) -> None:
         """Start a session in the slot it was given."""
-        self._sessions[session.slot] = session
-        self._table.open(session.slot, now_s=now_s, idle_timeout_s=idle_timeout_s)
+        slot = session.slot
+        if slot == len(self._sessions):  # slots are handed out in order the first time
+            self._sessions.append(session)
+        else:
+            self._sessions[slot] = session
+        self._table.open(slot, opened_s=opened_s, now_s=now_s, idle_timeout_s=idle_timeout_s)
 
     def end(self, slot: int) -> None:
         """End the session of a slot; its queued steps are refused, then the slot is free."""
-        del self._sessions[slot]
+        self._sessions[slot] = None
         self._table.close(slot)
         for work in self._scheduler.waiting_for_spares(slot):
             work.cancelled = True
@@ -61,14 +67,14 @@ class Residents:
 
     def at(self, slot: int, generation: int) -> Session | None:
         """The session of a slot, if the slot has not changed hands since that generation."""
-        return self._sessions.get(slot) if self._slots.generation[slot] == generation else None
+        return self._sessions[slot] if self._slots.generation[slot] == generation else None
 
     def idle(self, now_s: float, *, at_most: int) -> list[Session]:
         """Sessions that have been idle for longer than their timeout."""
         return [
-            self._sessions[slot]
+            session
             for slot in self._table.idle(now_s)[:at_most].tolist()
-            if self._scheduler.is_idle(slot)
+            if self._scheduler.is_idle(slot) and (session := self._sessions[slot]) is not None
         ]
 
     def return_spares(self, fork: Fork) -> None:

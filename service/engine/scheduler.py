@@ -55,8 +55,9 @@ class Scheduler:
         max_batch: int,
         chunk_steps: int,
     ) -> None:
-        self._next_ticket = np.zeros(slots, np.int64)
-        self._serving = np.zeros(slots, np.int64)
+        # Only compared and counted up: they may wrap around.
+        self._next_ticket = np.zeros(slots, np.int32)
+        self._serving = np.zeros(slots, np.int32)
         self._ready: dict[Kind, deque[_Entry]] = {kind: deque() for kind in _TURNS}
         self._parked: dict[tuple[int, int], list[_Entry]] = {}  # by slot and ticket
         self._turn = 0

@@ -43,9 +43,12 @@ def screen(batch: Batch, table: SessionTable) -> Screened:
         rows = bad[start : start + len(part.rows)]
         start += len(part.rows)
         if part.work.cancelled:
-            gone = CallerGoneError("the caller went away before the step ran")
-            refused.append((part, part.work.failure or gone))
-            continue
+            gone = part.called_off()
+            if gone.any():
+                error = part.work.failure or CallerGoneError("the caller went away before it ran")
+                refused.append((part.only(part.rows[gone]), error))
+                part = part.only(part.rows[~gone])
+                rows = rows[~gone]
         for index in np.flatnonzero(rows).tolist():
             one = part.only(part.rows[index : index + 1])
             refused.append((one, _why_not(one, table)))

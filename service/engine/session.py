@@ -6,11 +6,16 @@ array operations. Knows nothing of queues, models or time: time is an argument.
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import Ints
+
+if TYPE_CHECKING:
+    from service.engine.catalog import ServedModel
+    from service.engine.shard import Shard
 
 
 class SessionStatus(Enum):
@@ -25,10 +30,9 @@ class Session:
     """One client-visible sequence in progress."""
 
     id: str
-    model: str
-    version: int
+    served: "ServedModel"
+    shard: "Shard"
     slot: int
-    opened_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +69,18 @@ class SessionTable:
         self.accepted = np.zeros(slots, np.int64)  # the same, and the steps that are queued
         self.lost = np.zeros(slots, np.bool_)
         self.closing = np.zeros(slots, np.bool_)
+        self.opened_s = np.zeros(slots, np.float64)  # since the epoch
         self.last_used_s = np.zeros(slots, np.float64)
         self.idle_timeout_s = np.zeros(slots, np.float32)  # 0: no session here
         self._last_steps = np.zeros(slots, np.int32)  # size of the step just applied
         self._last_content = np.zeros(slots, np.int64)  # digest of its inputs
 
-    def open(self, slot: int, *, now_s: float, idle_timeout_s: float) -> None:
+    def open(self, slot: int, *, opened_s: float, now_s: float, idle_timeout_s: float) -> None:
         """Begin a session in a slot, whatever was there before."""
         assert self.accepted[slot] == self.position[slot], "a slot is reused once nothing is queued"
         self.reset(slot, now_s=now_s)
         self.closing[slot] = False
+        self.opened_s[slot] = opened_s
         self.idle_timeout_s[slot] = idle_timeout_s
 
     def reset(self, slot: int, *, now_s: float) -> None:
@@ -89,6 +95,15 @@ class SessionTable:
         """End the session of a slot: what is queued for it must not run."""
         self.closing[slot] = True
         self.idle_timeout_s[slot] = 0.0
+
+    def blocked(self, slots: Ints) -> NDArray[np.bool_]:
+        """Which sessions must not step: their state is in doubt, or they are ending."""
+        blocked: NDArray[np.bool_] = self.lost[slots] | self.closing[slots]
+        return blocked
+
+    def is_blocked(self, slot: int) -> bool:
+        """Whether one session must not step."""
+        return bool(self.lost.item(slot) or self.closing.item(slot))
 
     def judge(
         self,

@@ -14,16 +14,19 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
 import structlog
 
 from service.engine.admission import Admission
 from service.engine.batch import (
+    Answers,
     Barrier,
     Batch,
+    Caller,
     Chunk,
-    Deliver,
     Delivery,
     Fork,
+    Ints,
     Kind,
     Part,
     Peek,
@@ -32,17 +35,18 @@ from service.engine.batch import (
     joined,
 )
 from service.engine.execution import Execution, Outcome
-from service.engine.request import Request, Submission
+from service.engine.request import Lone, Request
 from service.engine.residents import Residents
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.screening import lost_error, screen
-from service.engine.session import SessionTable
+from service.engine.session import Session, SessionTable
 from service.engine.slots import SlotAllocator
 from service.errors import CellarError, InternalError, OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
+_FIRST = np.zeros(1, np.int64)  # the only row of a caller with one step
 _log = structlog.get_logger(__name__)
 
 
@@ -51,7 +55,8 @@ class Shard:
 
     Args:
         name: for metrics and logs.
-        runner: the device; its arena has ``rows(settings)`` rows.
+        runner: the device; its arena has ``rows(settings, sessions)`` rows.
+        sessions: the most that can be open.
         chunk_steps: the most time steps that one run of this model takes.
         metrics: where to count.
         settings: limits.
@@ -63,15 +68,16 @@ class Shard:
         name: str,
         runner: Runner,
         *,
+        sessions: int,
         chunk_steps: int,
         metrics: Metrics,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        rows = self.rows(settings)
+        rows = self.rows(settings, sessions)
         chunk_spares = settings.max_batch
-        self.slots = SlotAllocator(0, settings.max_sessions)
-        self.spares = SlotAllocator(settings.max_sessions, settings.spare_slots)
+        self.slots = SlotAllocator(0, sessions)
+        self.spares = SlotAllocator(sessions, settings.spare_slots)
         self.table = SessionTable(rows)
         self.scheduler = Scheduler(
             slots=rows,
@@ -94,7 +100,9 @@ class Shard:
             forget=self._execution.forget,
             wake=self._wake,
         )
-        self._admission = Admission(self.table, self.scheduler, metrics, wake=self._wake)
+        self._admission = Admission(self.table, self.scheduler, metrics)
+        self._inbox: list[Lone | Request] = []  # what came in since the last tick
+        self._inbox_steps = 0
         # Looked up once: a tick may cost no more than the model.
         self._count_steps = metrics.steps.labels(name)
         self._batch_size = metrics.batch_size
@@ -111,27 +119,60 @@ class Shard:
         self._worker.start()
 
     @staticmethod
-    def rows(settings: EngineSettings) -> int:
+    def rows(settings: EngineSettings, sessions: int) -> int:
         """Rows of the arena: sessions, spare slots of forks and of chunks, the scratch row."""
-        return settings.max_sessions + settings.spare_slots + settings.max_batch + 1
+        return sessions + settings.spare_slots + settings.max_batch + 1
 
     # -- asking ---------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Submission:
-        """Queue a request's rows; each is answered through ``request.deliver``, once.
+    @property
+    def pending_steps(self) -> int:
+        """Steps queued or running."""
+        return self.scheduler.pending_steps + self._inbox_steps
+
+    def submit(self, entry: Lone | Request) -> None:
+        """Take steps in; their callers are answered, once for each row.
+
+        They are looked at in the next tick, together with all else that comes in before it.
 
         Raises:
             OverloadedError: the queue is full; nothing was queued.
         """
-        steps = int(request.steps.sum())
-        if self.scheduler.pending_steps + steps > self._settings.max_pending_steps:
+        if self.pending_steps + entry.size > self._settings.max_pending_steps:
             raise OverloadedError(
-                f"{self.scheduler.pending_steps} steps are queued, the limit is "
+                f"{self.pending_steps} steps are queued, the limit is "
                 f"{self._settings.max_pending_steps}: try again shortly"
             )
-        submission = Submission(wake=self._wake)
-        self._admission.admit(request, submission)
-        return submission
+        for caller in entry.callers:
+            caller.wake = self._wake
+        self._inbox.append(entry)
+        self._inbox_steps += entry.size
+        if not self._woken:
+            self._wake()
+
+    def gather(self) -> None:
+        """Queue what came in since the last tick.
+
+        Whoever asks what is queued for a session, or queues something behind it, calls this first.
+        """
+        if self._inbox:
+            entries, self._inbox, self._inbox_steps = self._inbox, [], 0
+            self._admission.admit(entries)
+
+    def is_idle(self, slot: int) -> bool:
+        """Whether a slot has nothing queued or running."""
+        self.gather()
+        return self.scheduler.is_idle(slot)
+
+    def end(self, slot: int) -> None:
+        """End the session of a slot; its queued steps are refused, then the slot is free."""
+        self.gather()
+        self.residents.end(slot)
+
+    def idle_sessions(self, now_s: float, *, at_most: int) -> list[Session]:
+        """Sessions that have been idle for longer than their timeout."""
+        self.gather()
+        return self.residents.idle(now_s, at_most=at_most)
 
     async def perform(self, work: Work) -> list[Delivery]:
         """Run work that needs no admission: peeks, forks, barriers, steps of spare slots.
@@ -150,7 +191,8 @@ class Shard:
             if missing == 0:
                 done.set()
 
-        work.deliver = deliver
+        self.gather()
+        work.callers = (Caller(deliver),)
         self.scheduler.submit(work)
         self._wake()
         try:
@@ -170,7 +212,7 @@ class Shard:
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
-        while self.scheduler.pending_steps or self._running:
+        while self.pending_steps or self._running:
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -187,7 +229,7 @@ class Shard:
     # -- ticks ----------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self.scheduler.pending_steps:
+        if not self.pending_steps:
             self._quiet.set()
         elif not self._woken and not self._running:
             self._woken = True
@@ -200,7 +242,7 @@ class Shard:
             return
         batch = self._next_batch()
         if batch is None:
-            if not self.scheduler.pending_steps:
+            if not self.pending_steps:
                 self._quiet.set()
         elif self._is_short(batch):
             self._run_here(batch)
@@ -210,6 +252,7 @@ class Shard:
             self._jobs.put(batch)
 
     def _next_batch(self) -> Batch | None:
+        self.gather()
         while (batch := self.scheduler.schedule()) is not None:
             screened = screen(batch, self.table)
             for part, error in screened.refused:
@@ -319,14 +362,7 @@ class Shard:
         self._withdraw(part)
         self.scheduler.finish(part)
         self.residents.finished(part.slots)
-        self._hand_over(
-            part.work.deliver,
-            Delivery(
-                rows=part.column(part.work.origin),
-                positions=self.table.position[part.slots],
-                error=error,
-            ),
-        )
+        self._hand_over(part, self.table.position[part.slots], error)
 
     def _withdraw(self, part: Part) -> None:
         work = part.work
@@ -348,21 +384,14 @@ class Shard:
         for index, part in enumerate(batch.parts):
             if not part.is_last:
                 continue
-            work = part.work
             if outcome.fault is not None:
                 self._deliver_fault(part)
                 continue
-            answers = outcome.answers[index]
-            failed = isinstance(answers, CellarError)
             self._hand_over(
-                work.deliver,
-                Delivery(
-                    rows=part.column(work.origin),
-                    positions=self.table.position[part.slots],
-                    answers=None if isinstance(answers, CellarError) else answers,
-                    error=answers if isinstance(answers, CellarError) else None,
-                    replayed=isinstance(work, Peek) and work.replays and not failed,
-                ),
+                part,
+                self.table.position[part.slots],
+                outcome.answers[index],
+                replayed=isinstance(part.work, Peek) and part.work.replays,
             )
         if batch.kind in (Kind.STEPS, Kind.CHUNKS):
             self._reply_seconds.observe(time.monotonic() - began)
@@ -370,22 +399,46 @@ class Shard:
     def _deliver_fault(self, part: Part) -> None:
         """Tell each row what the failed run means for its session."""
         slots = part.slots
-        origin = part.column(part.work.origin)
         positions = self.table.position[slots]
         for row, slot in enumerate(slots.tolist()):
-            lost = self.table.lost[slot]
-            self._hand_over(
-                part.work.deliver,
-                Delivery(
-                    rows=origin[row : row + 1],
-                    positions=positions[row : row + 1],
-                    error=lost_error(int(positions[row])) if lost else _not_run(),
-                ),
-            )
+            error = lost_error(int(positions[row])) if self.table.lost[slot] else _not_run()
+            one = slice(row, row + 1)
+            self._hand_over(part.only(part.rows[one]), positions[one], error)
 
-    def _hand_over(self, deliver: Deliver, delivery: Delivery) -> None:
+    def _hand_over(
+        self,
+        part: Part,
+        positions: Ints,
+        answers: Answers | CellarError,
+        *,
+        replayed: bool = False,
+    ) -> None:
+        """Answer the callers of a part's rows."""
+        callers = part.work.callers
+        error = answers if isinstance(answers, CellarError) else None
+        found = None if isinstance(answers, CellarError) else answers
+        if len(callers) == 1:
+            delivery = Delivery(
+                rows=part.origin,
+                positions=positions,
+                answers=found,
+                error=error,
+                replayed=replayed and error is None,
+            )
+            self._deliver_one(callers[0], delivery)
+            return
+        for index, row in enumerate(part.rows.tolist()):
+            delivery = Delivery(
+                rows=_FIRST,
+                positions=positions[index : index + 1],
+                answers=None if found is None else found.rows(index, index + 1),
+                error=error,
+            )
+            self._deliver_one(callers[row], delivery)
+
+    def _deliver_one(self, caller: Caller, delivery: Delivery) -> None:
         try:
-            deliver(delivery)
+            caller.deliver(delivery)
         except Exception:  # one receiver's fault must not keep the others waiting
             _log.exception("reply could not be handed over", shard=self._name)
 

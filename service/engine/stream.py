@@ -1,43 +1,31 @@
-"""One client's stream: the sessions attached to it, and frames of their steps as columns.
+"""Many sessions of one model, stepped by frames: the engine's side of a Stream call.
 
-Each session has a channel, a small number of the client's choosing. Knows nothing of gRPC.
+Knows channels and columns; nothing of gRPC or protobuf.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batch import Delivery, Ints, Outputs, Sampling
+from service.engine.attachments import Attachments
+from service.engine.batch import Caller, Delivery, Draws, Floats, Ints, Outputs, Sampling
 from service.engine.catalog import ServedModel
-from service.engine.channels import Channels
+from service.engine.channels import Places
 from service.engine.engine import Engine
 from service.engine.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.inputs import CheckedSteps
 from service.engine.outputs import check_outputs, check_reply, prediction_bytes
-from service.engine.request import Request
+from service.engine.request import Lone, Request
 from service.engine.screening import lost_error
-from service.engine.session import Session
+from service.engine.shard import Shard
 from service.errors import BadInputError, CellarError, SessionClosedError
 
-__all__ = ["Attached", "Refusal", "Reply", "SessionStream"]
-
 _NONE = np.empty(0, np.int64)
-# What is done before others on the event loop have a turn.
-_SESSIONS_AT_ONCE = 1000  # attached or closed
-_ROWS_AT_ONCE = 4096  # of a frame
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """The channels of an attach that now stand for sessions, and those that do not."""
-
-    channels: Ints
-    positions: Ints
-    refusals: tuple[Refusal, ...]
+_FIRST = np.zeros(1, np.int64)
+_ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
 
 
 class SessionStream:
@@ -45,6 +33,7 @@ class SessionStream:
 
     Attributes:
         served: the model.
+        attachments: its sessions that are on the stream.
         pending_steps: steps of its frames that are not answered.
 
     Args:
@@ -65,6 +54,7 @@ class SessionStream:
         send: Callable[[Reply], None],
     ) -> None:
         self.served = served
+        self.attachments = Attachments(engine, served)
         self._engine = engine
         self._outputs = check_outputs(
             served.manifest, outputs, sampling, max_levels=engine.settings.max_levels
@@ -75,57 +65,9 @@ class SessionStream:
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
         self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
         self._send = send
-        self._channels = Channels(engine.settings.max_channels)
-        self._frames: set[Frame] = set()
+        self._callers: set[Caller] = set()  # of steps that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
         self.pending_steps = 0
-
-    async def attach(
-        self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
-    ) -> Attached:
-        """Give sessions their channels; each that cannot be attached is refused alone.
-
-        Raises:
-            BadInputError: the columns do not fit, or a channel number cannot be used.
-        """
-        self._check_new(session_ids, channels)
-        accepted: list[int] = []
-        positions: list[int] = []
-        refusals: list[Refusal] = []
-        for row, (session_id, channel) in enumerate(
-            zip(session_ids, channels.tolist(), strict=True), start=1
-        ):
-            try:
-                position = await self._attach(session_id, channel, open_sessions)
-            except CellarError as error:
-                refusals.append(Refusal(channel=channel, error=error))
-            else:
-                accepted.append(channel)
-                positions.append(position)
-            if row % _SESSIONS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return Attached(
-            channels=np.array(accepted, np.int64),
-            positions=np.array(positions, np.int64),
-            refusals=tuple(refusals),
-        )
-
-    async def detach(self, channels: Ints, *, close: bool) -> Ints:
-        """Let go of channels; returns those that were attached.
-
-        Steps sent before are still applied and answered; but with ``close``, what has not run by
-        then is refused.
-        """
-        known = self._channels.detach(channels)
-        if close:
-            _, slots, generations = self._channels.look_up(known)
-            for row, (slot, generation) in enumerate(
-                zip(slots.tolist(), generations.tolist(), strict=True), start=1
-            ):
-                self._engine.close_slot(self.served, slot, generation)
-                if row % _SESSIONS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-        return known
 
     def submit(
         self,
@@ -165,11 +107,40 @@ class SessionStream:
             for _ in slices:
                 pass
 
+    def submit_one(
+        self, channel: int, position: int | None, step: int | Floats, *, number: int
+    ) -> bool:
+        """Queue a frame of one good step the short way; false where ``submit`` must look at it.
+
+        ``step`` is a token id, or values (width,).
+        """
+        place = self.attachments.find_one(channel)
+        if place is None or self._engine.draining:
+            return False
+        shard, slot = place
+        caller = Caller()
+        caller.deliver = partial(self._deliver_one, caller, channel, number)
+        try:
+            shard.submit(
+                Lone(
+                    slot=slot,
+                    input=step,
+                    position=position,
+                    outputs=self._outputs.last_only,
+                    sampling=self._sampling,
+                    caller=caller,
+                )
+            )
+        except CellarError:
+            return False
+        self._callers.add(caller)
+        self.pending_steps += 1
+        return True
+
     def end(self) -> None:
         """The client is gone: drop what has not begun to run."""
-        for frame in list(self._frames):
-            for submission in frame.submissions:
-                submission.cancel()
+        for caller in list(self._callers):
+            caller.cancel()
 
     def _slices(
         self,
@@ -181,142 +152,91 @@ class SessionStream:
     ) -> Iterator[None]:
         """Check a frame and queue it part by part."""
         limits = self._engine.settings
-        steps = check_columns(limits, channels, steps, positions, inputs)
-        check_reply(
-            self.served.manifest,
-            self._outputs,
-            int(steps.max()),
-            at_most=limits.max_message_bytes,
-        )
-        slots, alive = self._alive(channels)
-        # Of sessions that are gone, the slot may be another's by now: it says nothing.
-        if len(np.unique(slots[alive])) != int(alive.sum()):
-            raise BadInputError(
-                "frame.channels", "a session appears twice: give it several steps instead"
-            )
-        readable = np.ones(len(channels), np.bool_)
+        longest = check_columns(limits, channels, steps, positions, inputs)
+        check_reply(self.served.manifest, self._outputs, longest, at_most=limits.max_message_bytes)
+        places, alive = self.attachments.find(channels)
+        frame = Frame(number=number, channels=channels, steps=steps)
+        readable: NDArray[np.bool_] | None = None
         if inputs.bad.any():
-            readable[np.repeat(np.arange(len(channels)), steps)[inputs.bad]] = False
-        starts = np.cumsum(steps) - steps
-        frame = Frame(number=number, channels=channels, steps=steps, unanswered=len(channels))
-        self._frames.add(frame)
+            readable = np.ones(len(channels), np.bool_)
+            readable[frame.row_of_steps()[inputs.bad]] = False
         self.pending_steps += len(inputs)
         for first in range(0, len(channels), _ROWS_AT_ONCE):
             if first:
                 yield
-            part = slice(first, min(first + _ROWS_AT_ONCE, len(channels)))
-            self._submit(frame, part, starts, readable, positions, inputs)
+                alive = self.attachments.alive(places)
+            whole = len(channels) <= _ROWS_AT_ONCE
+            rows = np.arange(first, min(first + _ROWS_AT_ONCE, len(channels)))
+            bad = ~alive[rows] if readable is None else ~(alive[rows] & readable[rows])
+            if bad.any():
+                self._refuse(frame, rows[bad], self._explain(frame, rows[bad], inputs))
+                rows, whole = rows[~bad], False
+            for shard, own in self._by_shard(places, rows):
+                self._submit(shard, frame, own, whole, places, positions, inputs)
+
+    def _by_shard(self, places: Places, rows: Ints) -> Iterator[tuple[Shard, Ints]]:
+        shards = self.served.shards
+        if len(shards) == 1:
+            yield shards[0], rows
+            return
+        numbers = places.shards[rows]
+        for number, shard in enumerate(shards):
+            yield shard, rows[numbers == number]
 
     def _submit(
         self,
+        shard: Shard,
         frame: Frame,
-        part: slice,
-        starts: Ints,
-        readable: NDArray[np.bool_],
+        rows: Ints,
+        whole: bool,
+        places: Places,
         positions: Ints | None,
         inputs: CheckedSteps,
     ) -> None:
-        shard = self.served.shard
-        slots, alive = self._alive(frame.channels[part])
-        steps = frame.steps[part]
-        usable = alive & ~shard.table.lost[slots] & ~shard.table.closing[slots] & readable[part]
-        rows = np.arange(part.start, part.stop)
-        data = inputs.inputs[starts[rows[0]] : starts[rows[-1]] + steps[-1]]
-        positions = None if positions is None else positions[part]
-        if not usable.all():
-            bad = rows[~usable]
-            self._refuse(frame, bad, self._explain(frame, bad, starts, inputs))
-            rows = rows[usable]
-            if not len(rows):
-                return
-            data = data[np.repeat(usable, steps)]
-            slots, steps = slots[usable], steps[usable]
-            positions = None if positions is None else positions[usable]
+        """Queue rows of a frame on their shard; ``whole`` says that no row was left out before."""
+        whole = whole and len(rows) == len(frame.channels)
+        slots = places.slots if whole else places.slots[rows]
+        blocked = shard.table.blocked(slots)
+        if blocked.any():
+            self._refuse(frame, rows[blocked], self._explain(frame, rows[blocked], inputs))
+            rows, slots, whole = rows[~blocked], slots[~blocked], False
+        if not len(rows):
+            return
+        caller = Caller()
+        caller.deliver = partial(self._deliver, frame, caller)
+        sampling = self._sampling
         request = Request(
             slots=slots,
-            steps=steps,
-            inputs=data,
-            positions=positions,
+            steps=frame.steps if whole or frame.steps is None else frame.steps[rows],
+            inputs=inputs.inputs if whole else inputs.inputs[frame.steps_of_rows(rows)],
+            positions=positions if whole or positions is None else positions[rows],
             outputs=self._outputs,
-            sampling=self._sampling,
-            deliver=partial(self._deliver, frame),
-            origin=rows,
+            draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
+            callers=(caller,),
+            origin=None if whole else rows,
         )
         try:
             self._engine.check_ready()
-            frame.submissions.append(shard.submit(request))
+            shard.submit(request)
         except CellarError as error:
             now = shard.table.position[slots]
             self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
+            return
+        frame.waiting[caller] = len(rows)
+        self._callers.add(caller)
 
-    def _alive(self, channels: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        """The slot of each channel, and whether its session lives there still."""
-        good, slots, generations = self._channels.look_up(channels)
-        return slots, good & (generations == self.served.shard.slots.generation[slots])
-
-    async def _attach(self, session_id: str, channel: int, open_session: bool) -> int:
-        if not session_id:
-            raise BadInputError("attach.session_ids", "an id is empty: name the session")
-        shard = self.served.shard
-        if open_session:
-            session = self._engine.open(self.served, session_id)
-        else:
-            session = await self._settled(session_id)
-        generation = int(shard.slots.generation[session.slot])
-        self._channels.attach(channel, session.slot, generation)
-        return int(shard.table.position[session.slot])
-
-    async def _settled(self, session_id: str) -> Session:
-        """An open session of this model, at the end of what is queued for it now.
-
-        Steps of a broken stream may still be running: who attaches learns where they end.
-        """
-        while True:
-            session, served = self._engine.find(session_id)
-            if served is not self.served:
-                raise BadInputError(
-                    "attach.session_ids",
-                    f"'{session_id}' is a session of {served.name}/{served.version}; this stream "
-                    f"carries {self.served.name}/{self.served.version}",
-                )
-            if served.shard.scheduler.is_idle(session.slot):
-                return session
-            await self._engine.barrier(session_id)
-            # Found anew: while we waited, the id may have gone to another session.
-            if self._engine.find(session_id)[0] is session:
-                return session
-
-    def _check_new(self, session_ids: Sequence[str], channels: Ints) -> None:
-        if len(session_ids) != len(channels):
-            raise BadInputError(
-                "attach.channels",
-                f"{len(channels)} channels for {len(session_ids)} sessions: send one for each",
-            )
-        if not len(channels):
-            raise BadInputError("attach.session_ids", "no session in it: send at least one")
-        limit = self._engine.settings.max_attach_sessions
-        if len(channels) > limit:
-            raise BadInputError(
-                "attach.session_ids",
-                f"{len(channels)} sessions exceed the limit of {limit} at once",
-            )
-        self._channels.check_new(channels)
-
-    def _explain(
-        self, frame: Frame, rows: Ints, starts: Ints, inputs: CheckedSteps
-    ) -> list[Refusal]:
+    def _explain(self, frame: Frame, rows: Ints, inputs: CheckedSteps) -> list[Refusal]:
         """Say of each row that cannot be used why it is."""
-        table = self.served.shard.table
         channels = frame.channels[rows]
-        attached, slots, _ = self._channels.look_up(channels)
-        _, alive = self._alive(channels)
+        places, alive = self.attachments.look_up(channels)
         refusals: list[Refusal] = []
         for index, row in enumerate(rows.tolist()):
             channel = int(channels[index])
-            slot = int(slots[index])
+            slot = int(places.slots[index])
+            table = self.served.shards[int(places.shards[index])].table
             position: int | None = None
             error: CellarError
-            if not attached[index]:
+            if not places.attached[index]:
                 error = BadInputError("frame.channels", f"{channel} is not attached", row=row)
             elif not alive[index] or table.closing[slot]:
                 error = SessionClosedError(
@@ -327,20 +247,24 @@ class SessionStream:
                 if table.lost[slot]:
                     error = lost_error(position)
                 else:
-                    start = int(starts[row])
-                    own = inputs.bad[start : start + int(frame.steps[row])]
-                    error = inputs.explain(start + int(own.argmax()))
+                    own = frame.steps_of_rows(rows[index : index + 1])
+                    error = inputs.explain(int(own[inputs.bad[own].argmax()]))
             refusals.append(Refusal(channel=channel, error=error, position=position))
         return refusals
 
-    def _deliver(self, frame: Frame, delivery: Delivery) -> None:
+    def _deliver(self, frame: Frame, caller: Caller, delivery: Delivery) -> None:
         rows = delivery.rows
-        channels = frame.channels[rows]
+        frame.waiting[caller] -= len(rows)
+        if not frame.waiting[caller]:
+            self._callers.discard(caller)
+        channels = frame.channels if len(rows) == len(frame.channels) else frame.channels[rows]
         if delivery.error is not None:
             self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))
             return
-        self._answered(frame, len(rows), int(frame.steps[rows].sum()))
-        counts = frame.steps[rows] if self._outputs.every_step else None
+        self.pending_steps -= frame.count_steps(rows)
+        counts = None
+        if self._outputs.every_step:
+            counts = np.ones(len(rows), np.int64) if frame.steps is None else frame.steps[rows]
         answers = delivery.answers
         assert answers is not None, "a delivery has answers or an error"
         # Several rows have one prediction each; those of a single row were checked to fit.
@@ -358,12 +282,33 @@ class SessionStream:
                 )
             )
 
+    def _deliver_one(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
+        self._callers.discard(caller)
+        column = np.array([channel])
+        if delivery.error is not None:
+            frame = Frame(number=number, channels=column, steps=None)
+            refusals = same_refusal(column, delivery.positions, delivery.error)
+            self._refuse(frame, _FIRST, refusals)
+            return
+        self.pending_steps -= 1
+        self._send(
+            Reply(
+                frame=number,
+                channels=column,
+                positions=delivery.positions,
+                counts=np.ones(1, np.int64) if self._outputs.every_step else None,
+                answers=delivery.answers,
+                replayed=delivery.replayed,
+            )
+        )
+
     def _refuse(self, frame: Frame, rows: Ints, refusals: list[Refusal]) -> None:
-        """Refuse rows, together with whatever else is refused in this turn of the event loop."""
+        """Refuse rows, together with whatever else of the frame is refused in the next tick."""
         frame.refusals += refusals
-        frame.refused_steps += int(frame.steps[rows].sum())
+        frame.refused_steps += frame.count_steps(rows)
         if not self._refused:
-            asyncio.get_running_loop().call_soon(self._send_refusals)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._send_refusals)  # behind the tick
         self._refused[frame] = None
 
     def _send_refusals(self) -> None:
@@ -371,7 +316,7 @@ class SessionStream:
         for frame in refused:
             refusals, frame.refusals = tuple(frame.refusals), []
             steps, frame.refused_steps = frame.refused_steps, 0
-            self._answered(frame, len(refusals), steps)
+            self.pending_steps -= steps
             self._send(
                 Reply(
                     frame=frame.number,
@@ -384,8 +329,5 @@ class SessionStream:
                 )
             )
 
-    def _answered(self, frame: Frame, rows: int, steps: int) -> None:
-        self.pending_steps -= steps
-        frame.unanswered -= rows
-        if not frame.unanswered:
-            self._frames.discard(frame)
+
+__all__ = ["Refusal", "Reply", "SessionStream"]

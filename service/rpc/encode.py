@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cellar.v1 import model_pb2, session_pb2, values_pb2
 from models.manifest import PredictionKind, TokensInput, ValuesInput
+from service.engine.attachments import Attached
 from service.engine.batch import Answers
 from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
@@ -16,7 +17,6 @@ from service.engine.frame import Refusal, Reply
 from service.engine.generate import FinishReason, Piece
 from service.engine.inputs import InputReader
 from service.engine.session import SessionInfo, SessionStatus
-from service.engine.stream import Attached
 from service.rpc import status
 
 _STATUS = {

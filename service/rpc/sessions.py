@@ -49,7 +49,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def Step(self, request: pb.StepRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        _, served = self._engine.find(request.session_id)
+        served = self._engine.find(request.session_id).served
         outputs, sampling = decode.outputs(request.outputs)
         result = await self._engine.step(
             request.session_id,
@@ -78,7 +78,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """See the service's definition."""
         self._engine.check_ready()
-        _, served = self._engine.find(request.session_id)
+        served = self._engine.find(request.session_id).served
         prompt = None
         if request.prompt.WhichOneof("kind") is not None:
             prompt = decode.inputs(request.prompt, served.reader)

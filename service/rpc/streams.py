@@ -132,7 +132,7 @@ class StreamCall:
                         number=frame.number,
                     )
                 case "attach":
-                    result = await stream.attach(
+                    result = await stream.attachments.attach(
                         request.attach.session_ids,
                         decode.integers(request.attach.channels),
                         open_sessions=request.attach.open,
@@ -145,7 +145,7 @@ class StreamCall:
                     self._post(answer, len(request.attach.channels))
                 case "detach":
                     channels = decode.integers(request.detach.channels)
-                    gone = await stream.detach(channels, close=request.detach.close)
+                    gone = await stream.attachments.detach(channels, close=request.detach.close)
                     detached = pb.StreamDetached(channels=np.sort(gone).tolist())
                     self._post(pb.StreamResponse(detached=detached), len(gone))
                 case "start":

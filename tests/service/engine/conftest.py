@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.engine.catalog import ServedModel
+from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
-from service.engine.shard import Shard
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.service.engine.fakes import FakeRunner, fake_manifest
@@ -52,11 +51,11 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     clock = Clock()
     metrics = Metrics()
     engine = Engine(settings, metrics, clock=clock)
-    runner = FakeRunner(Shard.rows(settings))
+    runner = FakeRunner(arena_rows(settings))
     served = engine.catalog.add(
-        name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runner=runner
+        name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runners=(runner,)
     )
-    served.shard.warm_up()
+    served.shards[0].warm_up()
     runner.batches.clear()
     engine.loading = False
     yield House(engine=engine, served=served, runner=runner, metrics=metrics, clock=clock)

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from models.arena import compile_model
 from models.manifest import TokensInput
 from service.engine.batch import Answers, Outputs, Sampling
-from service.engine.catalog import ServedModel
+from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
 from service.engine.inputs import CheckedSteps
 from service.engine.runner import OrtRunner
-from service.engine.shard import Shard
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case, char_case, series_case, torch_predictions
@@ -42,7 +41,7 @@ class Device:
     runner: OrtRunner
 
     def state(self, session: str) -> list[NDArray[np.float32]]:
-        slot = self.engine.find(session)[0].slot
+        slot = self.engine.find(session).slot
         return [array[slot].copy() for array in self.runner.arena]
 
 
@@ -53,16 +52,16 @@ def make_device(case: Case, *, inline_run_s: float = 0.0005) -> Device:
     )  # fmt: skip
     engine = Engine(settings, Metrics())
     runner = OrtRunner(
-        compile_model(case.model), slots=Shard.rows(settings), max_batch=settings.max_batch
+        compile_model(case.model), slots=arena_rows(settings), max_batch=settings.max_batch
     )
     served = engine.catalog.add(
         name=case.model.name,
         version=1,
         manifest=case.manifest,
         fingerprint=case.model.fingerprint,
-        runner=runner,
+        runners=(runner,),
     )
-    served.shard.warm_up()
+    served.shards[0].warm_up()
     engine.loading = False
     return Device(engine=engine, served=served, runner=runner)
 

@@ -149,7 +149,7 @@ async def test_a_cancelled_step_is_not_applied(house: House) -> None:
         await queued
     await running
     assert state_of(await step(house, "a", 3, position=60)) == run_alone([*LONG, 3])[-1:]
-    assert house.served.shard.scheduler.pending_steps == 0
+    assert house.served.shards[0].pending_steps == 0
 
 
 async def test_a_step_behind_a_cancelled_one_is_refused_not_misapplied(house: House) -> None:
@@ -180,7 +180,7 @@ async def test_a_long_chunk_that_is_cancelled_half_way_leaves_the_session_as_it_
     with pytest.raises(asyncio.CancelledError):
         await running
     assert state_of(await step(house, "a", 2, position=1)) == run_alone([1, 2])[-1:]
-    assert house.served.shard.spares.used == 0
+    assert house.served.shards[0].spares.used == 0
 
 
 async def test_a_fault_is_told_and_the_session_can_be_reset(house: House) -> None:
@@ -209,7 +209,7 @@ async def test_a_fault_inside_a_long_chunk_leaves_the_session_as_it_was(house: H
         await step(house, "a", *range(10), position=1)
     assert house.engine.describe("a").status is SessionStatus.OPEN
     assert state_of(await step(house, "a", 2, position=1)) == run_alone([1, 2])[-1:]
-    assert house.served.shard.spares.used == 0
+    assert house.served.shards[0].spares.used == 0
 
 
 async def test_a_faulty_dry_run_loses_nothing(house: House) -> None:
@@ -287,7 +287,7 @@ async def test_idle_sessions_expire_and_busy_ones_do_not(house: House) -> None:
         with pytest.raises(errors.SessionExpiredError):
             await step(house, gone, 1)
     assert house.engine.describe("busy").position == 1
-    assert house.served.shard.slots.used == 1
+    assert house.served.shards[0].slots.used == 1
 
 
 async def test_a_full_queue_refuses_and_changes_nothing(house: House) -> None:
@@ -410,7 +410,7 @@ async def test_draining_ends_even_when_all_that_was_queued_is_cancelled(house: H
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.wait_for(drained, 5)
-    assert house.served.shard.scheduler.pending_steps == 0
+    assert house.served.shards[0].pending_steps == 0
 
 
 async def test_an_answer_that_fails_hurts_only_who_asked_for_it(house: House) -> None:
@@ -443,9 +443,9 @@ async def test_a_retry_in_other_company_is_still_the_same_step(house: House) -> 
         np.array([0, 0]),
         reader.tokens(np.array([5, 6, 7, 8])),
     )
-    await house.served.shard.drained()
+    await house.served.shards[0].drained()
     stream.submit(np.array([0]), None, np.array([0]), reader.tokens(np.array([5])))
-    await house.served.shard.drained()
+    await house.served.shards[0].drained()
     assert not any(reply.refusals for reply in replies)
     assert replies[-1].replayed
 
@@ -471,7 +471,7 @@ async def test_a_reset_takes_its_turn_under_a_steady_stream_of_steps(house: Hous
     assert house.engine.describe("a").position < before
     stopping = True
     await asyncio.gather(*steppers)
-    table = house.served.shard.table
+    table = house.served.shards[0].table
     assert (table.accepted == table.position).all(), "nothing is queued, so nothing is promised"
 
 
@@ -532,5 +532,5 @@ async def attached(house: House, *names: str) -> tuple[SessionStream, list[Reply
     stream = SessionStream(
         house.engine, house.served, outputs=RAW, sampling=None, send=replies.append
     )
-    await stream.attach(names, np.arange(len(names)), open_sessions=False)
+    await stream.attachments.attach(names, np.arange(len(names)), open_sessions=False)
     return stream, replies

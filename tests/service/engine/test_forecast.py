@@ -38,7 +38,7 @@ async def test_forecasts_that_do_not_fit_together_wait_for_each_other() -> None:
     for name in "abcd":
         await open_session(device, name, 100, 101, 102)
     together = await asyncio.wait_for(asyncio.gather(*(run(device, n) for n in "abcd")), 20)
-    assert device.served.shard.spares.used == 0
+    assert device.served.shards[0].spares.used == 0
     alone = await run(device, "a")
     for result in together:
         assert np.array_equal(result.paths, alone.paths), "same history, same seed"
@@ -55,8 +55,8 @@ async def test_a_cancelled_forecast_gives_its_spare_slots_back(ticks: int) -> No
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await device.served.shard.drained()
-    assert device.served.shard.spares.used == 0
+    await device.served.shards[0].drained()
+    assert device.served.shards[0].spares.used == 0
     await stop(device)
 
 
@@ -98,5 +98,5 @@ async def test_a_session_closed_while_its_forecast_waits_is_never_another_one() 
     for task in (busy, waiting):
         with pytest.raises(errors.SessionClosedError):
             await task
-    assert device.served.shard.spares.used == 0
+    assert device.served.shards[0].spares.used == 0
     await stop(device)
