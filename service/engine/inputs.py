@@ -100,6 +100,24 @@ class InputReader:
             explain=partial(self._explain_value, rows),
         )
 
+    def one_token(self, token: int) -> int | None:
+        """The step of one token id, if it is a good one."""
+        return token if 0 <= token < len(self._symbols) else None
+
+    def one_symbol(self, character: str) -> int | None:
+        """The step of one character, if it is a good one."""
+        points = self._token_of
+        if points is None or ord(character) >= len(points):
+            return None
+        token: int = points.item(ord(character))
+        return token if token >= 0 else None
+
+    def one_row(self, values: Floats) -> Floats | None:
+        """The step of one row of values (width,), if it is a good one."""
+        if isinstance(self._input, TokensInput) or not np.isfinite(values).all():
+            return None
+        return None if self._input.positive and not (values > 0).all() else values
+
     def symbol(self, token: int) -> str:
         """The symbol of a token id."""
         return self._symbols[token]

@@ -1,17 +1,18 @@
 """From messages to the engine's words."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cellar.v1 import session_pb2, values_pb2
-from service.engine.batch import Ints, Outputs, Sampling
+from service.engine.batch import Floats, Ints, Outputs, Sampling
 from service.engine.inputs import CheckedSteps, InputReader
 from service.errors import BadInputError
 
 # Positions are 64-bit and unsigned on the wire, signed in the columns: none is ever so large.
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 
 
 def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
@@ -30,8 +31,31 @@ def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
     raise BadInputError("inputs", "nothing is set: send text, tokens or values")
 
 
+def one_step(message: values_pb2.Inputs, reader: InputReader) -> int | Floats | None:
+    """A single good step: a token id, or values (width,); ``None`` where ``inputs`` must look."""
+    kind = message.WhichOneof("kind")
+    if kind == "tokens" and len(message.tokens.ids) == 1:
+        return reader.one_token(message.tokens.ids[0])
+    if kind == "text" and len(message.text) == 1:
+        return reader.one_symbol(message.text)
+    if kind == "values" and len(message.values.data) == reader.width:
+        return reader.one_row(np.array(message.values.data, np.float32))
+    return None
+
+
 def outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
     """What the caller wants, and how it draws."""
+    if message.HasField("sample"):  # seeds differ: nothing to remember
+        return _outputs(message)
+    return _known_outputs(message.SerializeToString())
+
+
+@lru_cache(maxsize=256)
+def _known_outputs(message: bytes) -> tuple[Outputs, Sampling | None]:
+    return _outputs(values_pb2.Outputs.FromString(message))
+
+
+def _outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
     drawn = sampling(message.sample) if message.HasField("sample") else None
     wanted = Outputs(
         argmax=message.argmax,
@@ -64,7 +88,7 @@ def position(
     message: session_pb2.StepRequest | session_pb2.GenerateRequest,
 ) -> int | None:
     """The position a request claims, if it claims one."""
-    return min(message.position, _LARGEST) if message.HasField("position") else None
+    return min(message.position, LARGEST) if message.HasField("position") else None
 
 
 def column(values: Iterable[int]) -> Ints | None:
@@ -75,4 +99,4 @@ def column(values: Iterable[int]) -> Ints | None:
 def integers(values: Iterable[int]) -> Ints:
     """A column of unsigned numbers."""
     unsigned: NDArray[np.uint64] = np.array(values, np.uint64)
-    return np.minimum(unsigned, np.uint64(_LARGEST)).astype(np.int64)
+    return np.minimum(unsigned, np.uint64(LARGEST)).astype(np.int64)

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -17,7 +19,11 @@ from service.engine.frame import Refusal, Reply
 from service.engine.generate import FinishReason, Piece
 from service.engine.inputs import InputReader
 from service.engine.session import SessionInfo, SessionStatus
-from service.rpc import status
+from service.rpc import packed, status
+
+# Numbers as they are on the wire.
+_UINT32, _UINT64 = np.dtype("<u4"), np.dtype("<u8")
+_INT32, _FLOAT = np.dtype("<i4"), np.dtype("<f4")
 
 _STATUS = {
     SessionStatus.OPEN: session_pb2.SESSION_STATUS_OPEN,
@@ -84,29 +90,48 @@ def attached(result: Attached) -> session_pb2.StreamResponse:
     )
 
 
-def replies(result: Reply, *, refusals_at_once: int) -> Iterator[session_pb2.StreamResponse]:
-    """Rows of a stream; many refusals come in several messages."""
+def replies(result: Reply, *, refusals_at_once: int) -> Iterator[bytes]:
+    """Rows of a stream, as serialised messages; many refusals come in several."""
     for start in range(0, len(result.refusals), refusals_at_once):
         refused = session_pb2.StreamReply(frame=result.frame)
         refused.errors.extend(map(row_error, result.refusals[start : start + refusals_at_once]))
-        yield session_pb2.StreamResponse(reply=refused)
+        yield session_pb2.StreamResponse(reply=refused).SerializeToString()
     if len(result.channels):
         yield _answers(result)
 
 
-def _answers(result: Reply) -> session_pb2.StreamResponse:
-    message = session_pb2.StreamResponse()
+def _answers(result: Reply) -> bytes:
+    message = packed.StreamResponse()
     rows = message.reply
     rows.frame = result.frame
-    rows.channels.extend(result.channels.tolist())
-    rows.positions.extend(result.positions.tolist())
+    rows.channels = channels = result.channels.astype(_UINT32).tobytes()
+    rows.positions = result.positions.astype(_UINT64, copy=False).tobytes()
     if result.counts is not None:
-        rows.counts.extend(result.counts.tolist())
+        rows.counts = result.counts.astype(_UINT32).tobytes()
     if result.answers is not None:
-        rows.predictions.CopyFrom(predictions(result.answers))
+        _pack(rows.predictions, result.answers)
     if result.replayed:
-        rows.replayed.extend(result.channels.tolist())
-    return message
+        rows.replayed = channels
+    found: bytes = message.SerializeToString()
+    return found
+
+
+def _pack(columns: Any, answers: Answers) -> None:
+    if answers.argmax is not None:
+        columns.argmax = answers.argmax.astype(_INT32, copy=False).tobytes()
+    if answers.top_tokens is not None and answers.top_probabilities is not None:
+        columns.top_tokens = answers.top_tokens.astype(_INT32, copy=False).tobytes()
+        columns.top_probabilities = answers.top_probabilities.astype(_FLOAT, copy=False).tobytes()
+    if answers.probabilities is not None:
+        columns.probabilities = answers.probabilities.astype(_FLOAT, copy=False).tobytes()
+    if answers.sampled_tokens is not None:
+        columns.sampled_tokens = answers.sampled_tokens.astype(_INT32, copy=False).tobytes()
+    if answers.sampled_values is not None:
+        columns.sampled_values = answers.sampled_values.astype(_FLOAT, copy=False).tobytes()
+    if answers.quantiles is not None:
+        columns.quantiles = answers.quantiles.astype(_FLOAT, copy=False).tobytes()
+    if answers.raw is not None:
+        columns.raw = answers.raw.astype(_FLOAT, copy=False).tobytes()
 
 
 def piece(result: Piece) -> session_pb2.GenerateResponse:

@@ -13,13 +13,21 @@ from service.rpc import status
 
 _log = structlog.get_logger(__name__)
 _OURS = "/cellar.v1."
+_SERIALISED = frozenset({"Stream"})  # methods that write messages as bytes
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps our own methods, unary and streaming alike; all are plain coroutines."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+        self._requests = metrics.requests
+        self._counters: dict[tuple[str, grpc.StatusCode], Any] = {}  # looking one up is slow
+
+    def _count(self, method: str, code: grpc.StatusCode) -> None:
+        counter = self._counters.get((method, code))
+        if counter is None:
+            counter = self._counters[method, code] = self._requests.labels(method, code.name)
+        counter.inc()
 
     async def intercept_service(
         self,
@@ -59,12 +67,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 _log.exception("call failed", method=method, error=type(fault).__name__)
                 await status.abort(context, InternalError("internal error; see the server's log"))
             finally:
-                self._metrics.requests.labels(method, code.name).inc()
+                self._count(method, code)
 
         return make(
             call,
             request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+            response_serializer=None if method in _SERIALISED else handler.response_serializer,
         )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,14 +15,6 @@ from service.errors import BadInputError, DrainingError
 from service.rpc import decode, encode
 
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
-
-
-@dataclass(frozen=True, slots=True)
-class _Letter:
-    """Something to write, and what it weighs while it is not written."""
-
-    content: Reply | pb.StreamResponse
-    steps: int
 
 
 class StreamCall:
@@ -41,7 +32,7 @@ class StreamCall:
     def __init__(self, engine: Engine, context: Any) -> None:
         self._engine = engine
         self._context = context
-        self._outbox: deque[_Letter] = deque()
+        self._outbox: deque[tuple[Reply | pb.StreamResponse, int]] = deque()  # with their steps
         self._unwritten_steps = 0
         self._all_put = False
         self._put = asyncio.Event()  # something to write, or nothing any more
@@ -124,6 +115,8 @@ class StreamCall:
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
+                    if len(frame.channels) == 1 and _submit_one(stream, frame):
+                        continue
                     await stream.submit_in_turns(
                         decode.integers(frame.channels),
                         decode.column(frame.steps),
@@ -156,16 +149,13 @@ class StreamCall:
     async def _write(self) -> None:
         while True:
             while self._outbox:
-                letter = self._outbox.popleft()
-                content = letter.content
-                messages = (
-                    encode.replies(content, refusals_at_once=_REFUSALS_AT_ONCE)
-                    if isinstance(content, Reply)
-                    else (content,)
-                )
-                for message in messages:
-                    await self._context.write(message)
-                self._unwritten_steps -= letter.steps
+                content, steps = self._outbox.popleft()
+                if isinstance(content, Reply):
+                    for message in encode.replies(content, refusals_at_once=_REFUSALS_AT_ONCE):
+                        await self._context.write(message)
+                else:
+                    await self._context.write(content.SerializeToString())
+                self._unwritten_steps -= steps
                 self._progress.set()
             if self._all_put:
                 return
@@ -178,10 +168,21 @@ class StreamCall:
         self._progress.set()
 
     def _post(self, content: Reply | pb.StreamResponse, steps: int = 0) -> None:
-        letter = _Letter(content, max(1, steps))  # no message is free
-        self._outbox.append(letter)
-        self._unwritten_steps += letter.steps
+        steps = max(1, steps)  # no message is free
+        self._outbox.append((content, steps))
+        self._unwritten_steps += steps
         self._put.set()
+
+
+def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:
+    """Queue a frame of one step the short way, if it goes that way."""
+    if frame.steps or len(frame.positions) > 1:
+        return False
+    step = decode.one_step(frame.inputs, stream.served.reader)
+    if step is None:
+        return False
+    position = min(frame.positions[0], decode.LARGEST) if frame.positions else None
+    return stream.submit_one(frame.channels[0], position, step, number=frame.number)
 
 
 def _draining_error() -> DrainingError:
