@@ -2,16 +2,86 @@
 
 import socket
 import threading
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _SECONDS = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
 _POLL_S = 0.05  # how long ending the page takes at most
+
+
+class Distribution:
+    """A histogram that is filled by one thread, on the hot path.
+
+    The library's own takes a lock and a walk over the buckets for every value, which adds up to a
+    tenth of what a lone step costs.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    @property
+    def count(self) -> int:
+        """Values counted."""
+        return sum(self._counts)
+
+    @property
+    def sum(self) -> float:
+        """Their sum."""
+        return self._sum
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """How many values are at most each bound."""
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self._counts)), strict=True))
+
+
+class _Distributions(Collector):
+    """Shows them to Prometheus."""
+
+    def __init__(self, metrics: "Metrics") -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """One family per histogram."""
+        metrics = self._metrics
+        size = metrics.batch_size
+        yield HistogramMetricFamily(
+            "cellar_batch_size",
+            "Time steps that ran together, by batch.",
+            buckets=size.buckets(),
+            sum_value=size.sum,
+        )
+        seconds = HistogramMetricFamily(
+            "cellar_step_seconds",
+            "Seconds of one batch by phase: its first row's wait (queue), the model (run), handing "
+            "the answers over (reply).",
+            labels=["phase"],
+        )
+        for phase, found in (
+            ("queue", metrics.queue_seconds),
+            ("run", metrics.run_seconds),
+            ("reply", metrics.reply_seconds),
+        ):
+            seconds.add_metric([phase], found.buckets(), found.sum)
+        yield seconds
 
 
 class Metrics:
@@ -60,20 +130,11 @@ class Metrics:
             "STEP_CONFLICT.",
             registry=registry,
         )
-        self.batch_size = Histogram(
-            "cellar_batch_size",
-            "Time steps that ran together, by batch.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
-            registry=registry,
-        )
-        self.step_seconds = Histogram(
-            "cellar_step_seconds",
-            "Seconds of one batch by phase: its first row's wait (queue), the model (run), handing "
-            "the answers over (reply).",
-            ["phase"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
+        self.batch_size = Distribution((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024))
+        self.queue_seconds = Distribution(_SECONDS)
+        self.run_seconds = Distribution(_SECONDS)
+        self.reply_seconds = Distribution(_SECONDS)
+        registry.register(_Distributions(self))
         self.pending_steps = Gauge(
             "cellar_pending_steps", "Time steps queued or running.", ["model"], registry=registry
         )

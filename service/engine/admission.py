@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.engine.batch import Barrier, Caller, Chunk, Delivery, Ints, Peek, Steps, Work
-from service.engine.request import Lone, Request, are_distinct, runs
+from service.engine.lones import Lones
+from service.engine.request import UNCHECKED, Lone, Request, are_distinct, requests_of, runs
 from service.engine.scheduler import Scheduler
 from service.engine.session import SessionTable
 from service.errors import (
@@ -36,8 +37,9 @@ class Admission:
         self._scheduler = scheduler
         self._metrics = metrics
 
-    def admit(self, entries: Sequence[Lone | Request]) -> None:
+    def admit(self, arrived: Sequence[Lone | Lones | Request]) -> None:
         """Queue, repeat or refuse every row of what came in, in order."""
+        entries = list(requests_of(arrived))
         if are_distinct(entries):
             self._admit_run(entries)
         else:
@@ -59,12 +61,14 @@ class Admission:
     def _admit(self, request: Request) -> None:
         contents = request.contents()
         rows: Ints | None = None  # all
-        if any(caller.cancelled for caller in request.callers):
+        if request.is_called_off():
             rows = self._without_cancelled(request)
             if not len(rows):
                 return
         expected = self._table.accepted[request.slots]
-        if request.positions is not None and not (request.positions == expected).all():
+        positions = request.positions
+        if positions is not None and not (positions == expected).all():
+            request.positions = np.where(positions == UNCHECKED, expected, positions)
             rows = self._judge(request, contents, rows)
         self._queue(request, rows, expected, contents)
 
@@ -147,6 +151,7 @@ class Admission:
                     inputs=request.inputs[starts[row] : starts[row] + steps[row]],
                     contents=contents[one],
                     commit=request.commit,
+                    submitted_s=request.submitted_s,
                 )
                 self._submit(chunk)
         if request.commit:
@@ -163,13 +168,15 @@ class Admission:
                 outputs=request.outputs.last_only,
                 draws=request.draws,
                 callers=request.callers,
+                tags=request.tags,
                 inputs=request.inputs,
                 contents=contents,
                 commit=request.commit,
+                submitted_s=request.submitted_s,
             )
         else:
             places = rows if request.steps is None else np.cumsum(request.steps)[rows] - 1
-            alone = len(request.callers) == 1
+            alone = len(request.callers) <= 1
             work = Steps(
                 slots=request.slots[rows],
                 origin=request.origin_of(rows),
@@ -177,9 +184,11 @@ class Admission:
                 outputs=request.outputs.last_only,
                 draws=None if request.draws is None else request.draws.take(rows),
                 callers=request.callers if alone else [request.callers[r] for r in rows.tolist()],
+                tags=None if request.tags is None else request.tags.only(rows),
                 inputs=request.inputs[places],
                 contents=contents[rows],
                 commit=request.commit,
+                submitted_s=request.submitted_s,
             )
         self._submit(work)
 
@@ -191,7 +200,7 @@ class Admission:
         steps = request.steps_of(rows)
         # Rows of different callers, or with replies of several predictions, are work of their own.
         apart = steps > 1 if request.outputs.every_step else np.zeros(len(rows), np.bool_)
-        if len(request.callers) > 1:
+        if len(request.callers) != 1:
             apart[:] = True
         for group in [rows[~apart], *rows[apart][:, None]]:
             if not len(group):

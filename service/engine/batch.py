@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CellarError
+
+if TYPE_CHECKING:
+    from service.engine.lones import Tags
 
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float32]
@@ -221,6 +224,7 @@ class Work:
     outputs: Outputs = NOTHING
     draws: Draws | None = None
     callers: Sequence[Caller] = NOBODY  # one for all rows, or one per row
+    tags: "Tags | None" = None  # instead of callers: lone steps of streams
     origin: Ints | None = None  # (rows,) rows of the one caller's request; None: 0, 1, 2, ...
     tickets: NDArray[np.int32] = field(default_factory=_no_tickets)  # (rows,) see Scheduler
     submitted_s: float = field(default_factory=time.monotonic)
@@ -327,9 +331,17 @@ class Part:
         """These rows of one of the work's columns."""
         return column if len(self.rows) == len(self.work.slots) else column[self.rows]
 
+    @property
+    def is_called_off(self) -> bool:
+        """Whether it may be that nobody waits for some of these rows any more."""
+        tags = self.work.tags
+        return self.work.cancelled or (tags is not None and any(tags.called_off()))
+
     def called_off(self) -> NDArray[np.bool_]:
         """Which of these rows nobody waits for any more, (rows,)."""
         callers = self.work.callers
+        if self.work.tags is not None:
+            return np.array(self.work.tags.called_off())[self.rows]
         if len(callers) == 1:
             return np.full(len(self.rows), self.work.cancelled)
         return np.array([callers[row].cancelled for row in self.rows.tolist()])

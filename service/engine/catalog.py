@@ -2,15 +2,20 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.manifest import Manifest
+from service.engine.batch import Outputs, Sampling
 from service.engine.inputs import InputReader
+from service.engine.lones import Encode, LoneKind
+from service.engine.outputs import check_outputs, check_reply
 from service.engine.runner import Runner
 from service.engine.shard import Shard
 from service.errors import ModelUnknownError
 from service.metrics import Metrics
 from service.settings import EngineSettings
+
+_CHECKED_OUTPUTS = 1000  # remembered per model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +28,31 @@ class ServedModel:
     fingerprint: str
     reader: InputReader
     shards: tuple[Shard, ...]
+    limits: EngineSettings
+    _lone_kinds: dict[tuple[Outputs, Encode], LoneKind] = field(default_factory=dict)
+    _checked: dict[tuple[Outputs, int], Outputs] = field(default_factory=dict)
+
+    def checked_outputs(
+        self, outputs: Outputs, sampling: Sampling | None, *, steps: int
+    ) -> Outputs:
+        """The outputs to compute for a request of so many steps.
+
+        Raises:
+            BadInputError: the model cannot give one of them, or the reply would be too long.
+        """
+        key = (outputs, steps)
+        known = self._checked.get(key) if sampling is None else None
+        if known is None:
+            limits = self.limits
+            known = check_outputs(self.manifest, outputs, sampling, max_levels=limits.max_levels)
+            check_reply(self.manifest, known, steps, at_most=limits.max_message_bytes)
+            if sampling is None and len(self._checked) < _CHECKED_OUTPUTS:
+                self._checked[key] = known
+        return known
+
+    def lone_kind(self, outputs: Outputs, encode: Encode) -> LoneKind:
+        """The kind of lone steps with these outputs; the same one for equal arguments."""
+        return self._lone_kinds.setdefault((outputs, encode), LoneKind(outputs, encode))
 
     @property
     def pending_steps(self) -> int:
@@ -87,6 +117,7 @@ class Catalog:
             fingerprint=fingerprint,
             reader=InputReader(manifest),
             shards=shards,
+            limits=self._settings,
         )
         self._models[name, version] = served
         self._show(served)

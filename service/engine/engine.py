@@ -15,7 +15,6 @@ import numpy as np
 from service.engine.batch import Answers, Barrier, Caller, Delivery, Draws, Outputs, Sampling
 from service.engine.catalog import Catalog, ServedModel
 from service.engine.inputs import CheckedSteps
-from service.engine.outputs import check_outputs, check_reply
 from service.engine.request import Lone, Request
 from service.engine.screening import lost_error
 from service.engine.session import Session, SessionInfo, SessionStatus
@@ -254,17 +253,14 @@ class Engine:
         """Do what ``step`` does, also while the server drains: for calls that began before."""
         session = self.find(session_id)
         served, shard = session.served, session.shard
-        inputs = steps.require()
-        if len(inputs) > self.settings.max_request_steps:
+        if len(steps) > self.settings.max_request_steps:
             raise BadInputError(
                 "inputs",
-                f"{len(inputs)} steps exceed the limit of {self.settings.max_request_steps} per "
+                f"{len(steps)} steps exceed the limit of {self.settings.max_request_steps} per "
                 "request: send them in several",
             )
-        outputs = check_outputs(
-            served.manifest, outputs, sampling, max_levels=self.settings.max_levels
-        )
-        check_reply(served.manifest, outputs, len(inputs), at_most=self.settings.max_message_bytes)
+        inputs = steps.require()
+        outputs = served.checked_outputs(outputs, sampling, steps=len(steps))
         slot = session.slot
         if shard.table.lost[slot]:
             raise lost_error(int(shard.table.position[slot]))
@@ -273,16 +269,16 @@ class Engine:
         shard.submit(
             Lone(
                 slot=slot,
-                input=int(inputs[0]) if inputs.ndim == 1 else inputs[0],
+                inputs=inputs,
                 position=position,
                 outputs=outputs.last_only,
                 sampling=sampling,
                 caller=caller,
             )
-            if len(inputs) == 1 and commit
+            if len(steps) == 1 and commit
             else Request(
                 slots=np.array([slot], np.int64),
-                steps=np.array([len(inputs)], np.int64),
+                steps=np.array([len(steps)], np.int64),
                 inputs=inputs,
                 positions=None if position is None else np.array([position], np.int64),
                 outputs=outputs,

@@ -34,6 +34,8 @@ from service.errors import CellarError, InternalError, ReplyLostError
 _Answered: TypeAlias = Answers | CellarError
 
 _NO_ANSWERS = Answers()
+_FRESH, _NOT_FRESH = np.ones(1, np.bool_), np.zeros(1, np.bool_)
+_ONE = np.ones(1, np.int64)
 _log = structlog.get_logger(__name__)
 
 
@@ -84,6 +86,26 @@ class Execution:
         except Exception as fault:  # whatever the runtime throws must not kill the thread
             return Outcome(fault=fault)
         return Outcome(answers=answers)
+
+    def run_one(
+        self, slot: int, position: int, inputs: Inputs, outputs: Outputs, draws: Draws | None
+    ) -> Answers | CellarError:
+        """Apply one step of one session, which stands at ``position``.
+
+        Raises:
+            Exception: whatever the runtime throws; the session's state is in doubt then.
+        """
+        slots = np.array([slot])
+        predictions = self._runner.step(
+            read=slots,
+            write=slots,
+            fresh=_FRESH if position == 0 else _NOT_FRESH,
+            inputs=inputs[:, None],
+            lengths=_ONE,
+            every_step=False,
+        )
+        self.forget(slot)
+        return self._answer(outputs, predictions, draws, np.array([position + 1]))
 
     def applied(self, slots: Ints) -> None:
         """The sessions of these slots have gone on: earlier replies are not asked for again."""

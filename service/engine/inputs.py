@@ -11,8 +11,14 @@ from models.manifest import Manifest, TokensInput, ValuesInput
 from service.engine.batch import Floats, Inputs, Ints
 from service.errors import BadInputError
 
+_GOOD = np.zeros(1, np.bool_)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+def _not_bad(step: int) -> BadInputError:
+    raise AssertionError(f"step {step} is a good one")
+
+
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made per lone step
 class CheckedSteps:
     """Steps as the model takes them, and which of them are bad."""
 
@@ -46,6 +52,7 @@ class InputReader:
         if isinstance(manifest.input, TokensInput):
             self._symbols = manifest.input.vocabulary
             self._token_of = _code_points(manifest.input)
+        self._ids = np.arange(len(self._symbols))
 
     @property
     def width(self) -> int:
@@ -100,23 +107,28 @@ class InputReader:
             explain=partial(self._explain_value, rows),
         )
 
-    def one_token(self, token: int) -> int | None:
+    def one_token(self, token: int) -> CheckedSteps | None:
         """The step of one token id, if it is a good one."""
-        return token if 0 <= token < len(self._symbols) else None
+        return self._one(token) if 0 <= token < len(self._symbols) else None
 
-    def one_symbol(self, character: str) -> int | None:
+    def one_symbol(self, character: str) -> CheckedSteps | None:
         """The step of one character, if it is a good one."""
         points = self._token_of
         if points is None or ord(character) >= len(points):
             return None
         token: int = points.item(ord(character))
-        return token if token >= 0 else None
+        return self._one(token) if token >= 0 else None
 
-    def one_row(self, values: Floats) -> Floats | None:
+    def one_row(self, values: Floats) -> CheckedSteps | None:
         """The step of one row of values (width,), if it is a good one."""
         if isinstance(self._input, TokensInput) or not np.isfinite(values).all():
             return None
-        return None if self._input.positive and not (values > 0).all() else values
+        if self._input.positive and not (values > 0).all():
+            return None
+        return CheckedSteps(inputs=values[None], bad=_GOOD, explain=_not_bad)
+
+    def _one(self, token: int) -> CheckedSteps:
+        return CheckedSteps(inputs=self._ids[token : token + 1], bad=_GOOD, explain=_not_bad)
 
     def symbol(self, token: int) -> str:
         """The symbol of a token id."""

@@ -1,13 +1,18 @@
 """What callers ask of the sessions of one model: some steps for each of some sessions."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from service.engine.batch import Caller, Draws, Floats, Inputs, Ints, Outputs, Sampling
+from service.engine.batch import Answers, Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
+from service.engine.lones import Lones, Tags
+from service.errors import CellarError
 
+UNCHECKED = -1
 _FIRST = np.zeros(1, np.int64)
 
 
@@ -20,11 +25,13 @@ class Lone:
     """
 
     slot: int
-    input: int | Floats  # a token id, or values (width,)
+    inputs: Inputs  # (1,) or (1, width)
     position: int | None  # or unchecked
     outputs: Outputs
     sampling: Sampling | None
     caller: Caller
+
+    submitted_s: float = field(default_factory=time.monotonic)
 
     @property
     def size(self) -> int:
@@ -36,6 +43,22 @@ class Lone:
         """The one who asked."""
         return (self.caller,)
 
+    @property
+    def draws(self) -> Draws | None:
+        """How it draws."""
+        return None if self.sampling is None else Draws.of((self.sampling,))
+
+    @property
+    def is_called_off(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.caller.cancelled
+
+    def answer(self, positions: Ints, answers: Answers | CellarError) -> None:
+        """Answer whoever asked."""
+        error = answers if isinstance(answers, CellarError) else None
+        found = None if isinstance(answers, CellarError) else answers
+        self.caller.deliver(Delivery(rows=_FIRST, positions=positions, answers=found, error=error))
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Request:
@@ -44,12 +67,14 @@ class Request:
     slots: Ints  # (rows,)
     steps: Ints | None  # (rows,) each at least 1; None: one each
     inputs: Inputs  # the steps of all rows, concatenated: (steps,) or (steps, width)
-    positions: Ints | None  # (rows,) or unchecked
+    positions: Ints | None  # (rows,), UNCHECKED where a row may be applied at any; or all may
     outputs: Outputs
     draws: Draws | None
-    callers: Sequence[Caller]  # one for all rows, or one per row
+    callers: Sequence[Caller] = ()  # one for all rows, or one per row
+    tags: Tags | None = None  # instead of callers: lone steps of streams
     commit: bool = True
     origin: Ints | None = None  # (rows,) rows of the one caller's request; None: 0, 1, 2, ...
+    submitted_s: float = field(default_factory=time.monotonic)
     size: int = field(init=False)  # steps in all
 
     def __post_init__(self) -> None:
@@ -59,14 +84,10 @@ class Request:
     def merged(cls, lones: Sequence[Lone]) -> "Request":
         """One request for steps of different sessions, which want the same outputs."""
         first = lones[0]
-        if isinstance(first.input, int):
-            inputs: Inputs = np.array([lone.input for lone in lones], np.int64)
-        else:
-            inputs = np.array([lone.input for lone in lones], np.float32)
         return cls(
             slots=np.array([lone.slot for lone in lones], np.int64),
             steps=None,
-            inputs=inputs,
+            inputs=np.concatenate([lone.inputs for lone in lones]),
             positions=(
                 None
                 if first.position is None
@@ -80,14 +101,46 @@ class Request:
             ),
             callers=[lone.caller for lone in lones],
             origin=_FIRST if len(lones) == 1 else np.zeros(len(lones), np.int64),
+            submitted_s=first.submitted_s,
         )
+
+    @classmethod
+    def of_lones(cls, lones: Lones, rows: slice = slice(None)) -> "Request":
+        """One request for lone steps of different sessions."""
+        outputs = lones.kind.outputs
+        inputs: Any = np.concatenate(lones.inputs[rows])  # all of one dtype
+        return cls(
+            slots=np.array(lones.slots[rows], np.int64),
+            steps=None,
+            inputs=inputs,
+            positions=np.array(lones.positions[rows], np.int64),
+            outputs=outputs,
+            draws=Draws.of(lones.samplings[rows]) if outputs.sample else None,
+            tags=Tags(
+                channels=lones.channels[rows],
+                numbers=lones.numbers[rows],
+                senders=lones.senders[rows],
+                encode=lones.kind.encode,
+            ),
+            submitted_s=lones.submitted_s,
+        )
+
+    def is_called_off(self) -> bool:
+        """Whether somebody waits for their row no more."""
+        if self.tags is not None:
+            return any(self.tags.called_off())
+        return any(caller.cancelled for caller in self.callers)
 
     def caller(self, row: int) -> Caller:
         """Who asked for a row."""
+        if self.tags is not None:
+            return self.tags.caller(row)
         return self.callers[0 if len(self.callers) == 1 else row]
 
     def origin_of(self, rows: Ints) -> Ints:
         """Which rows of their callers' requests some rows are."""
+        if self.tags is not None:
+            return np.zeros(len(rows), np.int64)
         return rows if self.origin is None else self.origin[rows]
 
     def steps_of(self, rows: Ints) -> Ints:
@@ -110,6 +163,7 @@ class Request:
             callers=(self.caller(row),),
             commit=self.commit,
             origin=self.origin_of(np.array([row])),
+            submitted_s=self.submitted_s,
         )
 
     def position(self, row: int) -> int:
@@ -130,7 +184,7 @@ class Request:
         if self.steps is None:
             if scalar:
                 return bits
-            return np.array([_digest(row, self.outputs) for row in self.inputs], np.int64)
+            return np.array([content_of(row[None], self.outputs) for row in self.inputs], np.int64)
         stops = np.cumsum(self.steps)
         found = np.zeros(len(self.slots), np.int64)
         hashed = np.arange(len(self.slots))
@@ -141,6 +195,18 @@ class Request:
             own = self.inputs[stops[row] - self.steps[row] : stops[row]]
             found[row] = _digest(own, self.outputs)
         return found
+
+
+def requests_of(entries: Iterable[Lone | Lones | Request]) -> Iterator[Lone | Request]:
+    """What came in, in order, with lone steps of streams as requests."""
+    for entry in entries:
+        if not isinstance(entry, Lones):
+            yield entry
+        elif entry.are_distinct:
+            yield Request.of_lones(entry)
+        else:
+            for row in range(len(entry.slots)):
+                yield Request.of_lones(entry, slice(row, row + 1))
 
 
 def runs(entries: Iterable[Lone | Request]) -> Iterator[list[Lone | Request]]:
@@ -167,6 +233,15 @@ def are_distinct(entries: Sequence[Lone | Request]) -> bool:
     columns = [entry.slots for entry in entries if isinstance(entry, Request)]
     both = np.sort(np.concatenate([np.array(slots, np.int64), *columns]))
     return not (both[1:] == both[:-1]).any()
+
+
+def content_of(inputs: Inputs, outputs: Outputs) -> int:
+    """The digest of one row of one step, (1,) or (1, width)."""
+    if inputs.ndim == 1:
+        return int(inputs.item(0))
+    if inputs.shape[1] == 1:
+        return int(inputs.view(np.int32).item(0))
+    return _digest(inputs, outputs)
 
 
 def _digest(inputs: Inputs, outputs: Outputs) -> int:

@@ -34,7 +34,7 @@ def screen(batch: Batch, table: SessionTable) -> Screened:
     if not isinstance(batch.parts[0].work, Barrier):  # a barrier waits for its turn, no more
         expected = joined(batch.parts, "expected")
         bad = bad | (table.position[slots] != expected) | table.lost[slots]
-    if not bad.any() and not any(part.work.cancelled for part in batch.parts):
+    if not bad.any() and not any(part.is_called_off for part in batch.parts):
         return Screened(batch=batch)
     kept: list[Part] = []
     refused: list[tuple[Part, CellarError]] = []
@@ -42,7 +42,7 @@ def screen(batch: Batch, table: SessionTable) -> Screened:
     for part in batch.parts:
         rows = bad[start : start + len(part.rows)]
         start += len(part.rows)
-        if part.work.cancelled:
+        if part.is_called_off:
             gone = part.called_off()
             if gone.any():
                 error = part.work.failure or CallerGoneError("the caller went away before it ran")

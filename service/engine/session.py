@@ -156,6 +156,14 @@ class SessionTable:
         self._last_content[slots] = contents
         self.last_used_s[slots] = now_s
 
+    def commit_one(self, slot: int, *, content: int, now_s: float) -> None:
+        """Count one step that was never queued as applied."""
+        self.position[slot] += 1
+        self.accepted[slot] += 1
+        self._last_steps[slot] = 1
+        self._last_content[slot] = content
+        self.last_used_s[slot] = now_s
+
     def withdraw(self, slots: Ints, steps: Ints | int) -> None:
         """Queued steps will not be applied."""
         self.accepted[slots] -= steps

@@ -6,19 +6,21 @@ Knows channels and columns; nothing of gRPC or protobuf.
 import asyncio
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.attachments import Attachments
-from service.engine.batch import Caller, Delivery, Draws, Floats, Ints, Outputs, Sampling
+from service.engine.batch import Caller, Delivery, Draws, Ints, Outputs, Sampling
 from service.engine.catalog import ServedModel
 from service.engine.channels import Places
 from service.engine.engine import Engine
 from service.engine.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.inputs import CheckedSteps
+from service.engine.lones import Encode, LoneReplies
 from service.engine.outputs import check_outputs, check_reply, prediction_bytes
-from service.engine.request import Lone, Request
+from service.engine.request import UNCHECKED, Request
 from service.engine.screening import lost_error
 from service.engine.shard import Shard
 from service.errors import BadInputError, CellarError, SessionClosedError
@@ -26,6 +28,21 @@ from service.errors import BadInputError, CellarError, SessionClosedError
 _NONE = np.empty(0, np.int64)
 _FIRST = np.zeros(1, np.int64)
 _ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
+
+
+def reply_for_each(rows: LoneReplies) -> list[Reply]:
+    """The replies to lone steps, as they are."""
+    return [
+        Reply(
+            frame=number,
+            channels=rows.channels[row : row + 1],
+            positions=rows.positions[row : row + 1],
+            counts=None,
+            answers=rows.answers.rows(row, row + 1),
+            replayed=False,
+        )
+        for row, number in enumerate(rows.numbers.tolist())
+    ]
 
 
 class SessionStream:
@@ -42,6 +59,7 @@ class SessionStream:
         outputs: what every step returns.
         sampling: how it draws.
         send: called with each reply, from the event loop.
+        encode: makes what ``send`` is called with for lone steps.
     """
 
     def __init__(
@@ -51,7 +69,8 @@ class SessionStream:
         *,
         outputs: Outputs,
         sampling: Sampling | None,
-        send: Callable[[Reply], None],
+        send: Callable[[Any], None],
+        encode: Encode = reply_for_each,
     ) -> None:
         self.served = served
         self.attachments = Attachments(engine, served)
@@ -59,6 +78,7 @@ class SessionStream:
         self._outputs = check_outputs(
             served.manifest, outputs, sampling, max_levels=engine.settings.max_levels
         )
+        self._lone_kind = served.lone_kind(self._outputs, encode)
         self._sampling = sampling
         check_reply(served.manifest, self._outputs, 1, at_most=engine.settings.max_message_bytes)
         # Rows whose predictions fit into a message, with room for the other columns.
@@ -66,6 +86,7 @@ class SessionStream:
         self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
         self._send = send
         self._callers: set[Caller] = set()  # of steps that are not answered in full
+        self.cancelled = False
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
         self.pending_steps = 0
 
@@ -108,37 +129,59 @@ class SessionStream:
                 pass
 
     def submit_one(
-        self, channel: int, position: int | None, step: int | Floats, *, number: int
+        self, channel: int, position: int | None, steps: CheckedSteps, *, number: int
     ) -> bool:
-        """Queue a frame of one good step the short way; false where ``submit`` must look at it.
-
-        ``step`` is a token id, or values (width,).
-        """
+        """Queue a frame of one good step the short way; false where ``submit`` must look at it."""
         place = self.attachments.find_one(channel)
-        if place is None or self._engine.draining:
+        if place is None or self._engine.draining or self._outputs.every_step:
             return False
         shard, slot = place
-        caller = Caller()
-        caller.deliver = partial(self._deliver_one, caller, channel, number)
-        try:
-            shard.submit(
-                Lone(
-                    slot=slot,
-                    input=step,
-                    position=position,
-                    outputs=self._outputs.last_only,
-                    sampling=self._sampling,
-                    caller=caller,
-                )
-            )
-        except CellarError:
+        lones = shard.lones(self._lone_kind)
+        if lones is None:
             return False
-        self._callers.add(caller)
+        lones.slots.append(slot)
+        lones.inputs.append(steps.inputs)
+        lones.positions.append(UNCHECKED if position is None else position)
+        if self._sampling is not None:
+            lones.samplings.append(self._sampling)
+        lones.channels.append(channel)
+        lones.numbers.append(number)
+        lones.senders.append(self)
         self.pending_steps += 1
         return True
 
+    def put(self, reply: Any) -> None:
+        """Send the reply to one lone step."""
+        self.pending_steps -= 1
+        self._send(reply)
+
+    def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
+        """Send what else became of a lone step: refused, or answered again."""
+        self._callers.discard(caller)
+        column = np.array([channel])
+        if delivery.error is not None:
+            frame = Frame(number=number, channels=column, steps=None)
+            refusals = same_refusal(column, delivery.positions, delivery.error)
+            self._refuse(frame, _FIRST, refusals)
+            return
+        self.put(
+            Reply(
+                frame=number,
+                channels=column,
+                positions=delivery.positions,
+                counts=np.ones(1, np.int64) if self._outputs.every_step else None,
+                answers=delivery.answers,
+                replayed=delivery.replayed,
+            )
+        )
+
+    def track(self, caller: Caller) -> None:
+        """Cancel this caller too when the client goes."""
+        self._callers.add(caller)
+
     def end(self) -> None:
         """The client is gone: drop what has not begun to run."""
+        self.cancelled = True
         for caller in list(self._callers):
             caller.cancel()
 
@@ -281,26 +324,6 @@ class SessionStream:
                     replayed=delivery.replayed,
                 )
             )
-
-    def _deliver_one(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
-        self._callers.discard(caller)
-        column = np.array([channel])
-        if delivery.error is not None:
-            frame = Frame(number=number, channels=column, steps=None)
-            refusals = same_refusal(column, delivery.positions, delivery.error)
-            self._refuse(frame, _FIRST, refusals)
-            return
-        self.pending_steps -= 1
-        self._send(
-            Reply(
-                frame=number,
-                channels=column,
-                positions=delivery.positions,
-                counts=np.ones(1, np.int64) if self._outputs.every_step else None,
-                answers=delivery.answers,
-                replayed=delivery.replayed,
-            )
-        )
 
     def _refuse(self, frame: Frame, rows: Ints, refusals: list[Refusal]) -> None:
         """Refuse rows, together with whatever else of the frame is refused in the next tick."""

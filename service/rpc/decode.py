@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cellar.v1 import session_pb2, values_pb2
-from service.engine.batch import Floats, Ints, Outputs, Sampling
+from service.engine.batch import Ints, Outputs, Sampling
 from service.engine.inputs import CheckedSteps, InputReader
 from service.errors import BadInputError
 
@@ -31,8 +31,8 @@ def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
     raise BadInputError("inputs", "nothing is set: send text, tokens or values")
 
 
-def one_step(message: values_pb2.Inputs, reader: InputReader) -> int | Floats | None:
-    """A single good step: a token id, or values (width,); ``None`` where ``inputs`` must look."""
+def one_step(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps | None:
+    """A single good step, read the short way; ``None`` where ``inputs`` must look."""
     kind = message.WhichOneof("kind")
     if kind == "tokens" and len(message.tokens.ids) == 1:
         return reader.one_token(message.tokens.ids[0])

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
 
 from cellar.v1 import model_pb2, session_pb2, values_pb2
 from models.manifest import PredictionKind, TokensInput, ValuesInput
@@ -18,7 +20,9 @@ from service.engine.forecast import ForecastResult
 from service.engine.frame import Refusal, Reply
 from service.engine.generate import FinishReason, Piece
 from service.engine.inputs import InputReader
+from service.engine.lones import LoneReplies
 from service.engine.session import SessionInfo, SessionStatus
+from service.engine.stream import reply_for_each
 from service.rpc import packed, status
 
 # Numbers as they are on the wire.
@@ -132,6 +136,94 @@ def _pack(columns: Any, answers: Answers) -> None:
         columns.quantiles = answers.quantiles.astype(_FLOAT, copy=False).tobytes()
     if answers.raw is not None:
         columns.raw = answers.raw.astype(_FLOAT, copy=False).tobytes()
+
+
+def lone_replies(rows: LoneReplies) -> list[bytes]:
+    """One serialised message for each of several lone steps.
+
+    All are alike but for their numbers, so they are laid out as the rows of one matrix of bytes.
+    """
+    count = len(rows.channels)
+    if count < _WORTH_A_MATRIX:
+        return [_answers(reply) for reply in reply_for_each(rows)]
+    nothing = np.empty((count, 0), np.uint8)
+    columns = _prediction_columns(rows.answers)
+    predictions = sum(len(head) + values.shape[1] for head, values in columns)
+    reply = [
+        (_head(_REPLY["channels"], 4), _bytes(rows.channels, _UINT32)),
+        (_head(_REPLY["positions"], 8), _bytes(rows.positions, _UINT64)),
+        (_head(_REPLY["predictions"], predictions), nothing),
+        *columns,
+        (_tag(_REPLY["frame"], _FIXED_64), _bytes(rows.numbers, _UINT64)),
+    ]
+    size = sum(len(head) + values.shape[1] for head, values in reply)
+    parts = [(_head(_RESPONSE["reply"], size), nothing), *reply]
+    width = sum(len(head) + values.shape[1] for head, values in parts)
+    matrix = np.empty((count, width), np.uint8)
+    at = 0
+    for head, values in parts:
+        matrix[:, at : at + len(head)] = np.frombuffer(head, np.uint8)
+        at += len(head)
+        matrix[:, at : at + values.shape[1]] = values
+        at += values.shape[1]
+    data = matrix.tobytes()
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _prediction_columns(answers: Answers) -> list[tuple[bytes, NDArray[np.uint8]]]:
+    """What goes before each column of a row's predictions, and the column, (rows, bytes)."""
+    found = (
+        ("argmax", answers.argmax, _INT32),
+        ("top_tokens", answers.top_tokens, _INT32),
+        ("top_probabilities", answers.top_probabilities, _FLOAT),
+        ("probabilities", answers.probabilities, _FLOAT),
+        ("sampled_tokens", answers.sampled_tokens, _INT32),
+        ("sampled_values", answers.sampled_values, _FLOAT),
+        ("quantiles", answers.quantiles, _FLOAT),
+        ("raw", answers.raw, _FLOAT),
+    )
+    columns = []
+    for name, column, dtype in found:
+        if column is not None:
+            values = _bytes(column, dtype)
+            columns.append((_head(_PREDICTIONS[name], values.shape[1]), values))
+    return columns
+
+
+def _bytes(column: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint8]:
+    """A column's rows as bytes, (rows, bytes)."""
+    rows = np.ascontiguousarray(column.astype(dtype, copy=False)).reshape(len(column), -1)
+    return rows.view(np.uint8)
+
+
+@lru_cache(maxsize=4096)
+def _head(number: int, size: int) -> bytes:
+    """What goes before a field of so many bytes."""
+    return _tag(number, _LENGTH) + _varint(size)
+
+
+def _tag(number: int, wire_type: int) -> bytes:
+    return _varint(number << 3 | wire_type)
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def _numbers(message: Any) -> dict[str, int]:
+    return {field.name: field.number for field in message.DESCRIPTOR.fields}
+
+
+_LENGTH, _FIXED_64 = 2, 1  # wire types
+_RESPONSE = _numbers(session_pb2.StreamResponse)
+_REPLY = _numbers(session_pb2.StreamReply)
+_PREDICTIONS = _numbers(values_pb2.Predictions)
+_WORTH_A_MATRIX = 5  # rows
 
 
 def piece(result: Piece) -> session_pb2.GenerateResponse:

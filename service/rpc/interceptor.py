@@ -21,6 +21,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._requests = metrics.requests
+        self._handlers: dict[str, Any] = {}  # by path: wrapping one is slow
         self._counters: dict[tuple[str, grpc.StatusCode], Any] = {}  # looking one up is slow
 
     def _count(self, method: str, code: grpc.StatusCode) -> None:
@@ -35,11 +36,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: Any,
     ) -> Any:
         """Wrap the handler of one call."""
-        handler = await continuation(handler_call_details)
         path: str = handler_call_details.method
+        known = self._handlers.get(path)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
         if handler is None or not path.startswith(_OURS):
             return handler
-        method = path.rpartition("/")[2]
+        handler = self._handlers[path] = self._wrapped(handler, path.rpartition("/")[2])
+        return handler
+
+    def _wrapped(self, handler: Any, method: str) -> Any:
         make = _MAKERS[handler.request_streaming, handler.response_streaming]
         inner = next(
             found

@@ -51,9 +51,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._engine.check_ready()
         served = self._engine.find(request.session_id).served
         outputs, sampling = decode.outputs(request.outputs)
+        steps = decode.one_step(request.inputs, served.reader)
         result = await self._engine.step(
             request.session_id,
-            decode.inputs(request.inputs, served.reader),
+            steps or decode.inputs(request.inputs, served.reader),
             outputs=outputs,
             sampling=sampling,
             position=decode.position(request),

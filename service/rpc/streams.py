@@ -32,10 +32,10 @@ class StreamCall:
     def __init__(self, engine: Engine, context: Any) -> None:
         self._engine = engine
         self._context = context
-        self._outbox: deque[tuple[Reply | pb.StreamResponse, int]] = deque()  # with their steps
+        self._outbox: deque[tuple[Reply | bytes, int]] = deque()  # and the steps they answer
         self._unwritten_steps = 0
         self._all_put = False
-        self._put = asyncio.Event()  # something to write, or nothing any more
+        self._writer_waits: asyncio.Future[None] | None = None  # for something to write
         self._progress = asyncio.Event()  # something was answered or written
         self._draining = asyncio.Event()
         if engine.draining:
@@ -67,7 +67,8 @@ class StreamCall:
                 self._progress.clear()
                 await self._progress.wait()
             self._all_put = True
-            self._put.set()
+            if self._writer_waits is not None and not self._writer_waits.done():
+                self._writer_waits.set_result(None)
             await writer
             if draining.done():
                 raise _draining_error()
@@ -85,7 +86,12 @@ class StreamCall:
         served = self._engine.catalog.find(request.start.model, request.start.model_version)
         outputs, sampling = decode.outputs(request.start.outputs)
         stream = SessionStream(
-            self._engine, served, outputs=outputs, sampling=sampling, send=self._send
+            self._engine,
+            served,
+            outputs=outputs,
+            sampling=sampling,
+            send=self._send,
+            encode=encode.lone_replies,
         )
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
@@ -154,24 +160,30 @@ class StreamCall:
                     for message in encode.replies(content, refusals_at_once=_REFUSALS_AT_ONCE):
                         await self._context.write(message)
                 else:
-                    await self._context.write(content.SerializeToString())
+                    await self._context.write(content)
                 self._unwritten_steps -= steps
                 self._progress.set()
             if self._all_put:
                 return
-            self._put.clear()
-            await self._put.wait()
+            self._writer_waits = asyncio.get_running_loop().create_future()
+            await self._writer_waits
 
-    def _send(self, reply: Reply) -> None:
-        answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
-        self._post(reply, answers + len(reply.refusals))
+    def _send(self, reply: Reply | bytes) -> None:
         self._progress.set()
+        if isinstance(reply, bytes):  # the answer to a lone step
+            self._put_out(reply, 1)
+            return
+        answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
+        self._put_out(reply, answers + len(reply.refusals))
 
-    def _post(self, content: Reply | pb.StreamResponse, steps: int = 0) -> None:
-        steps = max(1, steps)  # no message is free
+    def _post(self, message: pb.StreamResponse, steps: int = 1) -> None:
+        self._put_out(message.SerializeToString(), max(1, steps))  # no message is free
+
+    def _put_out(self, content: Reply | bytes, steps: int) -> None:
         self._outbox.append((content, steps))
         self._unwritten_steps += steps
-        self._put.set()
+        if self._writer_waits is not None and not self._writer_waits.done():
+            self._writer_waits.set_result(None)
 
 
 def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:

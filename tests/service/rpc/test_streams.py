@@ -248,7 +248,7 @@ async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: 
     stream = await Stream(wire, raw=True).begin()
     await stream.attach([0], ["a"])
     await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
-    scheduler = wire.server.engine.catalog.find("letters", 0).shard.scheduler
+    scheduler = wire.server.engine.catalog.find("letters", 0).shards[0].scheduler
     async with asyncio.timeout(20):
         while not scheduler.pending_steps:  # noqa: ASYNC110 (the server tells nobody)
             await asyncio.sleep(0)
@@ -279,7 +279,7 @@ async def test_a_session_needs_a_name_to_be_attached(wire: Wire, open_sessions: 
     attached = await stream.attach([0, 1], ["", "a"], open=open_sessions)
     assert {error.channel: error.reason for error in attached.errors} == {0: "BAD_INPUT"}
     assert list(attached.channels) == [1]
-    assert wire.server.engine.catalog.find("letters", 2).shard.slots.used == 1
+    assert wire.server.engine.catalog.find("letters", 2).shards[0].slots.used == 1
 
 
 async def test_rows_refused_together_come_in_one_reply(wire: Wire) -> None:
@@ -310,7 +310,7 @@ async def test_a_big_attach_and_a_big_detach_let_others_have_their_turn(wire: Wi
 
     taking = asyncio.create_task(take_turns())
     channels = np.arange(8000)
-    await stream.attach([f"nobody{n}" for n in channels], channels, open_sessions=False)
+    await stream.attachments.attach([f"nobody{n}" for n in channels], channels, open_sessions=False)
     assert turns >= 8
     with pytest.raises(BadInputError, match="limit of 65536"):
         await stream.attach(["a"] * 65_537, np.arange(65_537), open_sessions=True)
@@ -354,7 +354,7 @@ async def test_a_client_that_does_not_read_is_not_read_from(wire: Wire) -> None:
         if not writing.done():
             break
     assert not writing.done(), "the client is not held back"
-    applied = int(letters.shard.table.position[0])
+    applied = int(letters.shards[0].table.position[0])
     assert applied < 1000, "replies pile up in memory"
     for _ in range(applied):
         good, bad = await stream.rows(50)

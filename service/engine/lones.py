@@ -1,0 +1,172 @@
+"""Single steps of many streams, gathered as columns until the next tick.
+
+A stream that carries one session sends messages of one step each. Here nothing is made per step
+but a place in some lists: a tick turns them into one request, and its answers into one reply per
+row, all at once.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.batch import Answers, Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
+from service.errors import CellarError
+
+_FIRST = np.zeros(1, np.int64)
+
+
+@dataclass(slots=True, kw_only=True)
+class LoneReplies:
+    """What some lone steps came to, a column each, (rows,)."""
+
+    channels: Ints
+    numbers: NDArray[np.uint64]  # of the frames they came in
+    positions: Ints
+    answers: Answers
+
+
+Encode: TypeAlias = Callable[[LoneReplies], Sequence[Any]]
+"""Makes one reply per row, whatever a reply is to who sends it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoneKind:
+    """Lone steps that can run and be answered together."""
+
+    outputs: Outputs
+    encode: Encode
+
+
+class Sender(Protocol):
+    """The stream that a lone step came on."""
+
+    cancelled: bool
+    """The client is gone: its steps must not run."""
+
+    def put(self, reply: Any) -> None:
+        """Send the reply to one step."""
+
+    def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
+        """Send what else became of one step, refused or answered again, to a tracked caller."""
+
+    def track(self, caller: Caller) -> None:
+        """Cancel this caller too when the client goes."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Tags:
+    """Whom lone steps are answered to and under which name, a column each, (rows,)."""
+
+    channels: Sequence[int]
+    numbers: Sequence[int]
+    senders: Sequence[Sender]
+    encode: Encode
+
+    def only(self, rows: Ints) -> "Tags":
+        """Some of the rows."""
+        wanted = rows.tolist()
+        return Tags(
+            channels=[self.channels[row] for row in wanted],
+            numbers=[self.numbers[row] for row in wanted],
+            senders=[self.senders[row] for row in wanted],
+            encode=self.encode,
+        )
+
+    def called_off(self) -> list[bool]:
+        """Which rows nobody waits for any more."""
+        return [sender.cancelled for sender in self.senders]
+
+    def caller(self, row: int) -> Caller:
+        """Who asked for a row: for what is not the common case."""
+        sender = self.senders[row]
+        caller = Caller(cancelled=sender.cancelled)
+        caller.deliver = partial(sender.put_other, caller, self.channels[row], self.numbers[row])
+        sender.track(caller)
+        return caller
+
+    def answer(self, positions: Ints, answers: Answers | CellarError) -> None:
+        """Answer all rows."""
+        if isinstance(answers, CellarError):
+            for row in range(len(positions)):
+                one = positions[row : row + 1]
+                self.caller(row).deliver(Delivery(rows=_FIRST, positions=one, error=answers))
+            return
+        replies = self.encode(
+            LoneReplies(
+                channels=np.array(self.channels, np.int64),
+                numbers=np.array(self.numbers, np.uint64),
+                positions=positions,
+                answers=answers,
+            )
+        )
+        for sender, reply in zip(self.senders, replies, strict=True):
+            sender.put(reply)
+
+
+@dataclass(slots=True, eq=False)
+class Lones:
+    """The lone steps of one kind that came in since the last tick, a list per column."""
+
+    kind: LoneKind
+    slots: list[int] = field(default_factory=list)
+    inputs: list[Inputs] = field(default_factory=list)  # (1,) or (1, width) each
+    positions: list[int] = field(default_factory=list)  # UNCHECKED where none was sent
+    samplings: list[Sampling] = field(default_factory=list)  # where samples are wanted
+    channels: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    senders: list[Sender] = field(default_factory=list)
+    submitted_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def size(self) -> int:
+        """Steps in all."""
+        return len(self.slots)
+
+    @property
+    def tags(self) -> Tags:
+        """Whom they are answered to."""
+        return Tags(
+            channels=self.channels,
+            numbers=self.numbers,
+            senders=self.senders,
+            encode=self.kind.encode,
+        )
+
+    @property
+    def are_distinct(self) -> bool:
+        """Whether no session appears twice."""
+        return len(set(self.slots)) == len(self.slots)
+
+    @property
+    def slot(self) -> int:
+        """The slot of the first."""
+        return self.slots[0]
+
+    @property
+    def position(self) -> int:
+        """The position of the first."""
+        return self.positions[0]
+
+    @property
+    def outputs(self) -> Outputs:
+        """What they return."""
+        return self.kind.outputs
+
+    @property
+    def draws(self) -> Draws | None:
+        """How they draw."""
+        return Draws.of(self.samplings) if self.samplings else None
+
+    @property
+    def is_called_off(self) -> bool:
+        """Whether somebody waits for their answer no more."""
+        return any(sender.cancelled for sender in self.senders)
+
+    def answer(self, positions: Ints, answers: Answers | CellarError) -> None:
+        """Answer all."""
+        self.tags.answer(positions, answers)
