@@ -14,15 +14,22 @@ from models.manifest import Manifest
 from models.pruning import prune
 
 LOWEST_TEMPERATURE = 1e-3
+MOST_SUMMED_BY_PRODUCT = 128
+"""Up to this many tokens a product with a triangle of ones is faster than CumSum."""
 
 
 def token_heads(vocabulary: int) -> dict[str, bytes]:
-    """The heads of a model that predicts logits (n, v): argmax, top_k, probabilities, sample."""
+    """The heads of a model that predicts logits (n, v).
+
+    argmax, top_k, probabilities, and two that draw: ``sample`` from all tokens, and
+    ``sample_filtered`` from those that top-k and top-p leave.
+    """
     return {
         "argmax": _argmax(vocabulary),
         "top_k": _top_k(vocabulary),
         "probabilities": _probabilities(vocabulary),
-        "sample": _sample(vocabulary),
+        "sample": _sample(vocabulary, filtered=False),
+        "sample_filtered": _sample(vocabulary, filtered=True),
     }
 
 
@@ -88,44 +95,75 @@ def _probabilities(vocabulary: int) -> bytes:
     return builder.model("probabilities").SerializeToString()
 
 
-def _sample(vocabulary: int) -> bytes:
-    """Invert the cumulative distribution of the tokens that top-k and top-p leave.
-
-    ``temperature, top_p, uniform (n, 1) float32, top_k (n, 1) int64``. Nucleus (top-p) sampling
-    keeps a token while the probability of all likelier ones is below p: Holtzman et al., "The
-    Curious Case of Neural Text Degeneration", 2020.
-    """
+def _sample(vocabulary: int, *, filtered: bool) -> bytes:
     builder = GraphBuilder()
     logits = builder.input("logits", FLOAT, ["n", vocabulary])
-    temperature = builder.input("temperature", FLOAT, ["n", 1])
-    top_k = builder.input("top_k", INT64, ["n", 1])
-    top_p = builder.input("top_p", FLOAT, ["n", 1])
     uniform = builder.input("uniform", FLOAT, ["n", 1])
-
-    floor = builder.constant(LOWEST_TEMPERATURE)
-    scaled = builder.node("Div", logits, builder.node("Max", temperature, floor))
-    builder.nodes_with(
-        "TopK", scaled, builder.constant([vocabulary]), outputs=["sorted", "tokens"], axis=1
-    )  # most likely first
-    probabilities = builder.node("Softmax", "sorted", axis=1)
-    axis = builder.constant(np.array(1, np.int64))
-    likelier = builder.node("CumSum", probabilities, axis, exclusive=1)
-    rank = builder.constant(np.arange(vocabulary, dtype=np.int64)[None, :])
-    kept = builder.node(
-        "And", builder.node("Less", rank, top_k), builder.node("Less", likelier, top_p)
-    )
-    mass = builder.node("Where", kept, probabilities, builder.constant(0.0))
-    cumulative = builder.node("CumSum", mass, axis)
-    total = builder.node("ReduceMax", cumulative, axes=[1], keepdims=1)
-    below = builder.node("LessOrEqual", cumulative, builder.node("Mul", uniform, total))
-    axes = builder.constant([1])
-    picked = builder.node("ReduceSum", builder.node("Cast", below, to=INT64), axes, keepdims=1)
-    # Rounding may leave the target at the total itself: stay within the tokens kept.
-    count = builder.node("ReduceSum", builder.node("Cast", kept, to=INT64), axes, keepdims=1)
-    last = builder.node("Sub", count, builder.constant([1]))
-    picked = builder.node("Min", picked, last)
-    token = builder.node("GatherElements", "tokens", picked, axis=1)  # (n, 1)
-    token = builder.node("Squeeze", token, axes)
+    sampling_inputs(builder, filtered=filtered)
+    token = add_draw(builder, logits, uniform, vocabulary=vocabulary, filtered=filtered)
     builder.node("Cast", token, output="sample", to=INT32)
     builder.output("sample", INT32, ["n"])
     return builder.model("sample").SerializeToString()
+
+
+def sampling_inputs(builder: GraphBuilder, *, filtered: bool) -> None:
+    """Declare a row's sampling parameters: temperature (n, 1), and top_k, top_p if filtered."""
+    builder.input("temperature", FLOAT, ["n", 1])
+    if filtered:
+        builder.input("top_k", INT64, ["n", 1])
+        builder.input("top_p", FLOAT, ["n", 1])
+
+
+def add_draw(
+    builder: GraphBuilder, logits: str, uniform: str, *, vocabulary: int, filtered: bool
+) -> str:
+    """Draw a token from logits (n, v) at uniform (n, 1) in (0, 1): (n,) int64.
+
+    The parameters are those of `sampling_inputs`. It inverts the cumulative distribution, over
+    the vocabulary in its own order, or sorted and cut where ``filtered``. Nucleus (top-p)
+    sampling keeps a token while the probability of all likelier ones is below p: Holtzman et al.,
+    "The Curious Case of Neural Text Degeneration", 2020.
+    """
+    floor = builder.constant(LOWEST_TEMPERATURE)
+    scaled = builder.node("Div", logits, builder.node("Max", "temperature", floor))
+    aside = builder.constant([1])
+    if not filtered:
+        probabilities = builder.node("Softmax", scaled, axis=1)
+        picked = _inverted(builder, probabilities, uniform, vocabulary=vocabulary)
+        return builder.node("Squeeze", picked, aside)
+    ordered, tokens = builder.fresh("ordered"), builder.fresh("tokens")
+    builder.nodes_with(
+        "TopK", scaled, builder.constant([vocabulary]), outputs=[ordered, tokens], axis=1
+    )  # most likely first
+    probabilities = builder.node("Softmax", ordered, axis=1)
+    likelier = _running_sum(builder, probabilities, vocabulary=vocabulary, exclusive=True)
+    rank = builder.constant(np.arange(vocabulary, dtype=np.int64)[None, :])
+    kept = builder.node(
+        "And", builder.node("Less", rank, "top_k"), builder.node("Less", likelier, "top_p")
+    )
+    mass = builder.node("Where", kept, probabilities, builder.constant(0.0))
+    picked = _inverted(builder, mass, uniform, vocabulary=vocabulary)
+    return builder.node("Squeeze", builder.node("GatherElements", tokens, picked, axis=1), aside)
+
+
+def _inverted(builder: GraphBuilder, mass: str, uniform: str, *, vocabulary: int) -> str:
+    """The first place where the running sum of mass (n, v) reaches the uniform share: (n, 1).
+
+    A place without mass is never the first to reach anything, and the last one reaches it all.
+    """
+    cumulative = _running_sum(builder, mass, vocabulary=vocabulary)
+    total = builder.node("Gather", cumulative, builder.constant([vocabulary - 1]), axis=1)
+    below = builder.node("Less", cumulative, builder.node("Mul", uniform, total))
+    count = builder.node(
+        "ReduceSum", builder.node("Cast", below, to=FLOAT), builder.constant([1]), keepdims=1
+    )
+    return builder.node("Cast", count, to=INT64)
+
+
+def _running_sum(builder: GraphBuilder, x: str, *, vocabulary: int, exclusive: bool = False) -> str:
+    """Sums along each row of x (n, v), up to and with each place, or before it."""
+    if vocabulary > MOST_SUMMED_BY_PRODUCT:
+        axis = builder.constant(np.array(1, np.int64))
+        return builder.node("CumSum", x, axis, exclusive=int(exclusive))
+    ones = np.ones((vocabulary, vocabulary), np.float32)
+    return builder.node("MatMul", x, builder.constant(np.triu(ones, 1 if exclusive else 0)))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from models.graph import STANDARD_DOMAINS, GraphBuilder
+from models.graph import STANDARD_DOMAINS, GraphBuilder, constants_of
 
 _ACTIVATIONS = {b"Tanh": "Tanh", b"Relu": "Relu"}
 
@@ -26,7 +26,7 @@ def lower_rnn(graph: onnx.GraphProto) -> None:
     An operator this does not cover (reverse, clipped, other activations, weights that are not
     constant) is left as it is.
     """
-    constants = _constants(graph)
+    constants = constants_of(graph)
     nodes: list[onnx.NodeProto] = []
     for index, node in enumerate(graph.node):
         if not _covered(node, constants):
@@ -39,21 +39,6 @@ def lower_rnn(graph: onnx.GraphProto) -> None:
         graph.initializer.extend(builder.initializers)
     del graph.node[:]
     graph.node.extend(nodes)
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Tensors that never change: initializers, Constant nodes, and both by another name."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:  # in topological order
-        if node.domain not in STANDARD_DOMAINS:
-            continue
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    found[node.output[0]] = attribute.t
-        elif node.op_type == "Identity" and node.input[0] in found:
-            found[node.output[0]] = found[node.input[0]]
-    return found
 
 
 def _covered(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:

@@ -155,9 +155,17 @@ class Manifest(_Part):
         return self
 
     @property
+    def prediction_is_resident(self) -> bool:
+        """Whether a session's last prediction is kept beside its state.
+
+        A character model's is not: it is a linear head of the state, and computed again.
+        """
+        return self.task != "char"
+
+    @property
     def session_bytes(self) -> int:
-        """Bytes of device memory per session: its state and its last prediction."""
-        numbers = self.prediction.width
+        """Bytes of device memory per session: its state, and its last prediction if resident."""
+        numbers = self.prediction.width if self.prediction_is_resident else 0
         for state in self.states:
             size = 1
             for length in state.shape:

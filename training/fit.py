@@ -22,6 +22,7 @@ from training.export import export
 from training.loop import LOG_EVERY, Loop
 from training.progress import watch
 from training.provenance import provenance_of
+from training.quantised import SCORE, int8_nats_cost
 from training.runs import RunFolder, TrainedRun
 from training.series_task import SeriesTask
 from training.tasks import Task
@@ -138,6 +139,8 @@ def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) 
         agreement = parity.measure(task, proto, manifest)
         parity.require(agreement)
         scores |= {"onnx_gap": agreement.nats}
+        if isinstance(task, CharTask):
+            scores |= {SCORE: int8_nats_cost(task.corpus.validation, proto, manifest)}
         manifest = manifest.model_copy(
             update={"scores": scores, "provenance": provenance_of(config, loop)}
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from models.manifest import Manifest
 from service.engine.batch import Outputs, Sampling
+from service.engine.generations import Generations
 from service.engine.inputs import InputReader
 from service.engine.lones import Encode, LoneKind
 from service.engine.outputs import check_outputs, check_reply
@@ -28,6 +29,7 @@ class ServedModel:
     fingerprint: str
     reader: InputReader
     shards: tuple[Shard, ...]
+    generations: tuple[Generations, ...]  # of each shard
     limits: EngineSettings
     _lone_kinds: dict[tuple[Outputs, Encode], LoneKind] = field(default_factory=dict)
     _checked: dict[tuple[Outputs, int], Outputs] = field(default_factory=dict)
@@ -49,6 +51,10 @@ class ServedModel:
             if sampling is None and len(self._checked) < _CHECKED_OUTPUTS:
                 self._checked[key] = known
         return known
+
+    def generations_of(self, shard: Shard) -> Generations:
+        """What generates on a shard."""
+        return self.generations[self.shards.index(shard)]
 
     def lone_kind(self, outputs: Outputs, encode: Encode) -> LoneKind:
         """The kind of lone steps with these outputs; the same one for equal arguments."""
@@ -110,13 +116,15 @@ class Catalog:
             )
             for number, runner in enumerate(runners)
         )
+        reader = InputReader(manifest)
         served = ServedModel(
             name=name,
             version=version,
             manifest=manifest,
             fingerprint=fingerprint,
-            reader=InputReader(manifest),
+            reader=reader,
             shards=shards,
+            generations=tuple(Generations(shard, reader, self._metrics) for shard in shards),
             limits=self._settings,
         )
         self._models[name, version] = served

@@ -5,8 +5,6 @@ with sessions that step. Knows nothing of gRPC.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
@@ -14,36 +12,15 @@ from models.manifest import TokensInput
 from service.engine.batch import (
     Answers,
     Draws,
-    Outputs,
     Peek,
     Sampling,
 )
-from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
+from service.engine.generations import SAMPLE, Piece
 from service.engine.inputs import CheckedSteps
 from service.engine.outputs import check_can_draw, check_sampling
 from service.engine.screening import lost_error
 from service.errors import BadInputError, NotStartedError, PositionMismatchError
-
-_SAMPLE = Outputs(sample=True)
-
-
-class FinishReason(Enum):
-    """Why a generation ended."""
-
-    LENGTH = "length"
-    STOP = "stop"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """One generated step, which the session has read already."""
-
-    token: int | None  # models with a vocabulary
-    value: float | None  # series models
-    text: str
-    position: int
-    finish_reason: FinishReason | None
 
 
 async def generate(
@@ -76,34 +53,30 @@ async def generate(
 
     if prompt is not None and len(prompt):
         result = await engine.advance(
-            session_id, prompt, outputs=_SAMPLE, sampling=sampling, position=position
+            session_id, prompt, outputs=SAMPLE, sampling=sampling, position=position
         )
         drawn, at = result.answers, result.position
     else:
         drawn, at = await _draw_again(engine, session_id, sampling, position)
 
-    text = ""
-    longest = max(map(len, stop), default=0)
-    for count in range(1, max_steps + 1):
-        step, token, value, piece = _drawn_step(served, drawn)
-        text = (text + piece)[-(longest + len(piece)) :] if longest else ""
-        finish: FinishReason | None = None
-        if any(word in text for word in stop):
-            finish = FinishReason.STOP
-        elif count == max_steps:
-            finish = FinishReason.LENGTH
-        result = await engine.advance(
-            session_id,
-            step,
-            outputs=_SAMPLE,
-            sampling=sampling,
-            position=at,
-        )
-        drawn, at = result.answers, result.position
-        engine.metrics.generated_tokens.inc()
-        yield Piece(token=token, value=value, text=piece, position=at, finish_reason=finish)
-        if finish is not None:
-            return
+    session = engine.find(session_id)
+    drawn_step = drawn.sampled_tokens if drawn.sampled_tokens is not None else drawn.sampled_values
+    assert drawn_step is not None, "a draw was asked for"
+    generations = served.generations_of(session.shard)
+    call = generations.start(
+        session.slot, at, drawn_step, steps=max_steps, sampling=sampling, stop=stop
+    )
+    try:
+        while True:
+            await call.news.wait()
+            for piece in generations.take(call):
+                yield piece
+            if call.ended and not call.pieces:
+                break
+    finally:
+        generations.cancel(call)
+    if call.error is not None:
+        raise call.error
 
 
 async def _draw_again(
@@ -123,26 +96,9 @@ async def _draw_again(
     peek = Peek(
         slots=np.array([session.slot], np.int64),
         expected=np.array([current], np.int64),
-        outputs=_SAMPLE,
+        outputs=SAMPLE,
         draws=Draws.repeated(sampling, 1),
     )
     (delivery,) = await session.shard.perform(peek)
     assert delivery.answers is not None, "errors are raised"
     return delivery.answers, current
-
-
-def _drawn_step(
-    served: ServedModel, answers: Answers
-) -> tuple[CheckedSteps, int | None, float | None, str]:
-    """What was drawn: as a step, as a token or value, and as text."""
-    if answers.sampled_tokens is not None:
-        token = int(answers.sampled_tokens[0])
-        step = served.reader.tokens(answers.sampled_tokens[:1].astype(np.int64))
-        return step, token, None, served.reader.symbol(token)
-    assert answers.sampled_values is not None, "a draw was asked for"
-    return (
-        served.reader.values(answers.sampled_values[:1]),
-        None,
-        float(answers.sampled_values[0]),
-        "",
-    )

@@ -59,6 +59,11 @@ class InputReader:
         """Numbers per step."""
         return self._input.width
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether steps are tokens, and not values."""
+        return isinstance(self._input, TokensInput)
+
     def text(self, text: str) -> CheckedSteps:
         """One step per character."""
         if isinstance(self._input, ValuesInput):

@@ -15,9 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import Answers, Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
-from service.errors import CellarError
-
-_FIRST = np.zeros(1, np.int64)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,13 +86,12 @@ class Tags:
         sender.track(caller)
         return caller
 
-    def answer(self, positions: Ints, answers: Answers | CellarError) -> None:
-        """Answer all rows."""
-        if isinstance(answers, CellarError):
-            for row in range(len(positions)):
-                one = positions[row : row + 1]
-                self.caller(row).deliver(Delivery(rows=_FIRST, positions=one, error=answers))
-            return
+    def answer(self, positions: Ints, answers: Answers) -> None:
+        """Answer all rows, once all replies are made.
+
+        Raises:
+            Exception: whatever makes replies; then none was sent.
+        """
         replies = self.encode(
             LoneReplies(
                 channels=np.array(self.channels, np.int64),
@@ -166,7 +162,3 @@ class Lones:
     def is_called_off(self) -> bool:
         """Whether somebody waits for their answer no more."""
         return any(sender.cancelled for sender in self.senders)
-
-    def answer(self, positions: Ints, answers: Answers | CellarError) -> None:
-        """Answer all."""
-        self.tags.answer(positions, answers)

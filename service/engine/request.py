@@ -53,11 +53,14 @@ class Lone:
         """Whether nobody waits for it any more."""
         return self.caller.cancelled
 
-    def answer(self, positions: Ints, answers: Answers | CellarError) -> None:
-        """Answer whoever asked."""
-        error = answers if isinstance(answers, CellarError) else None
-        found = None if isinstance(answers, CellarError) else answers
-        self.caller.deliver(Delivery(rows=_FIRST, positions=positions, answers=found, error=error))
+    def delivery(self, positions: Ints, answers: Answers | CellarError) -> Delivery:
+        """What its caller is told."""
+        return Delivery(
+            rows=_FIRST,
+            positions=positions,
+            answers=None if isinstance(answers, CellarError) else answers,
+            error=answers if isinstance(answers, CellarError) else None,
+        )
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -36,7 +36,7 @@ from service.engine.batch import (
     joined,
 )
 from service.engine.execution import Execution, Outcome
-from service.engine.lones import LoneKind, Lones
+from service.engine.lones import LoneKind, Lones, Tags
 from service.engine.request import UNCHECKED, Lone, Request, content_of
 from service.engine.residents import Residents
 from service.engine.runner import Runner
@@ -133,15 +133,16 @@ class Shard:
         """Steps queued or running."""
         return self.scheduler.pending_steps + self._inbox_steps
 
-    def submit(self, entry: Lone | Request) -> None:
+    def submit(self, entry: Lone | Request, *, limited: bool = True) -> None:
         """Take steps in; their callers are answered, once for each row.
 
         They are looked at in the next tick, together with all else that comes in before it.
+        Without ``limited`` they are taken however long the queue is.
 
         Raises:
             OverloadedError: the queue is full; nothing was queued.
         """
-        if self.pending_steps + entry.size > self._settings.max_pending_steps:
+        if limited and self.pending_steps + entry.size > self._settings.max_pending_steps:
             raise OverloadedError(
                 f"{self.pending_steps} steps are queued, the limit is "
                 f"{self._settings.max_pending_steps}: try again shortly"
@@ -320,10 +321,11 @@ class Shard:
             table.commit_one(slot, content=content_of(inputs, entry.outputs), now_s=self._clock())
             self._count_steps.inc()
         ended = time.monotonic()
-        try:
-            entry.answer(table.position[slot : slot + 1].copy(), answers)
-        except Exception:
-            _log.exception("reply could not be handed over", shard=self._name)
+        after = table.position[slot : slot + 1].copy()
+        if isinstance(entry, Lone):
+            self._deliver_one(entry.caller, entry.delivery(after, answers))
+        else:
+            self._answer_lones(entry.tags, after, answers)
         self._batch_size.observe(1)
         self._queue_seconds.observe(began - entry.submitted_s)
         self._run_seconds.observe(ended - began)
@@ -484,10 +486,7 @@ class Shard:
         if tags is not None:
             if len(part.rows) < len(part.work.slots):
                 tags = tags.only(part.rows)
-            try:
-                tags.answer(positions, answers)
-            except Exception:
-                _log.exception("replies could not be handed over", shard=self._name)
+            self._answer_lones(tags, positions, answers)
             return
         if len(callers) == 1:
             delivery = Delivery(
@@ -507,6 +506,21 @@ class Shard:
                 error=error,
             )
             self._deliver_one(callers[row], delivery)
+
+    def _answer_lones(self, tags: Tags, positions: Ints, answers: Answers | CellarError) -> None:
+        try:
+            if not isinstance(answers, CellarError):
+                tags.answer(positions, answers)
+                return
+        except Exception:
+            _log.exception("replies could not be made", shard=self._name)
+            answers = InternalError(
+                "the step was applied, but its reply could not be made; the server's log tells why"
+            )
+        for row in range(len(positions)):
+            one = positions[row : row + 1]
+            delivery = Delivery(rows=_FIRST, positions=one, error=answers)
+            self._deliver_one(tags.caller(row), delivery)
 
     def _deliver_one(self, caller: Caller, delivery: Delivery) -> None:
         try:

@@ -18,7 +18,7 @@ from service.engine.catalog import ServedModel
 from service.engine.engine import Engine
 from service.engine.forecast import ForecastResult
 from service.engine.frame import Refusal, Reply
-from service.engine.generate import FinishReason, Piece
+from service.engine.generations import FinishReason, Piece
 from service.engine.inputs import InputReader
 from service.engine.lones import LoneReplies
 from service.engine.session import SessionInfo, SessionStatus
@@ -230,8 +230,8 @@ def piece(result: Piece) -> session_pb2.GenerateResponse:
     """A piece of a generation."""
     return session_pb2.GenerateResponse(
         text=result.text,
-        tokens=() if result.token is None else (result.token,),
-        values=() if result.value is None else (result.value,),
+        tokens=result.tokens,
+        values=result.values,
         position=result.position,
         finish_reason=_FINISH[result.finish_reason],
     )

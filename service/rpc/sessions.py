@@ -9,7 +9,8 @@ from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc
 from service.engine.engine import Engine
 from service.engine.forecast import forecast
-from service.engine.generate import Piece, generate
+from service.engine.generate import generate
+from service.engine.generations import Piece
 from service.engine.outputs import DEFAULT_LEVELS
 from service.rpc import decode, encode
 from service.rpc.streams import StreamCall

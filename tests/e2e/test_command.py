@@ -50,7 +50,7 @@ def test_models(command: Command) -> None:
     assert [line.split()[0] for line in lines[2:]] == ["hello", "letters", "prices", "slow"]
     models = {model["name"]: model for model in command.json("models")}
     assert models["prices"]["features"] == ["Close"]
-    assert models["letters"]["session_bytes"] == 4 * (2 * 2 * 16 + 27)
+    assert models["letters"]["session_bytes"] == 4 * 2 * 2 * 16
 
 
 def test_step(command: Command) -> None:

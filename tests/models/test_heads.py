@@ -32,19 +32,19 @@ def sample(
     top_k: int = 10**9,
     top_p: float = 1.0,
     seed: int = 1,
+    filtered: bool = True,
 ) -> NDArray[np.int32]:
     rows = len(logits)
     seeds = np.full(rows, seed, np.uint64)
-    (tokens,) = HEADS["sample"].run(
-        None,
-        {
-            "logits": logits,
-            "temperature": np.full((rows, 1), temperature, np.float32),
-            "top_k": np.full((rows, 1), top_k, np.int64),
-            "top_p": np.full((rows, 1), top_p, np.float32),
-            "uniform": uniforms(seeds, np.arange(rows))[:, None],
-        },
-    )
+    feed = {
+        "logits": logits,
+        "temperature": np.full((rows, 1), temperature, np.float32),
+        "uniform": uniforms(seeds, np.arange(rows))[:, None],
+    }
+    if filtered:
+        feed["top_k"] = np.full((rows, 1), top_k, np.int64)
+        feed["top_p"] = np.full((rows, 1), top_p, np.float32)
+    (tokens,) = HEADS["sample_filtered" if filtered else "sample"].run(None, feed)
     found: NDArray[np.int32] = tokens
     return found
 
@@ -74,13 +74,14 @@ def test_draws_stay_within_top_k_and_top_p(
         assert likelier.sum() < top_p + 1e-5
 
 
-def test_draws_follow_the_distribution() -> None:
-    logits = np.log(np.array([[0.4, 0.3, 0.15, 0.1, 0.03, 0.015, 0.005]], np.float32))
+@pytest.mark.parametrize("filtered", [False, True])
+def test_draws_follow_the_distribution(filtered: bool) -> None:
+    logits = np.log(np.array([[0.1, 0.3, 0.15, 0.4, 0.03, 0.015, 0.005]], np.float32))
     count = 40_000
-    tokens = sample(np.repeat(logits, count, axis=0))
+    tokens = sample(np.repeat(logits, count, axis=0), filtered=filtered)
     shares = np.bincount(tokens, minlength=VOCABULARY) / count
     np.testing.assert_allclose(shares, softmax(logits)[0], atol=0.01)
-    sharper = sample(np.repeat(logits, count, axis=0), temperature=0.5)
+    sharper = sample(np.repeat(logits, count, axis=0), temperature=0.5, filtered=filtered)
     squared = softmax(logits)[0] ** 2
     shares = np.bincount(sharper, minlength=VOCABULARY) / count
     np.testing.assert_allclose(shares, squared / squared.sum(), atol=0.01)
@@ -99,7 +100,7 @@ def test_a_draw_does_not_depend_on_its_neighbours(logits: NDArray[np.float32], s
             "top_p": np.full((1, 1), 0.9, np.float32),
             "uniform": uniforms(np.full(1, seed, np.uint64), position_of[row : row + 1])[:, None],
         }
-        (alone,) = HEADS["sample"].run(None, feed)
+        (alone,) = HEADS["sample_filtered"].run(None, feed)
         assert alone[0] == together[row]
 
 

@@ -141,7 +141,8 @@ def test_run_leaves_its_folder_and_one_model(tmp_path: Path, hello: Path) -> Non
     assert RunFolder(run.folder).config() == config
     manifest = ModelRepository(config.models).load("greeting", 1).manifest
     assert manifest.scores == run.scores
-    assert {"cold256", "carried", "onnx_gap"} <= manifest.scores.keys()
+    assert {"cold256", "carried", "onnx_gap", "int8_nats_cost"} <= manifest.scores.keys()
+    assert abs(manifest.scores["int8_nats_cost"]) < 0.01
     provenance = manifest.provenance
     assert provenance is not None
     assert provenance.steps == 20

@@ -9,7 +9,8 @@ import pytest
 from service import errors
 from service.engine.batch import Outputs, Sampling
 from service.engine.engine import StepResult
-from service.engine.generate import FinishReason, generate
+from service.engine.generate import generate
+from service.engine.generations import FinishReason
 from service.engine.session import SessionStatus
 from service.engine.stream import Reply, SessionStream
 from tests.service.engine.conftest import House
@@ -344,11 +345,16 @@ async def test_generation_feeds_its_draws_back(house: House) -> None:
         )
     ]
     state = run_alone([3, 4])[-1]
-    for count, piece in enumerate(pieces, start=1):
-        assert piece.token == state % VOCABULARY
-        state = advance(state, piece.token)
+    count = 0
+    for piece in pieces:
+        for token in piece.tokens:
+            assert token == state % VOCABULARY
+            state = advance(state, token)
+        count += len(piece.tokens)
         assert piece.position == 2 + count
-    assert [piece.finish_reason for piece in pieces] == [None] * 11 + [FinishReason.LENGTH]
+    assert count == 12
+    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1].finish_reason is FinishReason.LENGTH
     # What was generated has been read: the next generation needs no prompt.
     more = [
         piece
@@ -356,7 +362,7 @@ async def test_generation_feeds_its_draws_back(house: House) -> None:
             house.engine, "a", prompt=None, max_steps=1, sampling=Sampling()
         )
     ]
-    assert more[0].token == state % VOCABULARY
+    assert more[0].tokens == (state % VOCABULARY,)
 
 
 async def test_generation_stops_at_a_stop_string(house: House) -> None:
@@ -379,7 +385,7 @@ async def test_generation_stops_at_a_stop_string(house: House) -> None:
             stop=[stop],
         )
     ]
-    assert [piece.token for piece in pieces] == tokens
+    assert [token for piece in pieces for token in piece.tokens] == tokens
     assert pieces[-1].finish_reason is FinishReason.STOP
 
 

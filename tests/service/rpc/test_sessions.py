@@ -56,7 +56,7 @@ async def test_models_are_listed_and_described(wire: Wire) -> None:
     request = model_pb2.GetModelRequest(name="letters")
     letters = (await wire.models.GetModel(request)).model
     assert "".join(letters.vocabulary) == SYMBOLS
-    assert letters.session_bytes == 4 * (16 + 16 + len(SYMBOLS))
+    assert letters.session_bytes == 4 * (16 + 16)
     assert letters.input == model_pb2.INPUT_KIND_TOKENS
     prices = (await wire.models.GetModel(model_pb2.GetModelRequest(name="prices"))).model
     assert list(prices.features) == ["Close"]
@@ -157,7 +157,7 @@ async def test_a_forecast_leaves_the_session_untouched(wire: Wire) -> None:
     widths = quantiles[:, 2] - quantiles[:, 0]
     assert widths[-1] > widths[0], "uncertainty grows with the horizon"
     assert await wire.sessions.Step(dry) == before
-    assert wire.server.engine.catalog.find("prices", 1).shard.spares.used == 0
+    assert wire.server.engine.catalog.find("prices", 1).shards[0].spares.used == 0
 
 
 async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:

@@ -12,6 +12,7 @@ from cellar.v1 import session_pb2 as pb
 from cellar.v1 import values_pb2
 from service.engine.batch import Outputs
 from service.engine.frame import Reply
+from service.engine.lones import LoneReplies
 from service.engine.stream import SessionStream
 from service.errors import BadInputError
 from service.rpc import encode
@@ -313,7 +314,7 @@ async def test_a_big_attach_and_a_big_detach_let_others_have_their_turn(wire: Wi
     await stream.attachments.attach([f"nobody{n}" for n in channels], channels, open_sessions=False)
     assert turns >= 8
     with pytest.raises(BadInputError, match="limit of 65536"):
-        await stream.attach(["a"] * 65_537, np.arange(65_537), open_sessions=True)
+        await stream.attachments.attach(["a"] * 65_537, np.arange(65_537), open_sessions=True)
     taking.cancel()
 
 
@@ -368,7 +369,7 @@ async def test_a_reply_that_cannot_be_made_ends_its_own_stream_only(
 ) -> None:
     make = encode.replies
 
-    def fail(reply: Reply, **options: int) -> Iterator[pb.StreamResponse]:
+    def fail(reply: Reply, **options: int) -> Iterator[bytes]:
         if reply.frame == 13:
             raise RuntimeError("no such reply")
         yield from make(reply, **options)
@@ -376,12 +377,39 @@ async def test_a_reply_that_cannot_be_made_ends_its_own_stream_only(
     monkeypatch.setattr(encode, "replies", fail)
     broken = await Stream(wire).begin()
     whole = await Stream(wire).begin()
-    await broken.attach([0], ["a"])
+    await broken.attach([0, 1], ["a", "c"])
     await whole.attach([0], ["b"])
-    await broken.send([0], inputs=tokens(1), number=13)
+    await broken.send([0, 1], inputs=tokens(1, 1), number=13)
     await whole.send([0], inputs=tokens(1), number=14)
     good, _ = await whole.rows(1)
     assert good[0]["position"] == 1
     await refused(broken.call.read(), grpc.StatusCode.INTERNAL, "INTERNAL")
     attached = await whole.attach([1], ["a"], open=False)
     assert list(attached.positions) == [1]
+
+
+async def test_lone_replies_that_cannot_be_made_are_refused_and_streams_live(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = wire.server.engine.catalog.find("letters", 0)._lone_kinds
+
+    def fail(rows: LoneReplies) -> list[bytes]:
+        raise RuntimeError(f"no replies to {len(rows.channels)}")
+
+    streams = [await Stream(wire).begin() for _ in range(8)]
+    for number, stream in enumerate(streams):
+        await stream.attach([0], [f"lone {number}"])
+    (kind,) = kinds.values()
+    whole = kind.encode
+    object.__setattr__(kind, "encode", fail)
+    for stream in streams:
+        await stream.send([0], inputs=tokens(1))
+    for stream in streams:
+        _, refused_rows = await stream.rows(1)
+        assert refused_rows[0].reason == "INTERNAL"
+    object.__setattr__(kind, "encode", whole)
+    for stream in streams:
+        await stream.send([0], inputs=tokens(1))
+    for stream in streams:
+        good, _ = await stream.rows(1)
+        assert good[0]["position"] == 2
