@@ -62,8 +62,12 @@ zoo: setup ## train the models of models/zoo anew (some 5 minutes)
 	@$(BIN)/cellar-train series --synthetic 5000 --name synthetic-prices --steps 400 --models models/zoo
 
 .PHONY: bench
-bench: setup ## measure what open sessions cost
-	@$(BIN)/python -m benchmarks.open_sessions
+bench: setup ## measure speed and memory (some 8 minutes); ARGS='--quick', ARGS='--save NAME'
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-triton
+bench-triton: setup ## measure beside NVIDIA Triton, which it installs in .bench-triton; ARGS='--quick'
+	@$(BIN)/python -m benchmarks.triton $(ARGS)
 
 # ---- check ----
 

@@ -1,1 +1,1 @@
-"""Measurements, each a program that ends in one JSON line."""
+"""Measurements of whole servers, each a process of its own, by a load in another process."""

@@ -1,0 +1,152 @@
+"""What a group of measurements is given, and what it hands back."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from benchmarks.networks import model_name, publish
+from benchmarks.processes import BareRuntime, CellarServer, Child, EchoServer, LoadProcess
+from benchmarks.rounds import Figure, Loaded, Pace, Series
+
+AnyChild = TypeVar("AnyChild", bound=Child)
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """The outcome of a group: cases, the figures that become keys, and why some are missing."""
+
+    series: list[Series] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def skip(self, keys: Iterable[str], reason: str) -> None:
+        """Say why figures are missing, unless they are there or that has been said."""
+        for key in keys:
+            if key not in self.figures:
+                self.skipped.setdefault(key, reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Some measurements that share servers.
+
+    Attributes:
+        name: what to call it.
+        keys: of the figures it yields; those it cannot are null in the result.
+        measure: adds what it finds as it goes; raises UnmeasuredError where it can go no further.
+    """
+
+    name: str
+    keys: Sequence[str]
+    measure: "Callable[[Bench, Findings], None]"
+
+
+class Bench:
+    """Starts processes and ends them all.
+
+    Args:
+        pace: how long to measure.
+        folder: for the models, one repository for each.
+        serve_flags: for every ``cellar-serve``.
+    """
+
+    def __init__(self, pace: Pace, folder: Path, serve_flags: Sequence[str] = ()) -> None:
+        self.pace = pace
+        self._folder = folder
+        self._serve_flags = tuple(serve_flags)
+        self._files: dict[str, Path] = {}
+        self._running = ExitStack()
+        self._cases = 0
+
+    def run(self, child: AnyChild) -> AnyChild:
+        """End this one with the others."""
+        self._running.callback(child.close)
+        return child
+
+    def end_processes(self) -> None:
+        """End all that has been started."""
+        self._running.close()
+
+    def model(self, size: str) -> Path:
+        """The ONNX file of a model, alone in its repository."""
+        if size not in self._files:
+            self._files[size] = publish(self._folder / size, size)
+        return self._files[size]
+
+    def cellar(self, size: str, *flags: str) -> CellarServer:
+        """A server of one model."""
+        self.model(size)
+        return self.cellar_of(self._folder / size, *flags)
+
+    def cellar_of(self, models: Path, *flags: str) -> CellarServer:
+        """A server of a repository."""
+        server = CellarServer(models, *self._serve_flags, *flags)
+        return self.run(server)
+
+    def echo(self, *, reply_bytes: int) -> EchoServer:
+        """An echo."""
+        return self.run(EchoServer(reply_bytes=reply_bytes))
+
+    def load(self) -> LoadProcess:
+        """A load."""
+        return self.run(LoadProcess())
+
+    def bare_runtime(self, size: str) -> BareRuntime:
+        """ONNX Runtime with one model."""
+        return self.run(BareRuntime(self.model(size)))
+
+    def bare(
+        self, runtime: BareRuntime, size: str, *, batch: int, sessions: int = 0, drawn: bool = False
+    ) -> Loaded:
+        """The bare runtime as a contestant.
+
+        0 sessions are as many as the batch; of more, batches take turns, drawn or one by one.
+        """
+        name = self._name()
+        more = {"sessions": sessions or batch, "drawn": drawn}
+        runtime.ask("prepare", case=name, batch=batch, **more)
+        series = Series(case=f"batch {batch}", contestant="bare ONNX Runtime", model=size)
+        return Loaded(series=series, server=runtime, load=runtime, name=name)
+
+    def case(
+        self,
+        do: str,
+        series: Series,
+        server: CellarServer | EchoServer,
+        load: Child,
+        **more: object,
+    ) -> Loaded:
+        """A command of the load as a contestant, see `benchmarks.load`."""
+        name = self._name()
+        sizes = load.ask(do, case=name, address=server.address, **more)
+        return Loaded(
+            series=series,
+            server=server,
+            load=load,
+            name=name,
+            request_bytes=sizes.get("request_bytes", 0),
+            reply_bytes=sizes.get("reply_bytes", 0),
+        )
+
+    def frames(
+        self, server: CellarServer, load: Child, size: str, *, streams: int, rows: int
+    ) -> Loaded:
+        """Frames as a contestant; with a row each, one stream per session."""
+        case = f"frames {streams} × {rows}" if rows > 1 else _counted(streams, "stream")
+        series = Series(case=case, contestant="Cellar", model=size)
+        more = {"model": model_name(size), "streams": streams, "rows": rows}
+        return self.case("frames", series, server, load, **more)
+
+    def _name(self) -> str:
+        self._cases += 1
+        return f"case{self._cases}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+__all__ = ["Bench", "Findings", "Group"]

@@ -1,0 +1,1 @@
+"""The callers: raw bytes on ``grpc.aio`` and uvloop, as lean as Python allows."""

@@ -1,0 +1,65 @@
+"""What the kernel says of a process: CPU time and memory. Linux only."""
+
+import os
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process, all its threads, user and system; in ticks of 10 ms."""
+    user, system = _stat(pid)[11:13]
+    return (int(user) + int(system)) * _TICK_S
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process and of everything it has started that still runs."""
+    return sum(cpu_s(member) for member in tree(pid))
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process."""
+    return _kib(_PROC / str(pid) / "status", "VmRSS") * 1024
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping."""
+    return _kib(_PROC / "meminfo", "MemAvailable") * 1024
+
+
+def total_bytes() -> int:
+    """The machine's memory."""
+    return _kib(_PROC / "meminfo", "MemTotal") * 1024
+
+
+def tree(root: int) -> list[int]:
+    """A process and its descendants that still run."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int(_stat(int(entry.name))[1])
+            except OSError:  # it has ended meanwhile
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [root]
+    for pid in found:  # grows while it is walked
+        found += children.get(pid, [])
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields after the command's name, which may hold anything: state, parent, ..."""
+    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def _kib(path: Path, field: str) -> int:
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0])
+    raise OSError(f"{path} has no {field}")
+
+
+__all__ = ["available_bytes", "cpu_s", "rss_bytes", "total_bytes", "tree", "tree_cpu_s"]

@@ -1,0 +1,203 @@
+"""Rounds: contestants in turn, so that a slow moment of the machine hits all of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Protocol
+
+from benchmarks.processes import Child
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How long to measure.
+
+    Attributes:
+        rounds: rounds that count.
+        round_s: seconds of a round.
+        warm_up_s: seconds of a round before them that does not count.
+        quick: fewer sessions, shorter sequences.
+    """
+
+    rounds: int
+    round_s: float
+    warm_up_s: float
+    quick: bool
+
+
+FULL = Pace(rounds=5, round_s=1.2, warm_up_s=0.5, quick=False)
+QUICK = Pace(rounds=3, round_s=0.3, warm_up_s=0.1, quick=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One round of one contestant. ``load_cpu_s`` is 0 where there is no load process."""
+
+    steps: int
+    messages: int
+    wall_s: float
+    p50_ms: float
+    p99_ms: float
+    server_cpu_s: float
+    load_cpu_s: float
+
+    @property
+    def steps_per_s(self) -> float:
+        """Steps per second."""
+        return self.steps / self.wall_s
+
+    @property
+    def messages_per_s(self) -> float:
+        """Messages per second."""
+        return self.messages / self.wall_s
+
+    @property
+    def cpu_us(self) -> float:
+        """Server CPU microseconds per step, which are CPU seconds per million steps."""
+        return self.server_cpu_s / max(self.steps, 1) * 1e6
+
+    @property
+    def load_share(self) -> float:
+        """The load's CPU time over wall time: near 1, the load is the limit."""
+        return self.load_cpu_s / self.wall_s
+
+
+Metric = Callable[[Sample], float]
+
+
+def cpu(sample: Sample) -> float:
+    """`Sample.cpu_us`."""
+    return sample.cpu_us
+
+
+def speed(sample: Sample) -> float:
+    """`Sample.steps_per_s`."""
+    return sample.steps_per_s
+
+
+def p50(sample: Sample) -> float:
+    """`Sample.p50_ms`."""
+    return sample.p50_ms
+
+
+def p99(sample: Sample) -> float:
+    """`Sample.p99_ms`."""
+    return sample.p99_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A median, with the lowest and the highest round."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Figure":
+        """Of one value per round."""
+        return cls(median=median(values), low=min(values), high=max(values))
+
+
+@dataclass(slots=True, kw_only=True)
+class Series:
+    """All rounds of one contestant in one case.
+
+    Attributes:
+        case: what was done, for example ``2 x 256``.
+        contestant: who did it, for example ``cellar``.
+        model: what was run, for example ``2x512``; empty for none.
+        unit: what is counted as steps.
+        samples: the rounds that count, in order.
+    """
+
+    case: str
+    contestant: str
+    model: str
+    unit: str = "steps"
+    samples: list[Sample] = field(default_factory=list)
+
+    def figure(self, metric: Metric) -> Figure:
+        """One metric over all rounds."""
+        return Figure.of([metric(sample) for sample in self.samples])
+
+
+class Contestant(Protocol):
+    """Someone who can be measured for a while."""
+
+    series: Series
+
+    def round(self, seconds: float) -> Sample:
+        """Do it for so long."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Loaded:
+    """A case of a load, on the server that serves it.
+
+    A bare runtime is its own load: both are the same process. ``tree`` counts what the server's
+    children use as well. ``rate`` is in messages per second; none means as fast as it goes. The
+    bytes are those of one message, where the load knows them.
+    """
+
+    series: Series
+    server: Child
+    load: Child
+    name: str
+    tree: bool = False
+    rate: float | None = None
+    request_bytes: int = 0
+    reply_bytes: int = 0
+
+    def round(self, seconds: float) -> Sample:
+        """One round, and what the server spent in it."""
+        cpu_s = self.server.tree_cpu_s if self.tree else self.server.cpu_s
+        before = cpu_s()
+        arguments = {} if self.rate is None else {"rate": self.rate}
+        found = self.load.ask("run", case=self.name, seconds=seconds, **arguments)
+        spent = cpu_s() - before
+        return Sample(
+            steps=found["steps"],
+            messages=found["messages"],
+            wall_s=found["wall_s"],
+            p50_ms=found["p50_ms"],
+            p99_ms=found["p99_ms"],
+            server_cpu_s=spent,
+            load_cpu_s=0.0 if self.load is self.server else found["cpu_s"],
+        )
+
+
+def alternate(contestants: Sequence[Contestant], pace: Pace) -> list[Series]:
+    """Warm everybody up, then measure them in turn; every second round in the opposite order."""
+    for contestant in contestants:
+        contestant.round(pace.warm_up_s)
+    for number in range(pace.rounds):
+        order = contestants if number % 2 == 0 else contestants[::-1]
+        for contestant in order:
+            contestant.series.samples.append(contestant.round(pace.round_s))
+    return [contestant.series for contestant in contestants]
+
+
+def ratio(over: Series, under: Series, metric: Metric) -> Figure:
+    """One contestant's metric over another's, round by round."""
+    pairs = zip(over.samples, under.samples, strict=True)
+    return Figure.of([metric(a) / max(metric(b), 1e-12) for a, b in pairs])
+
+
+__all__ = [
+    "FULL",
+    "QUICK",
+    "Contestant",
+    "Figure",
+    "Loaded",
+    "Metric",
+    "Pace",
+    "Sample",
+    "Series",
+    "alternate",
+    "cpu",
+    "p50",
+    "p99",
+    "ratio",
+    "speed",
+]

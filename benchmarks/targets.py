@@ -1,0 +1,72 @@
+"""What the figures are held against."""
+
+from dataclasses import dataclass
+
+from benchmarks.rounds import Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A bound on a figure's median: at most, or at least."""
+
+    meaning: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def __str__(self) -> str:
+        if self.at_most is not None:
+            return f"≤ {self.at_most:g}"
+        return "" if self.at_least is None else f"≥ {self.at_least:g}"
+
+    def met(self, figure: Figure) -> bool:
+        """Whether the median is within the bound."""
+        if self.at_most is not None:
+            return figure.median <= self.at_most
+        return self.at_least is None or figure.median >= self.at_least
+
+
+_CPU = "server CPU per step, two streams of 256, over bare ONNX Runtime's"
+TARGETS = {
+    "frames_cpu_ratio_2x512": Target(meaning=_CPU, at_most=0.9),
+    "frames_cpu_ratio_2x128": Target(meaning=_CPU, at_most=1.2),
+    "int8_cpu_ratio_2x512": Target(meaning=f"{_CPU} (fp32)", at_most=0.4),
+    "int8_nats_cost": Target(meaning="nats per character lost to int8", at_most=0.01),
+    "streams_echo_ratio": Target(meaning="messages/s of 256 streams over the echo's", at_least=0.8),
+    "lone_step_added_ms": Target(
+        meaning="p50 of a lone step less the echo's and the model's, ms", at_most=0.15
+    ),
+    "million_sessions_cost_ratio": Target(
+        meaning="CPU per step with 1,000,000 sessions open over 1,000", at_most=1.15
+    ),
+    "million_sessions_memory_ratio": Target(
+        meaning="memory per session over its state's bytes", at_most=1.3
+    ),
+    "million_sessions_bare_cost_ratio": Target(
+        meaning="the same of bare ONNX Runtime: what the memory itself costs"
+    ),
+    "generate_ratio": Target(
+        meaning="generated steps/s, 256 at once, over bare ONNX Runtime's", at_least=0.8
+    ),
+    "generate_ratio_2x512": Target(meaning="the same on 2x512"),
+    "forecast_path_steps_per_s": Target(meaning="path-steps/s of one forecast after the other"),
+    "chunk_p99_ratio": Target(
+        meaning="p99 of single steps beside 4,000-step chunks over alone", at_most=2.0
+    ),
+    "triton_steps_ratio": Target(
+        meaning="steps/s, frames of 64, over Triton's at 64 sequences", at_least=3.0
+    ),
+    "triton_cpu_ratio": Target(
+        meaning="server CPU per step, frames of 64, over Triton's at 64 sequences", at_most=0.1
+    ),
+    "triton_streams_steps_ratio": Target(
+        meaning="steps/s, 64 streams of one session, over Triton's", at_least=1.0
+    ),
+    "triton_streams_cpu_ratio": Target(
+        meaning="server CPU per step, 64 streams of one session, over Triton's", at_most=1.0
+    ),
+    "triton_perf_analyzer_ratio": Target(
+        meaning="Triton's steps/s with our callers, over those with NVIDIA's perf_analyzer"
+    ),
+}
+
+__all__ = ["TARGETS", "Target"]
