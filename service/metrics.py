@@ -89,6 +89,12 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        self.device_info = Gauge(
+            "cellar_device_info",
+            "1 for each device that models run on, with ONNX Runtime's name for its provider.",
+            ["device", "provider"],
+            registry=registry,
+        )
         self.sessions = Gauge(
             "cellar_sessions",
             "Sessions that hold a slot: open ones, and closed ones whose last batch still runs.",

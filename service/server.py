@@ -18,10 +18,14 @@ from cellar.v1 import model_pb2, session_pb2
 from models.arena import ServingGraph, compile_model
 from models.errors import ModelError
 from models.repository import Model, ModelRepository
+from models.serving import Device
 from service.engine.catalog import ServedModel, arena_rows
+from service.engine.cuda.choice import choose
+from service.engine.cuda.runner import CudaRunner
 from service.engine.engine import Engine
 from service.engine.execution import measure
-from service.engine.runner import OrtRunner
+from service.engine.runner import OrtRunner, Runner
+from service.engine.runtime import CPU, DeviceError, Place
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
 from service.rpc import models as model_rpc
@@ -56,6 +60,7 @@ class Server:
         self.engine = Engine(settings, self.metrics)
         self.port = settings.port
         self.metrics_port: int | None = None
+        self.places: tuple[Place, ...] = (CPU,)
         self._health = HealthServicer()
         self._grpc = grpc.aio.server(
             interceptors=[CallInterceptor(self.metrics)],
@@ -84,10 +89,12 @@ class Server:
         loaded to its end before that.
 
         Raises:
+            DeviceError: a device that was asked for cannot be used.
             ModelError: a model cannot be served, or there is none.
             OSError: a port is taken.
         """
         try:
+            await self._choose_device()  # before anything else is started
             await self._start()
         except BaseException:
             await self._grpc.stop(grace=None)
@@ -112,11 +119,31 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info(
             "serving",
+            device=self._devices,
             host=self.settings.host,
             port=self.port,
             metrics_port=self.metrics_port,
             models=[f"{served.name}/{served.version}" for served in self.engine.catalog.all()],
         )
+
+    async def _choose_device(self) -> None:
+        loop = asyncio.get_running_loop()
+        choice = await loop.run_in_executor(None, choose, self.settings.device)
+        self.places = choice.places
+        for place in choice.places:
+            self.metrics.device_info.labels(str(place), place.provider).set(1)
+        reason = {} if choice.reason is None else {"no_gpu": choice.reason}
+        _log.info(
+            "device",
+            device=self._devices,
+            provider=choice.places[0].provider,
+            asked=self.settings.device,
+            **reason,
+        )
+
+    @property
+    def _devices(self) -> str:
+        return ",".join(map(str, self.places))
 
     async def stop(self) -> None:
         """Drain: refuse what is new, finish what runs, then stop."""
@@ -183,29 +210,46 @@ class Server:
                         runners=runners,
                     )
                     await loop.run_in_executor(loader, self._warm_up, model, served)
-                    _log.info("model loaded", model=str(model), path=str(model.path))
+                    _log.info(
+                        "model loaded",
+                        model=str(model),
+                        path=str(model.path),
+                        device=self._devices,
+                        shards=len(runners),
+                    )
 
     def _build(
         self, repository: ModelRepository, name: str, version: int
-    ) -> tuple[Model, list[OrtRunner]]:
+    ) -> tuple[Model, list[Runner]]:
         model = repository.load(name, version)
         with _faults_of(model):
-            graph = compile_model(model)
+            graph = compile_model(model, device=Device(self.places[0].kind))
             count = self._shards(graph)
-            runners = [
-                OrtRunner(
-                    graph,
-                    slots=arena_rows(self.settings, number, count),
-                    max_batch=self.settings.max_batch,
-                )
-                for number in range(count)
-            ]
+            runners = [self._runner(graph, number, count) for number in range(count)]
         return model, runners
+
+    def _runner(self, graph: ServingGraph, number: int, count: int) -> Runner:
+        """The runner of one of a model's shards."""
+        slots = arena_rows(self.settings, number, count)
+        max_batch = self.settings.max_batch
+        place = self.places[number % len(self.places)]
+        if place == CPU:
+            return OrtRunner(graph, slots=slots, max_batch=max_batch)
+        return CudaRunner(
+            graph,
+            slots=slots,
+            max_batch=max_batch,
+            place=place,
+            deterministic=self.settings.deterministic,
+            tf32=self.settings.tf32,
+        )
 
     def _shards(self, graph: ServingGraph) -> int:
         """How many shards serve a model."""
         if self.settings.shards != "auto":
             return self.settings.shards
+        if self.places != (CPU,):
+            return len(self.places)
         trial = OrtRunner(graph, slots=1, max_batch=self.settings.max_batch)
         seconds = measure(trial, rows=self.settings.max_batch, scratch=0)
         return _cores() if seconds > _WORTH_A_CORE_S else 1
@@ -303,7 +347,7 @@ def main(arguments: list[str] | None = None) -> None:
     configure_logs(settings)
     try:
         _run(settings)
-    except (ModelError, OSError) as error:
+    except (DeviceError, ModelError, OSError) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except MemoryError:

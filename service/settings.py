@@ -1,5 +1,6 @@
 """Every setting and every limit, once: command line, environment (``CELLAR_*``) and file."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -73,7 +74,7 @@ class EngineSettings(BaseModel):
     """The longest idle timeout a caller may ask for."""
     remembered_sessions: int = Field(default=100_000, ge=0)
     """Closed and expired ids that are told from unknown ones."""
-    inline_run_s: float = Field(default=0.002, ge=0)
+    inline_run_s: float = Field(default=0.0015, ge=0)
     """Batches expected to run for less than this run on the event loop, without a thread hop."""
 
     @model_validator(mode="after")
@@ -121,6 +122,14 @@ class Settings(BaseSettings, EngineSettings):
     shards: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Parts a model's sessions are spread over, each with an arena and a worker thread of its own;
     "auto" takes one per core for models that keep a core busy, else one."""
+    device: str = "auto"
+    """Where models run: "cpu", "cuda:N", or several as "cuda:0,cuda:1" with the sessions spread
+    over them; "auto" takes the first GPU that ONNX Runtime can use, else the CPU."""
+    deterministic: bool = False
+    """On GPUs, run every batch at its largest size, so that a session's numbers do not depend on
+    how many others run with it. On the CPU they never do."""
+    tf32: bool = False
+    """On GPUs, let products round their factors to 10 bits: faster, and less exact."""
     max_connection_calls: int = Field(default=10_000, ge=1)
     """Concurrent calls per connection."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
@@ -136,6 +145,18 @@ class Settings(BaseSettings, EngineSettings):
     @classmethod
     def _off(cls, value: object) -> object:
         return None if value == "off" else value
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value in ("auto", "cpu"):
+            return value
+        names = value.split(",")
+        if not all(re.fullmatch(r"cuda(:\d{1,4})?", name) for name in names):
+            raise ValueError('say "auto", "cpu", "cuda:0", or several as "cuda:0,cuda:1"')
+        if len(names) > len({name.removesuffix(":0") for name in names}):
+            raise ValueError("name each GPU once")
+        return value
 
     @field_validator("host")
     @classmethod

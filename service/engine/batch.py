@@ -1,9 +1,10 @@
 """What the engine works on: columns of steps, and the batches cut from them.
 
-Work comes in five kinds. ``Steps`` are single steps of many sessions, one row each, and stay
-columns from the frame they came in to the frame that answers them. ``Chunk`` is several steps of
-one session. ``Peek`` asks for the resident prediction again, without stepping. ``Fork`` copies
-one session's rows to spare slots. ``Barrier`` takes its turn and does nothing on the device.
+Work comes in six kinds. ``Steps`` are single steps of many sessions, one row each, and stay
+columns from the frame they came in to the frame that answers them. ``Decode`` is several steps
+that sessions draw for themselves. ``Chunk`` is several steps of one session. ``Peek`` asks for
+the resident prediction again, without stepping. ``Fork`` copies one session's rows to spare
+slots. ``Barrier`` takes its turn and does nothing on the device.
 """
 
 import time
@@ -207,6 +208,7 @@ class Kind(Enum):
     """What a piece of work does, and a batch of it; the kinds take turns in this order."""
 
     STEPS = "steps"
+    DECODE = "decode"
     CHUNKS = "chunks"
     PEEK = "peek"
     FORK = "fork"
@@ -232,9 +234,9 @@ class Work:
     failure: CellarError | None = None
 
     @property
-    def size(self) -> int:
-        """Steps this work stands for, for limits and metrics."""
-        return len(self.slots)
+    def weight(self) -> int:
+        """Steps that one row stands for, for limits and metrics."""
+        return 1
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -271,9 +273,32 @@ class Chunk(Work):
         return int(self.slots[0])
 
     @property
-    def size(self) -> int:
+    def weight(self) -> int:
         """Steps in the chunk."""
         return len(self.inputs)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Decode(Work):
+    """Several steps for each of several sessions, each but the first drawn from the one before."""
+
+    kind = Kind.DECODE
+
+    inputs: Inputs  # (rows,) what is read first: token ids, or values
+    steps: int  # read per row, and drawn
+
+    @property
+    def weight(self) -> int:
+        """Steps that one row reads."""
+        return self.steps
+
+    def last_contents(self, answers: "Answers") -> Ints:
+        """The digest of the last step that each row has read, (rows,)."""
+        drawn = answers.sampled_tokens
+        if drawn is not None:
+            return drawn[:, -2].astype(np.int64)
+        assert answers.sampled_values is not None, "a draw is a token or a value"
+        return np.ascontiguousarray(answers.sampled_values[:, -2]).view(np.int32).astype(np.int64)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -373,6 +398,8 @@ class Batch:
     @property
     def steps(self) -> int:
         """Session steps this batch computes."""
+        if self.kind is Kind.DECODE:
+            return sum(part.work.weight * len(part.rows) for part in self.parts)
         if self.kind is Kind.CHUNKS:
             return sum(part.stop - part.start for part in self.parts)
         return sum(len(part.rows) for part in self.parts)

@@ -36,11 +36,12 @@ class Buckets:
     Args:
         max_batch: the most rows of a run.
         scratch: the slot that takes what must not be kept.
+        single: have the largest size only, so that all runs are of one size.
     """
 
-    def __init__(self, *, max_batch: int, scratch: int) -> None:
+    def __init__(self, *, max_batch: int, scratch: int, single: bool = False) -> None:
         self._scratch = scratch
-        below = (2**power for power in range(max_batch.bit_length()))
+        below = () if single else (2**power for power in range(max_batch.bit_length()))
         self.sizes: tuple[int, ...] = (*(size for size in below if size < max_batch), max_batch)
         """All sizes, ascending."""
 

@@ -16,6 +16,7 @@ from service.engine.batch import (
     Answers,
     Batch,
     Chunk,
+    Decode,
     Draws,
     Floats,
     Fork,
@@ -69,12 +70,19 @@ class Execution:
         # the resident prediction alone could not repeat that reply.
         self._histories: dict[int, Floats] = {}
 
+    @property
+    def can_decode(self) -> bool:
+        """Whether the device runs several steps that feed on each other."""
+        return self._runner.can_decode
+
     def run(self, batch: Batch) -> Outcome:
         """Run a batch; a failure is part of the outcome."""
         try:
             match batch.kind:
                 case Kind.STEPS:
                     answers = self._steps(batch)
+                case Kind.DECODE:
+                    answers = self._decode(batch)
                 case Kind.CHUNKS:
                     answers = self._chunks(batch)
                 case Kind.PEEK:
@@ -158,6 +166,31 @@ class Execution:
             every_step=False,
         )
         return self._answers(parts, predictions, expected + 1)
+
+    def _decode(self, batch: Batch) -> list[_Answered]:
+        answers: list[_Answered] = []
+        for part in batch.parts:
+            work, draws = part.work, _drawn(part)
+            assert isinstance(work, Decode), "a batch holds one kind of work"
+            assert draws is not None, "a decode says how to draw"
+            expected = part.column(work.expected)
+            drawn = self._runner.decode(
+                read=part.slots,
+                write=part.slots,
+                fresh=expected == 0,
+                inputs=work.inputs if len(part.rows) == len(work.slots) else work.inputs[part.rows],
+                positions=expected + 1,
+                draws=draws,
+                steps=work.steps,
+            )
+            tokens = drawn.dtype == np.int32
+            answers.append(
+                Answers(
+                    sampled_tokens=drawn if tokens else None,
+                    sampled_values=None if tokens else drawn,
+                )
+            )
+        return answers
 
     def _chunks(self, batch: Batch) -> list[_Answered]:
         parts = batch.parts

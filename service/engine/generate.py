@@ -69,7 +69,8 @@ async def generate(
     try:
         while True:
             await call.news.wait()
-            for piece in generations.take(call):
+            piece = generations.take(call)
+            if piece is not None:
                 yield piece
             if call.ended and not call.pieces:
                 break

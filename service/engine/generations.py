@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,11 +26,15 @@ from service.metrics import Metrics
 
 SAMPLE = Outputs(sample=True)
 _PIECE_STEPS = 256  # the most in one piece
+_DECODED_STEPS = 16  # the most in one run: others wait for its end
 _UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond this
 # Pieces per second of all generations of a shard together. A message costs ten times what a step
 # does: a few generations are sent step by step, many of them several steps at a time.
-_PIECES_PER_S = 2500.0
+_PIECES_PER_S = 1500.0
 _BURST = 16.0  # pieces
+_FLIGHTS = 2
+_WORTH_HALVING = 128  # rows
+_NONE = np.empty(0, np.int64)
 _LATEST_S = 0.1  # a step that was generated is not kept for longer
 
 
@@ -108,6 +114,26 @@ class _Rows:
         return _Rows(**joined, draws=Draws.joined((self.draws, more.draws)))
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Flight:
+    """A request that is queued or running."""
+
+    left: int  # rows that are not delivered
+    caller: Caller = field(default_factory=Caller)
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    return Piece(
+        tokens=tuple(chain.from_iterable(piece.tokens for piece in pieces)),
+        values=tuple(chain.from_iterable(piece.values for piece in pieces)),
+        text="".join(piece.text for piece in pieces),
+        position=pieces[-1].position,
+        finish_reason=pieces[-1].finish_reason,
+    )
+
+
 class Generations:
     """Those of one shard.
 
@@ -124,8 +150,9 @@ class Generations:
         self._rows = _Rows.empty(16, np.int64 if reader.has_tokens else np.float32)
         self._calls: list[Generation | None] = [None] * 16  # by row
         self._free = list(range(15, -1, -1))
-        self._caller = Caller(self._deliver)
         self._ready: list[Ints] = []  # rows whose next step is known
+        self._submits = False  # soon
+        self._flights = 0  # requests that are queued or running
         self._unsent: deque[int] = deque()  # rows with steps that are not in a piece, oldest first
         self._allowance = _BURST  # pieces that may be sent now
         self._allowed_s = time.monotonic()
@@ -171,8 +198,8 @@ class Generations:
         self._go_on(np.array([row]))
         return call
 
-    def take(self, call: Generation) -> list[Piece]:
-        """The pieces that have come since the last time."""
+    def take(self, call: Generation) -> Piece | None:
+        """What has come since the last time, as one piece."""
         pieces, call.pieces = call.pieces, []
         call.news.clear()
         if not call.ended:
@@ -180,7 +207,7 @@ class Generations:
             if self._rows.held[call.row]:
                 self._rows.held[call.row] = False
                 self._go_on(np.array([call.row]))
-        return pieces
+        return _joined(pieces) if pieces else None
 
     def cancel(self, call: Generation) -> None:
         """Nobody waits for a generation any more; a step that is queued already may still run."""
@@ -192,11 +219,16 @@ class Generations:
 
     def _go_on(self, rows: Ints) -> None:
         """Let rows read their next step, together with what else goes on in this turn."""
-        if not self._ready:
+        if len(rows):
+            self._ready.append(rows)
+        # Two requests are enough to keep the device busy while draws are looked at. With more of
+        # them, each would stay as small as it began.
+        if self._ready and not self._submits and self._flights < _FLIGHTS:
+            self._submits = True
             asyncio.get_running_loop().call_soon(self._submit)
-        self._ready.append(rows)
 
     def _submit(self) -> None:
+        self._submits = False
         ready, self._ready = np.concatenate(self._ready), []
         rows = self._rows
         moved = rows.tenancy[ready] != self._shard.slots.generation[rows.slot[ready]]
@@ -212,6 +244,28 @@ class Generations:
             ready = ready[~over]
         if not len(ready):
             return
+        halve = not self._flights and len(ready) >= _WORTH_HALVING
+        for part in np.array_split(ready, _FLIGHTS) if halve else [ready]:
+            flight = _Flight(left=len(part))
+            flight.caller.deliver = partial(self._deliver, flight)
+            self._flights += 1
+            if rows.special[part].any() or not self._decode(part, flight.caller):
+                self._step(part, flight.caller)
+
+    def _decode(self, ready: Ints, caller: Caller) -> bool:
+        rows = self._rows
+        return self._shard.submit_decode(
+            caller,
+            slots=rows.slot[ready],
+            inputs=rows.next[ready],
+            positions=rows.at[ready],
+            draws=rows.draws.take(ready),
+            origin=ready,
+            at_most=min(_DECODED_STEPS, int(rows.left[ready].min())),
+        )
+
+    def _step(self, ready: Ints, caller: Caller) -> None:
+        rows = self._rows
         inputs = rows.next[ready]
         self._shard.submit(
             Request(
@@ -221,45 +275,54 @@ class Generations:
                 positions=rows.at[ready],
                 outputs=SAMPLE,
                 draws=rows.draws.take(ready),
-                callers=(self._caller,),
+                callers=(caller,),
                 origin=ready,
             ),
             limited=False,  # they were let in when they began
         )
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, flight: "_Flight", delivery: Delivery) -> None:
         """Rows have read their step, and the next one is drawn; or they were refused."""
-        self._caller.works.clear()
+        flight.left -= len(delivery.rows)
+        if not flight.left:
+            self._flights -= 1
         if delivery.error is not None:
             for row in delivery.rows.tolist():
                 call = self._call(row)
                 call.error = delivery.error
                 self._end(call)
+            self._go_on(_NONE)
             return
         answers = delivery.answers
         assert answers is not None, "a delivery has answers or an error"
-        rows, done = self._rows, delivery.rows
-        self._metrics.generated_tokens.inc(len(done))
+        drawn: NDArray[Any] | None = answers.sampled_tokens
+        if drawn is None:
+            drawn = answers.sampled_values
+        assert drawn is not None, "draws were asked for"
+        if drawn.ndim == 1:
+            drawn = drawn[:, None]  # (rows, steps)
+        rows, done, steps = self._rows, delivery.rows, drawn.shape[1]
+        self._metrics.generated_tokens.inc(drawn.size)
         filled = rows.filled[done]
         rows.done[done, filled] = rows.next[done]
-        rows.filled[done] = filled + 1
-        rows.at[done] += 1
-        rows.left[done] -= 1
+        for ahead in range(1, steps):
+            rows.done[done, filled + ahead] = drawn[:, ahead - 1]
+        rows.filled[done] = filled + steps
+        rows.at[done] += steps
+        rows.left[done] -= steps
         self._unsent.extend(done[filled == 0].tolist())
         over = self._finished(done)
         going_on = done[~over]
-        if answers.sampled_tokens is not None:
-            rows.next[going_on] = answers.sampled_tokens[~over]
-        elif answers.sampled_values is not None:
-            rows.next[going_on] = answers.sampled_values[~over]
+        rows.next[going_on] = drawn[~over, -1]
+        if not self._reader.has_tokens:
             going_on = self._usable(going_on)
-        for row in going_on[rows.filled[going_on] == _PIECE_STEPS].tolist():
+        full = rows.filled[going_on] > _PIECE_STEPS - _DECODED_STEPS
+        for row in going_on[full].tolist():
             self._put_piece(self._call(row), None)
         self._send_pieces()
         held = rows.unread[going_on] > _UNREAD_STEPS
         rows.held[going_on] = held
-        if not held.all():
-            self._go_on(going_on[~held])
+        self._go_on(going_on[~held])
 
     def _finished(self, done: Ints) -> NDArray[np.bool_]:
         """Which rows end with the step they have just read; these are ended."""
@@ -330,7 +393,7 @@ class Generations:
             Piece(
                 tokens=tokens,
                 values=() if self._reader.has_tokens else tuple(steps),
-                text="".join(map(self._reader.symbol, tokens)),
+                text=self._reader.text_of(tokens),
                 position=int(rows.at[row]),
                 finish_reason=reason,
             )

@@ -1,6 +1,6 @@
 """Reads a caller's inputs for one model: text, token ids or values, checked step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -134,6 +134,11 @@ class InputReader:
 
     def _one(self, token: int) -> CheckedSteps:
         return CheckedSteps(inputs=self._ids[token : token + 1], bad=_GOOD, explain=_not_bad)
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The symbols of token ids, joined."""
+        symbols = self._symbols
+        return "".join([symbols[token] for token in tokens])
 
     def symbol(self, token: int) -> str:
         """The symbol of a token id."""

@@ -60,6 +60,43 @@ class Runner(Protocol):
             Predictions (rows, width), or (rows, time, width); valid until the next call.
         """
 
+    @property
+    def own_thread(self) -> bool:
+        """Whether all calls must come from one thread, which the first one decides."""
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the model has a graph for several steps that feed on each other."""
+
+    def decode(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        positions: Ints,
+        draws: Draws,
+        steps: int,
+    ) -> NDArray[Any]:
+        """Read a step, draw the next one, read that, and so on, in one run.
+
+        Only where `can_decode`.
+
+        Args:
+            read: slot each row starts from, (rows,).
+            write: slot each row ends in, (rows,).
+            fresh: rows that start from the initial state instead, (rows,).
+            inputs: what each row reads first: tokens (rows,), or values (rows, 1).
+            positions: each row's position once it has read that, (rows,).
+            draws: how each row draws.
+            steps: how many steps each row reads, and draws.
+
+        Returns:
+            What was drawn, (rows, steps): tokens int32, or values float32 within what the model
+            takes. The last one is not read yet: the state is that after the one before.
+        """
+
     def blank(self, rows: int) -> Inputs:
         """One valid step for each of several rows, to measure with."""
 
@@ -96,6 +133,8 @@ class OrtRunner:
         slots: rows of the arena, the scratch row included.
         max_batch: the most rows of a run, and the most time steps in all.
     """
+
+    own_thread = False
 
     def __init__(self, graph: ServingGraph, *, slots: int, max_batch: int) -> None:
         manifest = graph.manifest
@@ -172,23 +211,7 @@ class OrtRunner:
         draws: Draws,
         steps: int,
     ) -> NDArray[Any]:
-        """Read a step, draw the next one, read that, and so on, in one run.
-
-        Only where `can_decode`.
-
-        Args:
-            read: slot each row starts from, (rows,).
-            write: slot each row ends in, (rows,).
-            fresh: rows that start from the initial state instead, (rows,).
-            inputs: what each row reads first: tokens (rows,), or values (rows, 1).
-            positions: each row's position once it has read that, (rows,).
-            draws: how each row draws.
-            steps: how many steps each row reads, and draws.
-
-        Returns:
-            What was drawn, (rows, steps): tokens int32, or values float32 within what the model
-            takes. The last one is not read yet: the state is that after the one before.
-        """
+        """See ``Runner.decode``."""
         assert self.can_decode, "the caller asks first"
         rows = len(inputs)
         if rows > self._max_batch:
@@ -226,7 +249,7 @@ class OrtRunner:
 
     @property
     def can_decode(self) -> bool:
-        """Whether the model has a graph for several steps that feed on each other."""
+        """See ``Runner.can_decode``."""
         return bool(self._decode)
 
     def peek(self, slots: Ints) -> Floats:

@@ -65,14 +65,15 @@ class Scheduler:
         self._chunk_spares = chunk_spares
         self._max_batch = max_batch
         self._chunk_steps = chunk_steps
-        self.pending_steps = 0
+        self.pending_steps = 0  # queued or running
+        self.decoding_steps = 0  # those of them that sessions draw for themselves
 
     def submit(self, work: Work) -> None:
         """Queue work; its rows follow everything their sessions have queued already."""
         slots = work.slots
         work.tickets = self._next_ticket[slots]
         self._next_ticket[slots] += 1
-        self.pending_steps += work.size
+        self._count(work, work.weight * len(slots))
         self._enqueue(_Entry(work, np.arange(len(slots))))
 
     def schedule(self) -> Batch | None:
@@ -87,6 +88,8 @@ class Scheduler:
                     parts = self._pieces(ready)
                 case Kind.FORK:
                     parts = self._fork(ready)
+                case Kind.DECODE:  # works differ in how many steps they take
+                    parts = self._rows(ready, works=1)
                 case _:
                     parts = self._rows(ready)
             if parts:
@@ -110,13 +113,18 @@ class Scheduler:
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
-        self.pending_steps -= work.size if isinstance(work, Chunk) else len(part.rows)
+        self._count(work, -work.weight * len(part.rows))
         slots = part.slots
         self._serving[slots] += 1
         if self._parked:
             for key in zip(slots.tolist(), self._serving[slots].tolist(), strict=True):
                 for entry in self._parked.pop(key, ()):
                     self._ready[entry.work.kind].append(entry)
+
+    def _count(self, work: Work, steps: int) -> None:
+        self.pending_steps += steps
+        if work.kind is Kind.DECODE:
+            self.decoding_steps += steps
 
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
@@ -142,11 +150,11 @@ class Scheduler:
         else:
             self._ready[work.kind].append(entry)
 
-    def _rows(self, ready: deque[_Entry]) -> list[Part]:
-        """Runnable rows, first come first served."""
+    def _rows(self, ready: deque[_Entry], *, works: int | None = None) -> list[Part]:
+        """Runnable rows, first come first served, of so many works at most."""
         parts: list[Part] = []
         room = self._max_batch
-        while ready and room > 0:
+        while ready and room > 0 and len(parts) != works:
             entry = ready.popleft()
             work, rows = entry.work, entry.rows
             whole = len(rows) == len(work.slots)

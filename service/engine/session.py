@@ -149,10 +149,18 @@ class SessionTable:
         """Count steps as queued."""
         self.accepted[slots] += steps
 
-    def commit(self, slots: Ints, *, steps: Ints | int, contents: Ints, now_s: float) -> None:
-        """Count steps as applied."""
+    def commit(
+        self,
+        slots: Ints,
+        *,
+        steps: int,
+        contents: Ints,
+        now_s: float,
+        last_steps: int | None = None,
+    ) -> None:
+        """Count steps as applied; ``last_steps`` of them are what may be asked for again."""
         self.position[slots] += steps
-        self._last_steps[slots] = steps
+        self._last_steps[slots] = steps if last_steps is None else last_steps
         self._last_content[slots] = contents
         self.last_used_s[slots] = now_s
 

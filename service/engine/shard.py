@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 import structlog
@@ -25,8 +26,11 @@ from service.engine.batch import (
     Batch,
     Caller,
     Chunk,
+    Decode,
     Delivery,
+    Draws,
     Fork,
+    Inputs,
     Ints,
     Kind,
     Part,
@@ -48,6 +52,10 @@ from service.errors import CellarError, InternalError, OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
+_SECONDS_PER_TURN = 80e-6
+_MOST_TURNS = 12
+_FEW = 1 / 8
+_STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
 _FIRST = np.zeros(1, np.int64)  # the only row of a caller with one step
 _log = structlog.get_logger(__name__)
 
@@ -114,9 +122,13 @@ class Shard:
         self._reply_seconds = metrics.reply_seconds
         self._seconds: dict[tuple[Kind, int], float] = {}  # run time by kind and size class
         self._woken = False
+        self._turns_left = 0  # of the event loop, before the next tick
         self._running = False
         self._quiet = asyncio.Event()  # set whenever nothing is queued
-        self._jobs: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._own_thread = runner.own_thread
+        # No run is that short: such a device's all go to the worker.
+        self._inline_run_s = -math.inf if self._own_thread else settings.inline_run_s
+        self._jobs: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name=f"shard {name}", daemon=True)
         self._worker.start()
@@ -178,6 +190,51 @@ class Shard:
             entries, self._inbox, self._inbox_steps = self._inbox, [], 0
             self._lones = {}
             self._admission.admit(entries)
+
+    def submit_decode(
+        self,
+        caller: Caller,
+        *,
+        slots: Ints,
+        inputs: Inputs,
+        positions: Ints,
+        draws: Draws,
+        origin: Ints,
+        at_most: int,
+    ) -> bool:
+        """Queue several steps that feed on each other, if that is faster.
+
+        With more than a few others waiting it is not: single steps share their batches.
+
+        Every row reads its input (rows,), draws a step, reads that, and so on, ``at_most`` times
+        or less; the answers are the draws, (rows, steps). False: nothing was queued.
+        """
+        others = self.pending_steps - self.scheduler.decoding_steps
+        if others > _FEW * len(slots) or not self._execution.can_decode:
+            return False  # sharing their batch costs less
+        step_s = self._seconds.get((Kind.STEPS, len(slots).bit_length()), math.inf)
+        steps = min(
+            at_most,
+            self._settings.max_batch // len(slots),
+            int(2 * self._settings.inline_run_s / step_s),
+        )
+        if steps < 2 or self.table.blocked(slots).any():
+            return False
+        if (self.table.accepted[slots] != positions).any():
+            return False
+        self.table.accept(slots, steps)
+        work = Decode(
+            slots=slots,
+            expected=positions,
+            draws=draws,
+            callers=(caller,),
+            origin=origin,
+            inputs=inputs,
+            steps=steps,
+        )
+        self.scheduler.submit(work)
+        self._wake()
+        return True
 
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
@@ -243,6 +300,23 @@ class Shard:
 
     def warm_up(self) -> None:
         """Run each size class on the scratch row, to learn what it costs."""
+        if not self._own_thread:
+            self._learn_costs()
+            return
+        done: Future[None] = Future()
+
+        def learn() -> None:
+            try:
+                self._learn_costs()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._jobs.put(learn)
+        done.result()
+
+    def _learn_costs(self) -> None:
         for size, seconds in self._execution.measure(self._settings.max_batch).items():
             self._seconds[Kind.STEPS, size.bit_length()] = seconds
 
@@ -257,6 +331,10 @@ class Shard:
             self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
+        if self._turns_left > 0:
+            self._turns_left -= 1
+            self._loop.call_soon(self._tick)
+            return
         self._woken = False
         if self._running:
             return
@@ -287,7 +365,7 @@ class Shard:
         if batch.kind is Kind.BARRIER:
             return True
         seconds = self._seconds.get((batch.kind, batch.steps.bit_length()))
-        return seconds is not None and seconds <= self._settings.inline_run_s
+        return seconds is not None and seconds <= self._inline_run_s
 
     def _run_alone(self) -> bool:
         """Run the one step there is the short way, if nothing about it wants a closer look.
@@ -304,7 +382,7 @@ class Shard:
             entry.position not in (UNCHECKED, None, at)
             or table.is_blocked(slot)
             or entry.is_called_off
-            or self._seconds.get((Kind.STEPS, 1), math.inf) > self._settings.inline_run_s
+            or self._seconds.get((Kind.STEPS, 1), math.inf) > self._inline_run_s
         ):
             return False
         self._inbox, self._lones, self._inbox_steps = [], {}, 0
@@ -329,13 +407,23 @@ class Shard:
         self._batch_size.observe(1)
         self._queue_seconds.observe(began - entry.submitted_s)
         self._run_seconds.observe(ended - began)
+        self._make_way(ended - began)
         self._reply_seconds.observe(time.monotonic() - ended)
         self._wake()
         return True
 
+    def _make_way(self, seconds: float) -> None:
+        """Let the event loop turn some times after a run that held it up for so long.
+
+        A message takes several turns from the socket to the queue. One turn per run would keep
+        most of them waiting, and the batches small.
+        """
+        self._turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
+
     def _run_here(self, batch: Batch) -> None:
         """A whole turn on the event loop."""
         outcome = self._run(batch)
+        self._make_way(outcome.seconds)
         self._commit(batch, outcome)
         self._deliver(batch, outcome)
 
@@ -347,9 +435,12 @@ class Shard:
         return outcome
 
     def _work(self) -> None:
-        while (batch := self._jobs.get()) is not None:
-            outcome = self._run(batch)
-            self._loop.call_soon_threadsafe(self._done, batch, outcome)
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, Batch):
+                outcome = self._run(job)
+                self._loop.call_soon_threadsafe(self._done, job, outcome)
+            else:
+                job()
 
     def _done(self, batch: Batch, outcome: Outcome) -> None:
         self._commit(batch, outcome)
@@ -372,14 +463,14 @@ class Shard:
                 "run failed", shard=self._name, kind=batch.kind.value, exc_info=outcome.fault
             )
         if outcome.fault is None:
-            self._apply(batch, self._clock())
+            self._apply(batch, outcome, self._clock())
         else:
             for part in batch.parts:
                 self._contain(part)
         self.scheduler.complete(batch)
         self.residents.finished(joined(batch.parts, "slots"))
 
-    def _apply(self, batch: Batch, now_s: float) -> None:
+    def _apply(self, batch: Batch, outcome: Outcome, now_s: float) -> None:
         if batch.kind is Kind.STEPS:
             applied = [p for p in batch.parts if isinstance(p.work, Steps) and p.work.commit]
             if applied:
@@ -389,16 +480,27 @@ class Shard:
                 self._execution.applied(slots)
                 self._count_steps.inc(len(slots))
             return
-        for part in batch.parts:
+        for part, answers in zip(batch.parts, outcome.answers, strict=True):
             work = part.work
             match work:
+                case Decode():
+                    assert isinstance(answers, Answers), "a decode fails as a whole"
+                    self.table.commit(
+                        part.slots,
+                        steps=work.steps,
+                        contents=work.last_contents(answers),
+                        now_s=now_s,
+                        last_steps=1,  # as if they had come one by one
+                    )
+                    self._execution.applied(part.slots)
+                    self._count_steps.inc(work.steps * len(part.rows))
                 case Chunk(commit=True) if part.is_last:
                     self.table.commit(
-                        part.slots, steps=work.size, contents=work.contents, now_s=now_s
+                        part.slots, steps=work.weight, contents=work.contents, now_s=now_s
                     )
                     self._execution.applied(part.slots)
                     self._execution.remember(work)
-                    self._count_steps.inc(work.size)
+                    self._count_steps.inc(work.weight)
                 case Fork():
                     self.table.fork(int(part.slots[0]), work.spares)
                     if work.cancelled:
@@ -411,7 +513,9 @@ class Shard:
     def _contain(self, part: Part) -> None:
         """A run failed: what it may have half written is lost, and says so."""
         work = part.work
-        if isinstance(work, Steps | Chunk) and work.commit and part.is_last:
+        if isinstance(work, Decode) or (
+            isinstance(work, Steps | Chunk) and work.commit and part.is_last
+        ):
             self.table.lost[part.slots] = True
             self._withdraw(part)
         elif isinstance(work, Chunk):
@@ -432,14 +536,14 @@ class Shard:
 
     def _withdraw(self, part: Part) -> None:
         work = part.work
-        if isinstance(work, Steps | Chunk) and work.commit:
-            self.table.withdraw(part.slots, work.size if isinstance(work, Chunk) else 1)
+        if isinstance(work, Decode) or (isinstance(work, Steps | Chunk) and work.commit):
+            self.table.withdraw(part.slots, work.weight)
 
     def _measure(self, batch: Batch, outcome: Outcome) -> None:
         key = (batch.kind, batch.steps.bit_length())
         known = self._seconds.get(key, outcome.seconds)
         self._seconds[key] = 0.9 * known + 0.1 * outcome.seconds
-        if batch.kind in (Kind.STEPS, Kind.CHUNKS):
+        if batch.kind in _STEPPING:
             self._batch_size.observe(batch.steps)
             self._run_seconds.observe(outcome.seconds)
             queued = outcome.started_s - batch.parts[0].work.submitted_s
@@ -459,7 +563,7 @@ class Shard:
                 outcome.answers[index],
                 replayed=isinstance(part.work, Peek) and part.work.replays,
             )
-        if batch.kind in (Kind.STEPS, Kind.CHUNKS):
+        if batch.kind in _STEPPING:
             self._reply_seconds.observe(time.monotonic() - began)
 
     def _deliver_fault(self, part: Part) -> None:

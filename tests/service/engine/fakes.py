@@ -41,6 +41,8 @@ def run_alone(tokens: list[int]) -> list[int]:
 class FakeRunner:
     """Keeps one number per slot; ``raw`` answers hold it, ``argmax`` holds it modulo 64."""
 
+    own_thread = False
+
     def __init__(self, slots: int) -> None:
         self.state = np.full(slots, -1, np.int64)  # garbage: only `fresh` may make it a zero
         self.batches: list[list[int]] = []  # the slots written by each run
@@ -73,6 +75,13 @@ class FakeRunner:
         self.state[write] = state
         found = every if every_step else state
         return _predictions(found)
+
+    @property
+    def can_decode(self) -> bool:
+        return False
+
+    def decode(self, **columns: object) -> NDArray[np.int32]:
+        raise AssertionError("it cannot decode")
 
     def blank(self, rows: int) -> Inputs:
         return np.zeros((rows, 1), np.int64)
