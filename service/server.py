@@ -18,12 +18,13 @@ from cellar.v1 import model_pb2, session_pb2
 from models.arena import ServingGraph, compile_model
 from models.errors import ModelError
 from models.repository import Model, ModelRepository
-from models.serving import Device
+from models.serving import Device, Precision
 from service.engine.catalog import ServedModel, arena_rows
 from service.engine.cuda.choice import choose
 from service.engine.cuda.runner import CudaRunner
 from service.engine.engine import Engine
 from service.engine.execution import measure
+from service.engine.quality import int8_nats
 from service.engine.runner import OrtRunner, Runner
 from service.engine.runtime import CPU, DeviceError, Place
 from service.logs import configure_logs
@@ -31,8 +32,8 @@ from service.metrics import Metrics, MetricsPage
 from service.rpc import models as model_rpc
 from service.rpc import reflection as reflection_rpc
 from service.rpc import sessions as session_rpc
+from service.rpc.calls import Calls
 from service.rpc.health import HealthServicer
-from service.rpc.interceptor import CallInterceptor
 from service.settings import Settings, read_settings
 
 _log = structlog.get_logger("cellar")
@@ -63,7 +64,6 @@ class Server:
         self.places: tuple[Place, ...] = (CPU,)
         self._health = HealthServicer()
         self._grpc = grpc.aio.server(
-            interceptors=[CallInterceptor(self.metrics)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -71,8 +71,9 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake: say so
             ],
         )
-        self._sessions = session_rpc.add_to(self._grpc, self.engine)
-        model_rpc.add_to(self._grpc, self.engine)
+        calls = Calls(self._grpc, self.metrics)
+        self._sessions = session_rpc.add_to(calls, self.engine)
+        model_rpc.add_to(calls, self.engine)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         self._reflection = (
             reflection_rpc.add_to(self._grpc, (*_SERVICES, "grpc.health.v1.Health"))
@@ -216,21 +217,34 @@ class Server:
                         path=str(model.path),
                         device=self._devices,
                         shards=len(runners),
+                        sessions=sum(shard.slots.capacity for shard in served.shards),
+                        bytes_per_session=model.manifest.session_bytes,
+                        **await loop.run_in_executor(loader, self._quality, model),
                     )
+
+    def _quality(self, model: Model) -> dict[str, object]:
+        """What the precision costs, for the log."""
+        if self.settings.precision == "fp32" or model.manifest.task != "char":
+            return {"precision": self.settings.precision}
+        return {"precision": self.settings.precision, "nats_lost": round(int8_nats(model), 5)}
 
     def _build(
         self, repository: ModelRepository, name: str, version: int
     ) -> tuple[Model, list[Runner]]:
         model = repository.load(name, version)
         with _faults_of(model):
-            graph = compile_model(model, device=Device(self.places[0].kind))
+            graph = compile_model(
+                model,
+                precision=Precision(self.settings.precision),
+                device=Device(self.places[0].kind),
+            )
             count = self._shards(graph)
             runners = [self._runner(graph, number, count) for number in range(count)]
         return model, runners
 
     def _runner(self, graph: ServingGraph, number: int, count: int) -> Runner:
         """The runner of one of a model's shards."""
-        slots = arena_rows(self.settings, number, count)
+        slots = arena_rows(self.settings, graph.manifest, number, count)
         max_batch = self.settings.max_batch
         place = self.places[number % len(self.places)]
         if place == CPU:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
     ValidationError,
@@ -24,6 +25,7 @@ from pydantic_settings import (
 
 import models
 
+MOST_SESSIONS = 50_000_000
 ZOO = Path(models.__file__).parent / "zoo"
 
 
@@ -32,8 +34,10 @@ class EngineSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
-    max_sessions: int = Field(default=100_000, ge=1, le=50_000_000)
+    max_sessions: int = Field(default=100_000, ge=1, le=MOST_SESSIONS)
     """Open sessions per model. Memory is taken as sessions are opened, not in advance."""
+    state_memory: Annotated[ByteSize, Field(ge=1)] | None = None
+    """Memory for the state of each model's sessions, such as 4GiB; sets max_sessions by it."""
     spare_slots: int = Field(default=2048, ge=1)
     """Rows borrowed by the sampled paths of forecasts in progress."""
     max_batch: int = Field(default=512, ge=1, le=8192)
@@ -119,6 +123,9 @@ class Settings(BaseSettings, EngineSettings):
     """gRPC port; 0 lets the system choose."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = 9090
     """Prometheus port; 0 lets the system choose, "off" serves no metrics."""
+    precision: Literal["fp32", "int8"] = "fp32"
+    """Arithmetic of the recurrent products; int8 is faster and costs a little accuracy, which is
+    logged when a model is loaded."""
     shards: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """Parts a model's sessions are spread over, each with an arena and a worker thread of its own;
     "auto" takes one per core for models that keep a core busy, else one."""

@@ -19,6 +19,7 @@ from service.engine.session import Session
 from service.engine.shard import Shard
 from service.errors import BadInputError, CellarError
 
+_STEPPED_ALONE = 1000  # channels whose place is remembered
 _SESSIONS_AT_ONCE = 1000  # attached or closed before others on the event loop have a turn
 
 
@@ -47,6 +48,7 @@ class Attachments:
         self._last_channels = np.empty(0, np.int64)
         self._last_places = self._channels.look_up(self._last_channels)
         self._last_alive = False
+        self._stepped_alone: dict[int, tuple[Shard, int, int]] = {}  # slot and its generation
 
     async def attach(
         self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
@@ -86,6 +88,7 @@ class Attachments:
         """
         known = self._channels.detach(channels)
         self._last_channels = self._last_channels[:0]
+        self._stepped_alone.clear()
         if close:
             places = self._channels.look_up(known)
             for row, (number, slot, generation) in enumerate(
@@ -142,11 +145,16 @@ class Attachments:
 
     def find_one(self, channel: int) -> tuple[Shard, int] | None:
         """The shard and the slot of a channel, if its session can be stepped."""
-        place = self._channels.place(channel)
+        place = self._stepped_alone.get(channel)
         if place is None:
-            return None
-        number, slot, generation = place
-        shard = self._served.shards[number]
+            found = self._channels.place(channel)
+            if found is None:
+                return None
+            number, slot, generation = found
+            place = self._served.shards[number], slot, generation
+            if len(self._stepped_alone) < _STEPPED_ALONE:
+                self._stepped_alone[channel] = place
+        shard, slot, generation = place
         if generation != shard.slots.generation.item(slot) or shard.table.is_blocked(slot):
             return None
         return shard, slot

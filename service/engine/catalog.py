@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from models.errors import ModelError
 from models.manifest import Manifest
 from service.engine.batch import Outputs, Sampling
 from service.engine.generations import Generations
@@ -14,7 +15,7 @@ from service.engine.runner import Runner
 from service.engine.shard import Shard
 from service.errors import ModelUnknownError
 from service.metrics import Metrics
-from service.settings import EngineSettings
+from service.settings import MOST_SESSIONS, EngineSettings
 
 _CHECKED_OUTPUTS = 1000  # remembered per model
 
@@ -101,14 +102,14 @@ class Catalog:
     ) -> ServedModel:
         """Serve a model on runners, a shard each.
 
-        The arena of runner ``i`` of n has ``arena_rows(settings, i, n)`` rows.
+        The arena of runner ``i`` of n has ``arena_rows(settings, manifest, i, n)`` rows.
         """
-        count = len(runners)
+        count, sessions = len(runners), capacity(self._settings, manifest)
         shards = tuple(
             Shard(
                 f"{name}/{version}",
                 runner,
-                sessions=sessions_of(self._settings, number, count),
+                sessions=sessions_of(sessions, number, count),
                 chunk_steps=self._settings.chunk_steps if manifest.lengths is not None else 1,
                 metrics=self._metrics,
                 settings=self._settings,
@@ -184,11 +185,30 @@ class Catalog:
         self._metrics.pending_steps.labels(model).set_function(lambda: served.pending_steps)
 
 
-def sessions_of(settings: EngineSettings, number: int, shards: int) -> int:
+def capacity(settings: EngineSettings, manifest: Manifest) -> int:
+    """How many sessions of a model can be open.
+
+    Raises:
+        ModelError: the memory that was set does not hold one.
+    """
+    if settings.state_memory is None:
+        return settings.max_sessions
+    sessions = min(settings.state_memory // manifest.session_bytes, MOST_SESSIONS)
+    if not sessions:
+        raise ModelError(
+            f"{manifest.name}: one session takes {manifest.session_bytes:,} bytes: raise "
+            f"--state-memory above {settings.state_memory:,}"
+        )
+    return sessions
+
+
+def sessions_of(sessions: int, number: int, shards: int) -> int:
     """How many of a model's sessions one of its shards can hold."""
-    return (settings.max_sessions + shards - 1 - number) // shards
+    return (sessions + shards - 1 - number) // shards
 
 
-def arena_rows(settings: EngineSettings, number: int = 0, shards: int = 1) -> int:
+def arena_rows(
+    settings: EngineSettings, manifest: Manifest, number: int = 0, shards: int = 1
+) -> int:
     """Rows of one shard's arena."""
-    return Shard.rows(settings, sessions_of(settings, number, shards))
+    return Shard.rows(settings, sessions_of(capacity(settings, manifest), number, shards))

@@ -88,7 +88,8 @@ def open_session(
         "use_tf32": str(int(tf32)),
         "enable_cuda_graph": str(int(captured)),
     }
-    session = ort.InferenceSession(graph, options, providers=[(_CUDA, cuda), _CPU])
+    # The CPU's provider is added by itself, and must not be named by who does without it.
+    session = ort.InferenceSession(graph, options, providers=[(_CUDA, cuda)], enable_fallback=0)
     # A provider that cannot be had is left out, and nothing but this tells.
     if session.get_providers()[0] != _CUDA:
         raise DeviceError(f"ONNX Runtime would run this on the CPU instead of {place}")

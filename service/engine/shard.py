@@ -52,8 +52,8 @@ from service.errors import CellarError, InternalError, OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-_SECONDS_PER_TURN = 80e-6
-_MOST_TURNS = 12
+_SECONDS_PER_TURN = 120e-6
+_MOST_TURNS = 8
 _FEW = 1 / 8
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
 _FIRST = np.zeros(1, np.int64)  # the only row of a caller with one step

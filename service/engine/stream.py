@@ -128,6 +128,11 @@ class SessionStream:
             for _ in slices:
                 pass
 
+    def submit_token(self, channel: int, position: int | None, token: int, number: int) -> bool:
+        """Do what ``submit_one`` does, for a token id that may be a bad one."""
+        steps = self.served.reader.one_token(token)
+        return steps is not None and self.submit_one(channel, position, steps, number=number)
+
     def submit_one(
         self, channel: int, position: int | None, steps: CheckedSteps, *, number: int
     ) -> bool:

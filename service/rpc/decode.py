@@ -1,10 +1,9 @@
 """From messages to the engine's words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cellar.v1 import session_pb2, values_pb2
 from service.engine.batch import Ints, Outputs, Sampling
@@ -91,12 +90,14 @@ def position(
     return min(message.position, LARGEST) if message.HasField("position") else None
 
 
-def column(values: Iterable[int]) -> Ints | None:
+def column(values: Sequence[int]) -> Ints | None:
     """An optional column of a frame; an empty one was left out."""
     return integers(values) if values else None
 
 
-def integers(values: Iterable[int]) -> Ints:
+def integers(values: Sequence[int]) -> Ints:
     """A column of unsigned numbers."""
-    unsigned: NDArray[np.uint64] = np.array(values, np.uint64)
-    return np.minimum(unsigned, np.uint64(LARGEST)).astype(np.int64)
+    found = np.array(values, np.uint64).view(np.int64)
+    if (found < 0).any():
+        found[found < 0] = LARGEST
+    return found

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import grpc
-
 from cellar.v1 import model_pb2 as pb
 from cellar.v1 import model_pb2_grpc
 from service.engine.engine import Engine
 from service.rpc import encode
+from service.rpc.calls import Calls
 
 
 class ModelServicer(model_pb2_grpc.ModelServiceServicer):
@@ -29,6 +28,6 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return pb.GetModelResponse(model=encode.model(self._engine, served, whole=True))
 
 
-def add_to(server: grpc.aio.Server, engine: Engine) -> None:
+def add_to(calls: Calls, engine: Engine) -> None:
     """Register the service."""
-    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(engine), server)
+    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(engine), calls)

@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
-
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc
 from service.engine.engine import Engine
@@ -13,6 +11,7 @@ from service.engine.generate import generate
 from service.engine.generations import Piece
 from service.engine.outputs import DEFAULT_LEVELS
 from service.rpc import decode, encode
+from service.rpc.calls import Calls
 from service.rpc.streams import StreamCall
 
 
@@ -115,8 +114,8 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             call.drain()
 
 
-def add_to(server: grpc.aio.Server, engine: Engine) -> SessionServicer:
+def add_to(calls: Calls, engine: Engine) -> SessionServicer:
     """Register the service."""
     servicer = SessionServicer(engine)
-    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, server)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, calls)
     return servicer

@@ -12,7 +12,7 @@ from service.engine.engine import Engine
 from service.engine.frame import Reply
 from service.engine.stream import SessionStream
 from service.errors import BadInputError, DrainingError
-from service.rpc import decode, encode
+from service.rpc import decode, encode, layouts
 
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
 
@@ -32,7 +32,8 @@ class StreamCall:
     def __init__(self, engine: Engine, context: Any) -> None:
         self._engine = engine
         self._context = context
-        self._outbox: deque[tuple[Reply | bytes, int]] = deque()  # and the steps they answer
+        # Answers to lone steps as they are, all else with the number of steps it answers.
+        self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
         self._unwritten_steps = 0
         self._all_put = False
         self._writer_waits: asyncio.Future[None] | None = None  # for something to write
@@ -67,8 +68,7 @@ class StreamCall:
                 self._progress.clear()
                 await self._progress.wait()
             self._all_put = True
-            if self._writer_waits is not None and not self._writer_waits.done():
-                self._writer_waits.set_result(None)
+            self._wake_writer()
             await writer
             if draining.done():
                 raise _draining_error()
@@ -104,7 +104,8 @@ class StreamCall:
             await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 raise _draining_error()
-            return reading.result()
+            data = reading.result()
+            return data if data is grpc.aio.EOF else pb.StreamRequest.FromString(data)
         finally:
             reading.cancel()
             draining.cancel()
@@ -115,9 +116,13 @@ class StreamCall:
             while stream.pending_steps + self._unwritten_steps > limit:
                 self._progress.clear()
                 await self._progress.wait()
-            request = await self._context.read()
-            if request is grpc.aio.EOF:
+            data = await self._context.read()
+            if data is grpc.aio.EOF:
                 return
+            lone = layouts.one_token(data)
+            if lone is not None and stream.submit_token(*lone):
+                continue
+            request = pb.StreamRequest.FromString(data)
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
@@ -155,7 +160,13 @@ class StreamCall:
     async def _write(self) -> None:
         while True:
             while self._outbox:
-                content, steps = self._outbox.popleft()
+                letter = self._outbox.popleft()
+                if isinstance(letter, bytes):
+                    await self._context.write(letter)
+                    self._unwritten_steps -= 1
+                    self._progress.set()
+                    continue
+                content, steps = letter
                 if isinstance(content, Reply):
                     for message in encode.replies(content, refusals_at_once=_REFUSALS_AT_ONCE):
                         await self._context.write(message)
@@ -169,10 +180,12 @@ class StreamCall:
             await self._writer_waits
 
     def _send(self, reply: Reply | bytes) -> None:
-        self._progress.set()
-        if isinstance(reply, bytes):  # the answer to a lone step
-            self._put_out(reply, 1)
+        if isinstance(reply, bytes):
+            self._outbox.append(reply)
+            self._unwritten_steps += 1
+            self._wake_writer()
             return
+        self._progress.set()
         answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
         self._put_out(reply, answers + len(reply.refusals))
 
@@ -182,8 +195,14 @@ class StreamCall:
     def _put_out(self, content: Reply | bytes, steps: int) -> None:
         self._outbox.append((content, steps))
         self._unwritten_steps += steps
-        if self._writer_waits is not None and not self._writer_waits.done():
-            self._writer_waits.set_result(None)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        waits = self._writer_waits
+        if waits is not None:
+            self._writer_waits = None
+            if not waits.done():
+                waits.set_result(None)
 
 
 def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:

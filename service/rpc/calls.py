@@ -1,7 +1,7 @@
 """What every call has in common: errors become statuses, and calls are counted."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -12,39 +12,40 @@ from service.metrics import Metrics
 from service.rpc import status
 
 _log = structlog.get_logger(__name__)
-_OURS = "/cellar.v1."
-_SERIALISED = frozenset({"Stream"})  # methods that write messages as bytes
+_SERIALISED = frozenset({"Stream"})  # methods that read and write messages as bytes
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps our own methods, unary and streaming alike; all are plain coroutines."""
+class Calls:
+    """Registers services with every handler wrapped, unary and streaming alike.
 
-    def __init__(self, metrics: Metrics) -> None:
+    It stands in for the server where services are added to it. An interceptor would do the same
+    for every call anew.
+
+    Args:
+        server: where the wrapped handlers go.
+        metrics: where calls are counted.
+    """
+
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
+        self._server = server
         self._requests = metrics.requests
-        self._handlers: dict[str, Any] = {}  # by path: wrapping one is slow
         self._counters: dict[tuple[str, grpc.StatusCode], Any] = {}  # looking one up is slow
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Leave it to the next one, which is called with the same handlers."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Register a service's handlers by name; all are plain coroutines."""
+        wrapped = {method: self._wrapped(handler, method) for method, handler in handlers.items()}
+        generic = grpc.method_handlers_generic_handler(service, wrapped)
+        self._server.add_generic_rpc_handlers((generic,))
+        self._server.add_registered_method_handlers(service, wrapped)
 
     def _count(self, method: str, code: grpc.StatusCode) -> None:
         counter = self._counters.get((method, code))
         if counter is None:
             counter = self._counters[method, code] = self._requests.labels(method, code.name)
         counter.inc()
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[Any], Awaitable[Any]],
-        handler_call_details: Any,
-    ) -> Any:
-        """Wrap the handler of one call."""
-        path: str = handler_call_details.method
-        known = self._handlers.get(path)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None or not path.startswith(_OURS):
-            return handler
-        handler = self._handlers[path] = self._wrapped(handler, path.rpartition("/")[2])
-        return handler
 
     def _wrapped(self, handler: Any, method: str) -> Any:
         make = _MAKERS[handler.request_streaming, handler.response_streaming]
@@ -76,10 +77,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             finally:
                 self._count(method, code)
 
+        if method in _SERIALISED:
+            return make(call)
         return make(
             call,
             request_deserializer=handler.request_deserializer,
-            response_serializer=None if method in _SERIALISED else handler.response_serializer,
+            response_serializer=handler.response_serializer,
         )
 
 
