@@ -4,8 +4,8 @@ from benchmarks.bench import Bench, Findings, Group
 from benchmarks.networks import model_name
 from benchmarks.rounds import Series, alternate, ratio, speed
 
-STEPS = {"2x128": 400, "2x512": 80}
-"""Tokens of one generation: a second or less of work for 256 of them."""
+STEPS = {"2x128": 2000, "2x512": 300}
+"""Tokens of one generation: seconds of work for 256 of them."""
 SESSIONS = (1, 64, 256)
 
 

@@ -51,7 +51,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     clock = Clock()
     metrics = Metrics()
     engine = Engine(settings, metrics, clock=clock)
-    runner = FakeRunner(arena_rows(settings))
+    runner = FakeRunner(arena_rows(settings, fake_manifest()))
     served = engine.catalog.add(
         name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runners=(runner,)
     )

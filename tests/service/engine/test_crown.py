@@ -53,7 +53,9 @@ def make_device(case: Case, *, inline_run_s: float = 0.0005, precision: str = "f
     )  # fmt: skip
     engine = Engine(settings, Metrics())
     runner = OrtRunner(
-        compile_model(case.model), slots=arena_rows(settings), max_batch=settings.max_batch
+        compile_model(case.model),
+        slots=arena_rows(settings, case.manifest),
+        max_batch=settings.max_batch,
     )
     served = engine.catalog.add(
         name=case.model.name,

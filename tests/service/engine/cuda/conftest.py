@@ -1,0 +1,14 @@
+"""Each test here runs on the CPU provider, and on a GPU where there is one."""
+
+import pytest
+
+from service.engine.runtime import Place
+from tests.service.engine.cuda.places import PLACES, require
+
+
+@pytest.fixture(params=PLACES, ids=str)
+def place(request: pytest.FixtureRequest) -> Place:
+    """Where the runner under test works."""
+    found: Place = request.param
+    require(found)
+    return found

@@ -1,0 +1,95 @@
+"""Which device is chosen, and what is said where it cannot be had. No GPU is needed here."""
+
+import pytest
+
+from service.engine.cuda import choice
+from service.engine.cuda.choice import choose, probe
+from service.engine.runtime import CPU, DeviceError, Place
+from service.settings import read_settings
+
+DRIVER = "there is no NVIDIA driver"
+
+
+def no_driver() -> int:
+    raise DeviceError(DRIVER)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with two GPUs that work."""
+    monkeypatch.setattr(choice, "gpus", lambda: 2)
+    monkeypatch.setattr(choice, "cuda_is_built_in", lambda: True)
+    monkeypatch.setattr(choice, "load_cuda", lambda: None)
+    monkeypatch.setattr(choice, "probe", lambda place: None)
+    return monkeypatch
+
+
+def test_a_gpu_that_works_is_taken(machine: pytest.MonkeyPatch) -> None:
+    assert choose("auto").places == (Place("cuda", 0),)
+    assert choose("auto").reason is None
+    assert choose("cpu").places == (CPU,)
+    assert choose("cuda").places == (Place("cuda", 0),)
+    assert choose("cuda:1").places == (Place("cuda", 1),)
+    assert choose("cuda:0,cuda:1").places == (Place("cuda", 0), Place("cuda", 1))
+    assert list(map(str, choose("cuda:0,cuda:1").places)) == ["cuda:0", "cuda:1"]
+
+
+def test_without_one_auto_takes_the_cpu_and_says_why(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(choice, "gpus", no_driver)
+    assert choose("auto").places == (CPU,)
+    assert choose("auto").reason == DRIVER
+    assert choose("cpu").reason is None
+
+
+def test_the_driver_alone_is_not_enough(machine: pytest.MonkeyPatch) -> None:
+    """A GPU that ONNX Runtime cannot use: it would run on the CPU, and not say so."""
+    machine.setenv("CUDA_VISIBLE_DEVICES", "")
+    machine.setattr(choice, "probe", probe)
+    with pytest.raises(DeviceError, match=r"cannot load its CUDA provider|does not run on cuda:1"):
+        choose("cuda:1")
+    assert choose("auto").places == (CPU,)
+
+
+def silent_fallback(place: Place) -> None:
+    raise DeviceError("it would run on the CPU")
+
+
+def broken(place: Place) -> None:
+    raise RuntimeError("CUDA failure 35\nat some line")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "asked", "words"),
+    [
+        ("gpus", no_driver, "cuda:0", DRIVER),
+        ("gpus", lambda: 1, "cuda:3", "no cuda:3, the driver shows 1 GPU to"),
+        ("gpus", lambda: 2, "cuda:0,cuda:2", "no cuda:2, the driver shows 2 GPUs to"),
+        ("cuda_is_built_in", lambda: False, "cuda", "built without CUDA"),
+        ("probe", silent_fallback, "cuda", "cannot load its CUDA provider"),
+        ("probe", broken, "cuda:1", "does not run on cuda:1 (CUDA failure 35)"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line_with_the_way_out(
+    machine: pytest.MonkeyPatch, name: str, fault: object, asked: str, words: str
+) -> None:
+    machine.setattr(choice, name, fault)
+    with pytest.raises(DeviceError) as caught:
+        choose(asked)
+    message = str(caught.value)
+    assert message.startswith(f"--device {asked}: ")
+    assert "\n" not in message
+    for word in (words, "--device cpu", "driver", "onnxruntime-gpu", "CUDA 13", "cuDNN 9"):
+        assert word in message
+
+
+@pytest.mark.parametrize("given", ["auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1"])
+def test_devices_that_can_be_asked_for(given: str) -> None:
+    assert read_settings([f"--device={given}"]).device == given
+
+
+@pytest.mark.parametrize("given", ["gpu", "cuda:", "cuda:-1", "cuda:0,cpu", "cuda,cuda:0", ""])
+def test_devices_that_cannot(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_settings([f"--device={given}"])
+    assert caught.value.code == 2
+    assert "--device" in capsys.readouterr().err
