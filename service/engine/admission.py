@@ -74,13 +74,10 @@ class Admission:
 
     def _without_cancelled(self, request: Request) -> Ints:
         """Refuse the rows whose callers went away before they were looked at."""
-        kept = []
-        for row in range(len(request.slots)):
-            if request.caller(row).cancelled:
-                self._refuse(request, row, CallerGoneError("the caller went away"))
-            else:
-                kept.append(row)
-        return np.array(kept, np.int64)
+        gone = request.called_off()
+        for row in np.flatnonzero(gone).tolist():
+            self._refuse(request, row, CallerGoneError("the caller went away"))
+        return np.flatnonzero(~gone)
 
     def _judge(self, request: Request, contents: Ints, rows: Ints | None) -> Ints:
         """Deal with the rows that must not simply be applied; returns the others."""

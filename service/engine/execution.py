@@ -115,6 +115,24 @@ class Execution:
         self.forget(slot)
         return self._answer(outputs, predictions, draws, np.array([position + 1]))
 
+    def run_rows(
+        self, slots: Ints, positions: Ints, inputs: Inputs, outputs: Outputs, draws: Draws | None
+    ) -> Answers | CellarError:
+        """Apply one step of each of several sessions, which stand at ``positions``.
+
+        Raises:
+            Exception: whatever the runtime throws; the sessions' states are in doubt then.
+        """
+        predictions = self._runner.step(
+            read=slots,
+            write=slots,
+            fresh=positions == 0,
+            inputs=inputs[:, None],
+            lengths=np.ones(len(slots), np.int64),
+            every_step=False,
+        )
+        return self._answer(outputs, predictions, draws, positions + 1)
+
     def applied(self, slots: Ints) -> None:
         """The sessions of these slots have gone on: earlier replies are not asked for again."""
         if self._histories:

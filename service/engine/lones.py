@@ -86,11 +86,11 @@ class Tags:
         sender.track(caller)
         return caller
 
-    def answer(self, positions: Ints, answers: Answers) -> None:
-        """Answer all rows, once all replies are made.
+    def replies(self, positions: Ints, answers: Answers) -> Sequence[Any]:
+        """What to send to each sender.
 
         Raises:
-            Exception: whatever makes replies; then none was sent.
+            Exception: whatever makes replies.
         """
         replies = self.encode(
             LoneReplies(
@@ -100,8 +100,8 @@ class Tags:
                 answers=answers,
             )
         )
-        for sender, reply in zip(self.senders, replies, strict=True):
-            sender.put(reply)
+        assert len(replies) == len(self.senders), "one reply per row"
+        return replies
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.engine.batch import Answers, Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
 from service.engine.lones import Lones, Tags
@@ -133,6 +134,13 @@ class Request:
         if self.tags is not None:
             return any(self.tags.called_off())
         return any(caller.cancelled for caller in self.callers)
+
+    def called_off(self) -> NDArray[np.bool_]:
+        """Which rows nobody waits for any more, (rows,)."""
+        if self.tags is not None:
+            return np.array(self.tags.called_off())
+        gone = [caller.cancelled for caller in self.callers]
+        return np.array(gone if len(gone) == len(self.slots) else gone * len(self.slots))
 
     def caller(self, row: int) -> Caller:
         """Who asked for a row."""

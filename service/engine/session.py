@@ -172,6 +172,14 @@ class SessionTable:
         self._last_content[slot] = content
         self.last_used_s[slot] = now_s
 
+    def commit_rows(self, slots: Ints, positions: Ints, *, contents: Ints, now_s: float) -> None:
+        """Count a step of each session, which was never queued, as applied: it stands there now."""
+        self.position[slots] = positions
+        self.accepted[slots] = positions
+        self._last_steps[slots] = 1
+        self._last_content[slots] = contents
+        self.last_used_s[slots] = now_s
+
     def withdraw(self, slots: Ints, steps: Ints | int) -> None:
         """Queued steps will not be applied."""
         self.accepted[slots] -= steps

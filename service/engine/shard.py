@@ -39,14 +39,17 @@ from service.engine.batch import (
     Work,
     joined,
 )
+from service.engine.costs import RunCosts
+from service.engine.delivering import hand_over
 from service.engine.execution import Execution, Outcome
-from service.engine.lones import LoneKind, Lones, Tags
-from service.engine.request import UNCHECKED, Lone, Request, content_of
+from service.engine.lones import LoneKind, Lones
+from service.engine.request import Lone, Request
 from service.engine.residents import Residents
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.screening import lost_error, screen
 from service.engine.session import Session, SessionTable
+from service.engine.short_way import ShortWay
 from service.engine.slots import SlotAllocator
 from service.errors import CellarError, InternalError, OverloadedError
 from service.metrics import Metrics
@@ -55,6 +58,7 @@ from service.settings import EngineSettings
 _SECONDS_PER_TURN = 120e-6
 _MOST_TURNS = 8
 _FEW = 1 / 8
+_WORTH_A_BATCH = 128  # rows that gain nothing from more of them
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
 _FIRST = np.zeros(1, np.int64)  # the only row of a caller with one step
 _log = structlog.get_logger(__name__)
@@ -120,14 +124,22 @@ class Shard:
         self._queue_seconds = metrics.queue_seconds
         self._run_seconds = metrics.run_seconds
         self._reply_seconds = metrics.reply_seconds
-        self._seconds: dict[tuple[Kind, int], float] = {}  # run time by kind and size class
         self._woken = False
         self._turns_left = 0  # of the event loop, before the next tick
         self._running = False
         self._quiet = asyncio.Event()  # set whenever nothing is queued
         self._own_thread = runner.own_thread
-        # No run is that short: such a device's all go to the worker.
-        self._inline_run_s = -math.inf if self._own_thread else settings.inline_run_s
+        # On a device that wants its own thread no run is short: all go to the worker.
+        self._costs = RunCosts(-math.inf if self._own_thread else settings.inline_run_s)
+        self._short_way = ShortWay(
+            self.table,
+            self._execution,
+            self._costs,
+            metrics,
+            model=name,
+            max_batch=settings.max_batch,
+            clock=clock,
+        )
         self._jobs: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name=f"shard {name}", daemon=True)
@@ -212,11 +224,11 @@ class Shard:
         others = self.pending_steps - self.scheduler.decoding_steps
         if others > _FEW * len(slots) or not self._execution.can_decode:
             return False  # sharing their batch costs less
-        step_s = self._seconds.get((Kind.STEPS, len(slots).bit_length()), math.inf)
+        step_s = self._costs.expected_s(Kind.STEPS, len(slots)) or math.inf
         steps = min(
             at_most,
             self._settings.max_batch // len(slots),
-            int(2 * self._settings.inline_run_s / step_s),
+            int(2 * self._costs.inline_run_s / step_s),
         )
         if steps < 2 or self.table.blocked(slots).any():
             return False
@@ -318,7 +330,7 @@ class Shard:
 
     def _learn_costs(self) -> None:
         for size, seconds in self._execution.measure(self._settings.max_batch).items():
-            self._seconds[Kind.STEPS, size.bit_length()] = seconds
+            self._costs.observe(Kind.STEPS, size, seconds)
 
     # -- ticks ----------------------------------------------------------------------------
 
@@ -338,13 +350,13 @@ class Shard:
         self._woken = False
         if self._running:
             return
-        if len(self._inbox) == 1 and not self.scheduler.pending_steps and self._run_alone():
+        if self._inbox and not self.scheduler.pending_steps and self._run_short():
             return
         batch = self._next_batch()
         if batch is None:
             if not self.pending_steps:
                 self._quiet.set()
-        elif self._is_short(batch):
+        elif self._costs.is_short_batch(batch):
             self._run_here(batch)
             self._wake()
         else:
@@ -361,54 +373,20 @@ class Shard:
                 return screened.batch
         return None
 
-    def _is_short(self, batch: Batch) -> bool:
-        if batch.kind is Kind.BARRIER:
-            return True
-        seconds = self._seconds.get((batch.kind, batch.steps.bit_length()))
-        return seconds is not None and seconds <= self._inline_run_s
-
-    def _run_alone(self) -> bool:
-        """Run the one step there is the short way, if nothing about it wants a closer look.
-
-        It does what a tick does, less what only matters to several rows: most of the time that
-        Cellar adds to a lone step would otherwise go into arrays with one element.
-        """
+    def _run_short(self) -> bool:
+        """Run what came first the short way, if it goes that way."""
         entry = self._inbox[0]
-        if isinstance(entry, Request) or entry.size > 1:
+        if len(self._inbox) > 1 and entry.size < _WORTH_A_BATCH:
+            return False  # a batch with the others costs less
+        seconds = self._short_way.run(entry)
+        if seconds is None:
             return False
-        slot, table = entry.slot, self.table
-        at: int = table.position.item(slot)
-        if (
-            entry.position not in (UNCHECKED, None, at)
-            or table.is_blocked(slot)
-            or entry.is_called_off
-            or self._seconds.get((Kind.STEPS, 1), math.inf) > self._inline_run_s
-        ):
-            return False
-        self._inbox, self._lones, self._inbox_steps = [], {}, 0
-        inputs = entry.inputs if isinstance(entry, Lone) else entry.inputs[0]
-        began = time.monotonic()
-        answers: Answers | CellarError
-        try:
-            answers = self._execution.run_one(slot, at, inputs, entry.outputs, entry.draws)
-        except Exception:  # as in Execution.run
-            _log.exception("run failed", shard=self._name, kind=Kind.STEPS.value)
-            table.lost[slot] = True
-            answers = lost_error(at)
-        else:
-            table.commit_one(slot, content=content_of(inputs, entry.outputs), now_s=self._clock())
-            self._count_steps.inc()
-        ended = time.monotonic()
-        after = table.position[slot : slot + 1].copy()
-        if isinstance(entry, Lone):
-            self._deliver_one(entry.caller, entry.delivery(after, answers))
-        else:
-            self._answer_lones(entry.tags, after, answers)
-        self._batch_size.observe(1)
-        self._queue_seconds.observe(began - entry.submitted_s)
-        self._run_seconds.observe(ended - began)
-        self._make_way(ended - began)
-        self._reply_seconds.observe(time.monotonic() - ended)
+        # Whatever came in meanwhile stands behind it.
+        del self._inbox[0]
+        self._inbox_steps -= entry.size
+        if isinstance(entry, Lones):
+            self._lones.pop(entry.kind, None)
+        self._make_way(seconds)
         self._wake()
         return True
 
@@ -445,7 +423,7 @@ class Shard:
     def _done(self, batch: Batch, outcome: Outcome) -> None:
         self._commit(batch, outcome)
         following = self._next_batch()
-        if following is not None and not self._is_short(following):
+        if following is not None and not self._costs.is_short_batch(following):
             self._jobs.put(following)
             following = None
         else:
@@ -532,7 +510,7 @@ class Shard:
         self._withdraw(part)
         self.scheduler.finish(part)
         self.residents.finished(part.slots)
-        self._hand_over(part, self.table.position[part.slots], error)
+        hand_over(part, self.table.position[part.slots], error)
 
     def _withdraw(self, part: Part) -> None:
         work = part.work
@@ -540,9 +518,7 @@ class Shard:
             self.table.withdraw(part.slots, work.weight)
 
     def _measure(self, batch: Batch, outcome: Outcome) -> None:
-        key = (batch.kind, batch.steps.bit_length())
-        known = self._seconds.get(key, outcome.seconds)
-        self._seconds[key] = 0.9 * known + 0.1 * outcome.seconds
+        self._costs.observe(batch.kind, batch.steps, outcome.seconds)
         if batch.kind in _STEPPING:
             self._batch_size.observe(batch.steps)
             self._run_seconds.observe(outcome.seconds)
@@ -557,7 +533,7 @@ class Shard:
             if outcome.fault is not None:
                 self._deliver_fault(part)
                 continue
-            self._hand_over(
+            hand_over(
                 part,
                 self.table.position[part.slots],
                 outcome.answers[index],
@@ -573,64 +549,7 @@ class Shard:
         for row, slot in enumerate(slots.tolist()):
             error = lost_error(int(positions[row])) if self.table.lost[slot] else _not_run()
             one = slice(row, row + 1)
-            self._hand_over(part.only(part.rows[one]), positions[one], error)
-
-    def _hand_over(
-        self,
-        part: Part,
-        positions: Ints,
-        answers: Answers | CellarError,
-        *,
-        replayed: bool = False,
-    ) -> None:
-        """Answer the callers of a part's rows."""
-        callers, tags = part.work.callers, part.work.tags
-        error = answers if isinstance(answers, CellarError) else None
-        found = None if isinstance(answers, CellarError) else answers
-        if tags is not None:
-            if len(part.rows) < len(part.work.slots):
-                tags = tags.only(part.rows)
-            self._answer_lones(tags, positions, answers)
-            return
-        if len(callers) == 1:
-            delivery = Delivery(
-                rows=part.origin,
-                positions=positions,
-                answers=found,
-                error=error,
-                replayed=replayed and error is None,
-            )
-            self._deliver_one(callers[0], delivery)
-            return
-        for index, row in enumerate(part.rows.tolist()):
-            delivery = Delivery(
-                rows=_FIRST,
-                positions=positions[index : index + 1],
-                answers=None if found is None else found.rows(index, index + 1),
-                error=error,
-            )
-            self._deliver_one(callers[row], delivery)
-
-    def _answer_lones(self, tags: Tags, positions: Ints, answers: Answers | CellarError) -> None:
-        try:
-            if not isinstance(answers, CellarError):
-                tags.answer(positions, answers)
-                return
-        except Exception:
-            _log.exception("replies could not be made", shard=self._name)
-            answers = InternalError(
-                "the step was applied, but its reply could not be made; the server's log tells why"
-            )
-        for row in range(len(positions)):
-            one = positions[row : row + 1]
-            delivery = Delivery(rows=_FIRST, positions=one, error=answers)
-            self._deliver_one(tags.caller(row), delivery)
-
-    def _deliver_one(self, caller: Caller, delivery: Delivery) -> None:
-        try:
-            caller.deliver(delivery)
-        except Exception:  # one receiver's fault must not keep the others waiting
-            _log.exception("reply could not be handed over", shard=self._name)
+            hand_over(part.only(part.rows[one]), positions[one], error)
 
 
 def _not_run() -> InternalError:
