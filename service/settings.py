@@ -66,6 +66,10 @@ class EngineSettings(BaseModel):
     """The largest message accepted or sent."""
     max_generate_steps: int = Field(default=100_000, ge=1)
     """Steps of one generation."""
+    max_stop_strings: int = Field(default=16, ge=0)
+    """Stop strings of one generation: each is looked for after every step."""
+    max_stop_length: int = Field(default=256, ge=1)
+    """Characters of a stop string."""
     max_horizon: int = Field(default=10_000, ge=1)
     """Steps ahead of one forecast."""
     max_paths: int = Field(default=1000, ge=1)

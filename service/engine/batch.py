@@ -9,7 +9,7 @@ slots. ``Barrier`` takes its turn and does nothing on the device.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
@@ -78,19 +78,11 @@ class Draws:
     @classmethod
     def of(cls, samplings: "Sequence[Sampling]") -> "Draws":
         """One row for each."""
-        greedy = [sampling.temperature == 0.0 for sampling in samplings]
         return cls(
             temperature=np.array(
-                [1.0 if g else s.temperature for g, s in zip(greedy, samplings, strict=True)],
-                np.float32,
+                [sampling.temperature or 1.0 for sampling in samplings], np.float32
             ),
-            top_k=np.array(
-                [
-                    1 if g else s.top_k or _ALL_TOKENS
-                    for g, s in zip(greedy, samplings, strict=True)
-                ],
-                np.int64,
-            ),
+            top_k=np.array([_candidates(sampling) for sampling in samplings], np.int64),
             top_p=np.array([sampling.top_p for sampling in samplings], np.float32),
             seed=np.array([sampling.seed for sampling in samplings], np.uint64),
         )
@@ -134,6 +126,15 @@ class Answers:
     sampled_values: Floats | None = None  # (n,)
     quantiles: Floats | None = None  # (n, levels)
     raw: Floats | None = None  # (n, prediction width)
+
+    def copied(self) -> "Answers":
+        """The same, on memory of its own: views would keep the rows of a whole batch alive."""
+        return Answers(
+            **{
+                column.name: None if (value := getattr(self, column.name)) is None else value.copy()
+                for column in fields(self)
+            }
+        )
 
     def rows(self, start: int, stop: int) -> "Answers":
         """A range of rows, as views."""
@@ -192,6 +193,11 @@ class Caller:
     cancelled: bool = False
     works: "list[Work]" = field(default_factory=list)  # what was queued for them
     wake: Callable[[], None] = _nobody
+
+    def let_go(self) -> None:
+        """All is answered: break the circle of what was queued and whom it is for."""
+        self.works.clear()
+        self.deliver = _ignore
 
     def cancel(self) -> None:
         """Drop whatever has not begun to run; it will not be applied."""
@@ -403,3 +409,17 @@ class Batch:
         if self.kind is Kind.CHUNKS:
             return sum(part.stop - part.start for part in self.parts)
         return sum(len(part.rows) for part in self.parts)
+
+    @property
+    def effort(self) -> int:
+        """What the batch takes, in rows: those it computes, or those it answers if more."""
+        rows = self.steps
+        for part in self.parts:
+            work = part.work
+            if isinstance(work, Peek):
+                rows = max(rows, work.steps * len(part.rows))
+            elif isinstance(work, Fork):
+                rows = max(rows, work.copies)
+            elif isinstance(work, Chunk) and part.is_last and work.outputs.every_step:
+                rows = max(rows, work.weight)
+        return rows

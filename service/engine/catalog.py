@@ -58,8 +58,13 @@ class ServedModel:
         return self.generations[self.shards.index(shard)]
 
     def lone_kind(self, outputs: Outputs, encode: Encode) -> LoneKind:
-        """The kind of lone steps with these outputs; the same one for equal arguments."""
-        return self._lone_kinds.setdefault((outputs, encode), LoneKind(outputs, encode))
+        """The kind of lone steps with these outputs; mostly the same one for equal arguments."""
+        known = self._lone_kinds.get((outputs, encode))
+        if known is None:
+            known = LoneKind(outputs, encode)
+            if len(self._lone_kinds) < _CHECKED_OUTPUTS:
+                self._lone_kinds[outputs, encode] = known
+        return known
 
     @property
     def pending_steps(self) -> int:

@@ -27,10 +27,27 @@ class RunCosts:
 
     def is_short_batch(self, batch: Batch) -> bool:
         """The same for a batch."""
-        return batch.kind is Kind.BARRIER or self.is_short(batch.kind, batch.steps)
+        if batch.kind is Kind.BARRIER:
+            return True
+        times, rows = _size(batch)
+        seconds = self.expected_s(batch.kind, rows)
+        return seconds is not None and seconds * times <= self.inline_run_s
+
+    def observe_batch(self, batch: Batch, seconds: float) -> None:
+        """Count the run of a batch."""
+        times, rows = _size(batch)
+        self.observe(batch.kind, rows, seconds / times)
 
     def observe(self, kind: Kind, steps: int, seconds: float) -> None:
         """Count a run."""
         key = (kind, steps.bit_length())
         known = self._seconds.get(key, seconds)
         self._seconds[key] = (1 - _WEIGHT) * known + _WEIGHT * seconds
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    """How often a batch goes over how many rows; only a decode goes more than once."""
+    if batch.kind is Kind.DECODE:
+        steps = batch.parts[0].work.weight
+        return steps, batch.steps // steps
+    return 1, batch.effort

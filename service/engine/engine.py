@@ -292,6 +292,7 @@ class Engine:
         except asyncio.CancelledError:
             caller.cancel()
             raise
+        caller.let_go()
         if delivery.error is not None:
             raise delivery.error
         assert delivery.answers is not None, "a delivery has answers or an error"

@@ -309,7 +309,7 @@ class Execution:
                 if isinstance(found, CellarError) or whole:
                     answers.append(found)
                 else:
-                    answers.append(found.rows(offset, offset + size))
+                    answers.append(found.rows(offset, offset + size).copied())
                 offset += size
             start = stop
         return answers

@@ -4,7 +4,7 @@ The steps go through the same queue as everybody's, so that sessions that genera
 with sessions that step. Knows nothing of gRPC.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import numpy as np
 
@@ -32,7 +32,7 @@ async def generate(
     sampling: Sampling,
     stop: Sequence[str] = (),
     position: int | None = None,
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """Read the prompt, then draw steps and read each of them.
 
     Raises:
@@ -46,6 +46,12 @@ async def generate(
         raise BadInputError("max_steps", f"{max_steps} is not in 1..{limit}")
     check_can_draw(served.manifest, "generated")
     check_sampling("sampling", sampling)
+    most = engine.settings.max_stop_strings
+    if len(stop) > most or any(len(word) > engine.settings.max_stop_length for word in stop):
+        raise BadInputError(
+            "stop",
+            f"use at most {most} strings of {engine.settings.max_stop_length} characters",
+        )
     if not all(stop):
         raise BadInputError("stop", "an empty stop string would stop at once: leave it out")
     if stop and not isinstance(served.manifest.input, TokensInput):

@@ -7,7 +7,7 @@ its batches with everybody's steps. Knows nothing of gRPC.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import partial
@@ -62,6 +62,7 @@ class Generation:
 
     row: int
     stop: tuple[str, ...]
+    longest_stop: int
     tail: str = ""  # the end of the text, where a stop string may begin
     pieces: list[Piece] = field(default_factory=list)
     error: CellarError | None = None
@@ -119,7 +120,13 @@ class _Flight:
     """A request that is queued or running."""
 
     left: int  # rows that are not delivered
+    counts: bool = True  # among those that wait for each other
     caller: Caller = field(default_factory=Caller)
+
+    def answered_by(self, deliver: "Callable[[_Flight, Delivery], None]") -> Caller:
+        """The caller whose deliveries go there."""
+        self.caller.deliver = partial(deliver, self)
+        return self.caller
 
 
 def _joined(pieces: list[Piece]) -> Piece:
@@ -176,11 +183,14 @@ class Generations:
             BadInputError: the draw cannot be a step.
         """
         if not self._reader.has_tokens:
-            self._reader.values(first.astype(np.float32)).require()
+            first = self._reader.within(first)
+            self._reader.values(first).require()
         if not self._free:
             self._grow()
         row = self._free.pop()
-        call = self._calls[row] = Generation(row=row, stop=tuple(stop))
+        call = self._calls[row] = Generation(
+            row=row, stop=tuple(stop), longest_stop=max(map(len, stop), default=0)
+        )
         rows = self._rows
         rows.slot[row] = slot
         rows.tenancy[row] = self._shard.slots.generation[slot]
@@ -244,18 +254,35 @@ class Generations:
             ready = ready[~over]
         if not len(ready):
             return
-        halve = not self._flights and len(ready) >= _WORTH_HALVING
-        for part in np.array_split(ready, _FLIGHTS) if halve else [ready]:
-            flight = _Flight(left=len(part))
-            flight.caller.deliver = partial(self._deliver, flight)
-            self._flights += 1
-            if rows.special[part].any() or not self._decode(part, flight.caller):
-                self._step(part, flight.caller)
+        _, first = np.unique(rows.slot[ready], return_index=True)
+        if len(first) < len(ready):  # of several on one session, the first is the one that goes on
+            self._ready.append(np.delete(ready, first))
+            ready = ready[np.sort(first)]
+        # A row whose session waits behind somebody's long work must not hold the others up.
+        free = self._shard.are_idle(rows.slot[ready])
+        if not free.all():
+            self._step(ready[~free], _Flight(left=int((~free).sum()), counts=False))
+            ready = ready[free]
+        special = rows.special[ready]
+        halve = not self._flights and len(ready) >= _WORTH_HALVING and not special.any()
+        parts = np.array_split(ready, _FLIGHTS) if halve else [ready[~special]]
+        for part in parts:
+            if len(part):
+                flight = self._take_off(part)
+                if not self._decode(part, flight):
+                    self._step(part, flight)
+        if special.any():
+            self._step(ready[special], self._take_off(ready[special]))
+        self._go_on(_NONE)
 
-    def _decode(self, ready: Ints, caller: Caller) -> bool:
+    def _take_off(self, rows: Ints) -> _Flight:
+        self._flights += 1
+        return _Flight(left=len(rows))
+
+    def _decode(self, ready: Ints, flight: _Flight) -> bool:
         rows = self._rows
         return self._shard.submit_decode(
-            caller,
+            flight.answered_by(self._deliver),
             slots=rows.slot[ready],
             inputs=rows.next[ready],
             positions=rows.at[ready],
@@ -264,7 +291,7 @@ class Generations:
             at_most=min(_DECODED_STEPS, int(rows.left[ready].min())),
         )
 
-    def _step(self, ready: Ints, caller: Caller) -> None:
+    def _step(self, ready: Ints, flight: _Flight) -> None:
         rows = self._rows
         inputs = rows.next[ready]
         self._shard.submit(
@@ -275,17 +302,18 @@ class Generations:
                 positions=rows.at[ready],
                 outputs=SAMPLE,
                 draws=rows.draws.take(ready),
-                callers=(caller,),
+                callers=(flight.answered_by(self._deliver),),
                 origin=ready,
             ),
             limited=False,  # they were let in when they began
         )
 
-    def _deliver(self, flight: "_Flight", delivery: Delivery) -> None:
+    def _deliver(self, flight: _Flight, delivery: Delivery) -> None:
         """Rows have read their step, and the next one is drawn; or they were refused."""
         flight.left -= len(delivery.rows)
         if not flight.left:
-            self._flights -= 1
+            flight.caller.let_go()
+            self._flights -= flight.counts
         if delivery.error is not None:
             for row in delivery.rows.tolist():
                 call = self._call(row)
@@ -297,8 +325,8 @@ class Generations:
         assert answers is not None, "a delivery has answers or an error"
         drawn: NDArray[Any] | None = answers.sampled_tokens
         if drawn is None:
-            drawn = answers.sampled_values
-        assert drawn is not None, "draws were asked for"
+            assert answers.sampled_values is not None, "draws were asked for"
+            drawn = self._reader.within(answers.sampled_values)
         if drawn.ndim == 1:
             drawn = drawn[:, None]  # (rows, steps)
         rows, done, steps = self._rows, delivery.rows, drawn.shape[1]
@@ -349,7 +377,7 @@ class Generations:
         piece = self._reader.symbol(int(self._rows.done[row, self._rows.filled[row] - 1]))
         call.tail += piece
         met = any(word in call.tail for word in call.stop)
-        call.tail = call.tail[-max(map(len, call.stop)) :]
+        call.tail = call.tail[-call.longest_stop :]
         return met
 
     def _usable(self, rows: Ints) -> Ints:
@@ -366,7 +394,7 @@ class Generations:
         """Make pieces of what was generated, oldest first, as many as may be sent now."""
         now_s = time.monotonic()
         earned = (now_s - self._allowed_s) * _PIECES_PER_S
-        self._allowance = min(_BURST, self._allowance + earned)
+        self._allowance = min(max(_BURST, self._allowance), self._allowance + earned)
         self._allowed_s = now_s
         while self._unsent and self._allowance >= 1.0:
             call = self._calls[self._unsent.popleft()]
@@ -380,6 +408,7 @@ class Generations:
     def _send_late(self) -> None:
         """No step has come for a while that would have sent them."""
         self._timer = None
+        self._allowance = max(self._allowance, float(len(self._unsent)))
         self._send_pieces()
 
     def _put_piece(self, call: Generation, reason: FinishReason | None) -> None:

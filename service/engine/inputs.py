@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest, TokensInput, ValuesInput
+from models.series_graphs import bounds
 from service.engine.batch import Floats, Inputs, Ints
 from service.errors import BadInputError
 
@@ -134,6 +135,12 @@ class InputReader:
 
     def _one(self, token: int) -> CheckedSteps:
         return CheckedSteps(inputs=self._ids[token : token + 1], bad=_GOOD, explain=_not_bad)
+
+    def within(self, drawn: Floats) -> Floats:
+        """Drawn values, those that run away kept within what the model reads."""
+        assert isinstance(self._input, ValuesInput), "tokens are drawn from the vocabulary"
+        kept: Floats = np.clip(drawn, *bounds(self._input))
+        return kept
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """The symbols of token ids, joined."""

@@ -216,8 +216,13 @@ def requests_of(entries: Iterable[Lone | Lones | Request]) -> Iterator[Lone | Re
         elif entry.are_distinct:
             yield Request.of_lones(entry)
         else:
-            for row in range(len(entry.slots)):
-                yield Request.of_lones(entry, slice(row, row + 1))
+            start, seen = 0, set[int]()
+            for row, slot in enumerate(entry.slots):
+                if slot in seen:
+                    yield Request.of_lones(entry, slice(start, row))
+                    start, seen = row, set()
+                seen.add(slot)
+            yield Request.of_lones(entry, slice(start, len(entry.slots)))
 
 
 def runs(entries: Iterable[Lone | Request]) -> Iterator[list[Lone | Request]]:

@@ -281,10 +281,9 @@ class OrtRunner:
         return self._heads.answer(predictions, outputs, draws, positions)
 
     def _run_steps(self, rows: int) -> None:
-        """Run single steps, many rows in equal pieces whose tensors stay in the CPU's cache."""
-        pieces = 1 if self._step is self._chunk else -(-rows // _ROWS_AT_ONCE)
-        edges = [rows * piece // pieces for piece in range(pieces + 1)]
-        for start, stop in pairwise(edges):
+        """Run single steps, many rows in pieces whose tensors stay in the CPU's cache."""
+        at_once = rows if self._step is self._chunk else _ROWS_AT_ONCE
+        for start, stop in pairwise([*range(0, rows, at_once), rows]):
             run = _Run(start=start, rows=stop - start, time=1, every_step=False)
             self._run(self._step, run)
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.engine.batch import Batch, Chunk, Fork, Ints, Kind, Part, Work
 from service.engine.slots import SlotAllocator
@@ -71,6 +72,7 @@ class Scheduler:
     def submit(self, work: Work) -> None:
         """Queue work; its rows follow everything their sessions have queued already."""
         slots = work.slots
+        assert len(slots) == 1 or _are_distinct(slots), "a session has one row in a piece of work"
         work.tickets = self._next_ticket[slots]
         self._next_ticket[slots] += 1
         self._count(work, work.weight * len(slots))
@@ -125,6 +127,11 @@ class Scheduler:
         self.pending_steps += steps
         if work.kind is Kind.DECODE:
             self.decoding_steps += steps
+
+    def are_idle(self, slots: Ints) -> NDArray[np.bool_]:
+        """Which slots have nothing queued or running, (slots,)."""
+        idle: NDArray[np.bool_] = self._next_ticket[slots] == self._serving[slots]
+        return idle
 
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
@@ -205,6 +212,11 @@ class Scheduler:
                 return []
             work.spares = self._fork_spares.allocate_many(work.copies)
         return [Part(work=work, rows=ready.popleft().rows)]
+
+
+def _are_distinct(slots: Ints) -> bool:
+    ordered = np.sort(slots)
+    return not (ordered[1:] == ordered[:-1]).any()
 
 
 def _grouped(parts: Iterable[Part]) -> list[Part]:

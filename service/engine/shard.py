@@ -18,6 +18,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from service.engine.admission import Admission
 from service.engine.batch import (
@@ -221,10 +222,14 @@ class Shard:
         Every row reads its input (rows,), draws a step, reads that, and so on, ``at_most`` times
         or less; the answers are the draws, (rows, steps). False: nothing was queued.
         """
+        self.gather()
         others = self.pending_steps - self.scheduler.decoding_steps
         if others > _FEW * len(slots) or not self._execution.can_decode:
             return False  # sharing their batch costs less
-        step_s = self._costs.expected_s(Kind.STEPS, len(slots)) or math.inf
+        step_s = max(
+            self._costs.expected_s(Kind.STEPS, len(slots)) or math.inf,
+            self._costs.expected_s(Kind.DECODE, len(slots)) or 0.0,  # drawing may take longer
+        )
         steps = min(
             at_most,
             self._settings.max_batch // len(slots),
@@ -247,6 +252,11 @@ class Shard:
         self.scheduler.submit(work)
         self._wake()
         return True
+
+    def are_idle(self, slots: Ints) -> NDArray[np.bool_]:
+        """Which slots have nothing queued or running, (slots,)."""
+        self.gather()
+        return self.scheduler.are_idle(slots)
 
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
@@ -378,14 +388,16 @@ class Shard:
         entry = self._inbox[0]
         if len(self._inbox) > 1 and entry.size < _WORTH_A_BATCH:
             return False  # a batch with the others costs less
-        seconds = self._short_way.run(entry)
-        if seconds is None:
-            return False
-        # Whatever came in meanwhile stands behind it.
+        # Out of the way first: whoever is answered may send or close something at once.
         del self._inbox[0]
         self._inbox_steps -= entry.size
         if isinstance(entry, Lones):
             self._lones.pop(entry.kind, None)
+        seconds = self._short_way.run(entry)
+        if seconds is None:
+            self._inbox.insert(0, entry)
+            self._inbox_steps += entry.size
+            return False
         self._make_way(seconds)
         self._wake()
         return True
@@ -518,7 +530,7 @@ class Shard:
             self.table.withdraw(part.slots, work.weight)
 
     def _measure(self, batch: Batch, outcome: Outcome) -> None:
-        self._costs.observe(batch.kind, batch.steps, outcome.seconds)
+        self._costs.observe_batch(batch, outcome.seconds)
         if batch.kind in _STEPPING:
             self._batch_size.observe(batch.steps)
             self._run_seconds.observe(outcome.seconds)

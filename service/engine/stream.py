@@ -163,6 +163,7 @@ class SessionStream:
     def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
         """Send what else became of a lone step: refused, or answered again."""
         self._callers.discard(caller)
+        caller.let_go()
         column = np.array([channel])
         if delivery.error is not None:
             frame = Frame(number=number, channels=column, steps=None)
@@ -304,7 +305,9 @@ class SessionStream:
         rows = delivery.rows
         frame.waiting[caller] -= len(rows)
         if not frame.waiting[caller]:
+            del frame.waiting[caller]
             self._callers.discard(caller)
+            caller.let_go()
         channels = frame.channels if len(rows) == len(frame.channels) else frame.channels[rows]
         if delivery.error is not None:
             self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))

@@ -1,6 +1,7 @@
 """SessionService: decode, call the engine, encode."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from cellar.v1 import session_pb2 as pb
@@ -83,7 +84,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         prompt = None
         if request.prompt.WhichOneof("kind") is not None:
             prompt = decode.inputs(request.prompt, served.reader)
-        pieces: AsyncIterator[Piece] = generate(
+        pieces: AsyncGenerator[Piece, None] = generate(
             self._engine,
             request.session_id,
             prompt=prompt,
@@ -92,8 +93,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             stop=list(request.stop),
             position=decode.position(request),
         )
-        async for piece in pieces:
-            await context.write(encode.piece(piece))
+        async with aclosing(pieces):  # a call that is cancelled ends its generation at once
+            async for piece in pieces:
+                await context.write(encode.piece(piece))
 
     async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
         """See the service's definition."""

@@ -55,6 +55,7 @@ class StreamCall:
         stream = await self._start()
         reader = asyncio.create_task(self._read(stream))
         writer = asyncio.create_task(self._write())
+        writer.add_done_callback(lambda _: self._progress.set())
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait((reader, writer, draining), return_when=asyncio.FIRST_COMPLETED)
@@ -64,7 +65,7 @@ class StreamCall:
                 reader.result()
             else:
                 reader.cancel()
-            while stream.pending_steps:
+            while stream.pending_steps and not writer.done():
                 self._progress.clear()
                 await self._progress.wait()
             self._all_put = True

@@ -96,7 +96,8 @@ class Player:
             }
             if pieces:
                 await stream.send(list(pieces), list(pieces.values()))
-        async for reply in stream.replies():
+        replies = [reply async for reply in stream.replies()]  # in the order they were whole
+        for reply in sorted(replies, key=lambda reply: reply.frame):
             reply.check()
             ends = np.cumsum(reply.counts)[:-1]
             parts = np.split(raw(reply.predictions), ends)

@@ -388,6 +388,30 @@ async def test_a_reply_that_cannot_be_made_ends_its_own_stream_only(
     assert list(attached.positions) == [1]
 
 
+async def test_a_reply_that_cannot_be_made_ends_a_stream_that_was_read_to_its_end(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(reply: Reply, **options: int) -> Iterator[bytes]:
+        raise RuntimeError("no such reply")
+
+    engine = wire.server.engine
+    stream = await Stream(wire).begin()
+    await stream.attach([0, 1, 2], ["a", "b", "c"])
+    long = engine.catalog.find("letters", 0).reader.text("a" * 1000)
+    busy = [  # so that all is read before the frames are answered, the lone step last
+        asyncio.create_task(engine.step(name, long, outputs=Outputs(argmax=True)))
+        for name in "abababab" + "c" * 12
+    ]
+    await asyncio.sleep(0)
+    monkeypatch.setattr(encode, "replies", fail)
+    await stream.send([0, 1], inputs=tokens(1, 1))
+    await stream.send([2], inputs=tokens(1))
+    await stream.call.done_writing()
+    async with asyncio.timeout(10):
+        await refused(stream.call.read(), grpc.StatusCode.INTERNAL, "INTERNAL")
+    await asyncio.gather(*busy)
+
+
 async def test_lone_replies_that_cannot_be_made_are_refused_and_streams_live(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,128 @@
+"""Engines made to measure: as many shards as wanted, on fake devices or on real ones."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.arena import compile_model
+from models.manifest import Manifest
+from service.engine.catalog import ServedModel, arena_rows
+from service.engine.engine import Engine
+from service.engine.runner import OrtRunner
+from service.metrics import Metrics
+from service.settings import EngineSettings
+from tests.recurrent import Case
+from tests.service.engine.fakes import FakeRunner, fake_manifest
+
+SMALL = {
+    "max_sessions": 32,
+    "spare_slots": 16,
+    "max_paths": 16,
+    "default_paths": 8,
+    "max_batch": 8,
+    "chunk_steps": 4,
+    "max_pending_steps": 400,
+    "max_request_steps": 200,
+    "inline_run_s": 1e9,
+}
+INLINE, WORKER = 1e9, 0.0  # settings of inline_run_s
+
+
+@dataclass(kw_only=True)
+class Fakes:
+    """An engine with one fake model on several shards."""
+
+    engine: Engine
+    served: ServedModel
+    runners: list[FakeRunner]
+
+    def open(self, name: str) -> str:
+        return self.engine.open(self.served, name).id
+
+    def state(self, name: str) -> int:
+        """What the device holds for a session."""
+        session = self.engine.find(name)
+        return int(self.runners[self.served.shards.index(session.shard)].state[session.slot])
+
+    async def settle(self) -> None:
+        """Wait until all that was submitted is answered."""
+        for shard in self.served.shards:
+            await shard.drained()
+        for _ in range(3):  # refusals go out behind the tick
+            await asyncio.sleep(0)
+
+
+@dataclass(kw_only=True)
+class Reals:
+    """An engine with one real model on several shards."""
+
+    engine: Engine
+    served: ServedModel
+    runners: list[OrtRunner]
+
+    def state(self, name: str) -> list[NDArray[np.float32]]:
+        """What the device holds for a session."""
+        session = self.engine.find(name)
+        arena = self.runners[self.served.shards.index(session.shard)].arena
+        return [array[session.slot].copy() for array in arena]
+
+
+@asynccontextmanager
+async def fakes(shards: int = 1, **settings: float) -> AsyncIterator[Fakes]:
+    """A house of fakes with small limits, where others are not wanted."""
+    limits = EngineSettings.model_validate({**SMALL, **settings})
+    runners: list[FakeRunner] = []
+
+    def runner(number: int) -> FakeRunner:
+        runners.append(FakeRunner(arena_rows(limits, fake_manifest(), number, shards)))
+        return runners[-1]
+
+    async with _serving(limits, fake_manifest(), [runner(n) for n in range(shards)]) as served:
+        for fake in runners:
+            fake.batches.clear()
+        try:
+            yield Fakes(engine=served[0], served=served[1], runners=runners)
+        finally:
+            for fake in runners:
+                fake.gate.set()
+
+
+@asynccontextmanager
+async def reals(case: Case, shards: int = 1, **settings: float) -> AsyncIterator[Reals]:
+    """A house with the model of a case."""
+    limits = EngineSettings.model_validate(
+        {"max_sessions": 512, "spare_slots": 1024, "max_batch": 64, "chunk_steps": 8, **settings}
+    )
+    graph = compile_model(case.model)
+    runners = [
+        OrtRunner(
+            graph,
+            slots=arena_rows(limits, case.manifest, number, shards),
+            max_batch=limits.max_batch,
+        )
+        for number in range(shards)
+    ]
+    async with _serving(limits, case.manifest, runners) as (engine, served):
+        yield Reals(engine=engine, served=served, runners=runners)
+
+
+@asynccontextmanager
+async def _serving(
+    limits: EngineSettings, manifest: Manifest, runners: list[FakeRunner] | list[OrtRunner]
+) -> AsyncIterator[tuple[Engine, ServedModel]]:
+    engine = Engine(limits, Metrics())
+    served = engine.catalog.add(
+        name=manifest.name, version=1, manifest=manifest, fingerprint="f", runners=runners
+    )
+    for shard in served.shards:
+        shard.warm_up()
+    engine.loading = False
+    try:
+        yield engine, served
+    finally:
+        await asyncio.wait_for(engine.drain(), 20)
+        engine.stop()

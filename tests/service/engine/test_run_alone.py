@@ -1,0 +1,448 @@
+"""A lone step that finds the queue empty, and lone steps that meet others: the corner cases."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from service import errors
+from service.engine.batch import Caller, Delivery, Outputs
+from service.engine.frame import Reply
+from service.engine.lones import LoneKind, LoneReplies
+from service.engine.session import SessionStatus
+from service.engine.stream import SessionStream
+from tests.service.engine.fakes import VOCABULARY, run_alone
+from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
+from tests.service.engine.wires import RAW, Row, Wire, ask
+
+NAMES = ("a", "b", "c")
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """A house, and two streams that carry its sessions on channels 0, 1, ..."""
+
+    house: Fakes
+    one: Wire
+    other: Wire
+
+    def runs(self) -> int:
+        return len(self.house.runners[0].batches)
+
+
+@pytest.fixture(params=[INLINE, WORKER], ids=["inline", "worker"])
+async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    async with fakes(inline_run_s=request.param) as house:
+        for name in NAMES:
+            house.open(name)
+        yield Scene(
+            house=house,
+            one=await Wire(house).attach(*NAMES),
+            other=await Wire(house).attach(*NAMES),
+        )
+
+
+def states(rows: list[Row]) -> list[int]:
+    return [row.reply[1] for row in rows]
+
+
+async def test_each_lone_step_that_finds_the_queue_empty_runs_at_once_and_alone(
+    scene: Scene,
+) -> None:
+    rows = []
+    for position, token in enumerate((3, 1, 4, 1, 5)):
+        rows.append(scene.one.lone(0, token, position if position % 2 else None))
+        await scene.house.settle()
+        assert scene.runs() == len(rows)
+    assert states(rows) == run_alone([3, 1, 4, 1, 5])
+    assert [row.reply[0] for row in rows] == [1, 2, 3, 4, 5]
+    size = scene.house.engine.metrics.batch_size
+    assert (size.count, size.sum) == (5, 5)
+    registry = scene.house.engine.metrics.registry
+    assert registry.get_sample_value("cellar_steps_total", {"model": "fake/1"}) == 5
+
+
+async def test_a_step_that_ran_alone_can_be_repeated_and_conflicted_with(scene: Scene) -> None:
+    first = scene.one.lone(0, 7, 0)
+    await scene.house.settle()
+    again, conflict, wrong = (scene.one.lone(0, *sent) for sent in ((7, 0), (8, 0), (7, 5)))
+    await scene.house.settle()
+    unary, _ = ask(scene.house, "a", [7], 0)
+    await scene.house.settle()
+    assert first.reply == (1, run_alone([7])[0], False)
+    assert again.reply == unary.reply == (1, run_alone([7])[0], True)
+    assert isinstance(conflict.refusal, errors.StepConflictError)
+    assert isinstance(wrong.refusal, errors.PositionMismatchError)
+    assert wrong.refusal.position == 1
+    assert scene.runs() == 1
+
+
+async def test_one_session_steps_by_lone_frames_of_two_streams_in_one_tick(scene: Scene) -> None:
+    rows = [
+        scene.one.lone(0, 1),
+        scene.other.lone(0, 2),
+        scene.other.lone(1, 9),
+        scene.one.lone(0, 3, 2),
+        scene.other.lone(0, 4, 3),
+    ]
+    await scene.house.settle()
+    assert states(rows[:2] + rows[3:]) == run_alone([1, 2, 3, 4])
+    assert states(rows[2:3]) == run_alone([9])
+
+
+async def test_positions_that_are_sent_and_left_out_mix_on_one_stream(scene: Scene) -> None:
+    good = [scene.one.lone(0, 1, 0), scene.one.lone(1, 1), scene.one.lone(2, 1, 0)]
+    await scene.house.settle()
+    mixed = [scene.one.lone(0, 2), scene.one.lone(1, 2, 1), scene.one.lone(2, 2, 5)]
+    await scene.house.settle()
+    assert states(good + mixed[:2]) == [*run_alone([1]) * 3, *run_alone([1, 2])[1:] * 2]
+    assert isinstance(mixed[2].refusal, errors.PositionMismatchError)
+    assert mixed[2].refusal.position == 1
+
+
+async def test_lone_frames_around_a_frame_of_the_same_session_keep_their_order(
+    scene: Scene,
+) -> None:
+    before = [scene.one.lone(0, 1), scene.one.lone(1, 1)]
+    frame = scene.one.frame({0: ([2, 3], -1), 1: ([2], -1), 2: ([7], -1)})
+    after = [scene.one.lone(1, 5, 2), scene.one.lone(0, 5, 3), scene.one.lone(2, 5)]
+    await scene.house.settle()
+    last = [run_alone([1, 2, 3, 5])[-1], run_alone([1, 2, 5])[-1], run_alone([7, 5])[-1]]
+    assert [scene.house.state(name) for name in NAMES] == last
+    assert states(before) == run_alone([1]) * 2
+    assert states(frame) == [run_alone([1, 2, 3])[-1], run_alone([1, 2])[-1], run_alone([7])[-1]]
+    assert states(after) == [last[1], last[0], last[2]]
+    for order in scene.one.order.values():
+        assert order == sorted(order)
+
+
+async def test_unary_steps_of_many_callers_share_a_run(scene: Scene) -> None:
+    house = scene.house
+    rows = [
+        ask(house, name, [5], position)[0]
+        for name, position in zip(NAMES, (0, None, 0), strict=True)
+    ]
+    rows.append(scene.one.lone(0, 6))
+    await house.settle()
+    assert states(rows) == [*run_alone([5]) * 3, run_alone([5, 6])[1]]
+    assert scene.runs() < len(rows)
+
+
+async def test_a_full_queue_refuses_lone_steps_and_changes_nothing() -> None:
+    async with fakes(max_pending_steps=3) as house:
+        for name in NAMES:
+            house.open(name)
+        wire = await Wire(house).attach(*NAMES)
+        rows = [wire.lone(number % 3, 1) for number in range(5)]
+        with pytest.raises(errors.OverloadedError):
+            ask(house, "a", [1], None)
+        await house.settle()
+        assert states(rows[:3]) == run_alone([1]) * 3
+        for row in rows[3:]:
+            assert isinstance(row.refusal, errors.OverloadedError)
+        assert wire.stream.pending_steps == 0
+        assert [house.engine.describe(name).position for name in NAMES] == [1, 1, 1]
+        again = wire.lone(0, 2)
+        await house.settle()
+        assert states([again]) == run_alone([1, 2])[1:], "there is room again"
+
+
+async def test_a_fault_on_the_short_way_loses_the_session_that_ran_and_no_other(
+    scene: Scene,
+) -> None:
+    house = scene.house
+    rows = [scene.one.lone(number, 1) for number in range(3)]
+    await house.settle()
+    house.runners[0].fail_next = True
+    failed = scene.one.lone(0, 2, 1)
+    await house.settle()
+    assert isinstance(failed.refusal, errors.StateLostError)
+    assert "position 1" in str(failed.refusal)
+    lost, others = scene.other.lone(0, 2), [scene.one.lone(1, 2, 1), scene.other.lone(2, 2)]
+    await house.settle()
+    assert isinstance(lost.refusal, errors.StateLostError)
+    assert states(rows + others) == [*run_alone([1]) * 3, *run_alone([1, 2])[1:] * 2]
+    statuses = [house.engine.describe(name).status for name in NAMES]
+    assert statuses == [SessionStatus.LOST, SessionStatus.OPEN, SessionStatus.OPEN]
+    assert (await house.engine.reset("a")).position == 0
+    afresh = scene.one.lone(0, 9, 0)
+    await house.settle()
+    assert afresh.reply == (1, run_alone([9])[0], False)
+
+
+async def test_a_unary_step_that_fails_alone_tells_its_caller(scene: Scene) -> None:
+    scene.house.runners[0].fail_next = True
+    row, _ = ask(scene.house, "b", [2], None)
+    await scene.house.settle()
+    assert isinstance(row.refusal, errors.StateLostError)
+    assert scene.house.engine.describe("b").status is SessionStatus.LOST
+    assert scene.house.engine.describe("b").position == 0
+
+
+async def test_a_head_that_fails_on_the_short_way_leaves_the_step_applied(scene: Scene) -> None:
+    house = scene.house
+    wire = await Wire(house, Outputs(raw=True, probabilities=True)).attach("a")
+    failed = wire.lone(0, 1)  # the fake has no such head
+    await house.settle()
+    assert isinstance(failed.refusal, errors.InternalError)
+    assert "applied" in str(failed.refusal)
+    info = house.engine.describe("a")
+    assert (info.position, info.status) == (1, SessionStatus.OPEN)
+    following = scene.one.lone(0, 2, 1)
+    await house.settle()
+    assert states([following]) == run_alone([1, 2])[1:]
+    assert wire.stream.pending_steps == 0
+
+
+@pytest.mark.parametrize("tenants", [1, 3])
+async def test_a_session_closed_with_steps_in_the_inbox_keeps_its_slot_until_they_are_refused(
+    scene: Scene, tenants: int
+) -> None:
+    house = scene.house
+    mine = [scene.one.lone(0, 1), scene.other.lone(0, 2), ask(house, "a", [3], None)[0]]
+    house.engine.close("a")
+    for number in range(tenants):  # one of them could get the slot
+        house.open(f"new{number}")
+    wire = await Wire(house).attach(*(f"new{number}" for number in range(tenants)))
+    theirs = [wire.lone(number, 7, 0) for number in range(tenants)]
+    late = scene.one.lone(0, 4)
+    await house.settle()
+    for row in [*mine, late]:
+        assert isinstance(row.refusal, errors.SessionClosedError)
+    assert states(theirs) == run_alone([7]) * tenants
+    assert [house.engine.describe(f"new{n}").position for n in range(tenants)] == [1] * tenants
+
+
+async def test_a_session_with_steps_in_the_inbox_is_not_idle(scene: Scene) -> None:
+    """The clock of this house is the real one: ask for what happens long from now."""
+    house = scene.house
+    (shard,) = house.served.shards
+    row = scene.one.lone(0, 1)
+    idle = shard.idle_sessions(1e12, at_most=10)
+    assert {session.id for session in idle} == {"b", "c"}
+    await house.settle()
+    assert states([row]) == run_alone([1])
+    assert {session.id for session in shard.idle_sessions(1e12, at_most=10)} == set(NAMES)
+
+
+async def test_the_end_of_a_stream_cancels_what_it_has_in_the_inbox(scene: Scene) -> None:
+    house = scene.house
+    gone = [scene.one.lone(0, 1), scene.one.lone(1, 1), *scene.one.frame({2: ([1, 2], -1)})]
+    kept = [scene.other.lone(0, 5), scene.other.lone(1, 5), scene.other.lone(2, 5)]
+    scene.one.stream.end()
+    await house.settle()
+    for row in gone:
+        assert isinstance(row.refusal, errors.CallerGoneError)
+    assert states(kept) == run_alone([5]) * 3, "as if the others had never been sent"
+    assert (scene.one.stream.pending_steps, scene.other.stream.pending_steps) == (0, 0)
+
+
+async def test_a_lone_step_whose_stream_ends_before_it_runs_alone_is_not_applied(
+    scene: Scene,
+) -> None:
+    row = scene.one.lone(0, 1)
+    scene.one.stream.end()
+    await scene.house.settle()
+    assert isinstance(row.refusal, errors.CallerGoneError)
+    assert scene.house.engine.describe("a").position == 0
+    assert scene.runs() == 0
+
+
+async def test_a_cancelled_unary_step_in_the_inbox_is_not_applied(scene: Scene) -> None:
+    (gone, caller), (kept, _) = ask(scene.house, "a", [1], 0), ask(scene.house, "b", [1], 0)
+    caller.cancel()
+    await scene.house.settle()
+    assert isinstance(gone.refusal, errors.CallerGoneError)
+    assert states([kept]) == run_alone([1])
+    assert scene.house.engine.describe("a").position == 0
+
+
+async def test_a_fault_in_a_frame_loses_its_sessions_and_no_other(scene: Scene) -> None:
+    house = scene.house
+    first = scene.one.frame({0: ([1], 0), 1: ([1], 0)})
+    await house.settle()
+    house.runners[0].fail_next = True
+    failed = scene.one.frame({1: ([2], 1), 0: ([2], 1)})
+    await house.settle()
+    for row in failed:
+        assert isinstance(row.refusal, errors.StateLostError)
+    after = scene.one.frame({2: ([5], 0), 0: ([2], 1)})
+    await house.settle()
+    assert states([*first, after[0]]) == [*run_alone([1]) * 2, run_alone([5])[0]]
+    assert isinstance(after[1].refusal, errors.StateLostError)
+    assert [house.engine.describe(name).position for name in NAMES] == [1, 1, 1]
+
+
+async def test_frames_that_find_the_queue_empty_are_answered_and_can_be_repeated(
+    scene: Scene,
+) -> None:
+    house = scene.house
+    for position, token in enumerate((3, 1, 4)):
+        rows = scene.one.frame({n: ([token + n], position) for n in (2, 0, 1)})
+        await house.settle()
+        assert scene.runs() == position + 1
+        for n, row in zip((2, 0, 1), rows, strict=True):
+            sent = [before + n for before in (3, 1, 4)[: position + 1]]
+            assert row.reply == (position + 1, run_alone(sent)[-1], False)
+    again = scene.other.frame({0: ([4], 2), 1: ([9], 2), 2: ([6], 3)})
+    await house.settle()
+    assert again[0].reply == (3, run_alone([3, 1, 4])[-1], True)
+    assert isinstance(again[1].refusal, errors.StepConflictError)
+    assert again[2].reply == (4, run_alone([5, 3, 6, 6])[-1], False)
+
+
+async def test_a_client_that_answers_at_once_loses_no_step(scene: Scene) -> None:
+    """It sends its next step while the reply to the last one is handed to it."""
+    house = scene.house
+    answered: list[int] = []
+    reader = house.served.reader
+
+    def go_on(reply: Reply) -> None:
+        assert reply.answers is not None
+        assert reply.answers.raw is not None
+        answered.append(int(reply.answers.raw[0, 0]))
+        if len(answered) < 20:
+            step = reader.one_token(len(answered))
+            assert step is not None
+            assert stream.submit_one(0, len(answered), step, number=len(answered))
+
+    stream = SessionStream(house.engine, house.served, outputs=RAW, sampling=None, send=go_on)
+    await stream.attachments.attach(["a"], np.array([0]), open_sessions=False)
+    first = reader.one_token(0)
+    assert first is not None
+    assert stream.submit_one(0, 0, first, number=0)
+    async with asyncio.timeout(5):
+        while len(answered) < 20:  # noqa: ASYNC110 (the stream tells nobody else)
+            await asyncio.sleep(0)
+    assert answered == run_alone(list(range(20)))
+    assert stream.pending_steps == 0
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+async def test_a_client_that_closes_its_session_at_once_steps_only_once(
+    scene: Scene, rows: int
+) -> None:
+    house = scene.house
+    replies: list[Reply] = []
+
+    def close(reply: Reply) -> None:
+        replies.append(reply)
+        assert house.engine.close("a") == 1
+
+    stream = SessionStream(house.engine, house.served, outputs=RAW, sampling=None, send=close)
+    await stream.attachments.attach(NAMES, np.arange(3), open_sessions=False)
+    step = house.served.reader.tokens(np.array([7] * rows))
+    if rows > 1 or not stream.submit_one(0, 0, step, number=0):
+        stream.submit(np.arange(rows), None, np.zeros(rows, np.int64), step, number=0)
+    await house.settle()
+    assert [reply.positions.tolist() for reply in replies] == [[1] * rows]
+    assert not replies[0].refusals
+    assert scene.runs() == 1
+    assert stream.pending_steps == 0
+
+
+@dataclass(eq=False)
+class Client:
+    """Whoever sends lone steps, and writes down what comes of them."""
+
+    deaf: bool = False
+    cancelled: bool = False
+    replies: list[int] = field(default_factory=list)  # states
+    others: list[errors.CellarError | None] = field(default_factory=list)
+    tracked: list[Caller] = field(default_factory=list)
+    heard: list[Caller] = field(default_factory=list)  # of those
+
+    def put(self, reply: int) -> None:
+        if self.deaf:
+            raise RuntimeError("nobody listens")
+        self.replies.append(reply)
+
+    def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
+        self.heard.append(caller)
+        self.others.append(delivery.error)
+
+    def track(self, caller: Caller) -> None:
+        self.tracked.append(caller)
+
+
+def raw_of(rows: LoneReplies) -> list[int]:
+    assert rows.answers.raw is not None
+    return [int(raw) for raw in rows.answers.raw[:, 0]]
+
+
+KIND = LoneKind(RAW, raw_of)
+
+
+def send(house: Fakes, client: Client, name: str, token: int) -> None:
+    session = house.engine.find(name)
+    lones = session.shard.lones(KIND)
+    assert lones is not None
+    lones.slots.append(session.slot)
+    lones.inputs.append(np.array([token]))
+    lones.positions.append(-1)
+    lones.channels.append(0)
+    lones.numbers.append(0)
+    lones.senders.append(client)
+
+
+async def test_a_client_that_cannot_be_answered_keeps_no_answer_from_the_others(
+    scene: Scene,
+) -> None:
+    clients = [Client(), Client(deaf=True), Client()]
+    for client, name in zip(clients, NAMES, strict=True):
+        send(scene.house, client, name, 3)
+    await scene.house.settle()
+    for client in (clients[0], clients[2]):
+        assert client.replies == run_alone([3])
+        assert not client.others, "a second answer to the same step"
+    assert [scene.house.engine.describe(name).position for name in NAMES] == [1, 1, 1]
+
+
+async def test_a_client_keeps_no_track_of_steps_that_were_answered(scene: Scene) -> None:
+    """What is tracked and never heard of again would pile up as long as the stream lives."""
+    gone, stays = Client(), Client()
+    for token in range(5):
+        for name in "ab":
+            send(scene.house, stays, name, token)
+        send(scene.house, gone, "c", token)
+        gone.cancelled = True
+        await scene.house.settle()
+    assert len(stays.replies) == 10
+    assert len(gone.others) == 5
+    for client in (gone, stays):
+        assert set(client.tracked) == set(client.heard)
+
+
+async def test_tokens_wrap_nowhere(scene: Scene) -> None:
+    last = VOCABULARY - 1
+    rows = [scene.one.lone(0, last), scene.one.lone(1, 0)]
+    await scene.house.settle()
+    assert states(rows) == [run_alone([last])[0], run_alone([0])[0]]
+
+
+async def test_a_steady_stream_of_lone_steps_leaves_room_for_everything_else(
+    scene: Scene,
+) -> None:
+    house = scene.house
+    stepping = True
+
+    async def keep_stepping() -> None:
+        while stepping:
+            for channel in range(3):
+                if scene.one.stream.pending_steps < 30:
+                    scene.one.lone(channel, 1)
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(keep_stepping())
+    async with asyncio.timeout(10):
+        chunk = await house.engine.step("a", house.served.reader.tokens(np.arange(30)), outputs=RAW)
+        await house.engine.reset("b")
+        await house.engine.barrier("c")
+    stepping = False
+    await task
+    await house.settle()
+    assert chunk.position >= 30
+    assert scene.one.stream.pending_steps == 0
+    assert all(row.answers == 1 for row in scene.one.rows.values())

@@ -1,0 +1,159 @@
+"""Clients of a fake house who file every answer under what they asked."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service import errors
+from service.engine.batch import Caller, Delivery, Outputs
+from service.engine.frame import Reply
+from service.engine.request import Lone, Request
+from service.engine.stream import SessionStream
+from tests.service.engine.fakes import VOCABULARY
+from tests.service.engine.houses import Fakes
+
+RAW = Outputs(raw=True)
+
+
+@dataclass(kw_only=True)
+class Row:
+    """What was asked of a session, and everything that was answered."""
+
+    tokens: list[int]
+    position: int | None
+    replies: list[tuple[int, int, bool]] = field(default_factory=list)  # position, state, replayed
+    refusals: list[errors.CellarError] = field(default_factory=list)
+
+    def answered(self, position: int, raw: float, replayed: bool) -> None:
+        self.replies.append((position, int(raw), replayed))
+
+    @property
+    def answers(self) -> int:
+        return len(self.replies) + len(self.refusals)
+
+    @property
+    def reply(self) -> tuple[int, int, bool]:
+        (only,) = self.replies
+        return only
+
+    @property
+    def refusal(self) -> errors.CellarError:
+        (only,) = self.refusals
+        return only
+
+
+class Wire:
+    """A stream as a client sees it: it sends frames and files the answers under their rows."""
+
+    def __init__(self, house: Fakes, outputs: Outputs = RAW) -> None:
+        self.rows: dict[tuple[int, int], Row] = {}  # by frame number and channel
+        self.order: dict[int, list[int]] = {}  # by channel: numbers of frames that were applied
+        self._house = house
+        self._numbers = 0
+        self.stream = SessionStream(
+            house.engine, house.served, outputs=outputs, sampling=None, send=self._receive
+        )
+
+    async def attach(self, *names: str, first: int = 0) -> "Wire":
+        channels = np.arange(first, first + len(names))
+        attached = await self.stream.attachments.attach(names, channels, open_sessions=False)
+        assert not attached.refusals
+        return self
+
+    def lone(self, channel: int, token: int, position: int | None = None) -> Row:
+        """A frame of one step, by the way that the servicer takes."""
+        row = self._row(channel, [token], position)
+        reader = self._house.served.reader
+        step = reader.one_token(token)
+        assert step is not None
+        if not self.stream.submit_one(channel, position, step, number=self._numbers):
+            self.stream.submit(
+                np.array([channel]),
+                None,
+                None if position is None else np.array([position]),
+                reader.tokens(np.array([token])),
+                number=self._numbers,
+            )
+        return row
+
+    def frame(self, asked: dict[int, tuple[list[int], int]]) -> list[Row]:
+        """A frame of several channels: tokens, and a position or -1 for none of the frame's."""
+        self._numbers += 1
+        found = []
+        for channel, (tokens, position) in asked.items():
+            row = self.rows[self._numbers, channel] = Row(
+                tokens=tokens, position=None if position < 0 else position
+            )
+            found.append(row)
+        sizes = [len(tokens) for tokens, _ in asked.values()]
+        positions = [position for _, position in asked.values()]
+        self.stream.submit(
+            np.array(list(asked)),
+            None if max(sizes) == 1 else np.array(sizes),
+            None if min(positions) < 0 else np.array(positions),
+            self._house.served.reader.tokens(
+                np.array([token for tokens, _ in asked.values() for token in tokens])
+            ),
+            number=self._numbers,
+        )
+        return found
+
+    def _row(self, channel: int, tokens: list[int], position: int | None) -> Row:
+        self._numbers += 1
+        row = self.rows[self._numbers, channel] = Row(tokens=tokens, position=position)
+        return row
+
+    def _receive(self, reply: Reply) -> None:
+        for refusal in reply.refusals:
+            self.rows[reply.frame, refusal.channel].refusals.append(refusal.error)
+        if not len(reply.channels):
+            return
+        assert reply.answers is not None
+        assert reply.answers.raw is not None
+        argmax = reply.answers.argmax
+        for index, channel in enumerate(reply.channels.tolist()):
+            raw = float(reply.answers.raw[index, 0])
+            assert argmax is None or argmax[index] == raw % VOCABULARY
+            row = self.rows[reply.frame, channel]
+            row.answered(int(reply.positions[index]), raw, reply.replayed)
+            if not reply.replayed:
+                self.order.setdefault(channel, []).append(reply.frame)
+
+
+def ask(house: Fakes, name: str, tokens: list[int], position: int | None) -> tuple[Row, Caller]:
+    """What the engine submits for a unary step, without the wait."""
+    row = Row(tokens=tokens, position=position)
+
+    def deliver(delivery: Delivery) -> None:
+        assert delivery.rows.tolist() == [0]
+        if delivery.error is not None:
+            row.refusals.append(delivery.error)
+        else:
+            assert delivery.answers is not None
+            assert delivery.answers.raw is not None
+            row.answered(int(delivery.positions[0]), delivery.answers.raw[0, 0], delivery.replayed)
+
+    caller = Caller(deliver)
+    session = house.engine.find(name)
+    inputs = np.array(tokens)
+    session.shard.submit(
+        Lone(
+            slot=session.slot,
+            inputs=inputs,
+            position=position,
+            outputs=RAW,
+            sampling=None,
+            caller=caller,
+        )
+        if len(tokens) == 1
+        else Request(
+            slots=np.array([session.slot]),
+            steps=np.array([len(tokens)]),
+            inputs=inputs,
+            positions=None if position is None else np.array([position]),
+            outputs=RAW,
+            draws=None,
+            callers=(caller,),
+        )
+    )
+    return row, caller
