@@ -63,7 +63,7 @@ def prompt_of(house: Reals, number: int) -> CheckedSteps:
 
 def pieces_of(house: Reals, name: str, number: int, **options: Any) -> AsyncGenerator[Piece]:
     asked = {"prompt": prompt_of(house, number), "max_steps": 20, "sampling": Sampling(), **options}
-    return generate(house.engine, name, **asked)  # type: ignore[return-value]
+    return generate(house.engine, name, **asked)
 
 
 async def run(house: Reals, name: str, number: int, **options: Any) -> Result:
