@@ -31,11 +31,11 @@ _UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond thi
 # Pieces per second of all generations of a shard together. A message costs ten times what a step
 # does: a few generations are sent step by step, many of them several steps at a time.
 _PIECES_PER_S = 1500.0
-_BURST = 16.0  # pieces
+_BURST = 64.0  # pieces
 _FLIGHTS = 2
 _WORTH_HALVING = 128  # rows
 _NONE = np.empty(0, np.int64)
-_LATEST_S = 0.1  # a step that was generated is not kept for longer
+_LATEST_S = 0.1  # what was generated is sent by then if nothing follows
 
 
 class FinishReason(Enum):
@@ -394,7 +394,7 @@ class Generations:
         """Make pieces of what was generated, oldest first, as many as may be sent now."""
         now_s = time.monotonic()
         earned = (now_s - self._allowed_s) * _PIECES_PER_S
-        self._allowance = min(max(_BURST, self._allowance), self._allowance + earned)
+        self._allowance = max(self._allowance, min(_BURST, self._allowance + earned))
         self._allowed_s = now_s
         while self._unsent and self._allowance >= 1.0:
             call = self._calls[self._unsent.popleft()]
@@ -408,7 +408,8 @@ class Generations:
     def _send_late(self) -> None:
         """No step has come for a while that would have sent them."""
         self._timer = None
-        self._allowance = max(self._allowance, float(len(self._unsent)))
+        if time.monotonic() - self._allowed_s > _LATEST_S / 2:
+            self._allowance = float(len(self._unsent))
         self._send_pieces()
 
     def _put_piece(self, call: Generation, reason: FinishReason | None) -> None:

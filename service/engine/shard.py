@@ -226,15 +226,13 @@ class Shard:
         others = self.pending_steps - self.scheduler.decoding_steps
         if others > _FEW * len(slots) or not self._execution.can_decode:
             return False  # sharing their batch costs less
-        step_s = max(
-            self._costs.expected_s(Kind.STEPS, len(slots)) or math.inf,
-            self._costs.expected_s(Kind.DECODE, len(slots)) or 0.0,  # drawing may take longer
-        )
-        steps = min(
-            at_most,
-            self._settings.max_batch // len(slots),
-            int(2 * self._costs.inline_run_s / step_s),
-        )
+        room_s = 2 * self._costs.inline_run_s
+        drawn_s = self._costs.expected_s(Kind.DECODE, len(slots))
+        step_s = self._costs.expected_s(Kind.STEPS, len(slots)) or math.inf
+        steps = int(room_s / (step_s if drawn_s is None else drawn_s))
+        if drawn_s is not None and 2 * step_s <= room_s:
+            steps = max(2, steps)  # were it never tried again, it would never look cheaper
+        steps = min(at_most, steps)
         if steps < 2 or self.table.blocked(slots).any():
             return False
         if (self.table.accepted[slots] != positions).any():

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
@@ -106,7 +107,7 @@ class StreamCall:
             if not reading.done():
                 raise _draining_error()
             data = reading.result()
-            return data if data is grpc.aio.EOF else pb.StreamRequest.FromString(data)
+            return data if data is grpc.aio.EOF else _parsed(data)
         finally:
             reading.cancel()
             draining.cancel()
@@ -123,7 +124,7 @@ class StreamCall:
             lone = layouts.one_token(data)
             if lone is not None and stream.submit_token(*lone):
                 continue
-            request = pb.StreamRequest.FromString(data)
+            request = _parsed(data)
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
@@ -204,6 +205,13 @@ class StreamCall:
             self._writer_waits = None
             if not waits.done():
                 waits.set_result(None)
+
+
+def _parsed(data: bytes) -> pb.StreamRequest:
+    try:
+        return pb.StreamRequest.FromString(data)
+    except DecodeError as error:
+        raise BadInputError("message", f"it is no StreamRequest: {error}") from error
 
 
 def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:
