@@ -82,7 +82,7 @@ class EngineSettings(BaseModel):
     """The longest idle timeout a caller may ask for."""
     remembered_sessions: int = Field(default=100_000, ge=0)
     """Closed and expired ids that are told from unknown ones."""
-    inline_run_s: float = Field(default=0.0015, ge=0)
+    inline_run_s: float = Field(default=0.0025, ge=0)
     """Batches expected to run for less than this run on the event loop, without a thread hop."""
 
     @model_validator(mode="after")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from service.engine.shard import Shard
 
 
+_CACHE_LINE = 64  # bytes
+
+
 class SessionStatus(Enum):
     """Where a session is in its life."""
 
@@ -61,19 +64,39 @@ class Verdicts:
     queued: NDArray[np.bool_]  # a position that queued steps will consume: ask again after them
 
 
+_RECORD = np.dtype(
+    {
+        "names": [
+            "position", "accepted", "last_content", "opened_s", "last_steps", "lost", "closing",
+        ],
+        "formats": ["i8", "i8", "i8", "f8", "i4", "?", "?"],
+        "itemsize": _CACHE_LINE,
+    }
+)  # fmt: skip
+
+
+def _records(slots: int) -> NDArray[np.void]:
+    """What is known of each session in one cache line: a step visits memory once, not per fact."""
+    memory = np.zeros((slots + 1) * _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + slots * _CACHE_LINE].view(_RECORD)
+
+
 class SessionTable:
     """The columns. ``slots`` counts every row of the arena, spare and scratch rows included."""
 
     def __init__(self, slots: int) -> None:
-        self.position = np.zeros(slots, np.int64)  # steps applied
-        self.accepted = np.zeros(slots, np.int64)  # the same, and the steps that are queued
-        self.lost = np.zeros(slots, np.bool_)
-        self.closing = np.zeros(slots, np.bool_)
-        self.opened_s = np.zeros(slots, np.float64)  # since the epoch
+        rows = _records(slots)
+        self.position: Ints = rows["position"]  # steps applied
+        self.accepted: Ints = rows["accepted"]  # the same, and the steps that are queued
+        self.lost: NDArray[np.bool_] = rows["lost"]
+        self.closing: NDArray[np.bool_] = rows["closing"]
+        self.opened_s: NDArray[np.float64] = rows["opened_s"]  # since the epoch
+        self._last_steps: NDArray[np.int32] = rows["last_steps"]  # of the step just applied
+        self._last_content: Ints = rows["last_content"]  # digest of its inputs
+        # Apart, because the search for idle sessions goes over all of them.
         self.last_used_s = np.zeros(slots, np.float64)
         self.idle_timeout_s = np.zeros(slots, np.float32)  # 0: no session here
-        self._last_steps = np.zeros(slots, np.int32)  # size of the step just applied
-        self._last_content = np.zeros(slots, np.int64)  # digest of its inputs
 
     def open(self, slot: int, *, opened_s: float, now_s: float, idle_timeout_s: float) -> None:
         """Begin a session in a slot, whatever was there before."""
