@@ -45,7 +45,7 @@ class EngineSettings(BaseModel):
     chunk_steps: int = Field(default=16, ge=1)
     """Time steps of one session that run together at most; a longer request is cut."""
     max_pending_steps: int = Field(default=200_000, ge=1)
-    """Steps queued per model; beyond it requests are refused with RESOURCE_EXHAUSTED."""
+    """Steps queued per shard of a model; beyond it requests are refused with RESOURCE_EXHAUSTED."""
     max_request_steps: int = Field(default=10_000, ge=1)
     """Time steps of one session in one request."""
     max_frame_steps: int = Field(default=65_536, ge=1)
@@ -59,7 +59,7 @@ class EngineSettings(BaseModel):
     max_id_length: int = Field(default=128, ge=32, le=1024)
     """Characters of a session's id."""
     max_history_bytes: int = Field(default=256 * 2**20, ge=0)
-    """Memory per model for replies of several predictions, kept until the session goes on."""
+    """Memory per shard of a model for replies of several predictions, until the session goes on."""
     max_levels: int = Field(default=100, ge=1)
     """Quantile levels in one request."""
     max_message_bytes: int = Field(default=16 * 2**20, ge=1024)

@@ -13,7 +13,7 @@ from service.engine.lones import Encode, LoneKind
 from service.engine.outputs import check_outputs, check_reply
 from service.engine.runner import Runner
 from service.engine.shard import Shard
-from service.errors import ModelUnknownError
+from service.errors import ModelUnknownError, SessionLimitError
 from service.metrics import Metrics
 from service.settings import MOST_SESSIONS, EngineSettings
 
@@ -72,11 +72,22 @@ class ServedModel:
         return sum(shard.pending_steps for shard in self.shards)
 
     def shard_for(self, session_id: str) -> Shard:
-        """Where a new session goes: by the hash of its id, or where there is room if not there."""
+        """Where a new session goes: by the hash of its id, or where there is room if not there.
+
+        Raises:
+            SessionLimitError: every slot is taken.
+        """
         home = zlib.crc32(session_id.encode("utf-8", "surrogatepass")) % len(self.shards)
         if self.shards[home].slots.free:
             return self.shards[home]
-        return max(self.shards, key=lambda shard: shard.slots.free)
+        roomy = max(self.shards, key=lambda shard: shard.slots.free)
+        if not roomy.slots.free:
+            capacity = sum(shard.slots.capacity for shard in self.shards)
+            raise SessionLimitError(
+                f"all {capacity} session slots are in use: close sessions, wait for idle ones to "
+                "expire, or raise --max-sessions"
+            )
+        return roomy
 
 
 class Catalog:
