@@ -143,6 +143,6 @@ image: ## build the container image; VARIANT=cpu or cuda
 
 .PHONY: clean
 clean: ## remove everything that can be made again
-	@rm -rf $(VENV) node_modules build dist *.egg-info \
+	@rm -rf $(VENV) .bench-triton node_modules build dist *.egg-info \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
