@@ -238,8 +238,7 @@ class Server:
                 precision=Precision(self.settings.precision),
                 device=Device(self.places[0].kind),
             )
-            count = self._shards(graph)
-            runners = [self._runner(graph, number, count) for number in range(count)]
+            runners = self._runners(graph)
         return model, runners
 
     def _runner(self, graph: ServingGraph, number: int, count: int) -> Runner:
@@ -258,15 +257,20 @@ class Server:
             tf32=self.settings.tf32,
         )
 
-    def _shards(self, graph: ServingGraph) -> int:
-        """How many shards serve a model."""
+    def _runners(self, graph: ServingGraph) -> list[Runner]:
+        """The runners of a model, one per shard."""
         if self.settings.shards != "auto":
-            return self.settings.shards
-        if self.places != (CPU,):
-            return len(self.places)
-        trial = OrtRunner(graph, slots=1, max_batch=self.settings.max_batch)
-        seconds = measure(trial, rows=self.settings.max_batch, scratch=0)
-        return _cores() if seconds > _WORTH_A_CORE_S else 1
+            count = self.settings.shards
+        elif self.places != (CPU,):
+            count = len(self.places)
+        else:
+            alone = self._runner(graph, 0, 1)
+            scratch = arena_rows(self.settings, graph.manifest) - 1
+            seconds = measure(alone, rows=self.settings.max_batch, scratch=scratch)
+            if seconds <= _WORTH_A_CORE_S or _cores() == 1:
+                return [alone]
+            count = _cores()
+        return [self._runner(graph, number, count) for number in range(count)]
 
     @staticmethod
     def _warm_up(model: Model, served: ServedModel) -> None:

@@ -3,9 +3,10 @@
 Knows nothing of sessions, slots or state.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,18 @@ from service.engine.sampling import uniforms
 
 Rows: TypeAlias = Ints | slice
 _ALL = slice(None)
+
+
+class _Rows(Protocol):
+    """Predictions (rows, width), wherever they lie."""
+
+    def __len__(self) -> int: ...
+
+    def copy(self) -> Any:
+        """They, in the host's memory."""
+
+
+Predictions = TypeVar("Predictions", bound=_Rows)
 
 
 class Way(Enum):
@@ -55,22 +68,18 @@ def parameters(draws: Draws, way: Way) -> dict[str, NDArray[Any]]:
     return found
 
 
-class Heads:
-    """The heads of one model.
+class HeadsOf(ABC, Generic[Predictions]):
+    """What every device's heads have in common: which of them an answer takes.
 
     Args:
-        graphs: each head as a graph.
-        manifest: names the inputs as the graphs do.
+        manifest: says what is predicted.
     """
 
-    def __init__(self, graphs: Mapping[str, bytes], manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._sessions = {
-            name: open_session(graph) for name, graph in graphs.items() if name != "argmax"
-        }
 
     def answer(
-        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
+        self, predictions: Predictions, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
         """See ``Runner.answer``."""
         found: dict[str, Any] = {}
@@ -86,6 +95,36 @@ class Heads:
                 levels = uniforms(draws.seed, positions)[:, None]
                 found["sampled_values"] = self._quantiles(predictions, levels)[:, 0]
         return Answers(**found)
+
+    @abstractmethod
+    def _answer_tokens(
+        self,
+        found: dict[str, Any],
+        logits: Predictions,
+        outputs: Outputs,
+        draws: Draws | None,
+        positions: Ints,
+    ) -> None:
+        """Add what was asked of logits (rows, vocabulary)."""
+
+    @abstractmethod
+    def _quantiles(self, predictions: Predictions, levels: Floats) -> Floats:
+        """(rows, width), (rows, k) -> (rows, k)."""
+
+
+class Heads(HeadsOf[Floats]):
+    """The heads of one model on the CPU.
+
+    Args:
+        graphs: each head as a graph.
+        manifest: names the inputs as the graphs do.
+    """
+
+    def __init__(self, graphs: Mapping[str, bytes], manifest: Manifest) -> None:
+        super().__init__(manifest)
+        self._sessions = {
+            name: open_session(graph) for name, graph in graphs.items() if name != "argmax"
+        }
 
     def _answer_tokens(
         self,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batch import Ints
+from service.engine.batch import Ints, has_repeats
 from service.engine.catalog import ServedModel
 from service.engine.channels import Channels, Places
 from service.engine.engine import Engine
@@ -116,8 +116,8 @@ class Attachments:
         places = self._channels.look_up(channels)
         alive = self.alive(places)
         # Of sessions that are gone, the slot may be another's by now: it says nothing.
-        where = np.sort((places.slots * len(self._served.shards) + places.shards)[alive])
-        if (where[1:] == where[:-1]).any():
+        where = places.slots * len(self._served.shards) + places.shards
+        if has_repeats(where[alive]):
             raise BadInputError(
                 "frame.channels", "a session appears twice: give it several steps instead"
             )

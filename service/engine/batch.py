@@ -240,6 +240,11 @@ class Work:
     failure: CellarError | None = None
 
     @property
+    def commits(self) -> bool:
+        """Whether it applies steps to sessions."""
+        return False
+
+    @property
     def weight(self) -> int:
         """Steps that one row stands for, for limits and metrics."""
         return 1
@@ -254,6 +259,11 @@ class Steps(Work):
     inputs: Inputs  # (rows,) or (rows, width)
     contents: Ints  # (rows,) digests of the inputs
     commit: bool = True
+
+    @property
+    def commits(self) -> bool:
+        """See `Work.commits`."""
+        return self.commit
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -274,6 +284,11 @@ class Chunk(Work):
     history: list[Floats] = field(default_factory=list)  # predictions, with every_step
 
     @property
+    def commits(self) -> bool:
+        """See `Work.commits`."""
+        return self.commit
+
+    @property
     def slot(self) -> int:
         """The session's slot."""
         return int(self.slots[0])
@@ -292,6 +307,11 @@ class Decode(Work):
 
     inputs: Inputs  # (rows,) what is read first: token ids, or values
     steps: int  # read per row, and drawn
+
+    @property
+    def commits(self) -> bool:
+        """See `Work.commits`."""
+        return True
 
     @property
     def weight(self) -> int:
@@ -385,6 +405,12 @@ class Part:
     def is_last(self) -> bool:
         """Whether the work of these rows ends with this batch."""
         return not isinstance(self.work, Chunk) or self.stop == len(self.work.inputs)
+
+
+def has_repeats(column: Ints) -> bool:
+    """Whether a number appears twice."""
+    ordered = np.sort(column)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def joined(parts: Sequence[Part], name: str) -> Ints:

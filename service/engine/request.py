@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batch import Answers, Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
+from service.engine.batch import (
+    Answers,
+    Caller,
+    Delivery,
+    Draws,
+    Inputs,
+    Ints,
+    Outputs,
+    Sampling,
+    has_repeats,
+)
 from service.engine.lones import Lones, Tags
 from service.errors import CellarError
 
@@ -247,8 +257,7 @@ def are_distinct(entries: Sequence[Lone | Request]) -> bool:
     if len(slots) == len(entries):
         return len(set(slots)) == len(slots)
     columns = [entry.slots for entry in entries if isinstance(entry, Request)]
-    both = np.sort(np.concatenate([np.array(slots, np.int64), *columns]))
-    return not (both[1:] == both[:-1]).any()
+    return not has_repeats(np.concatenate([np.array(slots, np.int64), *columns]))
 
 
 def content_of(inputs: Inputs, outputs: Outputs) -> int:

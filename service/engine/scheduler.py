@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batch import Batch, Chunk, Fork, Ints, Kind, Part, Work
+from service.engine.batch import Batch, Chunk, Fork, Ints, Kind, Part, Work, has_repeats
 from service.engine.slots import SlotAllocator
 
 _TURNS = tuple(Kind)
@@ -72,7 +72,7 @@ class Scheduler:
     def submit(self, work: Work) -> None:
         """Queue work; its rows follow everything their sessions have queued already."""
         slots = work.slots
-        assert len(slots) == 1 or _are_distinct(slots), "a session has one row in a piece of work"
+        assert len(slots) == 1 or not has_repeats(slots), "a session has one row in a piece of work"
         work.tickets = self._next_ticket[slots]
         self._next_ticket[slots] += 1
         self._count(work, work.weight * len(slots))
@@ -212,11 +212,6 @@ class Scheduler:
                 return []
             work.spares = self._fork_spares.allocate_many(work.copies)
         return [Part(work=work, rows=ready.popleft().rows)]
-
-
-def _are_distinct(slots: Ints) -> bool:
-    ordered = np.sort(slots)
-    return not (ordered[1:] == ordered[:-1]).any()
 
 
 def _grouped(parts: Iterable[Part]) -> list[Part]:

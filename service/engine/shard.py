@@ -36,7 +36,6 @@ from service.engine.batch import (
     Kind,
     Part,
     Peek,
-    Steps,
     Work,
     joined,
 )
@@ -61,7 +60,6 @@ _MOST_TURNS = 8
 _FEW = 1 / 8
 _WORTH_A_BATCH = 128  # rows that gain nothing from more of them
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
-_FIRST = np.zeros(1, np.int64)  # the only row of a caller with one step
 _log = structlog.get_logger(__name__)
 
 
@@ -460,7 +458,7 @@ class Shard:
 
     def _apply(self, batch: Batch, outcome: Outcome, now_s: float) -> None:
         if batch.kind is Kind.STEPS:
-            applied = [p for p in batch.parts if isinstance(p.work, Steps) and p.work.commit]
+            applied = [part for part in batch.parts if part.work.commits]
             if applied:
                 slots = joined(applied, "slots")
                 contents = joined(applied, "contents")
@@ -501,9 +499,7 @@ class Shard:
     def _contain(self, part: Part) -> None:
         """A run failed: what it may have half written is lost, and says so."""
         work = part.work
-        if isinstance(work, Decode) or (
-            isinstance(work, Steps | Chunk) and work.commit and part.is_last
-        ):
+        if work.commits and part.is_last:
             self.table.lost[part.slots] = True
             self._withdraw(part)
         elif isinstance(work, Chunk):
@@ -524,7 +520,7 @@ class Shard:
 
     def _withdraw(self, part: Part) -> None:
         work = part.work
-        if isinstance(work, Decode) or (isinstance(work, Steps | Chunk) and work.commit):
+        if work.commits:
             self.table.withdraw(part.slots, work.weight)
 
     def _measure(self, batch: Batch, outcome: Outcome) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Manifest, PredictionKind
-from service.engine.answering import Way, parameters, ways
+from models.manifest import Manifest
+from service.engine.answering import HeadsOf, Way, parameters, ways
 from service.engine.batch import Answers, Draws, Floats, Ints, Outputs
 from service.engine.cuda import graphs as device_graphs
 from service.engine.cuda.predictions import OnDevice
@@ -40,7 +40,7 @@ class _Head:
         return {name: block.read()[rows] for name, block in self.found.items()}
 
 
-class DeviceHeads:
+class DeviceHeads(HeadsOf[OnDevice]):
     """The heads of one model.
 
     Args:
@@ -60,31 +60,13 @@ class DeviceHeads:
         whole: bool = True,
         tf32: bool = False,
     ) -> None:
-        self._manifest = manifest
+        super().__init__(manifest)
         self._place = place
         self._sessions: dict[str, Session] = {
             name: open_session(device_graphs.runnable(graph), place, whole=whole, tf32=tf32)
             for name, graph in graphs.items()
         }
         self._bound: dict[tuple[str, int, int], _Head] = {}  # by head, address and width
-
-    def answer(
-        self, predictions: OnDevice, outputs: Outputs, draws: Draws | None, positions: Ints
-    ) -> Answers:
-        """See ``Runner.answer``."""
-        found: dict[str, Any] = {}
-        if outputs.raw:
-            found["raw"] = predictions.copy()
-        if self._manifest.prediction.kind is PredictionKind.LOGITS:
-            self._answer_tokens(found, predictions, outputs, draws, positions)
-        elif self._manifest.prediction.kind is PredictionKind.DISTRIBUTION:
-            if outputs.quantiles:
-                levels = np.tile(np.array(outputs.quantiles, np.float32), (len(predictions), 1))
-                found["quantiles"] = self._quantiles(predictions, levels)
-            if outputs.sample and draws is not None:
-                levels = uniforms(draws.seed, positions)[:, None]
-                found["sampled_values"] = self._quantiles(predictions, levels)[:, 0]
-        return Answers(**found)
 
     def _answer_tokens(
         self,
