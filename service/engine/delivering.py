@@ -1,5 +1,7 @@
 """Hands answers to whoever asked for them; one receiver's fault disturbs nobody else."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import structlog
 
@@ -24,15 +26,32 @@ def hand_over(
 ) -> None:
     """Answer the callers of a part's rows, which stand at ``positions`` (rows,) now."""
     callers, tags = part.work.callers, part.work.tags
+    if len(part.rows) < len(part.work.slots):
+        if tags is not None:
+            tags = tags.only(part.rows)
+        elif len(callers) > 1:
+            callers = [callers[row] for row in part.rows.tolist()]
+    answer(callers, tags, part.origin, positions, answers, replayed=replayed)
+
+
+def answer(
+    callers: Sequence[Caller],
+    tags: Tags | None,
+    origin: Ints,
+    positions: Ints,
+    answers: Answers | CellarError,
+    *,
+    replayed: bool = False,
+) -> None:
+    """Answer rows, (rows,) each, to one caller, to one caller per row, or as their tags say."""
     if tags is not None:
-        whole = len(part.rows) == len(part.work.slots)
-        answer_lones(tags if whole else tags.only(part.rows), positions, answers)
+        _answer_lones(tags, positions, answers)
         return
     error = answers if isinstance(answers, CellarError) else None
     found = None if isinstance(answers, CellarError) else answers
     if len(callers) == 1:
         delivery = Delivery(
-            rows=part.origin,
+            rows=origin,
             positions=positions,
             answers=found,
             error=error,
@@ -40,17 +59,17 @@ def hand_over(
         )
         deliver(callers[0], delivery)
         return
-    for index, row in enumerate(part.rows.tolist()):
+    for row, caller in enumerate(callers):
         delivery = Delivery(
             rows=_FIRST,
-            positions=positions[index : index + 1],
-            answers=None if found is None else found.rows(index, index + 1),
+            positions=positions[row : row + 1],
+            answers=None if found is None else found.rows(row, row + 1),
             error=error,
         )
-        deliver(callers[row], delivery)
+        deliver(caller, delivery)
 
 
-def answer_lones(tags: Tags, positions: Ints, answers: Answers | CellarError) -> None:
+def _answer_lones(tags: Tags, positions: Ints, answers: Answers | CellarError) -> None:
     """Answer lone steps; where their replies cannot be made, say so to each."""
     if not isinstance(answers, CellarError):
         try:

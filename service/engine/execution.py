@@ -95,26 +95,6 @@ class Execution:
             return Outcome(fault=fault)
         return Outcome(answers=answers)
 
-    def run_one(
-        self, slot: int, position: int, inputs: Inputs, outputs: Outputs, draws: Draws | None
-    ) -> Answers | CellarError:
-        """Apply one step of one session, which stands at ``position``.
-
-        Raises:
-            Exception: whatever the runtime throws; the session's state is in doubt then.
-        """
-        slots = np.array([slot])
-        predictions = self._runner.step(
-            read=slots,
-            write=slots,
-            fresh=_FRESH if position == 0 else _NOT_FRESH,
-            inputs=inputs[:, None],
-            lengths=_ONE,
-            every_step=False,
-        )
-        self.forget(slot)
-        return self._answer(outputs, predictions, draws, np.array([position + 1]))
-
     def run_rows(
         self, slots: Ints, positions: Ints, inputs: Inputs, outputs: Outputs, draws: Draws | None
     ) -> Answers | CellarError:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batch import Answers, Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
+from service.engine.batch import Answers, Caller, Delivery, Inputs, Ints, Outputs, Sampling
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,41 +124,6 @@ class Lones:
         return len(self.slots)
 
     @property
-    def tags(self) -> Tags:
-        """Whom they are answered to."""
-        return Tags(
-            channels=self.channels,
-            numbers=self.numbers,
-            senders=self.senders,
-            encode=self.kind.encode,
-        )
-
-    @property
     def are_distinct(self) -> bool:
         """Whether no session appears twice."""
         return len(set(self.slots)) == len(self.slots)
-
-    @property
-    def slot(self) -> int:
-        """The slot of the first."""
-        return self.slots[0]
-
-    @property
-    def position(self) -> int:
-        """The position of the first."""
-        return self.positions[0]
-
-    @property
-    def outputs(self) -> Outputs:
-        """What they return."""
-        return self.kind.outputs
-
-    @property
-    def draws(self) -> Draws | None:
-        """How they draw."""
-        return Draws.of(self.samplings) if self.samplings else None
-
-    @property
-    def is_called_off(self) -> bool:
-        """Whether somebody waits for their answer no more."""
-        return any(sender.cancelled for sender in self.senders)

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.batch import (
-    Answers,
     Caller,
-    Delivery,
     Draws,
     Inputs,
     Ints,
@@ -21,7 +19,6 @@ from service.engine.batch import (
     has_repeats,
 )
 from service.engine.lones import Lones, Tags
-from service.errors import CellarError
 
 UNCHECKED = -1
 _FIRST = np.zeros(1, np.int64)
@@ -53,25 +50,6 @@ class Lone:
     def callers(self) -> tuple[Caller]:
         """The one who asked."""
         return (self.caller,)
-
-    @property
-    def draws(self) -> Draws | None:
-        """How it draws."""
-        return None if self.sampling is None else Draws.of((self.sampling,))
-
-    @property
-    def is_called_off(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return self.caller.cancelled
-
-    def delivery(self, positions: Ints, answers: Answers | CellarError) -> Delivery:
-        """What its caller is told."""
-        return Delivery(
-            rows=_FIRST,
-            positions=positions,
-            answers=None if isinstance(answers, CellarError) else answers,
-            error=answers if isinstance(answers, CellarError) else None,
-        )
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -205,7 +183,7 @@ class Request:
         if self.steps is None:
             if scalar:
                 return bits
-            return np.array([content_of(row[None], self.outputs) for row in self.inputs], np.int64)
+            return np.array([_digest(row[None], self.outputs) for row in self.inputs], np.int64)
         stops = np.cumsum(self.steps)
         found = np.zeros(len(self.slots), np.int64)
         hashed = np.arange(len(self.slots))
@@ -258,15 +236,6 @@ def are_distinct(entries: Sequence[Lone | Request]) -> bool:
         return len(set(slots)) == len(slots)
     columns = [entry.slots for entry in entries if isinstance(entry, Request)]
     return not has_repeats(np.concatenate([np.array(slots, np.int64), *columns]))
-
-
-def content_of(inputs: Inputs, outputs: Outputs) -> int:
-    """The digest of one row of one step, (1,) or (1, width)."""
-    if inputs.ndim == 1:
-        return int(inputs.item(0))
-    if inputs.shape[1] == 1:
-        return int(inputs.view(np.int32).item(0))
-    return _digest(inputs, outputs)
 
 
 def _digest(inputs: Inputs, outputs: Outputs) -> int:

@@ -116,7 +116,19 @@ class Scheduler:
             self._chunk_spares.release(work.spare)
             work.spare = None
         self._count(work, -work.weight * len(part.rows))
-        slots = part.slots
+        self._serve_next(part.slots)
+
+    def hold(self, slots: Ints) -> None:
+        """A step of each of these sessions, which are idle, runs without having been queued."""
+        self._next_ticket[slots] += 1
+        self.pending_steps += len(slots)
+
+    def release(self, slots: Ints) -> None:
+        """It has run: serve what comes after it."""
+        self.pending_steps -= len(slots)
+        self._serve_next(slots)
+
+    def _serve_next(self, slots: Ints) -> None:
         self._serving[slots] += 1
         if self._parked:
             for key in zip(slots.tolist(), self._serving[slots].tolist(), strict=True):

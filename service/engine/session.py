@@ -187,18 +187,9 @@ class SessionTable:
         self._last_content[slots] = contents
         self.last_used_s[slots] = now_s
 
-    def commit_one(self, slot: int, *, content: int, now_s: float) -> None:
-        """Count one step that was never queued as applied."""
-        self.position[slot] += 1
-        self.accepted[slot] += 1
-        self._last_steps[slot] = 1
-        self._last_content[slot] = content
-        self.last_used_s[slot] = now_s
-
-    def commit_rows(self, slots: Ints, positions: Ints, *, contents: Ints, now_s: float) -> None:
-        """Count a step of each session, which was never queued, as applied: it stands there now."""
+    def stand(self, slots: Ints, positions: Ints, *, contents: Ints, now_s: float) -> None:
+        """One step of each session was applied: it stands there now."""
         self.position[slots] = positions
-        self.accepted[slots] = positions
         self._last_steps[slots] = 1
         self._last_content[slots] = contents
         self.last_used_s[slots] = now_s

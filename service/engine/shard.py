@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
 import structlog
@@ -49,7 +50,7 @@ from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.engine.screening import lost_error, screen
 from service.engine.session import Session, SessionTable
-from service.engine.short_way import ShortWay
+from service.engine.short_way import ShortRun, ShortWay
 from service.engine.slots import SlotAllocator
 from service.errors import CellarError, InternalError, OverloadedError
 from service.metrics import Metrics
@@ -132,6 +133,7 @@ class Shard:
         self._costs = RunCosts(-math.inf if self._own_thread else settings.inline_run_s)
         self._short_way = ShortWay(
             self.table,
+            self.scheduler,
             self._execution,
             self._costs,
             metrics,
@@ -139,7 +141,9 @@ class Shard:
             max_batch=settings.max_batch,
             clock=clock,
         )
-        self._jobs: queue.SimpleQueue[Batch | Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Batch | ShortRun | Callable[[], None] | None] = (
+            queue.SimpleQueue()
+        )
         self._loop = asyncio.get_running_loop()
         self._worker = threading.Thread(target=self._work, name=f"shard {name}", daemon=True)
         self._worker.start()
@@ -356,18 +360,24 @@ class Shard:
         self._woken = False
         if self._running:
             return
-        if self._inbox and not self.scheduler.pending_steps and self._run_short():
-            return
-        batch = self._next_batch()
-        if batch is None:
+        following = self._next()
+        if following is None:
             if not self.pending_steps:
                 self._quiet.set()
-        elif self._costs.is_short_batch(batch):
-            self._run_here(batch)
+        elif self._is_short(following):
+            self._run_here(following)
             self._wake()
         else:
             self._running = True
-            self._jobs.put(batch)
+            self._jobs.put(following)
+
+    def _next(self) -> Batch | ShortRun | None:
+        """What to run now."""
+        if self._inbox and not self.scheduler.pending_steps:
+            run = self._next_short()
+            if run is not None:
+                return run
+        return self._next_batch()
 
     def _next_batch(self) -> Batch | None:
         self.gather()
@@ -379,24 +389,24 @@ class Shard:
                 return screened.batch
         return None
 
-    def _run_short(self) -> bool:
-        """Run what came first the short way, if it goes that way."""
+    def _next_short(self) -> ShortRun | None:
+        """What came first, if it goes the short way."""
         entry = self._inbox[0]
         if len(self._inbox) > 1 and entry.size < _WORTH_A_BATCH:
-            return False  # a batch with the others costs less
-        # Out of the way first: whoever is answered may send or close something at once.
-        del self._inbox[0]
-        self._inbox_steps -= entry.size
-        if isinstance(entry, Lones):
-            self._lones.pop(entry.kind, None)
-        seconds = self._short_way.run(entry)
-        if seconds is None:
-            self._inbox.insert(0, entry)
-            self._inbox_steps += entry.size
-            return False
-        self._make_way(seconds)
-        self._wake()
-        return True
+            return None  # a batch with the others costs less
+        run = self._short_way.prepare(entry)
+        if run is not None:
+            del self._inbox[0]
+            self._inbox_steps -= entry.size
+            if isinstance(entry, Lones):
+                self._lones.pop(entry.kind, None)
+        return run
+
+    def _is_short(self, work: Batch | ShortRun) -> bool:
+        """Whether it may hold up the event loop."""
+        if isinstance(work, Batch):
+            return self._costs.is_short_batch(work)
+        return self._costs.is_short(Kind.STEPS, work.request.size)
 
     def _make_way(self, seconds: float) -> None:
         """Let the event loop turn some times after a run that held it up for so long.
@@ -406,12 +416,18 @@ class Shard:
         """
         self._turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
 
-    def _run_here(self, batch: Batch) -> None:
+    def _run_here(self, work: Batch | ShortRun) -> None:
         """A whole turn on the event loop."""
-        outcome = self._run(batch)
-        self._make_way(outcome.seconds)
-        self._commit(batch, outcome)
-        self._deliver(batch, outcome)
+        if isinstance(work, ShortRun):
+            self._short_way.run(work)
+            self._make_way(work.seconds)
+            self._commit_short(work)
+            self._short_way.deliver(work)
+        else:
+            outcome = self._run(work)
+            self._make_way(outcome.seconds)
+            self._commit(work, outcome)
+            self._deliver(work, outcome)
 
     def _run(self, batch: Batch) -> Outcome:
         started = time.monotonic()
@@ -425,19 +441,34 @@ class Shard:
             if isinstance(job, Batch):
                 outcome = self._run(job)
                 self._loop.call_soon_threadsafe(self._done, job, outcome)
+            elif isinstance(job, ShortRun):
+                self._short_way.run(job)
+                self._loop.call_soon_threadsafe(self._short_done, job)
             else:
                 job()
 
     def _done(self, batch: Batch, outcome: Outcome) -> None:
         self._commit(batch, outcome)
-        following = self._next_batch()
-        if following is not None and not self._costs.is_short_batch(following):
+        self._go_on(partial(self._deliver, batch, outcome))
+
+    def _short_done(self, run: ShortRun) -> None:
+        self._commit_short(run)
+        self._go_on(partial(self._short_way.deliver, run))
+
+    def _commit_short(self, run: ShortRun) -> None:
+        self._short_way.commit(run)
+        self.residents.finished(run.request.slots)
+
+    def _go_on(self, deliver: Callable[[], None]) -> None:
+        """Hand the worker what is next, if it goes there, before the last answers are delivered."""
+        following = self._next()
+        if following is not None and not self._is_short(following):
             self._jobs.put(following)
             following = None
         else:
             self._running = False
-        self._deliver(batch, outcome)
-        if following is not None:  # short: but after the answers of the batch before it
+        deliver()
+        if following is not None:
             self._run_here(following)
         self._wake()
 

@@ -8,16 +8,18 @@ a frame, would otherwise be bookkeeping for cases that are not there.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
-from service.engine.batch import Answers, Delivery, Kind
+from service.engine.batch import Answers, Delivery, Ints, Kind
 from service.engine.costs import RunCosts
-from service.engine.delivering import answer_lones, deliver
+from service.engine.delivering import answer, deliver
 from service.engine.execution import Execution
 from service.engine.lones import Lones
-from service.engine.request import UNCHECKED, Lone, Request, content_of
+from service.engine.request import UNCHECKED, Lone, Request
+from service.engine.scheduler import Scheduler
 from service.engine.screening import lost_error
 from service.engine.session import SessionTable
 from service.errors import CellarError
@@ -26,13 +28,25 @@ from service.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class ShortRun:
+    """One step of each of several sessions, which are known to be next."""
+
+    request: Request
+    at: Ints  # (rows,) where the sessions stand
+    answers: Answers | CellarError | None = None  # None: it has not run, or failed
+    began_s: float = 0.0
+    seconds: float = 0.0
+
+
 class ShortWay:
-    """Runs what goes the short way.
+    """Prepares, runs and answers what goes the short way.
 
     Args:
         table: where each session stands.
+        scheduler: what else is queued.
         execution: what runs it.
-        costs: what is short enough for the event loop.
+        costs: what runs cost.
         metrics: where to count.
         model: under which name to count steps.
         max_batch: the most rows of a run.
@@ -42,6 +56,7 @@ class ShortWay:
     def __init__(
         self,
         table: SessionTable,
+        scheduler: Scheduler,
         execution: Execution,
         costs: RunCosts,
         metrics: Metrics,
@@ -51,6 +66,7 @@ class ShortWay:
         clock: Callable[[], float],
     ) -> None:
         self._table = table
+        self._scheduler = scheduler
         self._execution = execution
         self._costs = costs
         self._metrics = metrics
@@ -59,97 +75,74 @@ class ShortWay:
         self._max_batch = max_batch
         self._clock = clock
 
-    def run(self, entry: Lone | Lones | Request) -> float | None:
-        """Run and answer what came in; seconds of the run, or ``None`` if it was left alone.
+    def prepare(self, entry: Lone | Lones | Request) -> ShortRun | None:
+        """What came in as a run, to be run and committed; ``None`` if it wants a closer look.
 
         Nothing is queued or running on the shard.
         """
-        if isinstance(entry, Request):
-            return self._run_request(entry)
-        return self._run_one(entry) if entry.size == 1 else None
-
-    def _run_one(self, entry: Lone | Lones) -> float | None:
-        slot, table = entry.slot, self._table
-        at: int = table.position.item(slot)
-        if (
-            entry.position not in (UNCHECKED, None, at)
-            or table.is_blocked(slot)
-            or entry.is_called_off
-            or not self._costs.is_short(Kind.STEPS, 1)
-        ):
+        if entry.size > self._max_batch:
             return None
-        inputs = entry.inputs if isinstance(entry, Lone) else entry.inputs[0]
-        began = time.monotonic()
-        answers: Answers | CellarError
+        if isinstance(entry, Lones):
+            if not entry.are_distinct:
+                return None
+            request = Request.of_lones(entry)
+        else:
+            request = Request.merged([entry]) if isinstance(entry, Lone) else entry
+        if request.steps is not None or not request.commit or request.is_called_off():
+            return None
+        at = self._table.position[request.slots]
+        claimed = request.positions
+        if claimed is not None:
+            is_next = claimed == at
+            if not is_next.all() and not (is_next | (claimed == UNCHECKED)).all():
+                return None
+        if self._table.blocked(request.slots).any():
+            return None
+        # Busy from here on: the event loop may turn before it has run.
+        self._table.accept(request.slots, 1)
+        self._scheduler.hold(request.slots)
+        return ShortRun(request=request, at=at)
+
+    def run(self, run: ShortRun) -> None:
+        """Run it, on any thread."""
+        request = run.request
+        run.began_s = time.monotonic()
         try:
-            answers = self._execution.run_one(slot, at, inputs, entry.outputs, entry.draws)
+            run.answers = self._execution.run_rows(
+                request.slots, run.at, request.inputs, request.outputs.last_only, request.draws
+            )
         except Exception:  # as in Execution.run
             _log.exception("run failed", shard=self._model, kind=Kind.STEPS.value)
-            table.lost[slot] = True
-            answers = lost_error(at)
-        else:
-            table.commit_one(slot, content=content_of(inputs, entry.outputs), now_s=self._clock())
-            self._count_steps.inc()
-        ended = time.monotonic()
-        after = table.position[slot : slot + 1].copy()
-        if isinstance(entry, Lone):
-            deliver(entry.caller, entry.delivery(after, answers))
-        else:
-            answer_lones(entry.tags, after, answers)
-        return self._measure(entry, began, ended)
+        run.seconds = time.monotonic() - run.began_s
 
-    def _run_request(self, request: Request) -> float | None:
-        table, slots = self._table, request.slots
-        rows = len(slots)
-        if (
-            request.steps is not None
-            or not request.commit
-            or len(request.callers) != 1
-            or rows > self._max_batch
-            or not self._costs.is_short(Kind.STEPS, rows)
-            or request.callers[0].cancelled
-        ):
-            return None
-        at = table.position[slots]
-        if request.positions is not None and not (request.positions == at).all():
-            return None
-        if table.blocked(slots).any():
-            return None
-        caller = request.callers[0]
-        began = time.monotonic()
-        try:
-            answers = self._execution.run_rows(
-                slots, at, request.inputs, request.outputs.last_only, request.draws
-            )
-        except Exception:
-            _log.exception("run failed", shard=self._model, kind=Kind.STEPS.value)
+    def commit(self, run: ShortRun) -> None:
+        """Count what has run, and let what waits for it go on."""
+        table, request = self._table, run.request
+        slots, rows = request.slots, len(request.slots)
+        if run.answers is None:
             table.lost[slots] = True
-            ended = time.monotonic()
-            origin = request.origin_of(np.arange(rows))
-            for row, position in enumerate(at.tolist()):
-                one = slice(row, row + 1)
-                error = lost_error(position)
-                deliver(caller, Delivery(rows=origin[one], positions=at[one], error=error))
+            table.withdraw(slots, 1)
         else:
-            after = at + 1
-            table.commit_rows(slots, after, contents=request.contents(), now_s=self._clock())
+            table.stand(slots, run.at + 1, contents=request.contents(), now_s=self._clock())
             self._execution.applied(slots)
             self._count_steps.inc(rows)
-            ended = time.monotonic()
-            delivery = Delivery(
-                rows=request.origin_of(np.arange(rows)),
-                positions=after,
-                answers=None if isinstance(answers, CellarError) else answers,
-                error=answers if isinstance(answers, CellarError) else None,
-            )
-            deliver(caller, delivery)
-        return self._measure(request, began, ended)
+        self._scheduler.release(slots)
+        self._costs.observe(Kind.STEPS, rows, run.seconds)
+        self._metrics.batch_size.observe(rows)
+        self._metrics.queue_seconds.observe(run.began_s - request.submitted_s)
+        self._metrics.run_seconds.observe(run.seconds)
 
-    def _measure(self, entry: Lone | Lones | Request, began: float, ended: float) -> float:
-        steps, metrics = entry.size, self._metrics
-        self._costs.observe(Kind.STEPS, steps, ended - began)
-        metrics.batch_size.observe(steps)
-        metrics.queue_seconds.observe(began - entry.submitted_s)
-        metrics.run_seconds.observe(ended - began)
-        metrics.reply_seconds.observe(time.monotonic() - ended)
-        return ended - began
+    def deliver(self, run: ShortRun) -> None:
+        """Answer whoever asked."""
+        began = time.monotonic()
+        request, rows = run.request, np.arange(len(run.at))
+        origin = request.origin_of(rows)
+        if run.answers is None:
+            for row, position in enumerate(run.at.tolist()):
+                one = slice(row, row + 1)
+                error = lost_error(position)
+                delivery = Delivery(rows=origin[one], positions=run.at[one], error=error)
+                deliver(request.caller(row), delivery)
+        else:
+            answer(request.callers, request.tags, origin, run.at + 1, run.answers)
+        self._metrics.reply_seconds.observe(time.monotonic() - began)
