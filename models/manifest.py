@@ -11,6 +11,8 @@ axis right after it::
     one tensor per state (batch, ...) float32
       ->  prediction (batch, time, prediction width) float32
           one tensor per state, after each row's last valid step
+
+A model without states reads whole sequences, and may predict once for each: ``(batch, width)``.
 """
 
 import hashlib
@@ -85,16 +87,31 @@ class PredictionKind(StrEnum):
     """How to read the prediction tensor."""
 
     LOGITS = "logits"
+    """A score per token of the vocabulary, for the next token."""
+    LABELS = "labels"
+    """A score per label, for the sequence so far."""
     DISTRIBUTION = "distribution"
     RAW = "raw"
 
 
 class Prediction(_Part):
-    """The graph's answer for one step."""
+    """The graph's answer: for every step, or one for the whole sequence."""
 
     output: str
     kind: PredictionKind
     width: int = Field(ge=1)
+    labels: tuple[str, ...] = ()
+    """What each column scores, where the kind is ``labels``."""
+    per_step: bool = True
+    """``output`` is ``(batch, time, width)``; otherwise ``(batch, width)``, of a whole sequence."""
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Self:
+        if (self.kind is PredictionKind.LABELS) != bool(self.labels):
+            raise ValueError("labels go with the kind 'labels', and it with them")
+        if self.labels and (len(self.labels) != self.width or len(set(self.labels)) != self.width):
+            raise ValueError(f"{self.width} columns need as many different labels")
+        return self
 
 
 class Quantiles(_Part):
@@ -127,11 +144,12 @@ class Manifest(_Part):
 
     format: Literal[1] = 1
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
-    task: Literal["char", "series", "foreign"] = "foreign"
+    task: Literal["char", "series", "classify", "foreign"] = "foreign"
     input: Annotated[TokensInput | ValuesInput, Field(discriminator="kind")]
     lengths: str | None = None
     """Input with the valid steps per row; without it the graph takes one step at a time."""
-    states: tuple[State, ...] = Field(min_length=1)
+    states: tuple[State, ...]
+    """None: the model reads whole sequences only (a bidirectional one, say)."""
     prediction: Prediction
     quantiles: Quantiles | None = None
     provenance: Provenance | None = None
@@ -140,6 +158,8 @@ class Manifest(_Part):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         kind = self.prediction.kind
+        if not self.prediction.per_step and self.states:
+            raise ValueError("a model with states predicts at every step: prediction.per_step")
         if kind is PredictionKind.LOGITS:
             if not isinstance(self.input, TokensInput):
                 raise ValueError("logits need an input with a vocabulary")
@@ -153,6 +173,11 @@ class Manifest(_Part):
         if kind is PredictionKind.DISTRIBUTION and not isinstance(self.input, ValuesInput):
             raise ValueError("a distribution needs an input of values")
         return self
+
+    @property
+    def is_streamable(self) -> bool:
+        """Whether it continues sequences step by step; otherwise it reads them whole."""
+        return bool(self.states)
 
     @property
     def prediction_is_resident(self) -> bool:

@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+import onnx
 import torch
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from models.manifest import Manifest
 from training.config import CharConfig
 from training.data.stdlib import read_stdlib
 from training.data.text import read_texts, split
 from training.evaluate import carried, cold256
 from training.networks import CharNetwork, State
+from training.quantised import SCORE, int8_nats_cost
 from training.streams import Streams
 from training.tasks import Task
 
@@ -97,6 +100,10 @@ class CharTask(Task):
         table.add_row("cold256: windows of 256 from the initial state", f"{scores['cold256']:.4f}")
         table.add_row("carried: one pass, state carried", f"{scores['carried']:.4f}")
         return table
+
+    def exported_scores(self, proto: onnx.ModelProto, manifest: Manifest) -> dict[str, float]:
+        """What serving in int8 would cost."""
+        return {SCORE: int8_nats_cost(self.corpus.validation, proto, manifest)}
 
     def write_samples(self, folder: Path) -> Path:
         """Write text that the network generates."""

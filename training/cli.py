@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from training.config import CharConfig, SeriesConfig, TrainingConfig, parse_config
+from training.config import TrainingConfig, parse_config
 from training.data.synthetic import write_csv
 from training.errors import ConfigError, DataError, RunError, TrainingError
+from training.families import FAMILIES
 from training.fit import resume, train
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
@@ -48,11 +49,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Train a recurrent network and publish it, ready to serve.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, config, summary in (
-        ("char", CharConfig, "predict the next character of a text"),
-        ("series", SeriesConfig, "predict the distribution of a series' next value"),
-    ):
-        _add_options(commands.add_parser(name, help=summary, description=summary), config)
+    for name, family in FAMILIES.items():
+        summary = family.summary
+        _add_options(commands.add_parser(name, help=summary, description=summary), family.config)
     go_on = commands.add_parser("resume", help="go on with a run that was stopped")
     go_on.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
     generate = commands.add_parser("synthetic", help="write a generated price series as a CSV file")

@@ -15,32 +15,19 @@ from rich.console import Console
 
 from models.repository import ModelRepository
 from training import parity, report
-from training.char_task import CharTask
-from training.config import AnyConfig, Cell, CharConfig, TrainingConfig
+from training.config import AnyConfig, Cell, TrainingConfig
 from training.errors import ConfigError, RunError, TrainingError
 from training.export import export
+from training.families import prepare
 from training.loop import LOG_EVERY, Loop
 from training.progress import watch
 from training.provenance import provenance_of
-from training.quantised import SCORE, int8_nats_cost
 from training.runs import RunFolder, TrainedRun
-from training.series_task import SeriesTask
-from training.tasks import Task
 
 CHECKPOINT_EVERY_S = 60.0
 SINGLE_THREAD_HIDDEN = 64
 BF16_FROM_HIDDEN = 128
 """Narrower cells gain nothing from bf16 on CPUs."""
-
-
-def prepare(config: AnyConfig) -> Task:
-    """Read a run's data and build its untrained network from the seed.
-
-    Raises:
-        DataError: the data cannot be used.
-    """
-    torch.manual_seed(config.seed)
-    return CharTask(config) if isinstance(config, CharConfig) else SeriesTask(config)
 
 
 def train(
@@ -139,8 +126,7 @@ def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) 
         agreement = parity.measure(task, proto, manifest)
         parity.require(agreement)
         scores |= {"onnx_gap": agreement.nats}
-        if isinstance(task, CharTask):
-            scores |= {SCORE: int8_nats_cost(task.corpus.validation, proto, manifest)}
+        scores |= task.exported_scores(proto, manifest)
         manifest = manifest.model_copy(
             update={"scores": scores, "provenance": provenance_of(config, loop)}
         )

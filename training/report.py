@@ -26,13 +26,12 @@ def announce(task: Task, console: Console) -> None:
         f"[bold]{config.name}[/bold]: {config.layers} x {config.hidden} {config.cell.value}, "
         f"{weights:,} weights, on {task.streams.length + 1:,} {task.unit} of {task.source}"
     )
-    notes = task.data.series.notes if isinstance(task, SeriesTask) else ()
-    if notes:
+    if task.notes:
         table = Table(title=f"what was done to {task.source}")
         table.add_column("what")
         table.add_column("rows", justify="right")
         table.add_column("detail")
-        for note in notes:
+        for note in task.notes:
             table.add_row(note.what, f"{note.rows:,}", note.detail)
         console.print(table)
 

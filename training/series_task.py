@@ -14,6 +14,7 @@ from training.config import SeriesConfig
 from training.evaluate import LEVELS, Model, SeriesScores
 from training.heads import JohnsonSU, bounded, fit_constant
 from training.networks import SeriesNetwork, State
+from training.sections import Note
 from training.series_data import Floats, ScaledSeries
 from training.streams import Streams
 from training.tasks import Task
@@ -149,6 +150,11 @@ class SeriesTask(Task):
             table.add_row(title, *cells)
         table.caption = verdict(scores)
         return table
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What the reader did to the series."""
+        return self.data.series.notes
 
     def write_samples(self, folder: Path) -> Path:
         """Write a forecast of the steps after the series' end: quantiles of sampled paths."""

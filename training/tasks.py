@@ -7,12 +7,15 @@ import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import onnx
 import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from models.manifest import Manifest
 from training.config import TrainingConfig
 from training.networks import RecurrentNetwork, State
+from training.sections import Note, Section
 from training.streams import Streams
 
 
@@ -59,6 +62,23 @@ class Task(ABC):
     @abstractmethod
     def score_table(self, scores: dict[str, float]) -> Table:
         """The scores for people, beside what they compare with."""
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What was dropped, filled, merged or found odd in the data."""
+        return ()
+
+    def exported_scores(
+        self,
+        proto: onnx.ModelProto,  # noqa: ARG002
+        manifest: Manifest,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Scores that only the exported model has."""
+        return {}
+
+    def sections(self) -> list[Section]:
+        """The task's own parts of the run's report, drawn with the final network."""
+        return []
 
     @abstractmethod
     def write_samples(self, folder: Path) -> Path:

@@ -161,7 +161,7 @@ def test_a_sidecar_serves_a_foreign_file(tmp_path: Path) -> None:
     assert ModelRepository(tmp_path).load("foreign").manifest == case.manifest
 
     for change, complaint in (
-        ({"states": []}, "manifest.json: states"),
+        ({"states": []}, "input"),
         ({"format": 9}, "manifest.json: format"),
         ({"lengths": "no_such"}, "names input 'no_such', the graph has: tokens"),
         ({"surprise": 1}, "manifest.json: surprise"),

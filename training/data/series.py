@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from training.data.files import read_text
 from training.data.synthetic import synthetic_prices
 from training.errors import DataError
+from training.sections import Note
 
 _DATE_NAMES = {"date", "time", "datetime", "timestamp", "day", "ds"}
 _DATE_FORMATS = ("ISO8601", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%b-%Y", "%b %d, %Y", "%Y%m%d")
@@ -22,15 +23,6 @@ _SPIKE = np.log(1.5)
 RARE = 0.01
 FIRST_LINE = 2
 """The line of the first row in a file with a header."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """Something the reader did to the data, or found odd in it."""
-
-    what: str
-    rows: int
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
