@@ -40,12 +40,12 @@ def print_cases(console: Console, group: str, findings: Findings) -> None:
             series.model,
             series.case,
             series.contestant,
-            f"{steps.median:,.0f}",
+            f"{steps.value:,.0f}",
             f"{steps.low:,.0f}",
             f"{steps.high:,.0f}",
-            f"{series.figure(p50).median:.3f}",
-            f"{series.figure(p99).median:.3f}",
-            f"{series.figure(cpu).median:.2f}",
+            f"{series.figure(p50).value:.3f}",
+            f"{series.figure(p99).value:.3f}",
+            f"{series.figure(cpu).value:.2f}",
             _share(series),
         )
     console.print(table)
@@ -56,15 +56,15 @@ def print_cases(console: Console, group: str, findings: Findings) -> None:
 def print_figures(console: Console, findings: Mapping[str, Findings]) -> None:
     """The figures that have a key, beside what they should be."""
     table = Table(title="figures", title_justify="left")
-    for number, column in enumerate(("key", "median", "low", "high", "target", "", "meaning")):
+    for number, column in enumerate(("key", "value", "low", "high", "target", "", "meaning")):
         table.add_column(column, justify="right" if 0 < number < 5 else "left")
     for found in findings.values():
         for key, figure in found.figures.items():
             target = TARGETS[key]
             verdict = "" if not str(target) else "met" if target.met(figure) else "missed"
-            numbers = (figure.median, figure.low, figure.high)
+            numbers = (figure.value, figure.low, figure.high)
             table.add_row(
-                key, *(f"{number:,.3f}" for number in numbers), str(target), verdict, target.meaning
+                key, *(f"{number:,.4g}" for number in numbers), str(target), verdict, target.meaning
             )
         for key, reason in found.skipped.items():
             target = TARGETS[key]
@@ -86,7 +86,7 @@ def result(
         "benchmark": benchmark,
         "schema": SCHEMA,
         **more,
-        **{key: _round(figure.median) for key, figure in figures.items()},
+        **{key: _round(figure.value) for key, figure in figures.items()},
         **dict.fromkeys(skipped),
         "spread": {key: [_round(each.low), _round(each.high)] for key, each in figures.items()},
         "skipped": skipped,
@@ -130,7 +130,7 @@ def _case(group: str, series: Series) -> dict[str, object]:
 
 
 def _figure(figure: Figure) -> list[float]:
-    return [_round(figure.median), _round(figure.low), _round(figure.high)]
+    return [_round(figure.value), _round(figure.low), _round(figure.high)]
 
 
 def _round(number: float) -> float:
@@ -142,7 +142,7 @@ def _share(series: Series) -> str:
     def share(sample: Sample) -> float:
         return sample.load_share
 
-    found = series.figure(share).median
+    found = series.figure(share).value
     return f"{found:.0%}" if found else "—"
 
 

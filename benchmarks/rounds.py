@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import Protocol
 
 from benchmarks.processes import Child
@@ -87,16 +87,21 @@ def p99(sample: Sample) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A median, with the lowest and the highest round."""
+    """One number for several rounds or seeds, with the lowest and the highest of them."""
 
-    median: float
+    value: float
     low: float
     high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Figure":
-        """Of one value per round."""
-        return cls(median=median(values), low=min(values), high=max(values))
+        """The median of one value per round: a slow moment must not count."""
+        return cls(value=median(values), low=min(values), high=max(values))
+
+    @classmethod
+    def mean_of(cls, values: Sequence[float]) -> "Figure":
+        """The mean of one value per seed: a bad draw must count."""
+        return cls(value=fmean(values), low=min(values), high=max(values))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -47,7 +47,14 @@ from cellar.inputs import FrameInputs, StepInputs
 from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
 from cellar.outputs import OutputOptions, Sampling
 from cellar.predictions import Candidate, Prediction, Predictions
-from cellar.results import FinishReason, Forecast, Piece, RowFailure, StreamReply
+from cellar.results import (
+    FinishReason,
+    Forecast,
+    Piece,
+    RowFailure,
+    SequencePredictions,
+    StreamReply,
+)
 from cellar.retry import RetryPolicy
 from cellar.session import Generation, Session
 from cellar.stream import Stream
@@ -88,6 +95,7 @@ __all__ = [
     "RowFailure",
     "RowsRefusedError",
     "Sampling",
+    "SequencePredictions",
     "ServerError",
     "Session",
     "SessionClosedError",

@@ -27,7 +27,9 @@ from cellar.model_info import InputKind, ModelInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions
 from cellar.predictions import Prediction
 from cellar.session import Session
-from cellar.tabular import TableError, parse_row, read_column
+from cellar.tabular import TableError, parse_row, parse_rows, read_column
+
+_SHOWN_CHARACTERS = 40  # of a sequence, in a table
 
 
 class UsageError(Exception):
@@ -92,6 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--top-k", type=_whole, default=0, help="show the k most likely tokens")
     step.set_defaults(run=_step)
 
+    predict = commands.add_parser("predict", parents=[common], help="predict for whole sequences")
+    predict.add_argument("model", help="the model's name")
+    predict.add_argument(
+        "input", nargs="+", help="one sequence each: text, or rows of numbers ('x,y x,y …')"
+    )
+    predict.add_argument("--top-k", type=_whole, default=0, help="show the k most likely")
+    predict.add_argument("--every-step", action="store_true", help="predict after every step")
+    predict.set_defaults(run=_predict)
+
     generate = commands.add_parser("generate", parents=[one], help="continue a sequence")
     generate.add_argument("prompt", nargs="*", help="text, or rows of numbers (x or x,y,…)")
     generate.add_argument("--steps", type=_whole, default=200, help="at most so many [200]")
@@ -127,8 +138,8 @@ def _models(client: Client, options: argparse.Namespace) -> None:
             f"{model.version} (default)" if chosen else str(model.version),
             model.task,
             f"{model.input} x {model.width}" if model.width > 1 else str(model.input),
-            str(model.prediction),
-            f"{model.session_bytes:,}",
+            f"{len(model.labels)} labels" if model.labels else str(model.prediction),
+            f"{model.session_bytes:,}" if model.streamable else "no sessions",
             ", ".join(f"{name} {score:.4g}" for name, score in sorted(model.scores.items())),
         )
     _print_table(table)
@@ -146,6 +157,29 @@ def _step(client: Client, options: argparse.Namespace) -> None:
     table = _table("input", "#position", *headings)
     for text, each in predictions:
         table.add_row(text, str(each.position), *_words(each))
+    _print_table(table)
+
+
+def _predict(client: Client, options: argparse.Namespace) -> None:
+    model = client.model(options.model)
+    reads_values = model.input is InputKind.VALUES
+    sequences = [
+        parse_rows(text, model.width, f"sequence {number}") if reads_values else text
+        for number, text in enumerate(options.input, 1)
+    ]
+    wanted = OutputOptions(top_k=options.top_k) if options.top_k else OutputOptions()
+    found = client.predict(
+        options.model, sequences, version=model.version, every_step=options.every_step, **wanted
+    )
+    rows = [(text, each) for text, own in zip(options.input, found, strict=True) for each in own]
+    if options.json:
+        return _print_json([{"input": text, **_json(each)} for text, each in rows])
+    levels = found.predictions[0].levels
+    headings = [f"#{_percent(level)}" for level in levels] or ["label" if model.labels else "next"]
+    table = _table("input", "#steps", *headings)
+    for text, each in rows:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 1]}…"
+        table.add_row(shown, str(each.position), *_words(each))
     _print_table(table)
 
 
@@ -276,6 +310,8 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
         "width": model.width,
         "features": model.features,
         "prediction": model.prediction,
+        "labels": model.labels,
+        "streamable": model.streamable,
         "session_bytes": model.session_bytes,
         "fingerprint": model.fingerprint,
         "scores": dict(model.scores),

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
 from cellar.client_protocol import ClientProtocol
+from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo
 from cellar.outputs import OutputOptions
 from cellar.procedures import drive
+from cellar.results import SequencePredictions
 from cellar.retry import RetryPolicy
 from cellar.session import Session
 from cellar.stream import Stream
@@ -79,6 +81,37 @@ class Client:
             ModelUnknownError: there is none.
         """
         return drive(self._protocol.model(name, version, timeout_s), self._transport.perform)
+
+    def predict(
+        self,
+        model: str,
+        sequences: Sequence[StepInputs],
+        *,
+        version: int = 0,
+        every_step: bool = False,
+        timeout_s: float | None = None,
+        **outputs: Unpack[OutputOptions],
+    ) -> SequencePredictions:
+        """Predicts for whole sequences, each read from its beginning; opens no session.
+
+        Every model can, also one that reads in both directions and has no sessions.
+
+        Args:
+            model: the model's name; may be empty when the server holds a single one.
+            sequences: the sequences, in the forms that a session's steps take: see
+                ``StepInputs``.
+            version: the model's version; 0 means the highest.
+            every_step: predictions after every step, instead of one for each sequence.
+            timeout_s: overrides the client's.
+            **outputs: which predictions come back: see ``OutputOptions``.
+
+        Raises:
+            BadInputError: a sequence cannot be read; ``row`` tells which, counted from 0.
+        """
+        procedure = self._protocol.predict(
+            sequences, model, version, every_step, outputs, timeout_s
+        )
+        return drive(procedure, self._transport.perform)
 
     def session(
         self,

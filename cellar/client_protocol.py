@@ -1,4 +1,4 @@
-"""The rules of a client: models, and how sessions and streams begin.
+"""The rules of a client: models, whole sequences, and how sessions and streams begin.
 
 Knows nothing of channels, threads or event loops: see ``procedures.py``.
 """
@@ -6,13 +6,17 @@ Knows nothing of channels, threads or event loops: see ``procedures.py``.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
+from cellar import inputs as inputs_
 from cellar import outputs as outputs_
 from cellar.errors import SessionExistsError
-from cellar.methods import GET_MODEL, GET_SESSION, LIST_MODELS, OPEN_SESSION
+from cellar.inputs import StepInputs
+from cellar.methods import GET_MODEL, GET_SESSION, LIST_MODELS, OPEN_SESSION, PREDICT
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import OutputOptions
 from cellar.procedures import Procedure, retried
+from cellar.results import SequencePredictions
 from cellar.retry import Attempts, RetryPolicy
 from cellar.session_protocol import SessionProtocol
 from cellar.stream_protocol import StreamProtocol
@@ -107,6 +111,34 @@ class ClientProtocol:
             outputs_.encode(options, every_step=every_step, seed=self._policy.seed),
             levels=outputs_.levels(options),
             attempts=self.attempts,
+        )
+
+    def predict(
+        self,
+        sequences: Sequence[StepInputs],
+        model: str,
+        version: int,
+        every_step: bool,
+        options: OutputOptions,
+        timeout_s: float | None,
+    ) -> Procedure[SequencePredictions]:
+        """Predicts for whole sequences. Nothing is kept, so it may be sent again."""
+        attempts = self.attempts(timeout_s)
+        info = yield from self._model(model, version, attempts)
+        steps = inputs_.encode_sequences(sequences, info)
+        request = model_pb2.PredictRequest(
+            model=info.name,
+            model_version=info.version,
+            inputs=steps.message(),
+            steps=steps.counts.tolist(),
+            outputs=outputs_.encode(options, every_step=every_step, seed=self._policy.seed),
+        )
+        response = yield from retried(PREDICT, request, attempts)
+        return SequencePredictions.decode(
+            response,
+            steps=steps.counts,
+            vocabulary=info.names,
+            levels=outputs_.levels(options),
         )
 
     def _get_session(self, session_id: str, attempts: Attempts) -> Procedure[SessionInfo]:

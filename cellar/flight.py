@@ -192,7 +192,7 @@ class Flight:
             reply.predictions,
             positions=np.repeat(after - counts + 1, counts) + within,
             replayed=np.repeat(replayed, counts),
-            vocabulary=self._model.vocabulary,
+            vocabulary=self._model.names,
             levels=self._levels,
         )
         frame.answer(Answered(rows=rows, counts=counts, predictions=predictions))

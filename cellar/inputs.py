@@ -108,6 +108,28 @@ def encode_frame(inputs: FrameInputs, channels: int, model: ModelInfo) -> Steps:
     return Steps(ids.ravel(), np.full(channels, ids.shape[1], np.int64))
 
 
+def encode_sequences(sequences: Sequence[StepInputs], model: ModelInfo) -> Steps:
+    """The steps of whole sequences, in their order.
+
+    Raises:
+        BadInputError: there is none, or the form or the shape of one does not suit the model; the
+            message says which.
+    """
+    if isinstance(sequences, str):
+        raise BadInputError("predict takes a list of sequences: put the text into a list")
+    encoded = []
+    for row, steps in enumerate(sequences):
+        try:
+            encoded.append(encode(steps, model))
+        except BadInputError as error:
+            raise BadInputError(
+                f"sequence {row}: {error.message}", metadata={"row": str(row)}
+            ) from error
+    if not encoded:
+        raise BadInputError("no sequence: send at least one")
+    return _join(encoded)
+
+
 def _reads_values(model: ModelInfo) -> bool:
     return model.input is InputKind.VALUES
 
@@ -146,7 +168,7 @@ def _join(steps: list[Steps]) -> Steps:
     if len(texts) == len(steps):
         return Steps("".join(texts), counts)
     if texts:
-        raise BadInputError("a frame carries text or token ids, not both")
+        raise BadInputError("a request carries text or token ids, not both")
     arrays: list[npt.NDArray[Any]] = [each.data for each in steps]  # type: ignore[misc]
     return Steps(np.concatenate(arrays), counts)
 

@@ -28,6 +28,7 @@ _SESSIONS = "/cellar.v1.SessionService/"
 
 LIST_MODELS = Method(_MODELS + "ListModels", models.ListModelsRequest, models.ListModelsResponse)
 GET_MODEL = Method(_MODELS + "GetModel", models.GetModelRequest, models.GetModelResponse)
+PREDICT = Method(_MODELS + "Predict", models.PredictRequest, models.PredictResponse)
 OPEN_SESSION = Method(
     _SESSIONS + "OpenSession", sessions.OpenSessionRequest, sessions.OpenSessionResponse
 )

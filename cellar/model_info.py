@@ -23,6 +23,7 @@ class PredictionKind(StrEnum):
     """What a model predicts."""
 
     LOGITS = "logits"
+    LABELS = "labels"
     DISTRIBUTION = "distribution"
     RAW = "raw"
 
@@ -37,6 +38,7 @@ class SessionStatus(StrEnum):
 
 _PREDICTIONS = {
     model_pb2.PREDICTION_KIND_LOGITS: PredictionKind.LOGITS,
+    model_pb2.PREDICTION_KIND_LABELS: PredictionKind.LABELS,
     model_pb2.PREDICTION_KIND_DISTRIBUTION: PredictionKind.DISTRIBUTION,
 }
 _STATUSES = {
@@ -53,13 +55,16 @@ class ModelInfo:
         name: its name.
         version: its version.
         default_version: True for the version that requests without one get.
-        task: what it was made for: char, series, or foreign.
+        task: what it was made for: char, series, classify, or foreign.
         input: tokens or values.
         width: values per step; 1 for tokens.
         vocabulary: the symbols by token id; empty in listings and where there is none.
         features: the features, in the order of a row of values.
-        prediction: logits, distribution or raw.
+        prediction: logits, labels, distribution or raw.
         prediction_width: numbers per raw prediction.
+        labels: the labels, in the order of their scores; empty where it predicts none.
+        streamable: True if sessions of it can be opened; False if it reads whole sequences only.
+        predicts_per_step: True if it predicts after every step; False if once for a sequence.
         session_bytes: bytes of state per session.
         fingerprint: a hash of graph and weights.
         scores: scores measured at training.
@@ -76,10 +81,18 @@ class ModelInfo:
     features: tuple[str, ...]
     prediction: PredictionKind
     prediction_width: int
+    labels: tuple[str, ...]
+    streamable: bool
+    predicts_per_step: bool
     session_bytes: int
     fingerprint: str
     scores: Mapping[str, float]
     provenance: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What its predictions score: the labels, or else the vocabulary's symbols."""
+        return self.labels or self.vocabulary
 
     @classmethod
     def decode(cls, model: model_pb2.Model) -> ModelInfo:
@@ -96,6 +109,9 @@ class ModelInfo:
             features=tuple(model.features),
             prediction=_PREDICTIONS.get(model.prediction, PredictionKind.RAW),
             prediction_width=model.prediction_width,
+            labels=tuple(model.labels),
+            streamable=model.streamable,
+            predicts_per_step=model.predicts_per_step,
             session_bytes=model.session_bytes,
             fingerprint=model.fingerprint,
             scores=dict(model.scores),

@@ -56,14 +56,14 @@ class Sampling:
 class OutputOptions(TypedDict, total=False):
     """Which predictions come back.
 
-    With none chosen the server decides: argmax for models with a vocabulary, the quantiles
-    .1 .5 .9 for models that predict a distribution, raw for all others.
+    With none chosen the server decides: argmax for models that predict tokens or labels, the
+    quantiles .1 .5 .9 for models that predict a distribution, raw for all others.
 
     Attributes:
-        argmax: the most likely next token.
-        top_k: the k most likely next tokens with their probabilities.
-        probabilities: the probability of every token.
-        sample: one draw from the predictive distribution.
+        argmax: the most likely next token, or label.
+        top_k: the k most likely next tokens, or labels, with their probabilities.
+        probabilities: the probability of every token, or label.
+        sample: one draw from the predictive distribution (not of labels).
         quantiles: quantiles of the next value at these levels, each strictly in (0, 1).
         raw: the model's own output, untouched.
     """

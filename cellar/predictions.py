@@ -19,7 +19,10 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the most likely next tokens: its id, its symbol where known, its probability."""
+    """One of the most likely next tokens, or labels: its id, its symbol or name, its probability.
+
+    The symbol is None where the model has no vocabulary.
+    """
 
     token: int
     symbol: str | None
@@ -32,12 +35,12 @@ class Prediction:
 
     Attributes:
         position: the session's position: after the step predicted from, or, when nothing was
-            committed, where the session stays.
+            committed, where the session stays. Of a whole sequence, the steps read.
         replayed: True when this is the stored answer of a step that had been applied before.
-        argmax: the most likely next token.
-        symbol: its symbol, for models with a vocabulary.
-        top: the most likely next tokens, most likely first.
-        probabilities: the probability of every token (vocabulary,).
+        argmax: the most likely next token, or label, by its number.
+        symbol: its symbol, for models with a vocabulary; the label's name, for models that label.
+        top: the most likely next tokens or labels, most likely first.
+        probabilities: the probability of every token (vocabulary,), or of every label (labels,).
         sample: the draw: a token id, or a value.
         sample_symbol: the symbol of a drawn token.
         levels: the levels of ``quantiles``.
@@ -57,6 +60,11 @@ class Prediction:
     quantiles: Floats | None = None
     raw: Floats | None = None
 
+    @property
+    def label(self) -> str | None:
+        """The most likely label, for models that label: its ``symbol``."""
+        return self.symbol
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictions(Sequence[Prediction]):
@@ -67,12 +75,13 @@ class Predictions(Sequence[Prediction]):
     Attributes:
         positions: (n,) as in ``Prediction.position``.
         replayed: (n,) as in ``Prediction.replayed``.
-        vocabulary: the model's symbols by token id; empty where there are none.
+        vocabulary: the model's symbols by token id, or the names of its labels; empty where there
+            are none.
         levels: the levels of ``quantiles``.
-        argmax: most likely tokens (n,).
-        top_tokens: most likely tokens (n, k).
+        argmax: most likely tokens, or labels (n,).
+        top_tokens: most likely tokens, or labels (n, k).
         top_probabilities: their probabilities (n, k).
-        probabilities: all probabilities (n, vocabulary).
+        probabilities: all probabilities (n, vocabulary), or (n, labels).
         sampled_tokens: drawn tokens (n,).
         sampled_values: drawn values (n,).
         quantiles: quantiles of the next value (n, levels), in the user's units.
@@ -112,6 +121,11 @@ class Predictions(Sequence[Prediction]):
     def symbols(self) -> tuple[str, ...]:
         """The symbols of ``argmax``, n; empty without a vocabulary."""
         return self._symbols(self.argmax)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The most likely labels, n, for models that label: ``symbols``."""
+        return self.symbols
 
     @property
     def sampled_symbols(self) -> tuple[str, ...]:

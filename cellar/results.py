@@ -1,15 +1,17 @@
-"""What comes back besides predictions: pieces, forecasts, replies to frames."""
+"""What comes back besides predictions: pieces, forecasts, whole sequences, replies to frames."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
 from cellar.errors import CellarError, ProtocolError, RowsRefusedError
-from cellar.predictions import Floats, Ints, Positions, Predictions, column, table
-from cellar.v1 import session_pb2
+from cellar.predictions import Floats, Ints, Positions, Predictions, column, decode, table
+from cellar.v1 import model_pb2, session_pb2
 
 
 class FinishReason(StrEnum):
@@ -105,6 +107,81 @@ class Forecast:
             quantiles=quantiles,
             mean=mean,
             paths=paths if len(paths) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SequencePredictions(Sequence[Predictions]):
+    """Predictions for whole sequences; indexing and iterating give those of each sequence.
+
+    Attributes:
+        model: the model's name.
+        version: its version.
+        counts: predictions of each sequence (sequences,); one each, unless for every step.
+        predictions: the predictions of all sequences, concatenated. Their ``positions`` are the
+            steps read of the sequence.
+    """
+
+    model: str
+    version: int
+    counts: Positions
+    predictions: Predictions
+
+    def __len__(self) -> int:
+        """The number of sequences."""
+        return len(self.counts)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The predictions of one sequence; or a tuple of them, for a slice."""
+        if isinstance(index, slice):
+            return tuple(self[row] for row in range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sequence {index} of {len(self)}")
+        stop = int(self.counts[: index % len(self) + 1].sum())
+        return self.predictions[stop - int(self.counts[index]) : stop]
+
+    @property
+    def last(self) -> Predictions:
+        """The prediction after each sequence's last step, (sequences,)."""
+        return self.predictions.take(np.cumsum(self.counts) - 1)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The most likely label of each sequence, for models that label."""
+        return self.last.labels
+
+    @classmethod
+    def decode(
+        cls,
+        message: model_pb2.PredictResponse,
+        *,
+        steps: Positions,
+        vocabulary: tuple[str, ...],
+        levels: tuple[float, ...],
+    ) -> SequencePredictions:
+        """From the wire; ``steps`` (sequences,) is what was sent of each.
+
+        Raises:
+            ProtocolError: the columns do not fit what was sent.
+        """
+        counts = np.array(message.counts, np.int64)
+        if not len(counts):
+            counts, positions = np.ones_like(steps), steps
+        elif np.array_equal(counts, steps):
+            positions = np.concatenate([np.arange(1, each + 1) for each in steps.tolist()])
+        else:
+            raise ProtocolError(f"{int(counts.sum())} predictions for {int(steps.sum())} steps")
+        return cls(
+            model=message.model,
+            version=message.model_version,
+            counts=counts,
+            predictions=decode(
+                message.predictions,
+                positions=positions,
+                replayed=np.zeros(len(positions), np.bool_),
+                vocabulary=vocabulary,
+                levels=levels,
+            ),
         )
 
 

@@ -198,7 +198,7 @@ class SessionProtocol:
             response.predictions,
             positions=response.position - back,
             replayed=np.full(n, response.replayed),
-            vocabulary=self.model.vocabulary,
+            vocabulary=self.model.names,
             levels=outputs_.levels(options),
         )
 

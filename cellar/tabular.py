@@ -38,6 +38,18 @@ def parse_row(text: str, width: int, place: str) -> list[float]:
     return [parse_number(each, place) for each in numbers]
 
 
+def parse_rows(text: str, width: int, place: str) -> list[list[float]]:
+    """The rows of a sequence (steps, width): separated by blanks, each as ``parse_row`` reads it.
+
+    Raises:
+        TableError: one is not ``width`` finite numbers, or there is none.
+    """
+    rows = text.split()
+    if not rows:
+        raise TableError(f"{place}: no numbers in it")
+    return [parse_row(row, width, f"{place}, row {number}") for number, row in enumerate(rows, 1)]
+
+
 def read_column(path: Path, name: str | None) -> list[float]:
     """The numbers in a column of a CSV file with a header (rows,).
 

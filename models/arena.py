@@ -8,7 +8,7 @@ rows back into the same buffer (see `models.serving`)::
 
 What `cellar-train` exported is compiled anew: cells as plain products and element-wise operators,
 the embedding and the first layer's product folded into one table, a graph for single steps and
-one for chunks. A graph of somebody else's is served as it is.
+one for chunks. A graph of somebody else's, or one that labels sequences, is served as it is.
 
 Knows nothing of how a graph is run.
 """
@@ -21,7 +21,7 @@ from models import heads
 from models.char_graphs import CharGraphs
 from models.errors import ModelError
 from models.lowering import lower_rnn
-from models.manifest import Manifest, PredictionKind
+from models.manifest import Manifest
 from models.portable import normalised
 from models.pruning import prune
 from models.quantised import arithmetic
@@ -53,10 +53,12 @@ def compile_model(
 
 def _compile(model: Model, precision: Precision, device: Device) -> ServingGraph:
     manifest = model.manifest
-    if precision is Precision.INT8 and manifest.task == "foreign":
+    if not manifest.is_streamable:
+        raise ModelError("it has no states: it reads whole sequences, and has no arena")
+    if precision is Precision.INT8 and manifest.task not in ("char", "series"):
         raise ModelError(
-            "--precision int8 serves models exported by cellar-train, and this is another one: "
-            "serve it with --precision fp32"
+            "--precision int8 serves the characters and series of cellar-train, and this model "
+            "is another one: serve it with --precision fp32"
         )
     if precision is Precision.INT8 and device is Device.CUDA:
         raise ModelError("--precision int8 is for CPUs: serve it with --precision fp32 on a GPU")
@@ -65,7 +67,7 @@ def _compile(model: Model, precision: Precision, device: Device) -> ServingGraph
         return compile_series(proto, manifest, arithmetic(precision, device), device)
     if manifest.task == "char":
         return _compile_char(proto, manifest, precision, device)
-    return _compile_foreign(proto, manifest, device)
+    return _compile_as_it_is(proto, manifest, device)
 
 
 def _compile_char(
@@ -90,7 +92,7 @@ def _compile_char(
     )
 
 
-def _compile_foreign(proto: onnx.ModelProto, manifest: Manifest, device: Device) -> ServingGraph:
+def _compile_as_it_is(proto: onnx.ModelProto, manifest: Manifest, device: Device) -> ServingGraph:
     wanted = [manifest.prediction.output, *(state.output for state in manifest.states)]
     graph = prune(proto.graph, outputs=wanted)
     lower_rnn(graph)
@@ -102,17 +104,8 @@ def _compile_foreign(proto: onnx.ModelProto, manifest: Manifest, device: Device)
         manifest=renamed,
         arena=arena,
         chunk=chunk,
-        heads=MappingProxyType(_heads(proto, renamed)),
+        heads=MappingProxyType(heads.heads_of(proto, renamed)),
     )
-
-
-def _heads(proto: onnx.ModelProto, manifest: Manifest) -> dict[str, bytes]:
-    kind = manifest.prediction.kind
-    if kind is PredictionKind.LOGITS:
-        return heads.token_heads(manifest.prediction.width)
-    if kind is PredictionKind.DISTRIBUTION:
-        return heads.value_heads(proto, manifest)
-    return {}
 
 
 __all__ = ["ServingGraph", "compile_model"]

@@ -20,8 +20,6 @@ from models.graph import FLOAT, GraphBuilder
 
 Matrix: TypeAlias = NDArray[np.float32]
 
-ACTIVATIONS = {"LSTM": ("Sigmoid", "Sigmoid", "Sigmoid", "Tanh"), "GRU": (), "RNN": ("Tanh",)}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layer:
@@ -36,6 +34,7 @@ class Layer:
     input_bias: Matrix  # (gates * hidden,)
     recurrent_bias: Matrix  # (gates * hidden,)
     is_first: bool = False  # its input is no h of another layer
+    activation: str = "Tanh"  # of an RNN: Tanh or Relu
 
     @property
     def hidden(self) -> int:
@@ -51,6 +50,18 @@ class Layer:
     def states(self) -> int:
         """State tensors of the layer: h, and c for an LSTM."""
         return 2 if self.cell == "LSTM" else 1
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """What each gate's sum is put through; a GRU's last one is not a plain sum."""
+        if self.cell == "LSTM":
+            return ("Sigmoid", "Sigmoid", "Sigmoid", "Tanh")
+        return (self.activation,) if self.cell == "RNN" else ()
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether h lies in [-1, 1], whatever the input."""
+        return self.cell != "RNN" or self.activation == "Tanh"
 
     @property
     def bias(self) -> Matrix:
@@ -154,7 +165,7 @@ class Narrow(Arithmetic):
             return [gru(graph, z, r, projected[2], own, h)]
         gates = [
             graph.node(activation, product(gate, projected[gate]))
-            for gate, activation in enumerate(ACTIVATIONS[layer.cell])
+            for gate, activation in enumerate(layer.activations)
         ]
         return lstm(graph, gates, before[1]) if layer.cell == "LSTM" else gates
 
@@ -192,8 +203,8 @@ class Wide(Arithmetic):
             return [gru(graph, z, r, given[2], own[2], h)]
         product = graph.node("Gemm", h, weights, projected[0])
         if layer.cell == "RNN":
-            return [graph.node("Tanh", product)]
-        parts = zip(graph.split(product, layer.gates), ACTIVATIONS[layer.cell], strict=True)
+            return [graph.node(layer.activation, product)]
+        parts = zip(graph.split(product, layer.gates), layer.activations, strict=True)
         return lstm(graph, [graph.node(op, part) for part, op in parts], before[1])
 
 

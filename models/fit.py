@@ -32,11 +32,24 @@ def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None
             known = ", ".join(found)
             raise ModelError(f"{where}: the manifest names {side} '{name}', the graph has: {known}")
     for name in sorted(inputs.keys() - {tensor.name for tensor in expected_inputs}):
-        raise ModelError(f"{where}: the graph needs input '{name}', which the manifest omits")
+        hint = _if_a_state(inputs[name], manifest)
+        raise ModelError(f"{where}: the graph needs input '{name}', which the manifest omits{hint}")
     for tensor in expected_inputs:
         _check_tensor(inputs[tensor.name], tensor, where=where)
     for tensor in expected_outputs:
         _check_tensor(outputs[tensor.name], tensor, where=where)
+
+
+def _if_a_state(value: onnx.ValueInfoProto, manifest: Manifest) -> str:
+    """What to say of an input that looks like recurrent state: numbers, and few axes are open."""
+    dims = value.type.tensor_type.shape.dim
+    if value.type.tensor_type.elem_type != FLOAT or not any(dim.dim_value for dim in dims):
+        return ""
+    named = len(manifest.states) or "none"
+    return (
+        f": if it is recurrent state, add it to the manifest's states ({named} named), with the "
+        "output that holds it after the last step"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +98,8 @@ def _outputs(manifest: Manifest) -> list[_Expected]:
         steps = steps[:1]
     width = manifest.prediction.width
     shapes = tuple((*step, width) for step in steps)
+    if not manifest.prediction.per_step:
+        shapes = (("batch", width),)
     expected = [_Expected(name=manifest.prediction.output, role="prediction", shapes=shapes)]
     if manifest.quantiles is not None:
         name = manifest.quantiles.output
@@ -97,8 +112,11 @@ def _outputs(manifest: Manifest) -> list[_Expected]:
 
 
 def _steps(manifest: Manifest) -> tuple[_Shape, ...]:
-    """The leading axes of what holds a row per step; without lengths a run is one step."""
-    if manifest.lengths is None:
+    """The leading axes of what holds a row per step.
+
+    Without lengths a run is one step, or sequences of one length where there is no state.
+    """
+    if manifest.lengths is None and manifest.is_streamable:
         return (("batch", 1), ("batch",))
     return (("batch", "time"),)
 

@@ -1,7 +1,7 @@
 """Heads: small graphs that turn predictions into what a caller asked for.
 
 Every head works row by row, so a row's answer does not depend on its neighbours. Shapes: n
-rows, v tokens in the vocabulary.
+rows, v tokens in the vocabulary, or labels.
 """
 
 import numpy as np
@@ -10,12 +10,38 @@ from onnx import helper
 
 from models.errors import ModelError
 from models.graph import FLOAT, INT32, INT64, IR_VERSION, GraphBuilder
-from models.manifest import Manifest
+from models.manifest import Manifest, PredictionKind
 from models.pruning import prune
 
 LOWEST_TEMPERATURE = 1e-3
 MOST_SUMMED_BY_PRODUCT = 128
 """Up to this many tokens a product with a triangle of ones is faster than CumSum."""
+
+
+def heads_of(proto: onnx.ModelProto, manifest: Manifest) -> dict[str, bytes]:
+    """The heads of whatever a model predicts; ``proto`` has no local functions.
+
+    Raises:
+        ModelError: see `value_heads`.
+    """
+    match manifest.prediction.kind:
+        case PredictionKind.LOGITS:
+            return token_heads(manifest.prediction.width)
+        case PredictionKind.LABELS:
+            return label_heads(manifest.prediction.width)
+        case PredictionKind.DISTRIBUTION:
+            return value_heads(proto, manifest)
+        case PredictionKind.RAW:
+            return {}
+
+
+def label_heads(labels: int) -> dict[str, bytes]:
+    """The heads of a model that scores labels (n, v): argmax, top_k, probabilities."""
+    return {
+        "argmax": _argmax(labels),
+        "top_k": _top_k(labels),
+        "probabilities": _probabilities(labels),
+    }
 
 
 def token_heads(vocabulary: int) -> dict[str, bytes]:
@@ -25,9 +51,7 @@ def token_heads(vocabulary: int) -> dict[str, bytes]:
     ``sample_filtered`` from those that top-k and top-p leave.
     """
     return {
-        "argmax": _argmax(vocabulary),
-        "top_k": _top_k(vocabulary),
-        "probabilities": _probabilities(vocabulary),
+        **label_heads(vocabulary),
         "sample": _sample(vocabulary, filtered=False),
         "sample_filtered": _sample(vocabulary, filtered=True),
     }

@@ -5,26 +5,32 @@ with the size of its batch (its LSTM and GRU do not: constant weights are packed
 packed products has the same bits for one row or many, for one step or many, and is faster.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.graph import STANDARD_DOMAINS, GraphBuilder, constants_of
 
 _ACTIVATIONS = {b"Tanh": "Tanh", b"Relu": "Relu"}
+_DIRECTIONS = {b"forward": (False,), b"reverse": (True,), b"bidirectional": (False, True)}
+"""Which ways a layer goes: back or forth."""
 
 
 def lower_rnn(graph: onnx.GraphProto) -> None:
-    """Replace, in place, every forward RNN with constant weights by products and a scan.
+    """Replace, in place, every RNN with constant weights by products and a scan for each direction.
 
     For input x (time, batch, inputs), weights W, R and biases b::
 
         h_t = f(x_t W^T + h_{t-1} R^T + b_W + b_R)
 
-    Past a row's length Y is 0 and Y_h stays at its last valid step, as the operator has it.
+    The way back starts at a row's last valid step. Past a row's length Y is 0, as the operator has
+    it, and Y_h is h where the way ends.
 
-    An operator this does not cover (reverse, clipped, other activations, weights that are not
-    constant) is left as it is.
+    An operator this does not cover (clipped, other activations, weights that are not constant) is
+    left as it is.
     """
     constants = constants_of(graph)
     nodes: list[onnx.NodeProto] = []
@@ -32,9 +38,8 @@ def lower_rnn(graph: onnx.GraphProto) -> None:
         if not _covered(node, constants):
             nodes.append(node)
             continue
-        prefix = f"cellar.rnn_{index}."
-        builder = GraphBuilder(prefix)
-        _lower(builder, prefix, node, constants)
+        builder = GraphBuilder(f"cellar.rnn_{index}.")
+        _lower(builder, node, constants)
         nodes.extend(builder.nodes)
         graph.initializer.extend(builder.initializers)
     del graph.node[:]
@@ -45,77 +50,118 @@ def _covered(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bo
     if node.op_type != "RNN" or node.domain not in STANDARD_DOMAINS:
         return False
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    activations = attributes.get("activations", [b"Tanh"])
     return (
-        attributes.get("direction", b"forward") == b"forward"
-        and attributes.get("layout", 0) == 0
+        attributes.get("layout", 0) == 0
         and "clip" not in attributes
-        and len(activations) == 1
-        and activations[0] in _ACTIVATIONS
+        and all(activation in _ACTIVATIONS for activation in attributes.get("activations", []))
         and all(
             name in constants and constants[name].data_type == TensorProto.FLOAT
             for name in node.input[1:4]
             if name
         )
-        and len(node.input) > 5
-        and bool(node.input[5])
     )
 
 
 def _lower(
-    builder: GraphBuilder,
-    prefix: str,
-    node: onnx.NodeProto,
-    constants: dict[str, onnx.TensorProto],
+    builder: GraphBuilder, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
 ) -> None:
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-    activation = _ACTIVATIONS[attributes.get("activations", [b"Tanh"])[0]]
-    weights = numpy_helper.to_array(constants[node.input[1]])[0]  # (hidden, inputs)
-    recurrent = numpy_helper.to_array(constants[node.input[2]])[0]  # (hidden, hidden)
-    hidden = recurrent.shape[0]
-    bias = np.zeros(hidden, np.float32)
-    if node.input[3]:
-        both = numpy_helper.to_array(constants[node.input[3]])[0]  # (2 hidden,)
-        bias = both[:hidden] + both[hidden:]
-    lengths = node.input[4]
+    backward = _DIRECTIONS[attributes.get("direction", b"forward")]
+    activations = attributes.get("activations", [b"Tanh"] * len(backward))
+    x, w, r, b, lengths, before, *_ = [*node.input, *[""] * 6]
+    weights = numpy_helper.to_array(constants[w])  # (directions, hidden, inputs)
+    recurrent = numpy_helper.to_array(constants[r])  # (directions, hidden, hidden)
+    hidden = recurrent.shape[-1]
+    bias = np.zeros((len(backward), hidden), np.float32)
+    if b:
+        both = numpy_helper.to_array(constants[b])  # (directions, 2 hidden)
+        bias = both[:, :hidden] + both[:, hidden:]
+    valid = _valid_steps(builder, x, lengths) if lengths else None
+    starts = _starts(builder, x, before, len(backward), hidden)
 
-    x = builder.node("MatMul", node.input[0], builder.constant(np.ascontiguousarray(weights.T)))
-    x = builder.node("Add", x, builder.constant(bias))  # (time, batch, hidden)
-    zero = builder.constant([0])
-    h = builder.node("Squeeze", node.input[5], zero)  # (batch, hidden)
+    paths, ends = [], []
+    for number, is_backward in enumerate(backward):
+        last, every = _scan(
+            builder,
+            _Way(
+                activation=_ACTIVATIONS[activations[number]],
+                weights=weights[number],
+                recurrent=recurrent[number],
+                bias=bias[number],
+                is_backward=is_backward,
+            ),
+            x,
+            starts[number],
+            valid,
+        )
+        if valid is not None:  # once for all steps: cheaper than in the scan
+            every = builder.node("Where", valid, every, builder.constant(0.0))
+        paths.append(builder.node("Unsqueeze", every, builder.constant([1])))
+        ends.append(builder.node("Unsqueeze", last, builder.constant([0])))
+    y, y_h = [*node.output, "", ""][:2]
+    if y:  # (time, directions, batch, hidden)
+        builder.node("Concat", *paths, output=y, axis=1)
+    if y_h:  # (directions, batch, hidden)
+        builder.node("Concat", *ends, output=y_h, axis=0)
 
-    inside = f"{prefix}body."
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Way:
+    """One direction of a layer."""
+
+    activation: str
+    weights: NDArray[np.float32]  # (hidden, inputs)
+    recurrent: NDArray[np.float32]  # (hidden, hidden)
+    bias: NDArray[np.float32]  # (hidden,)
+    is_backward: bool
+
+
+def _scan(
+    builder: GraphBuilder, way: _Way, x: str, start: str, valid: str | None
+) -> tuple[str, str]:
+    """The last h (batch, hidden) of one direction, and every one (time, batch, hidden)."""
+    hidden = len(way.recurrent)
+    x = builder.node("MatMul", x, builder.constant(np.ascontiguousarray(way.weights.T)))
+    x = builder.node("Add", x, builder.constant(way.bias))  # (time, batch, hidden)
+    inside = builder.fresh("body.")
     body = GraphBuilder(inside)
     before = body.input(f"{inside}h", TensorProto.FLOAT, ["batch", hidden])
     x_t = body.input(f"{inside}x_t", TensorProto.FLOAT, ["batch", hidden])
-    product = body.node("MatMul", before, body.constant(np.ascontiguousarray(recurrent.T)))
-    new = body.node(activation, body.node("Add", product, x_t))
+    product = body.node("MatMul", before, body.constant(np.ascontiguousarray(way.recurrent.T)))
+    new = body.node(way.activation, body.node("Add", product, x_t))
     scanned = [x]
-    valid = _valid_steps(builder, x, lengths) if lengths else None
-    if valid is not None:
+    if valid is not None:  # h stays before the way back begins, and after the way forth ends
         scanned.append(valid)
         valid_t = body.input(f"{inside}valid_t", TensorProto.BOOL, ["batch", 1])
         new = body.node("Where", valid_t, new, before)
     y_t = body.node("Identity", new)
     body.output(new, TensorProto.FLOAT, ["batch", hidden])
     body.output(y_t, TensorProto.FLOAT, ["batch", hidden])
-
-    last, every = f"{prefix}last", f"{prefix}every"
+    last, every = builder.fresh("last"), builder.fresh("every")
     builder.nodes_with(
         "Scan",
-        h,
+        start,
         *scanned,
         outputs=[last, every],
         body=body.graph("rnn_step"),
         num_scan_inputs=len(scanned),
+        scan_input_directions=[int(way.is_backward)] * len(scanned),
+        scan_output_directions=[int(way.is_backward)],
     )
-    outputs = [*node.output, "", ""][:2]
-    if outputs[0]:
-        if valid is not None:  # once for all steps: cheaper than in the scan
-            every = builder.node("Where", valid, every, builder.constant(0.0))
-        builder.node("Unsqueeze", every, builder.constant([1]), output=outputs[0])
-    if outputs[1]:
-        builder.node("Unsqueeze", last, zero, output=outputs[1])
+    return last, every
+
+
+def _starts(builder: GraphBuilder, x: str, before: str, directions: int, hidden: int) -> list[str]:
+    """H before the first step of each direction, (batch, hidden): zeros unless given."""
+    if before:
+        names = [before]
+        if directions > 1:
+            names = [builder.fresh("start") for _ in range(directions)]
+            builder.nodes_with("Split", before, outputs=names, axis=0)
+        return [builder.node("Squeeze", name, builder.constant([0])) for name in names]
+    rows = builder.node("Gather", builder.node("Shape", x), builder.constant([1]))
+    shape = builder.node("Concat", rows, builder.constant([hidden]), axis=0)
+    return [builder.node("ConstantOfShape", shape)] * directions
 
 
 def _valid_steps(builder: GraphBuilder, x: str, lengths: str) -> str:

@@ -38,6 +38,8 @@ class TokensInput(_Part):
     kind: Literal["tokens"] = "tokens"
     name: str = "tokens"
     vocabulary: tuple[str, ...] = Field(min_length=1)
+    unknown: int | None = Field(default=None, ge=0)
+    """The token of every character that the vocabulary lacks; None: such characters are refused."""
 
     @property
     def width(self) -> int:
@@ -50,6 +52,15 @@ class TokensInput(_Part):
             raise ValueError("vocabulary holds a symbol twice")
         return self
 
+    @model_validator(mode="after")
+    def _unknown_is_a_token(self) -> Self:
+        if self.unknown is not None and self.unknown >= len(self.vocabulary):
+            raise ValueError(
+                f"unknown is token {self.unknown}, but the vocabulary has "
+                f"{len(self.vocabulary)} symbols"
+            )
+        return self
+
 
 class ValuesInput(_Part):
     """Rows of real values, one per step, in the user's own units."""
@@ -58,7 +69,7 @@ class ValuesInput(_Part):
     name: str = "values"
     features: tuple[str, ...] = Field(min_length=1)
     positive: bool = False
-    """Every value must be above zero (the graph takes its logarithm)."""
+    """The first value of every step must be above zero (the graph takes its logarithm)."""
 
     @property
     def width(self) -> int:
@@ -147,7 +158,10 @@ class Manifest(_Part):
     task: Literal["char", "series", "classify", "foreign"] = "foreign"
     input: Annotated[TokensInput | ValuesInput, Field(discriminator="kind")]
     lengths: str | None = None
-    """Input with the valid steps per row; without it the graph takes one step at a time."""
+    """Input with the valid steps per row.
+
+    Without it the graph takes one step at a time, or sequences of one length if it has no states.
+    """
     states: tuple[State, ...]
     """None: the model reads whole sequences only (a bidirectional one, say)."""
     prediction: Prediction
@@ -160,6 +174,8 @@ class Manifest(_Part):
         kind = self.prediction.kind
         if not self.prediction.per_step and self.states:
             raise ValueError("a model with states predicts at every step: prediction.per_step")
+        if not self.prediction.per_step and kind is PredictionKind.DISTRIBUTION:
+            raise ValueError("a distribution is one of the next value, at every step")
         if kind is PredictionKind.LOGITS:
             if not isinstance(self.input, TokensInput):
                 raise ValueError("logits need an input with a vocabulary")
@@ -189,7 +205,12 @@ class Manifest(_Part):
 
     @property
     def session_bytes(self) -> int:
-        """Bytes of device memory per session: its state, and its last prediction if resident."""
+        """Bytes of device memory per session: its state, and its last prediction if resident.
+
+        None where there can be no session.
+        """
+        if not self.is_streamable:
+            return 0
         numbers = self.prediction.width if self.prediction_is_resident else 0
         for state in self.states:
             size = 1

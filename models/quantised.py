@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from models.cells import ACTIVATIONS, Arithmetic, Layer, Matrix, Narrow, Wide, gru, lstm
+from models.cells import Arithmetic, Layer, Matrix, Narrow, Wide, gru, lstm
+from models.errors import ModelError
 from models.graph import CONTRIB, UINT8, GraphBuilder
 from models.serving import Device, Precision
 
@@ -57,7 +58,16 @@ class Quantised(Narrow):
         projected: Sequence[str],
         before: Sequence[str],
     ) -> list[str]:
-        """See `Arithmetic.advance`."""
+        """See `Arithmetic.advance`.
+
+        Raises:
+            ModelError: the layer's h has no bound, so no scale would fit it.
+        """
+        if not layer.is_bounded:
+            raise ModelError(
+                "--precision int8 needs an h between -1 and 1, and that of a relu RNN has no "
+                "bound: serve it with --precision fp32"
+            )
         own = self._quantise(graph, before[0])
         both = own if layer.is_first else graph.node("Concat", projected[0], own, axis=-1)
 
@@ -86,7 +96,7 @@ class Quantised(Narrow):
             return [gru(graph, z, r, given, reset, before[0])]
         gates = [
             graph.node(activation, product(gate))
-            for gate, activation in enumerate(ACTIVATIONS[layer.cell])
+            for gate, activation in enumerate(layer.activations)
         ]
         return lstm(graph, gates, before[1]) if layer.cell == "LSTM" else gates
 

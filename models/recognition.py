@@ -17,10 +17,11 @@ from models.graph import STANDARD_DOMAINS, constants_of
 from models.manifest import Manifest
 
 _ACTIVATIONS = {
-    "LSTM": [b"Sigmoid", b"Tanh", b"Tanh"],
-    "GRU": [b"Sigmoid", b"Tanh"],
-    "RNN": [b"Tanh"],
+    "LSTM": ([b"Sigmoid", b"Tanh", b"Tanh"],),
+    "GRU": ([b"Sigmoid", b"Tanh"],),
+    "RNN": ([b"Tanh"], [b"Relu"]),
 }
+"""The usual ones first: they are meant where a node names none."""
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _LAYOUT_OPS = ("Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast")
 
@@ -76,14 +77,14 @@ class Reader:
         if node.op_type not in _GATES or node.domain not in STANDARD_DOMAINS:
             return None
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        activations = attributes.get("activations", _ACTIVATIONS[node.op_type][0])
         inputs = [*node.input, *[""] * 8][:8]
         usual = (
             attributes.get("direction", b"forward") == b"forward"
             and attributes.get("layout", 0) == 0
             and attributes.get("clip") is None
             and attributes.get("input_forget", 0) == 0
-            and attributes.get("activations", _ACTIVATIONS[node.op_type])
-            == _ACTIVATIONS[node.op_type]
+            and activations in _ACTIVATIONS[node.op_type]
             and (node.op_type != "GRU" or attributes.get("linear_before_reset", 0) == 1)
             and bool(inputs[5])
             and not inputs[7]
@@ -102,6 +103,7 @@ class Reader:
             recurrent=recurrent,
             input_bias=bias[:gates],
             recurrent_bias=bias[gates:],
+            activation=activations[-1].decode(),
         )
 
     def mean(self, node: onnx.NodeProto) -> RunningMean | None:

@@ -4,14 +4,14 @@ What scales the values and bounds the prediction stays as it was exported; only 
 operators and, for single steps, what depends on the time axis change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from models import heads
 from models.cells import Arithmetic, Layer
@@ -55,14 +55,15 @@ def compile_series(
 
     step = _single_step(proto, manifest, arithmetic, outputs=wanted)
     _, step_model = wire(step, opsets, proto.ir_version, manifest, arena, device, single_step=True)
+    decode: dict[str, bytes] = {}
+    if manifest.input.width == 1:  # a draw is a whole step
+        decode["quantiles"] = _decode(proto, opsets, manifest, arena, arithmetic, device)
     return ServingGraph(
         manifest=renamed,
         arena=arena,
         step=step_model,
         chunk=chunk_model,
-        decode=MappingProxyType(
-            {"quantiles": _decode(proto, opsets, manifest, arena, arithmetic, device)}
-        ),
+        decode=MappingProxyType(decode),
         heads=MappingProxyType(heads.value_heads(proto, manifest)),
     )
 
@@ -266,22 +267,38 @@ def _settle_time(graph: onnx.GraphProto, manifest: Manifest) -> None:
             for dim in value.type.tensor_type.shape.dim
         )
     }
-    nodes: list[onnx.NodeProto] = []
     builder = GraphBuilder(f"{PREFIX}now.")
-    for node in graph.node:
-        if node.op_type == "GatherND" and node.input[0] == manifest.input.name:
-            nodes.append(
-                helper.make_node(
-                    "Squeeze", [node.input[0], builder.constant([1])], [node.output[0]]
-                )
-            )
-        elif node.op_type == "Concat" and any(name in empty for name in node.input):
+    settled = [_at_one_step(builder, node, empty) for node in graph.node]
+    nodes = [node for node in settled if node is not None]
+    graph.initializer.extend(builder.initializers)
+    if manifest.lengths is not None:
+        one = np.ones(1, np.int32)
+        graph.initializer.append(numpy_helper.from_array(one, manifest.lengths))
+        inputs = [value for value in graph.input if value.name != manifest.lengths]
+        del graph.input[:]
+        graph.input.extend(inputs)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _at_one_step(
+    builder: GraphBuilder, node: onnx.NodeProto, empty: Collection[str]
+) -> onnx.NodeProto | None:
+    """What a node is where there is one time step; ``None``: a constant."""
+    result = node.output[0]
+    match node.op_type:
+        case "GatherND":  # a row's last step, of (batch, time, n): the only one
+            return helper.make_node("Squeeze", [node.input[0], builder.constant([1])], [result])
+        case "GatherElements":  # a row's last values, of (batch, lag + time)
+            bounds = [builder.constant([bound]) for bound in (1, np.iinfo(np.int64).max, 1)]
+            return helper.make_node("Slice", [node.input[0], *bounds], [result])
+        case "Range":  # the numbers of the steps
+            builder.constant(np.zeros(1, np.int64), result)
+            return None
+        case "Concat" if any(name in empty for name in node.input):
             left = [name for name in node.input if name not in empty]
             op = "Identity" if len(left) == 1 else "Concat"
             attributes: dict[str, Any] = {} if op == "Identity" else {"axis": node.attribute[0].i}
-            nodes.append(helper.make_node(op, left, list(node.output), **attributes))
-        else:
-            nodes.append(node)
-    graph.initializer.extend(builder.initializers)
-    del graph.node[:]
-    graph.node.extend(nodes)
+            return helper.make_node(op, left, [result], **attributes)
+        case _:
+            return node

@@ -27,6 +27,7 @@ class BadInputError(CellarError):
     def __init__(self, field: str, message: str, *, row: int | None = None) -> None:
         place = field if row is None else f"{field}, row {row}"
         super().__init__(f"{place}: {message}")
+        self.message = message
         self.field = field
         self.row = row
 
@@ -100,6 +101,12 @@ class NotStartedError(CellarError):
     """The session has read nothing yet, so there is no prediction to continue from."""
 
     reason = "NOT_STARTED"
+
+
+class NotStreamableError(CellarError):
+    """The model keeps no state from step to step: it reads whole sequences only."""
+
+    reason = "NOT_STREAMABLE"
 
 
 class OverloadedError(CellarError):

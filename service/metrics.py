@@ -121,7 +121,8 @@ class Metrics:
         )
         self.steps = Counter(
             "cellar_steps",
-            "Time steps applied, forecast paths included; replayed and dry ones are not.",
+            "Time steps applied, forecast paths and whole sequences included; replayed and dry "
+            "ones are not.",
             ["model"],
             registry=registry,
         )

@@ -2,31 +2,22 @@
 
 import asyncio
 import gc
-import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellar.v1 import model_pb2, session_pb2
-from models.arena import ServingGraph, compile_model
 from models.errors import ModelError
-from models.repository import Model, ModelRepository
-from models.serving import Device, Precision
-from service.engine.catalog import ServedModel, arena_rows
+from models.repository import ModelRepository
 from service.engine.cuda.choice import choose
-from service.engine.cuda.runner import CudaRunner
 from service.engine.engine import Engine
-from service.engine.execution import measure
-from service.engine.quality import int8_nats
-from service.engine.runner import OrtRunner, Runner
 from service.engine.runtime import CPU, DeviceError, Place
+from service.loading import Loader
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
 from service.rpc import models as model_rpc
@@ -42,9 +33,6 @@ _SERVICES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _EXPIRY_PERIOD_S = 1.0
-# A full batch that runs for less gains nothing from a second shard: the shards' batches are
-# smaller, and every tick costs its share of the event loop.
-_WORTH_A_CORE_S = 0.010
 _QUIET_S = 1.0  # for what calls leave behind, however short the drain timeout
 
 
@@ -127,6 +115,11 @@ class Server:
             models=[f"{served.name}/{served.version}" for served in self.engine.catalog.all()],
         )
 
+    async def _load(self) -> None:
+        with ThreadPoolExecutor(max_workers=1) as pool:  # the loop keeps answering health checks
+            loader = Loader(self.engine, self.settings, self.places, pool)
+            await loader.load(ModelRepository(self.settings.models))
+
     async def _choose_device(self) -> None:
         loop = asyncio.get_running_loop()
         choice = await loop.run_in_executor(None, choose, self.settings.device)
@@ -188,96 +181,6 @@ class Server:
                 "another --metrics-port, or off for none"
             ) from error
 
-    async def _load(self) -> None:
-        repository = ModelRepository(self.settings.models)
-        names = repository.names()
-        if not names:
-            raise ModelError(
-                f"no model in {self.settings.models}: expected <name>/<version>/model.onnx; "
-                "train one with cellar-train, or leave --models out to serve the zoo"
-            )
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(max_workers=1) as loader:  # the loop keeps answering health checks
-            for name in names:
-                for version in repository.versions(name):
-                    model, runners = await loop.run_in_executor(
-                        loader, self._build, repository, name, version
-                    )
-                    served = self.engine.catalog.add(
-                        name=model.name,
-                        version=model.version,
-                        manifest=model.manifest,
-                        fingerprint=model.fingerprint,
-                        runners=runners,
-                    )
-                    await loop.run_in_executor(loader, self._warm_up, model, served)
-                    _log.info(
-                        "model loaded",
-                        model=str(model),
-                        path=str(model.path),
-                        device=self._devices,
-                        shards=len(runners),
-                        sessions=sum(shard.slots.capacity for shard in served.shards),
-                        bytes_per_session=model.manifest.session_bytes,
-                        **await loop.run_in_executor(loader, self._quality, model),
-                    )
-
-    def _quality(self, model: Model) -> dict[str, object]:
-        """What the precision costs, for the log."""
-        if self.settings.precision == "fp32" or model.manifest.task != "char":
-            return {"precision": self.settings.precision}
-        return {"precision": self.settings.precision, "nats_lost": round(int8_nats(model), 5)}
-
-    def _build(
-        self, repository: ModelRepository, name: str, version: int
-    ) -> tuple[Model, list[Runner]]:
-        model = repository.load(name, version)
-        with _faults_of(model):
-            graph = compile_model(
-                model,
-                precision=Precision(self.settings.precision),
-                device=Device(self.places[0].kind),
-            )
-            runners = self._runners(graph)
-        return model, runners
-
-    def _runner(self, graph: ServingGraph, number: int, count: int) -> Runner:
-        """The runner of one of a model's shards."""
-        slots = arena_rows(self.settings, graph.manifest, number, count)
-        max_batch = self.settings.max_batch
-        place = self.places[number % len(self.places)]
-        if place == CPU:
-            return OrtRunner(graph, slots=slots, max_batch=max_batch)
-        return CudaRunner(
-            graph,
-            slots=slots,
-            max_batch=max_batch,
-            place=place,
-            deterministic=self.settings.deterministic,
-            tf32=self.settings.tf32,
-        )
-
-    def _runners(self, graph: ServingGraph) -> list[Runner]:
-        """The runners of a model, one per shard."""
-        if self.settings.shards != "auto":
-            count = self.settings.shards
-        elif self.places != (CPU,):
-            count = len(self.places)
-        else:
-            alone = self._runner(graph, 0, 1)
-            scratch = arena_rows(self.settings, graph.manifest) - 1
-            seconds = measure(alone, rows=self.settings.max_batch, scratch=scratch)
-            if seconds <= _WORTH_A_CORE_S or _cores() == 1:
-                return [alone]
-            count = _cores()
-        return [self._runner(graph, number, count) for number in range(count)]
-
-    @staticmethod
-    def _warm_up(model: Model, served: ServedModel) -> None:
-        with _faults_of(model):
-            for shard in served.shards:
-                shard.warm_up()
-
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRY_PERIOD_S)
@@ -286,13 +189,6 @@ class Server:
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in ("", *_SERVICES):
             await self._health.set(service, status)
-
-
-def _cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _address(host: str, port: int) -> str:
@@ -307,18 +203,6 @@ def _check_free(host: str, port: int) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise OSError(f"cannot listen on {_address(host, port)}: {reason}") from error
-
-
-@contextmanager
-def _faults_of(model: Model) -> Iterator[None]:
-    """Whatever the runtime throws here is about this model's file."""
-    try:
-        yield
-    except (ModelError, MemoryError):  # too little memory is about the settings
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{model.path}: cannot be run: {reason}") from error
 
 
 async def serve(settings: Settings) -> None:

@@ -45,11 +45,12 @@ class EngineSettings(BaseModel):
     chunk_steps: int = Field(default=16, ge=1)
     """Time steps of one session that run together at most; a longer request is cut."""
     max_pending_steps: int = Field(default=200_000, ge=1)
-    """Steps queued per shard of a model; beyond it requests are refused with RESOURCE_EXHAUSTED."""
+    """Steps queued per shard of a model, or for its whole sequences; beyond it requests are refused
+    with RESOURCE_EXHAUSTED."""
     max_request_steps: int = Field(default=10_000, ge=1)
-    """Time steps of one session in one request."""
+    """Time steps of one session, or of one whole sequence, in one request."""
     max_frame_steps: int = Field(default=65_536, ge=1)
-    """Steps of all sessions in one frame."""
+    """Steps of all sessions in one frame, or of all sequences in one prediction."""
     max_attach_sessions: int = Field(default=65_536, ge=1)
     """Sessions attached to a stream by one message."""
     max_channels: int = Field(default=2**20, ge=1, le=2**20)

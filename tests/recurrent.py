@@ -3,18 +3,28 @@
 import string
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from models.manifest import Manifest, fingerprint
 from models.repository import Model, ModelRepository
-from training.config import Cell
+from training.classify_network import (
+    BidirectionalClassifier,
+    Measurements,
+    StreamedClassifier,
+    Symbols,
+)
+from training.config import Cell, Merge, Nonlinearity
 from training.export import export
-from training.networks import CharNetwork, RecurrentNetwork, SeriesNetwork
+from training.networks import CharNetwork, RecurrentNetwork
+from training.series_network import SeriesNetwork
 
 SYMBOLS = string.ascii_lowercase + " "
+LABELS = ("Irish", "Czech", "日本", "Greek", "Dutch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +32,18 @@ class Case:
     """A network, and the model exported from it."""
 
     network: RecurrentNetwork
+    model: Model
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.model.manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeCase:
+    """A network that reads whole sequences, and the model exported from it."""
+
+    network: BidirectionalClassifier
     model: Model
 
     @property
@@ -41,7 +63,7 @@ def char_case(
     """A network over characters with random weights."""
     torch.manual_seed(seed)
     network = CharNetwork(
-        vocabulary=tuple(symbols), cell=Cell(cell), layers=layers, hidden=hidden, embedding=8
+        vocabulary=tuple(symbols), **_cell(cell), layers=layers, hidden=hidden, embedding=8
     )
     return _case(network.eval(), name)
 
@@ -51,12 +73,61 @@ def series_case(
 ) -> Case:
     """A network over positive values with random weights."""
     torch.manual_seed(seed)
-    network = SeriesNetwork(feature="Close", cell=Cell(cell), layers=layers, hidden=hidden)
+    network = SeriesNetwork(feature="Close", **_cell(cell), layers=layers, hidden=hidden)
     torch.nn.init.normal_(network.head.linear.weight, std=0.3)
     return _case(network.eval(), name)
 
 
-def write_repository(root: Path, *cases: Case) -> Path:
+def label_case(
+    cell: str = "lstm",
+    *,
+    layers: int = 1,
+    hidden: int = 16,
+    features: int = 0,
+    seed: int = 0,
+    name: str = "labels",
+) -> Case:
+    """A network that labels what it has read so far: letters, or rows of so many features."""
+    torch.manual_seed(seed)
+    network = StreamedClassifier(
+        _encoder(features), labels=LABELS, cell=Cell(cell), layers=layers, hidden=hidden
+    )
+    proto, manifest = export(network.eval(), name=name)
+    return Case(network=network, model=_model(proto, manifest))
+
+
+def whole_case(
+    cell: str = "lstm",
+    *,
+    layers: int = 1,
+    hidden: int = 16,
+    features: int = 0,
+    merge: str = "concat",
+    seed: int = 0,
+    name: str = "whole",
+) -> WholeCase:
+    """A network that reads in both directions, and then labels."""
+    torch.manual_seed(seed)
+    network = BidirectionalClassifier(
+        _encoder(features),
+        labels=LABELS,
+        cell=Cell(cell),
+        layers=layers,
+        hidden=hidden,
+        merge=Merge(merge),
+    )
+    proto, manifest = export(network.eval(), name=name)
+    return WholeCase(network=network, model=_model(proto, manifest))
+
+
+def _cell(name: str) -> dict[str, Any]:
+    """A cell by name; ``relu`` is the plain RNN with relu for tanh."""
+    if name == "relu":
+        return {"cell": Cell.RNN, "nonlinearity": Nonlinearity.RELU}
+    return {"cell": Cell(name)}
+
+
+def write_repository(root: Path, *cases: Case | WholeCase) -> Path:
     """Publish the models into a repository."""
     repository = ModelRepository(root)
     for case in cases:
@@ -69,7 +140,7 @@ def torch_predictions(
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
     """Run one sequence (steps,) through torch: predictions (steps, width) and final states."""
     x = torch.from_numpy(inputs)
-    if x.dtype == torch.float32:
+    if x.dtype == torch.float32 and x.ndim == 1:
         x = x[:, None]
     with torch.no_grad():
         y, state = case.network(x[None], case.network.initial_state(1))
@@ -78,12 +149,23 @@ def torch_predictions(
 
 def _case(network: RecurrentNetwork, name: str) -> Case:
     proto, manifest = export(network, name=name)
-    model = Model(
-        name=name,
+    return Case(network=network, model=_model(proto, manifest))
+
+
+def _model(proto: onnx.ModelProto, manifest: Manifest) -> Model:
+    return Model(
+        name=manifest.name,
         version=1,
         manifest=manifest,
         proto=proto,
         fingerprint=fingerprint(proto),
-        path=Path(f"{name}.onnx"),
+        path=Path(f"{manifest.name}.onnx"),
     )
-    return Case(network=network, model=model)
+
+
+def _encoder(features: int) -> Symbols | Measurements:
+    if not features:
+        return Symbols(SYMBOLS, unknown=None, embedding=8, dropout=0.0)
+    names = [f"x{number}" for number in range(features)]
+    mean, scale = torch.randn(features), torch.rand(features) + 0.5
+    return Measurements(names, mean=mean, scale=scale, noise=0.0)

@@ -1,3 +1,4 @@
+from cellar.v1 import values_pb2 as _values_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -19,6 +20,7 @@ class PredictionKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PREDICTION_KIND_LOGITS: _ClassVar[PredictionKind]
     PREDICTION_KIND_DISTRIBUTION: _ClassVar[PredictionKind]
     PREDICTION_KIND_RAW: _ClassVar[PredictionKind]
+    PREDICTION_KIND_LABELS: _ClassVar[PredictionKind]
 INPUT_KIND_UNSPECIFIED: InputKind
 INPUT_KIND_TOKENS: InputKind
 INPUT_KIND_VALUES: InputKind
@@ -26,9 +28,10 @@ PREDICTION_KIND_UNSPECIFIED: PredictionKind
 PREDICTION_KIND_LOGITS: PredictionKind
 PREDICTION_KIND_DISTRIBUTION: PredictionKind
 PREDICTION_KIND_RAW: PredictionKind
+PREDICTION_KIND_LABELS: PredictionKind
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "default_version", "task", "input", "width", "vocabulary", "features", "prediction", "prediction_width", "session_bytes", "fingerprint", "scores", "provenance_json")
+    __slots__ = ("name", "version", "default_version", "task", "input", "width", "vocabulary", "features", "prediction", "prediction_width", "session_bytes", "fingerprint", "scores", "provenance_json", "labels", "streamable", "predicts_per_step")
     class ScoresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +53,9 @@ class Model(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_JSON_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    STREAMABLE_FIELD_NUMBER: _ClassVar[int]
+    PREDICTS_PER_STEP_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     default_version: bool
@@ -64,7 +70,10 @@ class Model(_message.Message):
     fingerprint: str
     scores: _containers.ScalarMap[str, float]
     provenance_json: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., default_version: _Optional[bool] = ..., task: _Optional[str] = ..., input: _Optional[_Union[InputKind, str]] = ..., width: _Optional[int] = ..., vocabulary: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., prediction: _Optional[_Union[PredictionKind, str]] = ..., prediction_width: _Optional[int] = ..., session_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., provenance_json: _Optional[str] = ...) -> None: ...
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    streamable: bool
+    predicts_per_step: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., default_version: _Optional[bool] = ..., task: _Optional[str] = ..., input: _Optional[_Union[InputKind, str]] = ..., width: _Optional[int] = ..., vocabulary: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., prediction: _Optional[_Union[PredictionKind, str]] = ..., prediction_width: _Optional[int] = ..., session_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., provenance_json: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., streamable: _Optional[bool] = ..., predicts_per_step: _Optional[bool] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()
@@ -89,3 +98,29 @@ class GetModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: Model
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class PredictRequest(_message.Message):
+    __slots__ = ("model", "model_version", "inputs", "steps", "outputs")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    model_version: int
+    inputs: _values_pb2.Inputs
+    steps: _containers.RepeatedScalarFieldContainer[int]
+    outputs: _values_pb2.Outputs
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., steps: _Optional[_Iterable[int]] = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ...) -> None: ...
+
+class PredictResponse(_message.Message):
+    __slots__ = ("model", "model_version", "counts", "predictions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    model_version: int
+    counts: _containers.RepeatedScalarFieldContainer[int]
+    predictions: _values_pb2.Predictions
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., counts: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ...) -> None: ...

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class ModelServiceStub:
     """The models a server holds.
+
+    Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
+    BAD_INPUT or MODEL_UNKNOWN.
     """
 
     def __init__(self, channel):
@@ -45,10 +48,18 @@ class ModelServiceStub:
                 request_serializer=cellar_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=cellar_dot_v1_dot_model__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.Predict = channel.unary_unary(
+                '/cellar.v1.ModelService/Predict',
+                request_serializer=cellar_dot_v1_dot_model__pb2.PredictRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_model__pb2.PredictResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
     """The models a server holds.
+
+    Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
+    BAD_INPUT or MODEL_UNKNOWN.
     """
 
     def ListModels(self, request, context):
@@ -60,6 +71,15 @@ class ModelServiceServicer:
 
     def GetModel(self, request, context):
         """Describes one version of one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Predict(self, request, context):
+        """Reads whole sequences, each from its beginning, and predicts. Every model can; no session is
+        opened, and nothing is kept. A sequence's predictions do not depend on the others sent, and
+        are those of a session that reads the same steps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +98,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=cellar_dot_v1_dot_model__pb2.GetModelRequest.FromString,
                     response_serializer=cellar_dot_v1_dot_model__pb2.GetModelResponse.SerializeToString,
             ),
+            'Predict': grpc.unary_unary_rpc_method_handler(
+                    servicer.Predict,
+                    request_deserializer=cellar_dot_v1_dot_model__pb2.PredictRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_model__pb2.PredictResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'cellar.v1.ModelService', rpc_method_handlers)
@@ -88,6 +113,9 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
     """The models a server holds.
+
+    Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
+    BAD_INPUT or MODEL_UNKNOWN.
     """
 
     @staticmethod
@@ -134,6 +162,33 @@ class ModelService:
             '/cellar.v1.ModelService/GetModel',
             cellar_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
             cellar_dot_v1_dot_model__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Predict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.ModelService/Predict',
+            cellar_dot_v1_dot_model__pb2.PredictRequest.SerializeToString,
+            cellar_dot_v1_dot_model__pb2.PredictResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,7 +88,8 @@ class SessionServiceServicer:
     """
 
     def OpenSession(self, request, context):
-        """Opens a session on a model, at position 0.
+        """Opens a session on a model, at position 0. A model that reads whole sequences only is refused
+        with NOT_STREAMABLE: see ModelService.Predict.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -85,9 +85,10 @@ class HeadsOf(ABC, Generic[Predictions]):
         found: dict[str, Any] = {}
         if outputs.raw:
             found["raw"] = predictions.copy()
-        if self._manifest.prediction.kind is PredictionKind.LOGITS:
+        kind = self._manifest.prediction.kind
+        if kind in (PredictionKind.LOGITS, PredictionKind.LABELS):
             self._answer_tokens(found, predictions, outputs, draws, positions)
-        elif self._manifest.prediction.kind is PredictionKind.DISTRIBUTION:
+        elif kind is PredictionKind.DISTRIBUTION:
             if outputs.quantiles:
                 levels = np.tile(np.array(outputs.quantiles, np.float32), (len(predictions), 1))
                 found["quantiles"] = self._quantiles(predictions, levels)
@@ -105,7 +106,7 @@ class HeadsOf(ABC, Generic[Predictions]):
         draws: Draws | None,
         positions: Ints,
     ) -> None:
-        """Add what was asked of logits (rows, vocabulary)."""
+        """Add what was asked of logits (rows, vocabulary), or of the scores of labels."""
 
     @abstractmethod
     def _quantiles(self, predictions: Predictions, levels: Floats) -> Floats:

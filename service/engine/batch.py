@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,6 +135,17 @@ class Answers:
                 for column in fields(self)
             }
         )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Answers]") -> "Answers":
+        """All rows of answers to the same question."""
+        if len(parts) == 1:
+            return parts[0]
+        columns: dict[str, Any] = {}
+        for column in fields(cls):
+            pieces = [getattr(part, column.name) for part in parts]
+            columns[column.name] = None if pieces[0] is None else np.concatenate(pieces)
+        return cls(**columns)
 
     def rows(self, start: int, stop: int) -> "Answers":
         """A range of rows, as views."""

@@ -1,19 +1,22 @@
-"""The models that are loaded, each with the shards that serve it."""
+"""The models that are loaded, each with what serves it."""
 
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from models.errors import ModelError
-from models.manifest import Manifest
+from models.manifest import Manifest, TokensInput
 from service.engine.batch import Outputs, Sampling
+from service.engine.gathering import GatheringPredictor
 from service.engine.generations import Generations
 from service.engine.inputs import InputReader
 from service.engine.lones import Encode, LoneKind
 from service.engine.outputs import check_outputs, check_reply
+from service.engine.predicting import Predictor, SteppingPredictor
 from service.engine.runner import Runner
 from service.engine.shard import Shard
-from service.errors import ModelUnknownError, SessionLimitError
+from service.engine.whole import WholeRunner
+from service.errors import ModelUnknownError, NotStreamableError, SessionLimitError
 from service.metrics import Metrics
 from service.settings import MOST_SESSIONS, EngineSettings
 
@@ -22,7 +25,11 @@ _CHECKED_OUTPUTS = 1000  # remembered per model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model that is loaded, with the shards that serve it."""
+    """A model that is loaded, with what serves it.
+
+    ``predictor`` reads whole sequences; the shards, which a model without states has none of,
+    hold its sessions.
+    """
 
     name: str
     version: int
@@ -31,6 +38,7 @@ class ServedModel:
     reader: InputReader
     shards: tuple[Shard, ...]
     generations: tuple[Generations, ...]  # of each shard
+    predictor: Predictor
     limits: EngineSettings
     _lone_kinds: dict[tuple[Outputs, Encode], LoneKind] = field(default_factory=dict)
     _checked: dict[tuple[Outputs, int], Outputs] = field(default_factory=dict)
@@ -53,6 +61,26 @@ class ServedModel:
                 self._checked[key] = known
         return known
 
+    def require_streamable(self) -> None:
+        """Check that there can be sessions of the model.
+
+        Raises:
+            NotStreamableError: it has no states.
+        """
+        if not self.manifest.is_streamable:
+            raise NotStreamableError(
+                f"model: '{self.name}' has no sessions: it keeps no state between steps, but reads "
+                "a whole sequence before it predicts, as whatever reads in both directions does; "
+                "send whole sequences to ModelService.Predict"
+            )
+
+    def names(self, *, of_tokens: bool) -> tuple[str, ...]:
+        """What the model's tokens or labels are called; of tokens only where that is wanted."""
+        if self.manifest.prediction.labels:
+            return self.manifest.prediction.labels
+        read = self.manifest.input
+        return read.vocabulary if of_tokens and isinstance(read, TokensInput) else ()
+
     def generations_of(self, shard: Shard) -> Generations:
         """What generates on a shard."""
         return self.generations[self.shards.index(shard)]
@@ -69,7 +97,7 @@ class ServedModel:
     @property
     def pending_steps(self) -> int:
         """Steps queued or running."""
-        return sum(shard.pending_steps for shard in self.shards)
+        return sum(shard.pending_steps for shard in self.shards) + self.predictor.pending_steps
 
     def shard_for(self, session_id: str) -> Shard:
         """Where a new session goes: by the hash of its id, or where there is room if not there.
@@ -142,10 +170,43 @@ class Catalog:
             reader=reader,
             shards=shards,
             generations=tuple(Generations(shard, reader, self._metrics) for shard in shards),
+            predictor=SteppingPredictor(
+                f"{name}/{version}", shards, metrics=self._metrics, settings=self._settings
+            ),
             limits=self._settings,
         )
-        self._models[name, version] = served
-        self._show(served)
+        self._put(served)
+        return served
+
+    def add_whole(
+        self,
+        *,
+        name: str,
+        version: int,
+        manifest: Manifest,
+        fingerprint: str,
+        runner: WholeRunner,
+        workers: int = 1,
+    ) -> ServedModel:
+        """Serve a model without states, by so many runs at once."""
+        served = ServedModel(
+            name=name,
+            version=version,
+            manifest=manifest,
+            fingerprint=fingerprint,
+            reader=InputReader(manifest),
+            shards=(),
+            generations=(),
+            predictor=GatheringPredictor(
+                f"{name}/{version}",
+                runner,
+                workers=workers,
+                metrics=self._metrics,
+                settings=self._settings,
+            ),
+            limits=self._settings,
+        )
+        self._put(served)
         return served
 
     def all(self) -> list[ServedModel]:
@@ -183,6 +244,10 @@ class Catalog:
     def default_version(self, name: str) -> int:
         """The version that requests without one get."""
         return max(version for known, version in self._models if known == name)
+
+    def _put(self, served: ServedModel) -> None:
+        self._models[served.name, served.version] = served
+        self._show(served)
 
     def _show(self, served: ServedModel) -> None:
         """Let the gauges read the shards whenever they are read."""

@@ -86,9 +86,11 @@ class Engine:
             BadInputError: the id or the timeout cannot be used.
             SessionExistsError: the id is open already.
             SessionLimitError: every slot is taken.
+            NotStreamableError: the model has no states.
             DrainingError: the server is shutting down.
         """
         self.check_ready()
+        served.require_streamable()
         session_id = session_id or uuid.uuid4().hex
         limit = self.settings.max_id_length
         if len(session_id) > limit or not session_id.isprintable():
@@ -319,10 +321,14 @@ class Engine:
     async def drain(self) -> None:
         """Wait for what is queued; take nothing new."""
         self.draining = True
+        predictors = [served.predictor for served in self.catalog.all()]
+        await asyncio.gather(*(predictor.drained() for predictor in predictors))
         await asyncio.gather(*(shard.drained() for shard in self.catalog.shards()))
 
     def stop(self) -> None:
         """End the worker threads; call ``drain`` first."""
+        for served in self.catalog.all():
+            served.predictor.stop()
         for shard in self.catalog.shards():
             shard.stop()
 

@@ -59,9 +59,9 @@ async def forecast(
     if not 1 < paths <= settings.max_paths:
         raise BadInputError("paths", f"{paths} is not in 2..{settings.max_paths}")
     check_levels("quantiles", levels, at_most=settings.max_levels)
+    check_can_draw(served.manifest, "forecast")
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
-    check_can_draw(served.manifest, "forecast")
     session = engine.find(session_id)
     shard = session.shard
     position = _require_started(shard, session.slot)

@@ -66,7 +66,7 @@ class InputReader:
         return isinstance(self._input, TokensInput)
 
     def text(self, text: str) -> CheckedSteps:
-        """One step per character."""
+        """One step per character; those the vocabulary lacks are its unknown one, if it has one."""
         if isinstance(self._input, ValuesInput):
             raise BadInputError("inputs.text", "the model reads values: send inputs.values")
         if self._token_of is None:
@@ -74,9 +74,8 @@ class InputReader:
                 "inputs.text", "the vocabulary is not made of characters: send inputs.tokens"
             )
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        known = points < len(self._token_of)
-        tokens = self._token_of[np.where(known, points, 0)]
-        bad = ~known | (tokens < 0)
+        tokens = self._token_of[np.minimum(points, len(self._token_of) - 1)]
+        bad = tokens < 0
         return CheckedSteps(
             inputs=np.where(bad, 0, tokens), bad=bad, explain=partial(self._explain_text, text)
         )
@@ -105,7 +104,7 @@ class InputReader:
         rows = data.reshape(-1, self.width)
         good = np.isfinite(rows)
         if self._input.positive:
-            good &= rows > 0
+            good[:, 0] &= rows[:, 0] > 0
         bad: NDArray[np.bool_] = np.logical_not(good.all(axis=1))
         return CheckedSteps(
             inputs=np.where(bad[:, None], np.float32(1.0), rows),
@@ -120,16 +119,16 @@ class InputReader:
     def one_symbol(self, character: str) -> CheckedSteps | None:
         """The step of one character, if it is a good one."""
         points = self._token_of
-        if points is None or ord(character) >= len(points):
+        if points is None:
             return None
-        token: int = points.item(ord(character))
+        token: int = points.item(min(ord(character), len(points) - 1))
         return self._one(token) if token >= 0 else None
 
     def one_row(self, values: Floats) -> CheckedSteps | None:
         """The step of one row of values (width,), if it is a good one."""
         if isinstance(self._input, TokensInput) or not np.isfinite(values).all():
             return None
-        if self._input.positive and not (values > 0).all():
+        if self._input.positive and values[0] <= 0:
             return None
         return CheckedSteps(inputs=values[None], bad=_GOOD, explain=_not_bad)
 
@@ -169,10 +168,7 @@ class InputReader:
     def _explain_value(self, rows: Floats, row: int) -> BadInputError:
         assert isinstance(self._input, ValuesInput)
         values = rows[row]
-        # The first value at fault, finite ones only where a positive one is wanted.
-        column = int((~np.isfinite(values) | (values <= 0)).argmax())
-        if not np.isfinite(values).all():
-            column = int((~np.isfinite(values)).argmax())
+        column = int((~np.isfinite(values)).argmax())  # 0, which must be positive, if all are
         wanted = (
             "it must be finite"
             if not np.isfinite(values[column])
@@ -186,10 +182,14 @@ class InputReader:
 
 
 def _code_points(tokens: TokensInput) -> Ints | None:
-    """Token id by code point, -1 where there is none; ``None`` unless all are characters."""
+    """Token id by code point, the last one for all beyond; ``None`` unless all are characters.
+
+    What the vocabulary lacks has its unknown token, or -1 where it has none.
+    """
     if any(len(symbol) != 1 for symbol in tokens.vocabulary):
         return None
     points = [ord(symbol) for symbol in tokens.vocabulary]
-    table = np.full(max(points) + 1, -1, np.int64)
+    absent = -1 if tokens.unknown is None else tokens.unknown
+    table = np.full(max(points) + 2, absent, np.int64)
     table[points] = np.arange(len(points))
     return table

@@ -18,29 +18,40 @@ def check_outputs(
         BadInputError: the model cannot give one of them; the message names the field.
     """
     kind = manifest.prediction.kind
+    if outputs.every_step and not manifest.prediction.per_step:
+        raise BadInputError(
+            "outputs.every_step", "the model predicts once for each sequence: leave it out"
+        )
     if outputs.last_only == NOTHING:
         default = {
             PredictionKind.LOGITS: Outputs(argmax=True),
+            PredictionKind.LABELS: Outputs(argmax=True),
             PredictionKind.DISTRIBUTION: Outputs(quantiles=DEFAULT_LEVELS),
             PredictionKind.RAW: Outputs(raw=True),
         }[kind]
         return replace(default, every_step=outputs.every_step)
-    if kind is not PredictionKind.LOGITS:
+    if kind not in (PredictionKind.LOGITS, PredictionKind.LABELS):
         for field in ("argmax", "top_k", "probabilities"):
             if getattr(outputs, field):
                 raise BadInputError(
-                    f"outputs.{field}", f"the model predicts no tokens; it has: {_has(kind)}"
+                    f"outputs.{field}",
+                    f"the model predicts no tokens and no labels; it has: {_has(kind)}",
                 )
     if kind is not PredictionKind.DISTRIBUTION and outputs.quantiles:
         raise BadInputError(
             "outputs.quantiles", f"the model predicts no distribution; it has: {_has(kind)}"
         )
-    if kind is PredictionKind.RAW and outputs.sample:
+    if kind in (PredictionKind.RAW, PredictionKind.LABELS) and outputs.sample:
         raise BadInputError("outputs.sample", f"nothing to draw from; the model has: {_has(kind)}")
     if outputs.top_k > manifest.prediction.width:
         raise BadInputError(
             "outputs.top_k",
-            f"{outputs.top_k} is more than the vocabulary's {manifest.prediction.width} tokens",
+            f"{outputs.top_k} is more than "
+            + (
+                f"the model's {manifest.prediction.width} labels"
+                if kind is PredictionKind.LABELS
+                else f"the vocabulary's {manifest.prediction.width} tokens"
+            ),
         )
     check_levels("outputs.quantiles", outputs.quantiles, at_most=max_levels)
     if sampling is not None:
@@ -76,6 +87,7 @@ def check_sampling(field: str, sampling: Sampling) -> None:
 def _has(kind: PredictionKind) -> str:
     return {
         PredictionKind.LOGITS: "argmax, top_k, probabilities, sample, raw",
+        PredictionKind.LABELS: "argmax, top_k, probabilities, raw",
         PredictionKind.DISTRIBUTION: "quantiles, sample, raw",
         PredictionKind.RAW: "raw",
     }[kind]
@@ -85,16 +97,21 @@ def prediction_bytes(manifest: Manifest, outputs: Outputs) -> int:
     """The most bytes that one prediction takes in a message."""
     wide = manifest.prediction.width * (outputs.probabilities + outputs.raw)
     tokens = outputs.argmax + outputs.sample + 2 * outputs.top_k
-    return 4 * (wide + len(outputs.quantiles)) + 16 * tokens + 8
+    # A token comes with its symbol, a label with its name.
+    each = 16 + max((len(label.encode()) for label in manifest.prediction.labels), default=0)
+    return 4 * (wide + len(outputs.quantiles)) + each * tokens + 8
 
 
-def check_reply(manifest: Manifest, outputs: Outputs, steps: int, *, at_most: int) -> None:
+def check_reply(
+    manifest: Manifest, outputs: Outputs, steps: int, *, at_most: int, sequences: int = 1
+) -> None:
     """Check before anything is applied that the reply to so many steps fits into a message.
 
     Raises:
         BadInputError: it would not.
     """
-    size = (steps if outputs.every_step else 1) * prediction_bytes(manifest, outputs) + 1024
+    predictions = steps if outputs.every_step else sequences
+    size = predictions * prediction_bytes(manifest, outputs) + 1024
     if size > at_most:
         raise BadInputError(
             "outputs",
@@ -109,6 +126,11 @@ def check_can_draw(manifest: Manifest, what: str) -> None:
     Raises:
         BadInputError: it cannot; ``what`` is what was to be made of it.
     """
+    if manifest.prediction.kind is PredictionKind.LABELS:
+        raise BadInputError(
+            "session_id",
+            f"the session's model labels sequences: no next step can be {what} from a label",
+        )
     if manifest.prediction.kind is PredictionKind.RAW:
         raise BadInputError("session_id", f"the session's model gives nothing to be {what} from")
     if manifest.input.width != 1:

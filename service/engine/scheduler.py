@@ -149,6 +149,11 @@ class Scheduler:
         """Whether a slot has nothing queued or running."""
         return bool(self._next_ticket[slot] == self._serving[slot])
 
+    @property
+    def forks_wait(self) -> bool:
+        """Whether somebody wants spare slots and has none yet."""
+        return bool(self._ready[Kind.FORK])
+
     def waiting_for_spares(self, slot: int) -> list[Work]:
         """Work of a slot that could run but for a spare slot."""
         return [

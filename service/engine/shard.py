@@ -103,6 +103,7 @@ class Shard:
         self._name = name
         self._settings = settings
         self._clock = clock
+        self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
         self._execution = Execution(
             runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
         )
@@ -273,7 +274,17 @@ class Shard:
         self.gather()
         return self.residents.idle(now_s, at_most=at_most)
 
-    async def perform(self, work: Work) -> list[Delivery]:
+    async def borrow(self, copies: int) -> Fork:
+        """Spare slots in the initial state, which the caller must return."""
+        fork = Fork(slots=self._scratch, expected=np.zeros(1, np.int64), copies=copies)
+        if self.spares.free < copies or self.scheduler.forks_wait:
+            await self.perform(fork)  # in its turn
+        else:
+            fork.spares = self.spares.allocate_many(copies)
+            self.table.fork(int(self._scratch[0]), fork.spares)
+        return fork
+
+    async def perform(self, *works: Work) -> list[Delivery]:
         """Run work that needs no admission: peeks, forks, barriers, steps of spare slots.
 
         Raises:
@@ -281,7 +292,7 @@ class Shard:
         """
         done = asyncio.Event()
         deliveries: list[Delivery] = []
-        missing = len(work.slots)
+        missing = sum(len(work.slots) for work in works)
 
         def deliver(delivery: Delivery) -> None:
             nonlocal missing
@@ -291,17 +302,19 @@ class Shard:
                 done.set()
 
         self.gather()
-        work.callers = (Caller(deliver),)
-        self.scheduler.submit(work)
+        callers = (Caller(deliver),)
+        for work in works:
+            work.callers = callers
+            self.scheduler.submit(work)
         self._wake()
         try:
             await done.wait()
         except asyncio.CancelledError:
-            work.cancelled = True
-            if isinstance(work, Fork) and done.is_set():
-                self.residents.return_spares(
-                    work
-                )  # it has run, and nobody is left to return its copies
+            for work in works:
+                work.cancelled = True
+                if isinstance(work, Fork) and done.is_set():
+                    # It has run, and nobody is left to return its copies.
+                    self.residents.return_spares(work)
             self._wake()
             raise
         for delivery in deliveries:

@@ -60,6 +60,10 @@ class SessionStream:
         sampling: how it draws.
         send: called with each reply, from the event loop.
         encode: makes what ``send`` is called with for lone steps.
+
+    Raises:
+        NotStreamableError: the model has no states.
+        BadInputError: it cannot give one of the outputs.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class SessionStream:
         send: Callable[[Any], None],
         encode: Encode = reply_for_each,
     ) -> None:
+        served.require_streamable()
         self.served = served
         self.attachments = Attachments(engine, served)
         self._engine = engine

@@ -1,7 +1,7 @@
 """From the engine's words to messages."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,8 +19,8 @@ from service.engine.engine import Engine
 from service.engine.forecast import ForecastResult
 from service.engine.frame import Refusal, Reply
 from service.engine.generations import FinishReason, Piece
-from service.engine.inputs import InputReader
 from service.engine.lones import LoneReplies
+from service.engine.predict import PredictResult
 from service.engine.session import SessionInfo, SessionStatus
 from service.engine.stream import reply_for_each
 from service.rpc import packed, status
@@ -40,6 +40,7 @@ _FINISH = {
 }
 _PREDICTION = {
     PredictionKind.LOGITS: model_pb2.PREDICTION_KIND_LOGITS,
+    PredictionKind.LABELS: model_pb2.PREDICTION_KIND_LABELS,
     PredictionKind.DISTRIBUTION: model_pb2.PREDICTION_KIND_DISTRIBUTION,
     PredictionKind.RAW: model_pb2.PREDICTION_KIND_RAW,
 }
@@ -59,8 +60,8 @@ def session(info: SessionInfo) -> session_pb2.Session:
     )
 
 
-def predictions(answers: Answers, symbols: InputReader | None = None) -> values_pb2.Predictions:
-    """Answers, column by column; with ``symbols`` tokens come as symbols too."""
+def predictions(answers: Answers, names: Sequence[str] = ()) -> values_pb2.Predictions:
+    """Answers, column by column; with ``names`` tokens and labels come by their names too."""
     found = values_pb2.Predictions()
     if answers.argmax is not None:
         found.argmax.extend(answers.argmax.tolist())
@@ -77,10 +78,10 @@ def predictions(answers: Answers, symbols: InputReader | None = None) -> values_
         found.quantiles.extend(answers.quantiles.ravel().tolist())
     if answers.raw is not None:
         found.raw.extend(answers.raw.ravel().tolist())
-    if symbols is not None:
-        found.argmax_symbols.extend(map(symbols.symbol, found.argmax))
-        found.top_symbols.extend(map(symbols.symbol, found.top_tokens))
-        found.sampled_symbols.extend(map(symbols.symbol, found.sampled_tokens))
+    if names:
+        found.argmax_symbols.extend(map(names.__getitem__, found.argmax))
+        found.top_symbols.extend(map(names.__getitem__, found.top_tokens))
+        found.sampled_symbols.extend(map(names.__getitem__, found.sampled_tokens))
     return found
 
 
@@ -237,6 +238,18 @@ def piece(result: Piece) -> session_pb2.GenerateResponse:
     )
 
 
+def predicted(
+    result: PredictResult, served: ServedModel, names: Sequence[str]
+) -> model_pb2.PredictResponse:
+    """Predictions for whole sequences."""
+    return model_pb2.PredictResponse(
+        model=served.name,
+        model_version=served.version,
+        counts=() if result.counts is None else result.counts.tolist(),
+        predictions=predictions(result.answers, names),
+    )
+
+
 def forecast(result: ForecastResult, *, include_paths: bool) -> session_pb2.ForecastResponse:
     """A forecast."""
     return session_pb2.ForecastResponse(
@@ -259,6 +272,9 @@ def model(engine: Engine, served: ServedModel, *, whole: bool) -> model_pb2.Mode
         width=manifest.input.width,
         prediction=_PREDICTION[manifest.prediction.kind],
         prediction_width=manifest.prediction.width,
+        labels=manifest.prediction.labels,
+        streamable=manifest.is_streamable,
+        predicts_per_step=manifest.prediction.per_step,
         session_bytes=manifest.session_bytes,
         fingerprint=served.fingerprint,
         scores=manifest.scores,

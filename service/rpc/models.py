@@ -1,11 +1,12 @@
-"""ModelService: what is served."""
+"""ModelService: what is served, and predictions for whole sequences."""
 
 from typing import Any
 
 from cellar.v1 import model_pb2 as pb
 from cellar.v1 import model_pb2_grpc
 from service.engine.engine import Engine
-from service.rpc import encode
+from service.engine.predict import predict
+from service.rpc import decode, encode
 from service.rpc.calls import Calls
 
 
@@ -26,6 +27,22 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._engine.check_ready()
         served = self._engine.catalog.find(request.name, request.version)
         return pb.GetModelResponse(model=encode.model(self._engine, served, whole=True))
+
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        served = self._engine.catalog.find(request.model, request.model_version)
+        outputs, sampling = decode.outputs(request.outputs)
+        result = await predict(
+            self._engine,
+            served,
+            decode.inputs(request.inputs, served.reader),
+            decode.column(request.steps),
+            outputs=outputs,
+            sampling=sampling,
+        )
+        names = served.names(of_tokens=request.inputs.WhichOneof("kind") == "text")
+        return encode.predicted(result, served, names)
 
 
 def add_to(calls: Calls, engine: Engine) -> None:

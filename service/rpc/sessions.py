@@ -61,10 +61,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             position=decode.position(request),
             commit=request.commit if request.HasField("commit") else True,
         )
-        symbols = served.reader if request.inputs.WhichOneof("kind") == "text" else None
+        names = served.names(of_tokens=request.inputs.WhichOneof("kind") == "text")
         return pb.StepResponse(
             position=result.position,
-            predictions=encode.predictions(result.answers, symbols),
+            predictions=encode.predictions(result.answers, names),
             replayed=result.replayed,
         )
 

@@ -28,6 +28,7 @@ _CODES: dict[type[errors.CellarError], grpc.StatusCode] = {
     errors.SessionExistsError: grpc.StatusCode.ALREADY_EXISTS,
     errors.PositionMismatchError: grpc.StatusCode.ABORTED,
     errors.NotStartedError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotStreamableError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.SessionLimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DrainingError: grpc.StatusCode.UNAVAILABLE,

@@ -196,6 +196,27 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             abort(context, Refusal("MODEL_UNKNOWN"))
         return model_pb2.GetModelResponse(model=self._model(request.name))
 
+    def Predict(self, request: Any, context: Any) -> Any:
+        after = self._begin("Predict", request, context)
+        values = self._values(request.inputs, request.model)
+        predictions = values_pb2.Predictions()
+        start = 0
+        for steps in request.steps:
+            own = values[start : start + steps]
+            ends = range(1, steps + 1) if request.outputs.every_step else [steps]
+            for end in ends:
+                state = run(own[:end])
+                predictions.argmax.append(state % len(VOCABULARY))
+                predictions.raw.append(state)
+            start += steps
+        after()
+        return model_pb2.PredictResponse(
+            model=request.model,
+            model_version=3,
+            counts=list(request.steps) if request.outputs.every_step else [],
+            predictions=predictions,
+        )
+
     def _model(self, name: str) -> Any:
         char = name == "char"
         return model_pb2.Model(

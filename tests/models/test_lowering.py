@@ -27,14 +27,20 @@ def rnn(
     *,
     bias: bool = True,
     lengths: bool = True,
+    start: bool = True,
     outputs: tuple[str, str] = ("y", "y_h"),
     weights_as: str = "initializers",
     opset: int = 17,
     **attributes: Any,
 ) -> onnx.ModelProto:
-    inputs = ["x", "w", "r", "b" if bias else "", "lengths" if lengths else "", "h"]
+    given = {"b": bias, "lengths": lengths, "h": start}
+    inputs = ["x", "w", "r", *(name if is_given else "" for name, is_given in given.items())]
+    ways = 2 if attributes.get("direction") == "bidirectional" else 1
     node = helper.make_node("RNN", inputs, list(outputs), hidden_size=HIDDEN, **attributes)
-    tensors = [numpy_helper.from_array(array, name) for name, array in WEIGHTS.items()]
+    tensors = [
+        numpy_helper.from_array(np.concatenate([array, 0.7 * array][:ways]), name)
+        for name, array in WEIGHTS.items()
+    ]
     nodes = [node]
     if weights_as != "initializers":
         stem = "" if weights_as == "constants" else "first_"
@@ -47,11 +53,17 @@ def rnn(
         tensors = []
     declared = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["time", "batch", INPUTS]),
-        helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, "batch", HIDDEN]),
     ]
+    if start:
+        declared.append(
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, [ways, "batch", HIDDEN])
+        )
     if lengths:
         declared.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]))
-    axes: tuple[list[int | str], ...] = (["time", 1, "batch", HIDDEN], [1, "batch", HIDDEN])
+    axes: tuple[list[int | str], ...] = (
+        ["time", ways, "batch", HIDDEN],
+        [ways, "batch", HIDDEN],
+    )
     found = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         for name, shape in zip(outputs, axes, strict=True)
@@ -75,7 +87,10 @@ def is_lowered(model: onnx.ModelProto) -> bool:
 
 def run(model: onnx.ModelProto, lengths: NDArray[np.int32] | None) -> list[NDArray[np.float32]]:
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    feed: dict[str, Any] = {"x": X, "h": H}
+    feed: dict[str, Any] = {"x": X}
+    for value in session.get_inputs():
+        if value.name == "h":
+            feed["h"] = np.concatenate([H, -H][: value.shape[0]])
     if lengths is not None:
         feed["lengths"] = lengths
     found: list[NDArray[np.float32]] = session.run(None, feed)
@@ -91,6 +106,20 @@ def test_it_is_what_the_operator_is(
     activation: str, bias: bool, ragged: bool, outputs: tuple[str, str], opset: int
 ) -> None:
     model = rnn(bias=bias, lengths=ragged, outputs=outputs, opset=opset, activations=[activation])
+    assert is_lowered(model)
+    lengths = LENGTHS if ragged else None
+    for mine, theirs in zip(run(lowered(model), lengths), run(model, lengths), strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+@pytest.mark.parametrize("start", [True, False])
+@pytest.mark.parametrize("ragged", [True, False])
+def test_the_way_back_is_what_the_operator_is(direction: str, start: bool, ragged: bool) -> None:
+    ways = 2 if direction == "bidirectional" else 1
+    activations = ["Relu", "Tanh"][:ways]
+    model = rnn(lengths=ragged, start=start, direction=direction, activations=activations)
     assert is_lowered(model)
     lengths = LENGTHS if ragged else None
     for mine, theirs in zip(run(lowered(model), lengths), run(model, lengths), strict=True):
@@ -116,4 +145,4 @@ def test_weights_may_be_written_in_any_constant_way(weights_as: str) -> None:
 def test_what_is_not_covered_is_left_alone() -> None:
     assert not is_lowered(rnn(activations=["Sigmoid"]))
     assert not is_lowered(rnn(clip=1.0))
-    assert not is_lowered(rnn(direction="reverse"))
+    assert not is_lowered(rnn(layout=1))

@@ -161,7 +161,10 @@ def test_a_sidecar_serves_a_foreign_file(tmp_path: Path) -> None:
     assert ModelRepository(tmp_path).load("foreign").manifest == case.manifest
 
     for change, complaint in (
-        ({"states": []}, "input"),
+        (
+            {"states": []},
+            r"'c_0', which the manifest omits: if it is recurrent state, add it .*none named",
+        ),
         ({"format": 9}, "manifest.json: format"),
         ({"lengths": "no_such"}, "names input 'no_such', the graph has: tokens"),
         ({"surprise": 1}, "manifest.json: surprise"),

@@ -4,8 +4,8 @@ Heads run over all lanes of a run, whichever rows are asked for, and over few wi
 then depend on the size of its run alone, and every shape there is stays bound.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest
 from service.engine.answering import HeadsOf, Way, parameters, ways
-from service.engine.batch import Answers, Draws, Floats, Ints, Outputs
+from service.engine.batch import Draws, Floats, Ints, Outputs
 from service.engine.cuda import graphs as device_graphs
 from service.engine.cuda.predictions import OnDevice
 from service.engine.runtime import Block, Bound, Place, Session, View, open_session
@@ -167,17 +167,6 @@ class DeviceHeads(HeadsOf[OnDevice]):
                 assert self._manifest.quantiles is not None, "it has the head"
                 return {self._manifest.quantiles.output: ((size, 1, k), np.float32)}
         return {"sample": ((size,), np.int32)}
-
-
-def joined(parts: Sequence[Answers]) -> Answers:
-    """All rows of answers to the same question."""
-    if len(parts) == 1:
-        return parts[0]
-    columns: dict[str, Any] = {}
-    for field in fields(Answers):
-        pieces = [getattr(part, field.name) for part in parts]
-        columns[field.name] = None if pieces[0] is None else np.concatenate(pieces)
-    return Answers(**columns)
 
 
 def _power_of_two(count: int) -> int:

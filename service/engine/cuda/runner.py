@@ -19,7 +19,7 @@ from service.engine.buckets import Buckets
 from service.engine.cuda import graphs
 from service.engine.cuda.arena import DeviceArena
 from service.engine.cuda.foreign import ForeignGraph
-from service.engine.cuda.heads import DeviceHeads, joined
+from service.engine.cuda.heads import DeviceHeads
 from service.engine.cuda.predictions import OnDevice
 from service.engine.cuda.steps import Bucket, bind_steps, blank, open_steps, record
 from service.engine.runtime import Block, Bound, Place, input_shapes, open_session
@@ -186,7 +186,7 @@ class CudaRunner:
             some = None if draws is None else draws.take(rows)
             there = self._upload(predictions[rows])
             parts.append(self._heads.answer(there, outputs, some, positions[rows]))
-        return joined(parts)
+        return Answers.joined(parts)
 
     def _run_chunk(
         self,

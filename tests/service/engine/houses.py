@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from models.arena import compile_model
 from models.manifest import Manifest
+from models.whole import compile_whole
 from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
 from service.engine.runner import OrtRunner
+from service.engine.whole import WholeRunner
 from service.metrics import Metrics
 from service.settings import EngineSettings
-from tests.recurrent import Case
+from tests.recurrent import Case, WholeCase
 from tests.service.engine.fakes import FakeRunner, fake_manifest
 
 SMALL = {
@@ -108,6 +110,28 @@ async def reals(case: Case, shards: int = 1, **settings: float) -> AsyncIterator
     ]
     async with _serving(limits, case.manifest, runners) as (engine, served):
         yield Reals(engine=engine, served=served, runners=runners)
+
+
+@asynccontextmanager
+async def wholes(
+    case: WholeCase, *, runner: WholeRunner | None = None, workers: int = 1, **settings: float
+) -> AsyncIterator[tuple[Engine, ServedModel]]:
+    """A house with a model that reads whole sequences."""
+    engine = Engine(EngineSettings.model_validate(settings), Metrics())
+    served = engine.catalog.add_whole(
+        name=case.manifest.name,
+        version=1,
+        manifest=case.manifest,
+        fingerprint="f",
+        runner=runner or WholeRunner(compile_whole(case.model)),
+        workers=workers,
+    )
+    engine.loading = False
+    try:
+        yield engine, served
+    finally:
+        await asyncio.wait_for(engine.drain(), 20)
+        engine.stop()
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A real server on a real port, with small untrained models."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def wire(repository: Path) -> AsyncIterator[Wire]:
+    async with serving(repository) as wire:
+        yield wire
+
+
+@asynccontextmanager
+async def serving(repository: Path) -> AsyncIterator[Wire]:
+    """A server with small limits."""
     settings = Settings(
         models=repository,
         port=0,

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from service.engine.batch import Answers, Draws, Outputs, Sampling
-from service.engine.cuda.heads import joined
 from service.engine.runtime import Place
 from tests.recurrent import char_case
 from tests.service.engine.cuda.bench import (
@@ -117,8 +116,8 @@ def test_a_large_vocabulary_is_summed_otherwise(place: Place) -> None:
 
 def test_joined_answers_have_all_rows() -> None:
     one = Answers(argmax=np.array([1, 2], np.int32))
-    both = joined([one, Answers(argmax=np.array([3], np.int32))])
+    both = Answers.joined([one, Answers(argmax=np.array([3], np.int32))])
     assert both.argmax is not None
     assert both.argmax.tolist() == [1, 2, 3]
     assert both.raw is None
-    assert joined([one]) is one
+    assert Answers.joined([one]) is one

@@ -1,0 +1,1 @@
+"""``make scores``: how good trained models are, and how fast training is."""

@@ -1,0 +1,88 @@
+"""What the training loop adds to the network: characters per second beside a bare loop.
+
+The bare loop has the same module, optimiser, precision, batch and data, and nothing else: no
+records, checkpoints, validation or progress bar. Both take turns.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch.nn.functional import cross_entropy
+
+from benchmarks.bench import Findings
+from benchmarks.rounds import Figure
+from benchmarks.scores.characters import TEXT
+from benchmarks.scores.course import Course, Subject
+from training.char_task import CharTask
+from training.config import CharConfig, parse_config
+from training.evaluate import Model
+from training.families import prepare
+from training.fit import fabric_of
+from training.loop import Loop
+from training.networks import State
+from training.progress import watch
+
+ROUNDS = 5
+ROUND_S = 4.0
+KEYS = ("training_throughput_ratio",)
+
+
+def measure(course: Course, findings: Findings) -> None:
+    config = parse_config({"task": "char", "text": [course.data(TEXT)], "steps": 1_000_000})
+    assert isinstance(config, CharConfig), "the task is char"
+    ours = watched(config, course)
+    bare = bare_steps(config)
+    for steps in (ours, bare):  # what is compiled and allocated at first does not count
+        speed(steps, ROUND_S)
+    ratios = []
+    for number in range(ROUNDS):
+        order = (ours, bare) if number % 2 else (bare, ours)
+        found = {id(steps): speed(steps, ROUND_S) for steps in order}
+        ratios.append(found[id(ours)] / found[id(bare)])
+        findings.notes["training_characters_per_s"] = found[id(ours)] * config.batch * config.window
+    findings.figures[KEYS[0]] = Figure.of(ratios)
+
+
+def speed(steps: Iterator[None], seconds: float) -> float:
+    """Steps per second."""
+    count, began = 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < seconds:
+        next(steps)
+        count += 1
+    return count / spent
+
+
+def watched(config: CharConfig, course: Course) -> Iterator[None]:
+    """A run's own steps, with its records, validations and progress bar."""
+    loop = Loop(prepare(config), fabric_of(config))
+    return watch(loop, loop.run(), course.console)
+
+
+def bare_steps(config: CharConfig) -> Iterator[None]:
+    """The same network, trained by hand."""
+    task = prepare(config)
+    assert isinstance(task, CharTask), "the settings are for text"
+    fabric: Fabric = fabric_of(config)
+    optimizer = torch.optim.AdamW(task.network.parameters(), lr=config.learning_rate, fused=True)
+    wrapped, optimizer = fabric.setup(task.network, optimizer)
+    model = cast(Model, wrapped)
+    tokens = task.corpus.train
+    state: State = task.network.initial_state(config.batch)
+    step = 0
+    while True:
+        index = task.streams.at(step).index
+        logits, state = model(tokens[index], state)
+        loss = cross_entropy(logits.flatten(0, 1), tokens[index + 1].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(task.network.parameters(), config.clip)
+        optimizer.step()
+        state = tuple(part.detach() for part in state)
+        step += 1
+        yield
+
+
+SUBJECT = Subject(name="throughput", keys=KEYS, measure=measure)

@@ -1,0 +1,202 @@
+"""From a model repository to models that are served: compiled, on their devices, warmed up.
+
+Knows nothing of gRPC.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from models.arena import ServingGraph, compile_model
+from models.errors import ModelError
+from models.repository import Model, ModelRepository
+from models.serving import Device, Precision
+from models.whole import compile_whole
+from service.engine.catalog import ServedModel, arena_rows
+from service.engine.cuda.runner import CudaRunner
+from service.engine.engine import Engine
+from service.engine.execution import measure
+from service.engine.quality import int8_nats
+from service.engine.runner import OrtRunner, Runner
+from service.engine.runtime import CPU, Place
+from service.engine.whole import WholeRunner
+from service.settings import Settings
+
+T = TypeVar("T")
+
+# A full batch that runs for less gains nothing from a second shard: the shards' batches are
+# smaller, and every tick costs its share of the event loop.
+_WORTH_A_CORE_S = 0.010
+_log = structlog.get_logger("cellar")
+
+
+class Loader:
+    """Adds the models of a repository to an engine.
+
+    Args:
+        engine: what serves them.
+        settings: how.
+        places: the devices.
+        executor: where the work is done, so that the event loop stays free.
+    """
+
+    def __init__(
+        self, engine: Engine, settings: Settings, places: Sequence[Place], executor: Executor
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._places = tuple(places)
+        self._executor = executor
+
+    async def load(self, repository: ModelRepository) -> None:
+        """Load every version of every model.
+
+        Raises:
+            ModelError: one cannot be served, or there is none.
+        """
+        names = repository.names()
+        if not names:
+            raise ModelError(
+                f"no model in {repository.root}: expected <name>/<version>/model.onnx; "
+                "train one with cellar-train, or leave --models out to serve the zoo"
+            )
+        for name in names:
+            for version in repository.versions(name):
+                model = await self._do(partial(repository.load, name, version))
+                streams = model.manifest.is_streamable
+                facts = await (self._add(model) if streams else self._add_whole(model))
+                _log.info(
+                    "model loaded",
+                    model=str(model),
+                    path=str(model.path),
+                    device=",".join(map(str, self._places)),
+                    **facts,
+                )
+
+    async def _add(self, model: Model) -> dict[str, object]:
+        """Serve a model that has states; returns what the log says of it."""
+        runners = await self._do(lambda: self._build(model))
+        served = self._engine.catalog.add(
+            name=model.name,
+            version=model.version,
+            manifest=model.manifest,
+            fingerprint=model.fingerprint,
+            runners=runners,
+        )
+        await self._do(lambda: _warm_up(model, served))
+        return {
+            "shards": len(runners),
+            "sessions": sum(shard.slots.capacity for shard in served.shards),
+            "bytes_per_session": model.manifest.session_bytes,
+            **await self._do(lambda: self._quality(model)),
+        }
+
+    async def _add_whole(self, model: Model) -> dict[str, object]:
+        """Serve a model without states; returns what the log says of it."""
+        runner = await self._do(lambda: self._build_whole(model))
+        workers = _cores() if self._settings.shards == "auto" else self._settings.shards
+        self._engine.catalog.add_whole(
+            name=model.name,
+            version=model.version,
+            manifest=model.manifest,
+            fingerprint=model.fingerprint,
+            runner=runner,
+            workers=workers,
+        )
+        return {
+            "sessions": 0,
+            "workers": workers,
+            "sequences_share_runs": not runner.isolated,
+            "precision": self._settings.precision,
+        }
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def _build(self, model: Model) -> list[Runner]:
+        with _faults_of(model):
+            graph = compile_model(
+                model,
+                precision=Precision(self._settings.precision),
+                device=Device(self._places[0].kind),
+            )
+            return self._runners(graph)
+
+    def _build_whole(self, model: Model) -> WholeRunner:
+        place = self._places[0]
+        with _faults_of(model):
+            return WholeRunner(
+                compile_whole(model, precision=Precision(self._settings.precision)),
+                place=place,
+                # A GPU's bits depend on the size of a run, unless that is always the same.
+                isolated=None if place == CPU else self._settings.deterministic,
+                tf32=self._settings.tf32,
+            )
+
+    def _runner(self, graph: ServingGraph, number: int, count: int) -> Runner:
+        """The runner of one of a model's shards."""
+        slots = arena_rows(self._settings, graph.manifest, number, count)
+        max_batch = self._settings.max_batch
+        place = self._places[number % len(self._places)]
+        if place == CPU:
+            return OrtRunner(graph, slots=slots, max_batch=max_batch)
+        return CudaRunner(
+            graph,
+            slots=slots,
+            max_batch=max_batch,
+            place=place,
+            deterministic=self._settings.deterministic,
+            tf32=self._settings.tf32,
+        )
+
+    def _runners(self, graph: ServingGraph) -> list[Runner]:
+        """The runners of a model, one per shard."""
+        if self._settings.shards != "auto":
+            count = self._settings.shards
+        elif self._places != (CPU,):
+            count = len(self._places)
+        else:
+            alone = self._runner(graph, 0, 1)
+            scratch = arena_rows(self._settings, graph.manifest) - 1
+            seconds = measure(alone, rows=self._settings.max_batch, scratch=scratch)
+            if seconds <= _WORTH_A_CORE_S or _cores() == 1:
+                return [alone]
+            count = _cores()
+        return [self._runner(graph, number, count) for number in range(count)]
+
+    def _quality(self, model: Model) -> dict[str, object]:
+        """What the precision costs, for the log."""
+        if self._settings.precision == "fp32" or model.manifest.task != "char":
+            return {"precision": self._settings.precision}
+        return {"precision": self._settings.precision, "nats_lost": round(int8_nats(model), 5)}
+
+
+def _warm_up(model: Model, served: ServedModel) -> None:
+    with _faults_of(model):
+        for shard in served.shards:
+            shard.warm_up()
+
+
+def _cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _faults_of(model: Model) -> Iterator[None]:
+    """Whatever the runtime throws here is about this model's file."""
+    try:
+        yield
+    except (ModelError, MemoryError):  # too little memory is about the settings
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{model.path}: cannot be run: {reason}") from error

@@ -1,0 +1,54 @@
+"""Characters that a vocabulary lacks: refused, or taken as its unknown symbol."""
+
+import pytest
+from pydantic import ValidationError
+
+from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
+from service.engine.inputs import InputReader
+from service.errors import BadInputError
+
+
+def reader(*, unknown: int | None, vocabulary: str = "\nabc\ufffd") -> InputReader:
+    return InputReader(
+        Manifest(
+            name="model",
+            input=TokensInput(vocabulary=tuple(vocabulary), unknown=unknown),
+            states=(State(input="h", output="h_next", shape=(4,)),),
+            prediction=Prediction(
+                output="logits", kind=PredictionKind.LOGITS, width=len(vocabulary)
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize("stranger", ["z", "`", "\0", "é", "\uffff", "🙂", "\U0010ffff"])
+def test_strangers_are_the_unknown_symbol(stranger: str) -> None:
+    taken = reader(unknown=4)
+    assert taken.text(f"a{stranger}\n").require().tolist() == [1, 4, 0]
+    alone = taken.one_symbol(stranger)
+    assert alone is not None
+    assert alone.inputs.tolist() == [4]
+
+
+@pytest.mark.parametrize("stranger", ["z", "`", "\0", "é", "\uffff", "🙂", "\U0010ffff"])
+def test_strangers_are_refused_without_one(stranger: str) -> None:
+    strict = reader(unknown=None)
+    checked = strict.text(f"a{stranger}\n")
+    assert checked.bad.tolist() == [False, True, False]
+    with pytest.raises(BadInputError, match=f"row 1: .*U\\+{ord(stranger):04X}"):
+        checked.require()
+    assert strict.one_symbol(stranger) is None
+
+
+@pytest.mark.parametrize("unknown", [None, 4])
+def test_the_vocabulary_is_itself_either_way(unknown: int | None) -> None:
+    either = reader(unknown=unknown)
+    assert either.text("\nabc\ufffd").require().tolist() == [0, 1, 2, 3, 4]
+    found = [either.one_symbol(symbol) for symbol in "\nabc\ufffd"]
+    assert [step.inputs.item() for step in found if step] == [0, 1, 2, 3, 4]
+    assert either.text_of([1, 4]) == "a\ufffd"
+
+
+def test_an_unknown_symbol_outside_the_vocabulary_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"unknown is token 5, .* has 5 symbols"):
+        reader(unknown=5)
