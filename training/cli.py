@@ -9,11 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
-from training.config import TrainingConfig, parse_config
+from training import exporting
+from training.compare import compare
+from training.config import Cell, TrainingConfig, parse_config
 from training.data.synthetic import write_csv
-from training.errors import ConfigError, DataError, RunError, TrainingError
+from training.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
+from training.exporting import export_run
 from training.families import FAMILIES
 from training.fit import resume, train
+from training.importing import command as importing
+from training.importing.command import import_model
+from training.importing.options import options_of
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 
@@ -30,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_csv(given["csv"], given["rows"], seed=given["seed"])
             console.print(f"wrote {given['rows']} rows of a synthetic series to {given['csv']}")
             return 0
+        if command == "import":
+            import_model(options_of(given), console=console)
+            return 0
+        if command == "export":
+            export_run(**given, console=console)
+            return 0
+        if command == "compare":
+            _compare(given, console)
+            return 0
         if command == "resume":
             run = resume(given["folder"], console=console)
         else:
@@ -37,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, RunError) as error:
         print(f"cellar-train: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except StoppedError as error:
+        print(f"cellar-train: {error}", file=sys.stderr)
+        return EXIT_STOPPED
     except TrainingError as error:
         print(f"cellar-train: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -52,8 +70,19 @@ def _parser() -> argparse.ArgumentParser:
     for name, family in FAMILIES.items():
         summary = family.summary
         _add_options(commands.add_parser(name, help=summary, description=summary), family.config)
+    summary = "train several cells on the same data and budget, and say which does best"
+    versus = commands.add_parser("compare", help=summary, description=summary)
+    tasks = versus.add_subparsers(dest="task", required=True, metavar="TASK")
+    for name, family in FAMILIES.items():
+        rival = tasks.add_parser(name, help=family.summary, description=f"{summary}: {name}")
+        _add_comparison_options(rival)
+        _add_options(rival, family.config, without=("cell",))
     go_on = commands.add_parser("resume", help="go on with a run that was stopped")
     go_on.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
+    publish = commands.add_parser("export", help="publish the best weights of a run again")
+    exporting.add_options(publish)
+    summary = "make a servable model of a torch state_dict or a foreign ONNX file"
+    importing.add_options(commands.add_parser("import", help=summary, description=summary))
     generate = commands.add_parser("synthetic", help="write a generated price series as a CSV file")
     generate.add_argument("csv", type=Path, metavar="FILE")
     generate.add_argument("--rows", type=int, default=5000)
@@ -61,25 +90,50 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, config: type[TrainingConfig]) -> None:
+def _compare(given: dict[str, Any], console: Console) -> None:
+    cells = [name.strip() for name in given.pop("cells").split(",")]
+    if unknown := [name for name in cells if name not in tuple(Cell)]:
+        raise ConfigError(f"cells: there is no '{unknown[0]}'; there are {', '.join(Cell)}")
+    options = {name: given.pop(name) for name in ("seeds", "publish")}
+    compare(given, cells=[Cell(name) for name in cells], **options, console=console)
+
+
+def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cells", default=",".join(Cell), help="cells to compare (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="networks of each cell; 3 tell how much is luck"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="publish the best network of the winning cell"
+    )
+
+
+def _add_options(
+    parser: argparse.ArgumentParser, config: type[TrainingConfig], *, without: Sequence[str] = ()
+) -> None:
     """One option per setting; pydantic checks the values, so everything stays text here."""
     fields = config.model_fields
     own = [name for name in fields if name not in TrainingConfig.model_fields]
     for name in own + [name for name in fields if name not in own]:
-        if name == "task":
+        if name == "task" or name in without:
             continue
         field = fields[name]
         flag = "--" + name.removesuffix("_s").replace("_", "-")
         shown = "" if field.default in (None, (), False) else f" (default: {field.default})"
+        shown = "" if field.is_required() else shown
         options: dict[str, Any] = {
             "dest": name,
+            "required": field.is_required(),
             "default": argparse.SUPPRESS,
             "help": f"{field.description}{shown}".replace("%", "%%"),
         }
         if field.annotation is bool:
             options["action"] = "store_true"
         elif field.default == ():
-            options |= {"action": "append", "metavar": "FILE"}
+            metavar = "FILE" if "Path" in str(field.annotation) else name.upper()
+            options |= {"action": "append", "metavar": metavar}
         else:
             options["metavar"] = name.removesuffix("_s").upper()
         parser.add_argument(flag, **options)

@@ -1,0 +1,1 @@
+"""Models of other origin: read, understood, checked and published, ready to serve."""

@@ -1,0 +1,111 @@
+"""What an import is told, and how it asks for what a file does not say."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.config import ModelName
+from training.errors import ConfigError
+
+Ask = Callable[[str, str, str], str]
+"""Takes an option, the question it answers and an example; returns the answer."""
+
+
+class Predicts(StrEnum):
+    """What the columns of a prediction are."""
+
+    LOGITS = "logits"
+    LABELS = "labels"
+    RAW = "raw"
+
+
+class Reads(StrEnum):
+    """What the head of a network that reads whole sequences looks at."""
+
+    EVERY = "every"
+    """Every step's outputs: one prediction for each step."""
+    LAST = "last"
+    """The outputs at the last step."""
+    FINAL = "final"
+    """The final state of each direction, side by side."""
+    MEAN = "mean"
+    """The mean of the outputs over the steps."""
+
+
+class ImportOptions(BaseModel):
+    """The settings of an import; every description is its ``--help`` text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Path
+    name: ModelName | None = Field(
+        None, description="the model's name in the repository (default: the file's)"
+    )
+    models: Path = Field(Path("model-repository"), description="the repository to publish to")
+    vocabulary: str | None = Field(
+        None,
+        description="the symbols in the order of their ids: a JSON list, a JSON object of "
+        "symbols to ids, or a text file of characters; 'ids' where numbers are all there is",
+    )
+    features: str | None = Field(
+        None, description="names of the values of a step, with commas: open,high,low"
+    )
+    predicts: Predicts | None = Field(
+        None, description="what is predicted: logits of the next symbol, labels, or raw numbers"
+    )
+    labels: str | None = Field(
+        None, description="what each column of a labels prediction stands for: yes,no or a file"
+    )
+    nonlinearity: Literal["tanh", "relu"] = Field(
+        "tanh", description="what a plain RNN applies; a state_dict does not say"
+    )
+    reads: Reads | None = Field(
+        None,
+        description="what the head of a bidirectional network looks at: every step, the last "
+        "outputs, the final states or the mean",
+    )
+    state: tuple[str, ...] = Field(
+        (), description="a state of an ONNX graph as input=output; repeatable"
+    )
+    input: str | None = Field(None, description="the ONNX input that takes the steps")
+    output: str | None = Field(None, description="the ONNX output that holds the prediction")
+
+
+def options_of(settings: dict[str, Any]) -> ImportOptions:
+    """Check the settings.
+
+    Raises:
+        ConfigError: one is wrong; the message names it.
+    """
+    try:
+        return ImportOptions.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"{first['loc'][0]}: {first['msg']} (it is {first['input']!r})"
+        ) from error
+
+
+def refuse(option: str, question: str, example: str) -> str:
+    """Answer nothing: where nobody can be asked, the option has to be given.
+
+    Raises:
+        ConfigError: always; the message names the option.
+    """
+    raise ConfigError(f"{question}: give {option}, for example {option} {example}")
+
+
+def prompt(option: str, question: str, example: str) -> str:
+    """Ask on the terminal.
+
+    Raises:
+        ConfigError: there was no answer.
+    """
+    try:
+        answer = input(f"{question} ({option}, for example {example}): ").strip()
+    except EOFError:
+        answer = ""
+    return answer or refuse(option, question, example)

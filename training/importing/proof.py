@@ -1,0 +1,231 @@
+"""Does what is published compute what the source computes? Else nothing is published."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.arena import compile_model
+from models.manifest import Manifest, TokensInput, fingerprint
+from models.repository import Model
+from models.serving import PREDICTION, ServingGraph, read_rows, write_rows
+from models.whole import compile_whole
+from training.errors import ParityError
+from training.importing.stack import Floats
+
+MAX_RELATIVE = 1e-4
+ROWS, STEPS = 3, 12
+LENGTHS = np.array([STEPS, 1, 7], np.int32)
+
+Source = Callable[[NDArray[Any]], Floats]
+"""Maps whole sequences (batch, time, …) to predictions, each from the initial state."""
+
+
+def sample_inputs(manifest: Manifest, *, seed: int = 0) -> NDArray[Any]:
+    """Random sequences that a model takes, ``(ROWS, STEPS, …)``."""
+    rng = np.random.default_rng(seed)
+    if isinstance(manifest.input, TokensInput):
+        return rng.integers(0, len(manifest.input.vocabulary), (ROWS, STEPS))
+    return rng.normal(size=(ROWS, STEPS, manifest.input.width)).astype(np.float32)
+
+
+def prove(proto: onnx.ModelProto, manifest: Manifest, source: Source) -> float:
+    """Run the model in every way it can be served, and compare each with its source.
+
+    Whole, step by step and as a ragged batch in the portable graph; single steps, and chunks where
+    it takes them, in the graphs it is compiled to.
+
+    Returns the largest difference relative to the largest prediction.
+
+    Raises:
+        ParityError: a difference is above `MAX_RELATIVE`.
+        ModelError: it cannot be compiled.
+    """
+    x = sample_inputs(manifest)
+    ends = [source(x[[row], :length]) for row, length in enumerate(LENGTHS)]
+    portable = Portable(proto, manifest)
+    gaps: dict[str, float] = {}
+    full = np.full(ROWS, STEPS, np.int32)
+    if manifest.lengths is not None or not manifest.is_streamable:
+        gaps["whole sequences"] = _gap(portable.run(x, full), source(x))
+    if manifest.lengths is not None:
+        ragged = portable.run(x, LENGTHS)
+        gaps["sequences of different length"] = max(
+            _gap(_of_row(ragged, row, length, manifest), found[0])
+            for row, (length, found) in enumerate(zip(LENGTHS, ends, strict=True))
+        )
+    if not manifest.is_streamable:
+        graph = compile_whole(as_model(proto, manifest))
+        compiled = Portable(onnx.load_from_string(graph.graph), graph.manifest)
+        gaps["whole sequences, as served"] = _gap(compiled.run(x, full), source(x))
+    if manifest.is_streamable:
+        singles = portable.steps(x)  # (rows, steps, width)
+        gaps["single steps"] = max(
+            _gap(singles[row, :length], found[0])
+            if found.ndim == 3
+            else _gap(singles[row, length - 1], found[0])
+            for row, (length, found) in enumerate(zip(LENGTHS, ends, strict=True))
+        )
+        served = compile_model(as_model(proto, manifest))
+        gaps["single steps, as served"] = _gap(served_steps(served, x), singles[:, -1])
+        if manifest.lengths is not None:
+            gaps["chunks, as served"] = max(
+                _gap(row, found[0, -1])
+                for row, found in zip(served_chunk(served, x, LENGTHS), ends, strict=True)
+            )
+    for where, gap in gaps.items():
+        if not gap <= MAX_RELATIVE:
+            raise ParityError(
+                f"not published: in {where} the imported model differs from its source by "
+                f"{gap:.2g} of the predictions' size (at most {MAX_RELATIVE:g})"
+            )
+    return max(gaps.values())
+
+
+class Portable:
+    """A portable graph on ONNX Runtime."""
+
+    def __init__(self, proto: onnx.ModelProto, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._session = session_of(proto.SerializeToString())
+        self._shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        self._types = {value.name: value.type for value in self._session.get_inputs()}
+
+    def run(self, x: NDArray[Any], lengths: NDArray[np.int32]) -> Floats:
+        """Predictions for whole sequences of these lengths."""
+        found, _ = self._run(x, lengths, self._initial(len(x)))
+        return found
+
+    def steps(self, x: NDArray[Any]) -> Floats:
+        """Predictions ``(batch, time, width)``, one step after the other."""
+        state = self._initial(len(x))
+        ones = np.ones(len(x), np.int32)
+        predictions = []
+        for step in range(x.shape[1]):
+            found, state = self._run(x[:, step : step + 1], ones, state)
+            predictions.append(found.reshape(len(x), 1, -1))
+        return np.concatenate(predictions, axis=1)
+
+    def _initial(self, batch: int) -> dict[str, NDArray[Any]]:
+        return {
+            state.input: np.full(
+                np.insert(state.shape, state.batch_axis, batch), state.initial, np.float32
+            )
+            for state in self._manifest.states
+        }
+
+    def _run(
+        self, x: NDArray[Any], lengths: NDArray[np.int32], state: dict[str, NDArray[Any]]
+    ) -> tuple[Floats, dict[str, NDArray[Any]]]:
+        manifest = self._manifest
+        feed = {manifest.input.name: _fitted(x, self._shapes[manifest.input.name]), **state}
+        if manifest.lengths is not None:
+            feed[manifest.lengths] = lengths
+        for name in feed:
+            if self._types[name] == "tensor(int32)":
+                feed[name] = feed[name].astype(np.int32)
+            elif self._types[name] == "tensor(int64)":
+                feed[name] = feed[name].astype(np.int64)
+        outputs = [manifest.prediction.output, *(part.output for part in manifest.states)]
+        found = self._session.run(outputs, feed)
+        following = {
+            part.input: array for part, array in zip(manifest.states, found[1:], strict=True)
+        }
+        return found[0], following
+
+
+def served_steps(graph: ServingGraph, x: NDArray[Any]) -> Floats:
+    """The last prediction ``(batch, width)`` of single steps through the compiled graph."""
+    session = session_of(graph.step or graph.chunk)
+    arena = _arena(graph, len(x))
+    for step in range(x.shape[1]):
+        feed = _served_feed(graph, session, x[:, step : step + 1], np.ones(len(x), np.int32))
+        prediction, arena = _advance(graph, session, feed, arena)
+    return prediction
+
+
+def served_chunk(graph: ServingGraph, x: NDArray[Any], lengths: NDArray[np.int32]) -> Floats:
+    """The last prediction of each row ``(batch, width)`` of one ragged chunk."""
+    session = session_of(graph.chunk)
+    prediction, _ = _advance(
+        graph, session, _served_feed(graph, session, x, lengths), _arena(graph, len(x))
+    )
+    return prediction
+
+
+def session_of(model: bytes, *, log_level: int = 3) -> ort.InferenceSession:
+    """A quiet session on one thread; ``log_level`` 4 leaves out failed runs too."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = log_level
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def as_model(proto: onnx.ModelProto, manifest: Manifest) -> Model:
+    """A model that is not published yet."""
+    return Model(
+        name=manifest.name,
+        version=1,
+        manifest=manifest,
+        proto=proto,
+        fingerprint=fingerprint(proto),
+        path=Path(manifest.name),
+    )
+
+
+def _arena(graph: ServingGraph, rows: int) -> dict[str, NDArray[Any]]:
+    """Tensors of which row ``n * siblings`` is the n-th session's, in the initial state."""
+    return {
+        tensor.input: np.full((rows * tensor.siblings, *tensor.shape), tensor.initial, np.float32)
+        for tensor in graph.arena
+    }
+
+
+def _served_feed(
+    graph: ServingGraph,
+    session: ort.InferenceSession,
+    x: NDArray[Any],
+    lengths: NDArray[np.int32],
+) -> dict[str, NDArray[Any]]:
+    name = graph.manifest.input.name
+    shapes = {value.name: value.shape for value in session.get_inputs()}
+    feed: dict[str, NDArray[Any]] = {name: _fitted(x, shapes[name])}
+    if graph.manifest.lengths in shapes:
+        feed[str(graph.manifest.lengths)] = lengths
+    for siblings in {tensor.siblings for tensor in graph.arena}:
+        rows = np.arange(len(x), dtype=np.int64) * siblings
+        feed |= {read_rows(siblings): rows, write_rows(siblings): rows[:, None]}
+    return {key: value for key, value in feed.items() if key in shapes}
+
+
+def _advance(
+    graph: ServingGraph,
+    session: ort.InferenceSession,
+    feed: dict[str, NDArray[Any]],
+    arena: dict[str, NDArray[Any]],
+) -> tuple[Floats, dict[str, NDArray[Any]]]:
+    wanted = {value.name for value in session.get_inputs()}
+    feed = feed | {name: array for name, array in arena.items() if name in wanted}
+    found = session.run([PREDICTION, *(tensor.output for tensor in graph.arena)], feed)
+    following = {tensor.input: array for tensor, array in zip(graph.arena, found[1:], strict=True)}
+    return found[0], following
+
+
+def _fitted(x: NDArray[Any], shape: list[Any]) -> NDArray[Any]:
+    """One step without its time axis, where the graph has none."""
+    return x[:, 0] if len(shape) < x.ndim and x.shape[1] == 1 else np.ascontiguousarray(x)
+
+
+def _of_row(found: Floats, row: int, length: int, manifest: Manifest) -> Floats:
+    return found[row, :length] if manifest.prediction.per_step else found[row]
+
+
+def _gap(found: Floats, expected: Floats) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    size = max(float(np.abs(expected).max()), 1e-12)
+    return float(np.abs(found - expected).max()) / size
