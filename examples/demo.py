@@ -241,9 +241,9 @@ def say_what_is_where(picture: Path) -> None:
     for name in ("text", "series"):
         newest = max((MODELS / name).glob("*/model.onnx"), key=lambda path: path.stat().st_mtime)
         table.add_row(f"model '{name}'", str(newest))
-        reports = RUNS.glob(f"{name}-*/report.png")
+        reports = RUNS.glob(f"{name}-*/report.html")
         report = max(reports, key=lambda path: path.stat().st_mtime)
-        table.add_row("  its report and plots", str(report))
+        table.add_row("  its report", str(report))
     table.add_row("forecast", str(picture))
     console.print(table)
     console.print("Next, in two terminals:")

@@ -1,5 +1,7 @@
 """The next character of a text."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -9,18 +11,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.manifest import Manifest
-from training.config import CharConfig
+from training.char_report import sections as char_sections
+from training.config import CharConfig, Nonlinearity
+from training.counting import CountingNats, counting_nats
 from training.data.stdlib import read_stdlib
 from training.data.text import read_texts, split
 from training.evaluate import carried, cold256
 from training.networks import CharNetwork, State
 from training.quantised import SCORE, int8_nats_cost
+from training.sections import Note, Section
 from training.streams import Streams
-from training.tasks import Task
+from training.tasks import HeldOut, Task
 
 VALIDATION_WINDOWS = 48
 SAMPLE_CHARACTERS = 600
 SAMPLE_TEMPERATURE = 0.8
+REPORTED_CHARACTERS = 300
+TEMPERATURES = (0.3, 0.6, 0.8, 1.0)
 PARITY_STEPS = 512
 
 
@@ -31,7 +38,7 @@ class CharTask(Task):
     network: CharNetwork
     unit = "characters"
     loss_name = "nats per character"
-    default_budget_s = 120.0
+    default_budget_s = 180.0
 
     def __init__(self, config: CharConfig) -> None:
         """Read the text and build the network.
@@ -42,9 +49,18 @@ class CharTask(Task):
         if config.stdlib:
             text = read_stdlib(limit_characters=config.limit_characters)
         else:
-            text = read_texts(config.text, limit_characters=config.limit_characters)
+            text = read_texts(
+                config.text,
+                limit_characters=config.limit_characters,
+                normalisation=config.normalise,
+            )
         self.config = config
-        self.corpus = split(text, window=config.window)
+        self.corpus = split(
+            text,
+            window=config.window,
+            min_count=config.min_count,
+            most_symbols=config.symbols,
+        )
         self.source, self.sha256 = self.corpus.source, self.corpus.sha256
         self.network = CharNetwork(
             vocabulary=self.corpus.vocabulary,
@@ -53,12 +69,15 @@ class CharTask(Task):
             hidden=config.hidden,
             embedding=config.embedding,
             dropout=config.dropout,
+            nonlinearity=config.nonlinearity,
+            unknown=self.corpus.unknown,
         )
         self.streams = Streams(
             length=len(self.corpus.train) - 1,
             batch=config.batch,
             window=config.window,
             seed=config.seed,
+            restart=config.restart,
         )
         self._train = self.corpus.train
         self._validation = self.corpus.validation
@@ -84,6 +103,12 @@ class CharTask(Task):
             model, self.network.initial_state, self._validation, windows=VALIDATION_WINDOWS
         )
 
+    def seen_loss(self) -> float:
+        """`cold256` over as many windows of the training text."""
+        return cold256(
+            self.network, self.network.initial_state, self._train, windows=VALIDATION_WINDOWS
+        )
+
     def scores(self) -> dict[str, float]:
         """`cold256` and `carried` over the held-out tenth, in float32."""
         initial = self.network.initial_state
@@ -99,38 +124,73 @@ class CharTask(Task):
         table.add_column("nats", justify="right")
         table.add_row("cold256: windows of 256 from the initial state", f"{scores['cold256']:.4f}")
         table.add_row("carried: one pass, state carried", f"{scores['carried']:.4f}")
+        counts = counting_nats(
+            self.corpus.train, self.corpus.validation, symbols=len(self.corpus.vocabulary)
+        )
+        table.add_row("beside it: counting pairs of characters", f"{counts.pairs:.4f}", style="dim")
+        table.add_row("beside it: counting characters", f"{counts.characters:.4f}", style="dim")
+        table.caption = verdict(scores["cold256"], counts)
         return table
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What was done to the text, and what is odd in it."""
+        return self.corpus.notes
 
     def exported_scores(self, proto: onnx.ModelProto, manifest: Manifest) -> dict[str, float]:
         """What serving in int8 would cost."""
+        if self.config.nonlinearity is Nonlinearity.RELU:
+            return {}  # an h without bound is not served in 8 bits
         return {SCORE: int8_nats_cost(self.corpus.validation, proto, manifest)}
+
+    def sections(self) -> list[Section]:
+        """Samples, what memory buys, the hardest characters, coloured text."""
+        texts = self.generate(REPORTED_CHARACTERS, TEMPERATURES)
+        samples = list(zip(TEMPERATURES, texts, strict=True))
+        return char_sections(self.network, self.corpus.validation, samples)
 
     def write_samples(self, folder: Path) -> Path:
         """Write text that the network generates."""
         path = folder / "sample.txt"
-        path.write_text(self.generate(SAMPLE_CHARACTERS), encoding="utf-8")
+        (text,) = self.generate(SAMPLE_CHARACTERS, [SAMPLE_TEMPERATURE])
+        path.write_text(text, encoding="utf-8")
         return path
 
     @torch.no_grad()
-    def generate(self, count: int) -> str:
-        """Draw ``count`` characters, starting after a line end (or the text's first character)."""
+    def generate(self, count: int, temperatures: Sequence[float]) -> list[str]:
+        """Draw ``count`` characters at each temperature.
+
+        They follow a line end, or the text's first character where it has none.
+        """
         vocabulary = self.network.vocabulary
-        device = self._train.device
-        token = vocabulary.index("\n") if "\n" in vocabulary else int(self._train[0])
+        rows = len(temperatures)
+        start = vocabulary.index("\n") if "\n" in vocabulary else int(self._train[0])
+        tokens = torch.full((rows, 1), start, device=self._train.device)
+        scale = torch.tensor(temperatures)[:, None]  # (rows, 1)
         draws = torch.Generator().manual_seed(self.config.seed)
-        state = self.network.initial_state(1)
-        drawn: list[str] = []
+        state = self.network.initial_state(rows)
+        drawn = []
         for _ in range(count):
-            logits, state = self.network(torch.tensor([[token]], device=device), state)
-            chances = torch.softmax(logits[0, 0].cpu() / SAMPLE_TEMPERATURE, dim=-1)
-            token = int(torch.multinomial(chances, 1, generator=draws))
-            drawn.append(vocabulary[token])
-        return "".join(drawn)
+            logits, state = self.network(tokens, state)  # (rows, 1, vocabulary)
+            chances = torch.softmax(logits[:, 0].cpu() / scale, dim=-1)
+            drawn.append(torch.multinomial(chances, 1, generator=draws))  # (rows, 1)
+            tokens = drawn[-1].to(tokens.device)
+        return ["".join(vocabulary[token] for token in row) for row in torch.cat(drawn, 1).tolist()]
 
-    def held_out(self) -> Tensor:
+    def held_out(self) -> HeldOut:
         """The head of the validation text."""
-        return self.corpus.validation[: PARITY_STEPS + 1].unsqueeze(0)
+        head = self.corpus.validation[None, : PARITY_STEPS + 1]
+        return HeldOut(steps=head[:, :-1], targets=head[:, 1:])
 
-    def nats(self, prediction: Tensor, inputs: Tensor) -> float:
+    def nats(self, prediction: Tensor, held_out: HeldOut) -> float:
         """Mean cross-entropy of the next character."""
-        return float(cross_entropy(prediction[0].double(), inputs[0, 1:]))
+        return float(cross_entropy(prediction[0].double(), held_out.targets[0]))
+
+
+def verdict(nats: float, counts: CountingNats) -> str:
+    """What a score means, beside models that have next to no memory."""
+    counted = min(counts.pairs, counts.characters)
+    likely = f"{nats:.3f} nats: as unsure as between {math.exp(nats):.1f} equally likely characters"
+    if nats < counted:
+        return f"{likely}; counting pairs of characters would need {counted:.3f}."
+    return f"{likely}. It does NOT beat counting characters ({counted:.3f}): train longer."

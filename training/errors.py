@@ -17,5 +17,9 @@ class RunError(TrainingError):
     """A run folder cannot be read or resumed."""
 
 
+class StoppedError(TrainingError):
+    """Somebody stopped what needs several runs."""
+
+
 class ParityError(TrainingError):
     """The exported graph does not compute what the network computes."""

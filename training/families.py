@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from training.char_task import CharTask
-from training.config import AnyConfig, CharConfig, SeriesConfig, TrainingConfig
+from training.classify_task import ClassifyTask
+from training.config import AnyConfig, CharConfig, ClassifyConfig, SeriesConfig, TrainingConfig
 from training.series_task import SeriesTask
 from training.tasks import Task
 
@@ -20,16 +21,31 @@ class Family:
     task: Callable[[Any], Task]
     summary: str
     """For ``cellar-train --help``."""
+    headline: str
+    """The score that `compare` ranks by."""
+    headline_rises: bool = False
+    """Whether more of it is better."""
 
 
 FAMILIES = {
     "char": Family(
-        config=CharConfig, task=CharTask, summary="predict the next character of a text"
+        config=CharConfig,
+        task=CharTask,
+        summary="predict the next character of a text",
+        headline="cold256",
     ),
     "series": Family(
         config=SeriesConfig,
         task=SeriesTask,
         summary="predict the distribution of a series' next value",
+        headline="nll",
+    ),
+    "classify": Family(
+        config=ClassifyConfig,
+        task=ClassifyTask,
+        summary="say the label of a sequence",
+        headline="accuracy",
+        headline_rises=True,
     ),
 }
 

@@ -1,6 +1,7 @@
 """Train a model from its settings: data, loop, scores, export, parity, report, publication."""
 
 import math
+import os
 import signal
 import threading
 import time
@@ -24,7 +25,6 @@ from training.progress import watch
 from training.provenance import provenance_of
 from training.runs import RunFolder, TrainedRun
 
-CHECKPOINT_EVERY_S = 60.0
 SINGLE_THREAD_HIDDEN = 64
 BF16_FROM_HIDDEN = 128
 """Narrower cells gain nothing from bf16 on CPUs."""
@@ -42,12 +42,15 @@ def train(
         DataError: the data cannot be used.
         ParityError: the exported graph is not the network; nothing is published.
     """
-    console = console or Console(quiet=True)
+    fabric = fabric_of(config)
+    console = _console(fabric, console)
     with _threads(config):
         task = prepare(config)
         report.announce(task, console)
-        loop = Loop(task, _fabric(config))
-        return _go_on(config, RunFolder.create(config), loop, stop_after, console)
+        loop = Loop(task, fabric)
+        folder = fabric.broadcast(RunFolder.create(config) if fabric.is_global_zero else None)
+        assert folder is not None, "the first process makes it for all"
+        return _go_on(config, folder, loop, stop_after, console)
 
 
 def resume(
@@ -61,17 +64,18 @@ def resume(
     Raises:
         RunError: no run folder, no checkpoint, or the data has changed since.
     """
-    console = console or Console(quiet=True)
     run = RunFolder(folder)
     config = run.config()
     if (model := run.published()) is not None:
         raise RunError(f"{folder}: this run is finished; it published {model}")
     checkpoint = run.load_checkpoint()
+    fabric = fabric_of(config)
+    console = _console(fabric, console)
     with _threads(config):
         task = prepare(config)
         if checkpoint["sha256"] != task.sha256:
             raise RunError(f"{folder}: {task.source} has changed since the run began; train anew")
-        loop = Loop(task, _fabric(config))
+        loop = Loop(task, fabric)
         loop.restore(checkpoint)
         return _go_on(config, run, loop, stop_after, console)
 
@@ -83,7 +87,7 @@ def _go_on(
     stop_after: int | None,
     console: Console,
 ) -> TrainedRun:
-    saved_s = time.monotonic()
+    checkpoints = _Checkpoints(folder, loop, every_s=config.checkpoint_s)
     with _stop_signal() as stopped:
 
         def until(loop: Loop) -> bool:
@@ -95,24 +99,54 @@ def _go_on(
                     f"the loss is {loop.loss} at step {loop.step}: use a smaller --learning-rate "
                     f"than {config.learning_rate:g} or a smaller --clip than {config.clip:g}"
                 )
-            if time.monotonic() - saved_s >= CHECKPOINT_EVERY_S:
-                folder.save_checkpoint(loop.checkpoint())
-                saved_s = time.monotonic()
-    folder.save_checkpoint(loop.checkpoint())
-    folder.write_history(loop.history)
+            checkpoints.save_if_due()
+    checkpoints.save()
+    if loop.fabric.is_global_zero:
+        folder.write_history(loop.history)
+    run = TrainedRun(
+        folder=folder.path,
+        task=loop.task,
+        steps=loop.step,
+        total_steps=loop.total,
+        finished=loop.finished,
+        scores={},
+        model=None,
+    )
     if not loop.finished:
-        run = TrainedRun(
-            folder=folder.path,
-            task=loop.task,
-            steps=loop.step,
-            total_steps=loop.total,
-            finished=False,
-            scores={},
-            model=None,
-        )
         report.stopped(run, console)
-        return run
-    return _finish(config, folder, loop, console)
+    elif loop.fabric.is_global_zero:  # what is left is the work of one
+        run = _finish(config, folder, loop, console)
+    loop.fabric.barrier()
+    return run
+
+
+class _Checkpoints:
+    """Writes a run's checkpoints: one before its first step, so that it can always be resumed,
+    one as soon as its length is known, and then one every so many seconds.
+    """
+
+    def __init__(self, folder: RunFolder, loop: Loop, *, every_s: float) -> None:
+        self._folder = folder
+        self._loop = loop
+        self._every_s = every_s
+        self._total = loop.total
+        self.save()
+
+    def save(self) -> None:
+        """Write one now; every process takes part."""
+        checkpoint = self._loop.checkpoint()
+        if self._loop.fabric.is_global_zero:
+            self._folder.save_checkpoint(checkpoint)
+        self._saved_s = time.monotonic()
+
+    def save_if_due(self) -> None:
+        """Write one if it is time to."""
+        if self._total != self._loop.total or self._loop.agreed(self._is_time):
+            self._total = self._loop.total
+            self.save()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._saved_s >= self._every_s
 
 
 def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) -> TrainedRun:
@@ -131,7 +165,7 @@ def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) 
             update={"scores": scores, "provenance": provenance_of(config, loop)}
         )
         samples = task.write_samples(folder.path)
-        report.draw(loop, folder.report)
+        report.write_page(loop, manifest, folder.report)
         path = ModelRepository(config.models).publish(proto, manifest)
         folder.write_json(
             "metrics.json",
@@ -157,12 +191,34 @@ def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) 
     return run
 
 
-def _fabric(config: TrainingConfig) -> Fabric:
+def fabric_of(config: TrainingConfig) -> Fabric:
+    """One device; or, started by ``torchrun``, one per process, which share each batch."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise ConfigError("device: there is no CUDA device here; use --device cpu")
     device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
-    return Fabric(accelerator=device, devices=1, precision=_precision(config))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
+        return Fabric(accelerator=device, devices=1, precision=_precision(config))
+    if config.batch % processes:
+        raise ConfigError(
+            f"batch: {config.batch} rows cannot be shared equally by {processes} processes"
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
+    fabric = Fabric(
+        accelerator=device,
+        devices=here,
+        num_nodes=processes // here,
+        strategy="ddp",
+        precision=_precision(config),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _console(fabric: Fabric, console: Console | None) -> Console:
+    """The terminal, for the first process alone."""
+    return console if console is not None and fabric.is_global_zero else Console(quiet=True)
 
 
 def _precision(config: TrainingConfig) -> Literal["32-true", "bf16-mixed"]:

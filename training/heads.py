@@ -88,15 +88,22 @@ class JohnsonHead(nn.Module):
     Starts as nearly the same distribution everywhere, close to a standard normal: a random walk.
     """
 
-    def __init__(self, hidden: int) -> None:
+    mask: Tensor
+
+    def __init__(self, hidden: int, *, driftless: bool = False) -> None:
+        """A ``driftless`` head has location and skewness 0: up is as likely as down."""
         super().__init__()
         self.linear = nn.Linear(hidden, 4)
+        self.register_buffer("mask", mask_of(driftless=driftless), persistent=False)
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(hidden))
         nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():  # what is 0 here stays 0: no gradient reaches it
+            self.linear.weight.mul_(self.mask[:, None])
 
     def forward(self, y: Tensor) -> Tensor:
         """The four parameters, each within its bounds."""
-        return bounded(self.linear(y))
+        weight, bias = self.linear.weight * self.mask[:, None], self.linear.bias * self.mask
+        return bounded(nn.functional.linear(y, weight, bias))
 
     def start_from(self, raw: Sequence[float]) -> None:
         """Let the head begin at a distribution found by `fit_constant`."""
@@ -119,19 +126,25 @@ def bounded(raw: Tensor) -> Tensor:
     )
 
 
-def fit_constant(changes: Tensor) -> list[float]:
+def mask_of(*, driftless: bool) -> Tensor:
+    """Which of the four numbers are free, ``(4,)``: 1, or 0 for those that stay 0."""
+    return torch.tensor([0.0, 1.0, 0.0, 1.0]) if driftless else torch.ones(4)
+
+
+def fit_constant(changes: Tensor, *, driftless: bool = False) -> list[float]:
     """The four free numbers that fit scaled changes ``(n,)`` best, by maximum likelihood.
 
     This is the best random walk of this family: the place from which a network has to improve.
     """
     y = changes.double()
     raw = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    mask = mask_of(driftless=driftless).double()
     optimizer = torch.optim.LBFGS([raw], max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         # The small pull to the start keeps degenerate data (a constant series) in bounds.
-        loss = -JohnsonSU.unpack(bounded(raw)).log_density(y).mean() + 1e-3 * (raw**2).sum()
+        loss = -JohnsonSU.unpack(bounded(raw * mask)).log_density(y).mean() + 1e-3 * (raw**2).sum()
         loss.backward()
         return loss
 

@@ -9,15 +9,19 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.config import TrainingConfig
+from training.errors import RunError
 from training.networks import State
 from training.tasks import Task
+
+_T = TypeVar("_T")
 
 LOG_EVERY = 10
 CALIBRATION_STEPS = 10
@@ -77,12 +81,14 @@ class Loop:
         for method in task.forward_methods:
             self.model.mark_forward_method(method)
         task.to(fabric.device)
+        if fabric.world_size > 1:  # the weights are the same everywhere, dropout is not
+            torch.manual_seed(self.config.seed + fabric.global_rank)
         self.step = 0
         self.total = self._planned()
         self.spent_s = 0.0
         self.history: list[dict[str, float]] = []
         self.best = Best()
-        self.state: State = task.training_state(self.config.batch)
+        self.state: State = task.training_state(self._rows)
         self._averages = self._fresh_averages()
         self._timed: tuple[int, float] | None = None
 
@@ -92,11 +98,12 @@ class Loop:
         if self.step == 0 and not self.best.weights:
             self._validate()
         while self.total is None or self.step < self.total:
-            if until is not None and until(self):
+            if until is not None and self.agreed(partial(until, self)):
                 break
             self._advance()
             self.spent_s = time.perf_counter() - started
             if self.total is None:
+                self.spent_s = self._everywhere(self.spent_s)
                 self._calibrate()
                 self.spent_s = time.perf_counter() - started
             if self.total is not None and (
@@ -119,16 +126,22 @@ class Loop:
             return float(self._averages.loss) / self._averages.count
         return self.history[-1].get("loss", math.nan) if self.history else math.nan
 
+    def agreed(self, wish: Callable[[], bool]) -> bool:
+        """Whether to do what the first process wishes; among several it is asked now and then."""
+        if self.fabric.world_size == 1:
+            return wish()
+        return self.step % LOG_EVERY == 0 and self._everywhere(wish())
+
     def keep_best(self) -> None:
         """Put the best weights into the network."""
         if self.best.weights:
             self.task.network.load_state_dict(self.best.weights)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        random = {"cpu": torch.get_rng_state()}
+        """Everything that the rest of the run depends on; every process asks for it together."""
+        random = {"cpu": self._gathered(torch.get_rng_state())}
         if self.fabric.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+            random["cuda"] = self._gathered(torch.cuda.get_rng_state(self.fabric.device))
         return {
             "step": self.step,
             "total": self.total,
@@ -136,7 +149,7 @@ class Loop:
             "sha256": self.task.sha256,
             "network": self.task.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "state": list(self.state),
+            "state": [self._gathered(part).flatten(0, 1) for part in self.state],
             "random": random,
             "history": self.history,
             "best": {"loss": self.best.loss, "step": self.best.step, "weights": self.best.weights},
@@ -148,13 +161,25 @@ class Loop:
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from what `checkpoint` returned."""
-        device = self.fabric.device
+        """Continue from what `checkpoint` returned.
+
+        Raises:
+            RunError: so many processes did not write it.
+        """
+        device, rank = self.fabric.device, self.fabric.global_rank
+        wrote = len(checkpoint["random"]["cpu"])
+        if wrote != self.fabric.world_size:
+            raise RunError(
+                f"the run was trained by {wrote} processes, these are {self.fabric.world_size}: "
+                "resume it with as many"
+            )
         self.step, self.total = checkpoint["step"], checkpoint["total"]
         self.spent_s = checkpoint["spent_s"]
         self.task.network.load_state_dict(checkpoint["network"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.state = tuple(part.to(device) for part in checkpoint["state"])
+        self.state = tuple(
+            part.tensor_split(wrote)[rank].to(device) for part in checkpoint["state"]
+        )
         self.history = checkpoint["history"]
         self.best = Best(**checkpoint["best"])
         averages = checkpoint["averages"]
@@ -163,18 +188,20 @@ class Loop:
             norm=averages["norm"].to(device),
             count=averages["count"],
         )
-        torch.set_rng_state(checkpoint["random"]["cpu"])
+        torch.set_rng_state(checkpoint["random"]["cpu"][rank])
         if device.type == "cuda" and "cuda" in checkpoint["random"]:
-            torch.cuda.set_rng_state(checkpoint["random"]["cuda"], device)
+            torch.cuda.set_rng_state(checkpoint["random"]["cuda"][rank], device)
 
     def _advance(self) -> None:
         window = self.task.streams.at(self.step)
-        if window.fresh:
-            self.state = self.task.training_state(self.config.batch)
+        index, fresh = self._share(window.index), self._share(window.fresh)
+        if bool(fresh.any()):
+            initial = self.task.training_state(len(fresh))
+            self.state = initial if bool(fresh.all()) else _begun_anew(self.state, initial, fresh)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.total)
         self.model.train()
-        loss, state = self.task.loss(self.model, window.index, self.state)
+        loss, state = self.task.loss(self.model, index, self.state)
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.task.network.parameters(), self.config.clip)
@@ -187,7 +214,7 @@ class Loop:
 
     def _validate(self) -> float:
         self.model.eval()
-        loss = self.task.validation_loss(self.model)
+        loss = self._everywhere(self.task.validation_loss(self.model))
         if loss < self.best.loss:
             weights = {
                 name: tensor.detach().cpu().clone()
@@ -202,7 +229,7 @@ class Loop:
         self.history.append(
             {
                 "step": self.step,
-                "loss": float(averages.loss) / averages.count,
+                "loss": float(self._mean(averages.loss)) / averages.count,
                 "gradient_norm": float(averages.norm),
                 "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
                 "seconds": round(self.spent_s, 3),
@@ -213,6 +240,38 @@ class Loop:
     def _fresh_averages(self) -> Averages:
         zero = torch.zeros((), device=self.fabric.device)
         return Averages(loss=zero.clone(), norm=zero.clone())
+
+    # -- several processes: each trains on its share of the batch's rows -----------------------
+
+    @property
+    def _rows(self) -> int:
+        """Rows of the batch that this process trains on."""
+        return self.config.batch // self.fabric.world_size
+
+    def _share(self, rows: Tensor) -> Tensor:
+        """This process's part of a batch's rows."""
+        return rows.tensor_split(self.fabric.world_size)[self.fabric.global_rank]
+
+    def _everywhere(self, value: _T) -> _T:
+        """What the first process has, in all."""
+        return value if self.fabric.world_size == 1 else self.fabric.broadcast(value)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes."""
+        if self.fabric.world_size == 1:
+            return value
+        mean = self.fabric.all_reduce(value.clone(), reduce_op="mean")
+        assert isinstance(mean, Tensor), "a tensor comes back as one"
+        return mean
+
+    def _gathered(self, value: Tensor) -> Tensor:
+        """What each process has, one after the other, (processes, ...), on the CPU."""
+        if self.fabric.world_size == 1:
+            return value[None].cpu()
+        # Through the device: what gathers on GPUs knows no other tensors.
+        gathered = self.fabric.all_gather(value.to(self.fabric.device))
+        assert isinstance(gathered, Tensor), "a tensor comes back as one"
+        return gathered.cpu()
 
     @property
     def _validate_every(self) -> int:
@@ -242,7 +301,16 @@ class Loop:
             return
         before = time.perf_counter()
         self._validate()
-        validation_s = time.perf_counter() - before
+        validation_s = self._everywhere(time.perf_counter() - before)
         left_s = budget_s - self.spent_s - validation_s * (self.task.validations + 1)
         total = self.step + max(1, int(left_s * steps / seconds))
         self.total = max(int(min(total, most_steps)), self.step + 1)
+
+
+def _begun_anew(state: State, initial: State, fresh: Tensor) -> State:
+    """The state with the initial one in the fresh rows, (batch,)."""
+    rows = fresh.to(state[0].device)
+    return tuple(
+        torch.where(rows.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+        for new, old in zip(initial, state, strict=True)
+    )

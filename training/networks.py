@@ -10,17 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.config import Cell, Transform
-from training.heads import JohnsonHead
-from training.scaling import Scaling
+from training.config import Cell, Nonlinearity
 
 State = tuple[Tensor, ...]
-
-_MODULES: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
-    Cell.LSTM: nn.LSTM,
-    Cell.GRU: nn.GRU,
-    Cell.RNN: nn.RNN,
-}
 
 
 class Cells(nn.Module):
@@ -30,18 +22,24 @@ class Cells(nn.Module):
     """
 
     def __init__(
-        self, *, cell: Cell, inputs: int, hidden: int, layers: int, dropout: float
+        self,
+        *,
+        cell: Cell,
+        inputs: int,
+        hidden: int,
+        layers: int,
+        dropout: float,
+        nonlinearity: Nonlinearity = Nonlinearity.TANH,
     ) -> None:
         super().__init__()
         self.cell = cell
         self.hidden = hidden
+        self.nonlinearity = nonlinearity
         self.layers = nn.ModuleList(
-            _MODULES[cell](inputs if layer == 0 else hidden, hidden, batch_first=True)
+            layer_of(cell, nonlinearity, inputs if layer == 0 else hidden, hidden)
             for layer in range(layers)
         )
         self.dropout = nn.Dropout(dropout)
-        if cell is Cell.LSTM:
-            self._open_forget_gates()
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -66,12 +64,28 @@ class Cells(nn.Module):
             x = self.dropout(x)
         return x, tuple(part.float() for part in following)
 
-    def _open_forget_gates(self) -> None:
-        # A forget bias of 1 at the start (Jozefowicz et al. 2015); torch orders i, f, g, o.
-        with torch.no_grad():
-            for layer in self.layers:
-                layer.get_parameter("bias_hh_l0")[self.hidden : 2 * self.hidden].zero_()
-                layer.get_parameter("bias_ih_l0")[self.hidden : 2 * self.hidden].fill_(1.0)
+
+def layer_of(
+    cell: Cell, nonlinearity: Nonlinearity, inputs: int, hidden: int, *, bidirectional: bool = False
+) -> nn.LSTM | nn.GRU | nn.RNN:
+    """One untrained layer, batch first; the forget gates of an LSTM start open."""
+    if cell is Cell.RNN:
+        return nn.RNN(
+            inputs,
+            hidden,
+            nonlinearity=nonlinearity.value,
+            batch_first=True,
+            bidirectional=bidirectional,
+        )
+    if cell is Cell.GRU:
+        return nn.GRU(inputs, hidden, batch_first=True, bidirectional=bidirectional)
+    layer = nn.LSTM(inputs, hidden, batch_first=True, bidirectional=bidirectional)
+    # A forget bias of 1 at the start (Jozefowicz et al. 2015); torch orders i, f, g, o.
+    with torch.no_grad():
+        for direction in ("", "_reverse") if bidirectional else ("",):
+            layer.get_parameter(f"bias_hh_l0{direction}")[hidden : 2 * hidden].zero_()
+            layer.get_parameter(f"bias_ih_l0{direction}")[hidden : 2 * hidden].fill_(1.0)
+    return layer
 
 
 class RecurrentNetwork(nn.Module):
@@ -108,68 +122,25 @@ class CharNetwork(RecurrentNetwork):
         hidden: int = 256,
         embedding: int = 96,
         dropout: float = 0.0,
+        nonlinearity: Nonlinearity = Nonlinearity.TANH,
+        unknown: int | None = None,
     ) -> None:
         super().__init__()
         self.vocabulary = tuple(vocabulary)
+        self.unknown = unknown
         self.embed = nn.Embedding(len(self.vocabulary), embedding)
         self.cells = Cells(
-            cell=cell, inputs=embedding, hidden=hidden, layers=layers, dropout=dropout
+            cell=cell,
+            inputs=embedding,
+            hidden=hidden,
+            layers=layers,
+            dropout=dropout,
+            nonlinearity=nonlinearity,
         )
         self.head = nn.Linear(hidden, len(self.vocabulary))
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Map tokens to float32 logits, whatever precision the cells run in."""
         y, state = self.cells(self.embed(x), state)  # (batch, time, hidden)
-        with torch.autocast(y.device.type, enabled=False):
-            return self.head(y.float()), state
-
-
-class SeriesNetwork(RecurrentNetwork):
-    """Raw values ``(batch, time, 1)`` -> the distribution of the next ``(batch, time, 6)``.
-
-    The six are location, scale, skewness and tail of a Johnson SU distribution of the next
-    change in units of `spread`, then `anchor` (the last value) and `spread` themselves.
-    The state is the cells' state followed by that of the scaling.
-    """
-
-    def __init__(
-        self,
-        *,
-        feature: str = "value",
-        transform: Transform = Transform.LOG_RETURN,
-        change_scale: float = 0.01,
-        decay: float = 0.94,
-        cell: Cell = Cell.LSTM,
-        layers: int = 1,
-        hidden: int = 32,
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.feature = feature
-        self.scaling = Scaling(transform=transform, change_scale=change_scale, decay=decay)
-        self.cells = Cells(
-            cell=cell, inputs=self.scaling.width, hidden=hidden, layers=layers, dropout=dropout
-        )
-        self.head = JohnsonHead(hidden)
-
-    @property
-    def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The cells' states, then the scaling's."""
-        return {**self.cells.state_shapes, **self.scaling.state_shapes}
-
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map raw values to distributions in the values' own units."""
-        own = len(self.cells.state_shapes)
-        scaled, scaling_state = self.scaling(x, state[own:])
-        shape, cells_state = self.shape(scaled.features, state[:own])  # (batch, time, 4)
-        y = torch.cat([shape, scaled.anchor, scaled.spread], dim=-1)  # (batch, time, 6)
-        return y, cells_state + scaling_state
-
-    def shape(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map scaled features ``(batch, time, width)`` to Johnson SU shapes ``(batch, time, 4)``.
-
-        ``state`` is the cells' part alone: training scales the series once, beforehand.
-        """
-        y, state = self.cells(features, state)  # (batch, time, hidden)
         with torch.autocast(y.device.type, enabled=False):
             return self.head(y.float()), state

@@ -8,10 +8,12 @@ import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from models.manifest import Manifest
 from training.errors import ParityError
-from training.tasks import Task
+from training.networks import RecurrentNetwork
+from training.tasks import HeldOut, Task
 
 MAX_NATS = 1e-4
 MAX_RELATIVE = 1e-3
@@ -70,27 +72,58 @@ class OnnxModel:
 
 
 def measure(task: Task, proto: onnx.ModelProto, manifest: Manifest) -> Parity:
-    """Compare network and graph on held-out data, whole and step by step."""
-    inputs = task.held_out()  # (1, time + 1, …)
-    steps = inputs[:, :-1]
-    network = task.network.eval().cpu()
-    with torch.no_grad():
-        expected, _ = network(steps, network.initial_state(1))  # (1, time, width)
+    """Compare network and graph on held-out data: whole and, where it streams, step by step."""
+    held_out = task.held_out()
+    expected = _by_torch(task.network.eval().cpu(), held_out)
     model = OnnxModel(proto, manifest)
-    name = manifest.prediction.output
-    whole = model.run(steps.numpy(), model.initial_state(1))[0][name]
-    state = model.initial_state(1)
-    single = []
-    for step in range(steps.shape[1]):
-        outputs, state = model.run(steps[:, step : step + 1].numpy(), state)
-        single.append(outputs[name])
-    nats = task.nats(expected, inputs)
-    size = expected.abs().amax(dim=(0, 1)).clamp(min=1e-12)  # (width,)
-    found = [torch.from_numpy(whole), torch.from_numpy(np.concatenate(single, axis=1))]
+    found = [_whole(model, held_out)]
+    if manifest.is_streamable:
+        found.append(_step_by_step(model, held_out))
+    nats = task.nats(expected, held_out)
+    kept = _valid(held_out, expected)  # (predictions, width)
+    size = kept.abs().amax(dim=0).clamp(min=1e-12)  # (width,)
     return Parity(
-        nats=max(abs(task.nats(prediction, inputs) - nats) for prediction in found),
-        relative=max(float(((prediction - expected).abs() / size).max()) for prediction in found),
+        nats=max(abs(task.nats(prediction, held_out) - nats) for prediction in found),
+        relative=max(
+            float(((_valid(held_out, prediction) - kept).abs() / size).max())
+            for prediction in found
+        ),
     )
+
+
+def _by_torch(network: nn.Module, held_out: HeldOut) -> Tensor:
+    """What the network predicts: (rows, time, width), or (rows, width) for whole sequences."""
+    with torch.no_grad():
+        if isinstance(network, RecurrentNetwork):
+            prediction, _ = network(held_out.steps, network.initial_state(len(held_out.steps)))
+        else:
+            prediction = network(held_out.steps, held_out.row_lengths)
+    assert isinstance(prediction, Tensor), "networks predict tensors"
+    return prediction
+
+
+def _whole(model: OnnxModel, held_out: HeldOut) -> Tensor:
+    rows = len(held_out.steps)
+    lengths = held_out.row_lengths.numpy().astype(np.int32)
+    outputs, _ = model.run(held_out.steps.numpy(), model.initial_state(rows), lengths=lengths)
+    return torch.from_numpy(outputs[model.manifest.prediction.output])
+
+
+def _step_by_step(model: OnnxModel, held_out: HeldOut) -> Tensor:
+    state = model.initial_state(len(held_out.steps))
+    single = []
+    for step in range(held_out.steps.shape[1]):
+        outputs, state = model.run(held_out.steps[:, step : step + 1].numpy(), state)
+        single.append(outputs[model.manifest.prediction.output])
+    return torch.from_numpy(np.concatenate(single, axis=1))
+
+
+def _valid(held_out: HeldOut, prediction: Tensor) -> Tensor:
+    """The predictions that count, (predictions, width): none after the end of a row."""
+    if prediction.ndim == 2:
+        return prediction
+    places = torch.arange(prediction.shape[1])
+    return prediction[places < held_out.row_lengths[:, None]]
 
 
 def require(parity: Parity) -> None:

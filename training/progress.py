@@ -17,7 +17,7 @@ from training.loop import Loop
 
 def watch(loop: Loop, steps: Iterator[None], console: Console) -> Iterator[None]:
     """Pass the steps of a loop on and draw a progress bar beside them."""
-    per_step = loop.config.batch * loop.config.window
+    per_step = loop.task.streams.per_step
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,21 +1,31 @@
-"""What a person gets to see of a run: a few tables on the terminal and one picture."""
+"""What a person gets to see of a run: a few tables on the terminal and one page."""
 
+import math
 from pathlib import Path
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from models.manifest import Manifest
+from training import page
 from training.config import TrainingConfig
-from training.loop import Loop
+from training.curves import clipped_share, points, training_curves
+from training.loop import LOG_EVERY, Loop
 from training.runs import TrainedRun
-from training.series_task import SeriesTask
+from training.sections import Section
 from training.tasks import Task
 
-TAIL_ROWS = 150
-"""Steps shown of a series' held-out tail."""
+LEARNT_BY_HEART = 0.7
+"""A loss on training data below this share of the held-out one is memory, not skill."""
+ALIKE = 0.95
+"""Above this share they are as good as the same."""
+WORSE_AGAIN = 1.02
+"""A validation that ends this much above its best is worth a sentence."""
+NOTICED = 0.0001
+"""Nats that a smaller cost is not worth telling of."""
+ADVICE = "More data, more --dropout or a smaller --hidden would help."
 
 
 def announce(task: Task, console: Console) -> None:
@@ -24,15 +34,11 @@ def announce(task: Task, console: Console) -> None:
     config = task.config
     console.print(
         f"[bold]{config.name}[/bold]: {config.layers} x {config.hidden} {config.cell.value}, "
-        f"{weights:,} weights, on {task.streams.length + 1:,} {task.unit} of {task.source}"
+        f"{weights:,} weights, on {task.streams.size:,} {task.unit} of {escape(task.source)}"
     )
     if task.notes:
-        table = Table(title=f"what was done to {task.source}")
-        table.add_column("what")
-        table.add_column("rows", justify="right")
-        table.add_column("detail")
-        for note in task.notes:
-            table.add_row(note.what, f"{note.rows:,}", note.detail)
+        table = _note_table(task)
+        table.title = f"what was done to {escape(task.source)}"
         console.print(table)
 
 
@@ -48,58 +54,113 @@ def summarise(run: TrainedRun, samples: Path, config: TrainingConfig, console: C
     table.add_row("model", str(run.model))
     table.add_row("differs from ONNX by", f"{run.scores['onnx_gap']:.1e} nats")
     table.add_row("run", str(run.folder))
-    table.add_row("picture", str(run.folder / "report.png"))
+    table.add_row("report", str(run.folder / "report.html"))
     table.add_row("sample", str(samples))
     table.add_row("next", f"cellar-serve --models {config.models}")
     console.print(table)
 
 
-def draw(loop: Loop, path: Path) -> None:
-    """Draw loss, learning rate and gradient norm, and a series' predictions beside the truth."""
-    task = loop.task
-    with_series = isinstance(task, SeriesTask)
-    figure = Figure(figsize=(9, 11 if with_series else 8), layout="constrained")
-    rows = 4 if with_series else 3
-    axes: list[Axes] = list(
-        figure.subplots(rows, 1, gridspec_kw={"height_ratios": [3, 1, 1, 3][:rows]})
+def write_page(loop: Loop, manifest: Manifest, path: Path) -> None:
+    """Write the report of a finished run as one HTML file.
+
+    The network is the one that was kept, and ``manifest`` has its scores and its provenance.
+    """
+    task, config = loop.task, loop.config
+    provenance = manifest.provenance
+    assert provenance is not None, "a run has just made it"
+    scores = task.score_table(manifest.scores)
+    weights = sum(parameter.numel() for parameter in task.network.parameters())
+    with page.figure_style():
+        sections = [_training(loop), *task.sections()]
+        parts = [page.part_of(section) for section in sections]
+    content = page.render(
+        "report.html",
+        title=config.name,
+        lead=(
+            f"{config.layers} x {config.hidden} {config.cell.upper()}, {weights:,} weights, "
+            f"trained for {_time(loop.spent_s)} on {task.source}, {provenance.created:%d %B %Y}"
+        ),
+        verdict=[caption for caption in [page.caption_of(scores)] if caption] + fit_verdict(loop),
+        scores=page.grid_of(scores),
+        checks=_checks(manifest, task),
+        notes=page.grid_of(_note_table(task)),
+        sections=parts,
+        command=provenance.command,
+        provenance=[
+            ("data", provenance.data),
+            ("data, SHA-256", provenance.data_sha256),
+            ("steps", f"{provenance.steps:,}, weights of step {loop.best.step:,} kept"),
+            ("seed", str(provenance.seed)),
+            ("time", f"{provenance.seconds:,.1f} s on {loop.fabric.device.type}"),
+            ("bytes per session", f"{manifest.session_bytes:,}"),
+            ("versions", ", ".join(f"{k} {v}" for k, v in provenance.versions.items())),
+        ],
+        settings=page.pairs_of(provenance.config),
     )
-    title = f"{loop.config.name}: {loop.config.layers} x {loop.config.hidden} "
-    figure.suptitle(f"{title}{loop.config.cell.value} on {task.source}")
-    _line(axes[0], loop, "loss", "training")
-    _line(axes[0], loop, "validation", "validation", marker="o")
-    axes[0].axvline(loop.best.step, color="grey", linewidth=0.8, linestyle=":", label="kept")
-    axes[0].set_ylabel(task.loss_name)
-    axes[0].legend()
-    _line(axes[1], loop, "learning_rate", "learning rate")
-    axes[1].set_ylabel("learning rate")
-    _line(axes[2], loop, "gradient_norm", "largest gradient norm")
-    axes[2].axhline(loop.config.clip, color="grey", linewidth=0.8, linestyle="--")
-    axes[2].set_yscale("log")
-    axes[2].set_ylabel("gradient norm\n(dashed: clip)")
-    axes[2].set_xlabel("step")
-    if isinstance(task, SeriesTask):
-        _draw_tail(axes[3], task)
-    figure.savefig(path, dpi=110)
+    path.write_text(content, encoding="utf-8")
 
 
-def _line(axes: Axes, loop: Loop, key: str, label: str, *, marker: str | None = None) -> None:
-    points = [(record["step"], record[key]) for record in loop.history if key in record]
-    axes.plot(*np.array(points).reshape(-1, 2).T, label=label, marker=marker, linewidth=1.2)
+def fit_verdict(loop: Loop) -> list[str]:
+    """What the losses say of the fit, in sentences."""
+    best, unit = loop.best, loop.task.loss_name
+    sentences = []
+    steps, validation = points(loop.history, "validation")
+    worse_again = len(validation) > 0 and validation[-1] > WORSE_AGAIN * best.loss > 0
+    if worse_again:
+        sentences.append(
+            f"Overfitting set in: validation was best at step {best.step:,} of "
+            f"{int(steps[-1]):,} and ended at {validation[-1]:.3f}; the weights of step "
+            f"{best.step:,} were kept. {ADVICE}"
+        )
+    if (seen := loop.task.seen_loss()) is not None and 0 < best.loss < math.inf:
+        figures = f"{seen:.3f} {unit} on data it trained on, {best.loss:.3f} on data it did not"
+        if seen < LEARNT_BY_HEART * best.loss:
+            sentences.append(f"It has learnt much by heart: {figures}. {ADVICE}")
+        elif seen < ALIKE * best.loss:
+            sentences.append(f"Some overfitting: {figures}.")
+        elif not worse_again:
+            sentences.append(
+                f"No overfitting: {figures}; a larger network or a longer training may do better."
+            )
+    return sentences
 
 
-def _draw_tail(axes: Axes, task: SeriesTask) -> None:
-    forecast = task.forecast_test()[-TAIL_ROWS:]  # (rows, 9)
-    truth = task.data.series.values[-len(forecast) :]
-    place = np.arange(len(truth))
-    axes.fill_between(
-        place, forecast[:, 0], forecast[:, -1], alpha=0.3, label="80 % interval, one step ahead"
+def _training(loop: Loop) -> Section:
+    clip = loop.config.clip
+    share = clipped_share(loop.history, clip=clip)
+    clipped = f"in {share:.0%} of them above {clip:g}, and clipped" if share else "never clipped"
+    figure = training_curves(
+        loop.history, loss_name=loop.task.loss_name, clip=clip, kept_step=loop.best.step
     )
-    axes.plot(place, forecast[:, 4], linewidth=0.9, label="median, one step ahead")
-    axes.plot(place, truth, color="black", linewidth=0.9, label="truth")
-    labels = task.data.series.labels[-len(truth) :]
-    ticks = np.linspace(0, len(truth) - 1, 5).astype(int)
-    axes.set_xticks(ticks, [labels[tick] for tick in ticks])
-    axes.set_ylabel(
-        f"{task.data.series.name}{' (synthetic)' if task.data.series.synthetic else ''}"
+    return Section(
+        title="Training",
+        text=f"The weights of step {loop.best.step:,} did best on held-out data and were kept. "
+        f"The gradient norm is the largest of every {LOG_EVERY} steps, {clipped}.",
+        figure=figure,
     )
-    axes.legend()
+
+
+def _checks(manifest: Manifest, task: Task) -> page.Grid:
+    """What the exported file was checked for."""
+    rows = []
+    if (gap := manifest.scores.get("onnx_gap")) is not None:
+        rows.append(("exported ONNX differs from the network by", f"{gap:.1e} {task.loss_name}"))
+    if (cost := manifest.scores.get("int8_nats_cost")) is not None:
+        shown = f"{cost:.4f}" if abs(cost) >= NOTICED else f"less than {NOTICED}"
+        rows.append(("serving with --precision int8 costs", f"{shown} {task.loss_name}"))
+    return page.grid(("check", "result"), rows, numbers=(1,))
+
+
+def _note_table(task: Task) -> Table:
+    """What the reader did, one row each; names from data are text, never markup."""
+    table = Table()
+    table.add_column("what")
+    table.add_column("rows", justify="right")
+    table.add_column("detail")
+    for note in task.notes:
+        table.add_row(Text(note.what), f"{note.rows:,}", Text(note.detail))
+    return table
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -16,6 +16,19 @@ from training.tasks import Task
 CHECKPOINT_FORMAT = 1
 
 
+def numbered_folder(parent: Path, name: str) -> Path:
+    """Make the next free folder ``<parent>/<name>-<number>``."""
+    number = 1
+    while True:
+        path = parent / f"{name}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        return path
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """Files of one training run."""
@@ -25,22 +38,14 @@ class RunFolder:
     @classmethod
     def create(cls, config: AnyConfig) -> "RunFolder":
         """Make the next free folder ``<runs>/<name>-<number>`` and write the settings into it."""
-        number = 1
-        while True:
-            path = config.runs / f"{config.name}-{number}"
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                number += 1
-                continue
-            folder = cls(path)
-            folder.write("config.json", write_config(config.anchored()).encode())
-            return folder
+        folder = cls(numbered_folder(config.runs, config.name))
+        folder.write("config.json", write_config(config.anchored()).encode())
+        return folder
 
     @property
     def report(self) -> Path:
-        """The picture of the run."""
-        return self.path / "report.png"
+        """The page of the run."""
+        return self.path / "report.html"
 
     def config(self) -> AnyConfig:
         """The settings of the run.
@@ -74,6 +79,11 @@ class RunFolder:
         """Write the metrics of the whole run so far, one JSON object a line."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
         self.write("metrics.jsonl", lines.encode())
+
+    def history(self) -> list[dict[str, float]]:
+        """The metrics that `write_history` wrote."""
+        lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def published(self) -> str | None:
         """The model that this run ended with; None while it has not."""

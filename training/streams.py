@@ -1,13 +1,20 @@
-"""The order in which training reads a long sequence: parallel streams, window by window.
+"""The orders in which training reads its data.
 
-The sequence is a circle of ``length`` steps on which ``batch`` streams start evenly spaced. A pass
-walks every stream some windows on, with the state carried from one to the next; the next pass
-starts at a new place with a fresh state. Everything follows from the number of the training step,
-so a resumed run reads what the uninterrupted one would have read.
+`Streams` reads one long sequence as parallel streams, window by window. The sequence is a circle of
+``length`` steps on which ``batch`` streams start evenly spaced. A pass walks every stream some
+windows on, with the state carried from one to the next; the next pass starts at a new place with a
+fresh state. With ``restart``, each stream also starts afresh after so many windows, the streams in
+turn: a network that never begins anew in training is surprised by it later.
+
+`Shuffled` reads many short sequences, a batch of whole ones at a time.
+
+Everything follows from the number of the training step, so a resumed run reads what the
+uninterrupted one would have read.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,19 +29,48 @@ class Window:
     """What one training step reads."""
 
     index: Tensor
-    """(batch, window) int64: places in the sequence."""
-    fresh: bool
-    """True where a pass begins: the state is the initial one."""
+    """int64: places in the sequence, (batch, window); or numbers of whole sequences, (batch,)."""
+    fresh: Tensor
+    """bool, (batch,): rows that begin here, with the initial state."""
+
+
+class ReadingOrder(Protocol):
+    """What a training step reads, as a function of its number."""
+
+    @property
+    def size(self) -> int:
+        """Units in the data: steps of one sequence, or whole sequences."""
+
+    @property
+    def per_step(self) -> int:
+        """Units that a training step reads."""
+
+    def steps(self, epochs: float) -> int:
+        """Training steps that read as much as so many readings of the data."""
+
+    def at(self, step: int) -> Window:
+        """What training step ``step`` reads, counted from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
-    """A reading order; see the module."""
+    """One long sequence, read by parallel streams; see the module."""
 
     length: int
     batch: int
     window: int
     seed: int
+    restart: int = 0  # 0: only where a pass begins
+
+    @property
+    def size(self) -> int:
+        """Steps of the sequence; one more than can be predicted from."""
+        return self.length + 1
+
+    @property
+    def per_step(self) -> int:
+        """Steps of the sequence that a training step reads."""
+        return self.batch * self.window
 
     @property
     def windows_per_pass(self) -> int:
@@ -52,4 +88,42 @@ class Streams:
         offset = int(np.random.default_rng((self.seed, turn)).integers(self.length))
         starts = torch.arange(self.batch) * self.length // self.batch  # (batch,)
         places = torch.arange(self.window) + (offset + window * self.window)  # (window,)
-        return Window(index=(starts[:, None] + places) % self.length, fresh=window == 0)
+        fresh = torch.full((self.batch,), window == 0)
+        if self.restart:
+            fresh |= (torch.arange(self.batch) + window) % self.restart == 0
+        return Window(index=(starts[:, None] + places) % self.length, fresh=fresh)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shuffled:
+    """Many sequences in a new random order each epoch, a batch of whole ones at a time."""
+
+    count: int
+    batch: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """Sequences."""
+        return self.count
+
+    @property
+    def per_step(self) -> int:
+        """Sequences in a full batch."""
+        return min(self.batch, self.count)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training steps that read every sequence once; their batches differ by one at most."""
+        return math.ceil(self.count / self.batch)
+
+    def steps(self, epochs: float) -> int:
+        """Training steps that read as much as so many readings of all sequences."""
+        return max(1, math.ceil(epochs * self.batches_per_epoch))
+
+    def at(self, step: int) -> Window:
+        """The sequences of training step ``step``, counted from 0."""
+        epoch, batch = divmod(step, self.batches_per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+        rows = np.array_split(order, self.batches_per_epoch)[batch]
+        return Window(index=torch.from_numpy(rows), fresh=torch.ones(len(rows), dtype=torch.bool))

@@ -5,6 +5,7 @@ The fitting loop knows only `Task`; a new kind of task is a new subclass.
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -14,17 +15,35 @@ from torch import Tensor, nn
 
 from models.manifest import Manifest
 from training.config import TrainingConfig
-from training.networks import RecurrentNetwork, State
+from training.networks import State
 from training.sections import Note, Section
-from training.streams import Streams
+from training.streams import ReadingOrder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Sequences to check an export on, and what `Task.nats` compares predictions with."""
+
+    steps: Tensor
+    """(rows, time, …)"""
+    targets: Tensor
+    """What follows each step, ``(rows, time, …)``; or a label for each row, ``(rows,)``."""
+    lengths: Tensor | None = None
+    """(rows,) int64: valid steps per row; None: all."""
+
+    @property
+    def row_lengths(self) -> Tensor:
+        """Valid steps per row, ``(rows,)`` int64."""
+        rows, time = self.steps.shape[:2]
+        return torch.full((rows,), time) if self.lengths is None else self.lengths
 
 
 class Task(ABC):
     """Data prepared for one network."""
 
     config: TrainingConfig
-    network: RecurrentNetwork
-    streams: Streams
+    network: nn.Module
+    streams: ReadingOrder
     unit: str
     """What a step consumes, in the plural: characters, values."""
     loss_name: str
@@ -54,6 +73,10 @@ class Task(ABC):
     @abstractmethod
     def validation_loss(self, model: nn.Module) -> float:
         """Loss on held-out data, cheap enough to be asked for often."""
+
+    def seen_loss(self) -> float | None:
+        """`validation_loss` of the network on as much data that it trained on; None: not asked."""
+        return None
 
     @abstractmethod
     def scores(self) -> dict[str, float]:
@@ -85,9 +108,9 @@ class Task(ABC):
         """Write what the network makes of its own; return the file."""
 
     @abstractmethod
-    def held_out(self) -> Tensor:
-        """Inputs to check an export on, ``(1, time + 1, …)``: the last step is only a target."""
+    def held_out(self) -> HeldOut:
+        """Data to check an export on."""
 
     @abstractmethod
-    def nats(self, prediction: Tensor, inputs: Tensor) -> float:
-        """Mean loss of predictions ``(1, time, width)`` for inputs ``(1, time + 1, …)``."""
+    def nats(self, prediction: Tensor, held_out: HeldOut) -> float:
+        """Mean loss of predictions ``(rows, time, width)`` or, of whole rows, ``(rows, width)``."""

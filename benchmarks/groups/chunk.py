@@ -44,7 +44,7 @@ def measure(bench: Bench, findings: Findings) -> None:
     alone = replace(
         singles,
         series=Series(case=f"{SESSIONS} streams, steady", contestant="Cellar", model=SIZE),
-        rate=BUSY * singles.series.figure(speed).median,
+        rate=BUSY * singles.series.figure(speed).value,
     )
     settle(alone, bench.pace)
     chunks = bench.case(

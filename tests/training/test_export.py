@@ -12,8 +12,9 @@ from models.manifest import Manifest, ValuesInput
 from models.repository import ModelRepository, check_fit
 from training.config import Cell, Transform
 from training.export import export
-from training.networks import CharNetwork, RecurrentNetwork, SeriesNetwork
+from training.networks import CharNetwork, RecurrentNetwork
 from training.parity import OnnxModel
+from training.series_network import SeriesNetwork
 
 ROWS, STEPS = 5, 24
 LENGTHS = np.array([1, 24, 3, 9, 23], np.int32)
@@ -147,10 +148,10 @@ def test_manifest_of_a_series_model() -> None:
     assert [state.input for state in manifest.states] == [
         "h_0",
         "c_0",
-        "last_value",
+        "history",
         "seen",
-        "variance_sum",
-        "variance_weight",
+        "size_sums",
+        "size_weights",
     ]
     assert isinstance(manifest.input, ValuesInput)
     assert manifest.input.positive

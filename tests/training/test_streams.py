@@ -12,7 +12,7 @@ def test_a_pass_reads_a_long_sequence_once() -> None:
     windows = [streams.at(step) for step in range(streams.windows_per_pass)]
     places = torch.cat([window.index.flatten() for window in windows])
     assert sorted(places.tolist()) == list(range(6400))
-    assert [window.fresh for window in windows] == [True] + [False] * 39
+    assert [window.fresh.tolist() for window in windows] == [[True] * 10] + [[False] * 10] * 39
 
 
 @given(st.integers(20, 3000), st.integers(1, 9), st.integers(2, 20), st.integers(0, 500))
@@ -26,7 +26,7 @@ def test_streams_walk_on_from_where_they_were(
     assert int(now.index.min()) >= 0
     assert int(now.index.max()) < length
     assert torch.equal(now.index, streams.at(step).index)
-    if not following.fresh:
+    if not following.fresh.all():
         assert torch.equal((now.index[:, -1] + 1) % length, following.index[:, 0])
 
 
@@ -34,3 +34,13 @@ def test_each_pass_starts_elsewhere() -> None:
     streams = Streams(length=5000, batch=4, window=10, seed=0)
     starts = {int(streams.at(turn * streams.windows_per_pass).index[0, 0]) for turn in range(8)}
     assert len(starts) == 8
+
+
+def test_streams_restart_in_turn() -> None:
+    streams = Streams(length=6400, batch=8, window=16, seed=1, restart=4)
+    fresh = torch.stack([streams.at(step).fresh for step in range(streams.windows_per_pass)])
+    assert fresh[0].all()
+    assert (fresh[1:].sum(dim=1) == 2).all()  # a quarter of the streams at each step
+    for stream in fresh[1:].T:
+        places = torch.flatten(torch.nonzero(stream))
+        assert (places.diff() == 4).all()

@@ -1,189 +1,307 @@
-"""A CSV column as a series: cleaned as little as needed, and every change of it reported."""
+"""Columns of a file as series: cleaned as little as needed, and every change of them reported."""
 
 import hashlib
-import io
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.data.files import read_text
+from training.config import Fill, TimeFeature
+from training.data import dates
+from training.data.number_table import Table, read_table
+from training.data.numbers import is_missing, is_number, numbers_of
 from training.data.synthetic import synthetic_prices
 from training.errors import DataError
 from training.sections import Note
 
-_DATE_NAMES = {"date", "time", "datetime", "timestamp", "day", "ds"}
-_DATE_FORMATS = ("ISO8601", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%b-%Y", "%b %d, %Y", "%Y%m%d")
-_MISSING = {"", "null", "na", "n/a", "nan", "none", "-", "nil"}
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 _SPIKE = np.log(1.5)
 RARE = 0.01
-FIRST_LINE = 2
-"""The line of the first row in a file with a header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Values in order of time, in the user's own units."""
+    """Values in order of time, in the user's own units, and what stands beside them."""
 
     name: str
     values: NDArray[np.float64]
     """(rows,)"""
+    beside: NDArray[np.float64]
+    """(rows, features): the panel's features, then its time features."""
     labels: tuple[str, ...]
     """One per row: its date, or its line."""
+
+    def head(self, rows: int) -> "Series":
+        """The first rows."""
+        return replace(
+            self, values=self.values[:rows], beside=self.beside[:rows], labels=self.labels[:rows]
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One or more series with the same columns."""
+
+    series: tuple[Series, ...]
     source: str
+    features: tuple[str, ...] = ()
+    times: tuple[TimeFeature, ...] = ()
     synthetic: bool = False
     notes: tuple[Note, ...] = field(default=())
 
+    def head(self, rows: int) -> "Panel":
+        """The first rows of each series; the notes are of them all."""
+        return replace(self, series=tuple(series.head(rows) for series in self.series))
+
     @property
     def sha256(self) -> str:
-        """Hash of the values."""
-        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()
+        """Hash of everything a network reads."""
+        digest = hashlib.sha256()
+        for series in self.series:
+            for numbers in (series.values, series.beside):
+                digest.update(np.ascontiguousarray(numbers).tobytes())
+        return digest.hexdigest()
 
 
-def synthetic_series(rows: int, *, seed: int) -> Series:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns of a file are wanted, and how they are read."""
+
+    value: tuple[str, ...] = ()
+    feature: tuple[str, ...] = ()
+    time_feature: tuple[TimeFeature, ...] = ()
+    series_column: str | None = None
+    date: str | None = None
+    decimal_comma: bool = False
+    fill: Fill = Fill.NONE
+
+
+def synthetic_panel(rows: int, *, seed: int, times: tuple[TimeFeature, ...] = ()) -> Panel:
     """A generated price series."""
     frame = synthetic_prices(rows, seed=seed)
-    return Series(
+    stamps = pd.DatetimeIndex(pd.to_datetime(frame["Date"]))
+    series = Series(
         name="Close",
         values=frame["Close"].to_numpy(np.float64),
+        beside=_stack(dates.time_columns(stamps, times), rows),
         labels=tuple(frame["Date"]),
-        source=f"synthetic prices ({rows} rows, seed {seed})",
-        synthetic=True,
     )
+    source = f"synthetic prices ({rows} rows, seed {seed})"
+    return Panel(series=(series,), source=source, times=times, synthetic=True)
 
 
-def read_series(path: Path, *, value: str, date: str | None = None) -> Series:
-    """Read one column of a CSV file with a header.
+def read_panel(path: Path, columns: Columns) -> Panel:
+    """Read series from a file; `Panel.notes` tells what was dropped, filled, merged or is odd.
 
-    Rows without a value are dropped, thousands separators are understood, and where a date
-    column is found rows are sorted by it; `Series.notes` tells what was done.
+    Several value columns are several series; so are the groups of ``series_column``. Rows without
+    a value are dropped, or filled with the last one; where dates are found rows are sorted by them.
 
     Raises:
-        DataError: no such file or column, a broken file, or a value that is no number.
+        DataError: no such file or column, a broken file, or a field that is no number.
     """
-    frame = _read_frame(path)
-    _check_column(frame, value, path, "--value")
-    if date is not None:
-        _check_column(frame, date, path, "--date")
-    else:
-        named = [name for name in frame.columns if name.strip().lower() in _DATE_NAMES]
-        date = named[0] if named else None
-
-    notes: list[Note] = []
-    texts = frame[value].str.strip()
-    missing = texts.str.lower().isin(_MISSING)
-    _note(notes, "dropped: no value", missing, frame, "first")
-    numbers = _numbers(texts[~missing], path, value)
-    if date is None:
-        labels = [f"line {row + FIRST_LINE}" for row in numbers.index]
-    else:
-        numbers, labels = _sort(numbers, frame.loc[numbers.index, date].str.strip(), date, notes)
-    values = np.asarray(numbers, np.float64)
-    notes += _oddities(values, labels)
-    return Series(
-        name=value, values=values, labels=tuple(labels), source=path.name, notes=tuple(notes)
+    table = read_table(path)
+    reader = _Reader(table, columns)
+    values = columns.value or reader.values()
+    notes = list(table.notes)
+    every: list[Series] = []
+    groups = reader.groups(notes)
+    for group, rows in groups.items():
+        for value in values:
+            name = group or value
+            series, found = reader.read(value, rows, name if len(groups) * len(values) > 1 else "")
+            every.append(series)
+            notes += found
+    return Panel(
+        series=tuple(
+            replace(series, name=name)
+            for series, name in zip(every, _names(every, groups), strict=True)
+        ),
+        source=path.name,
+        features=columns.feature,
+        times=columns.time_feature,
+        notes=_merged(notes),
     )
 
 
-def _read_frame(path: Path) -> pd.DataFrame:
-    text = read_text(path)
-    header = text.lstrip("\n").partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    try:
-        frame = pd.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            index_col=False,
-        )
-    except pd.errors.EmptyDataError as error:
-        raise DataError(f"{path}: the file is empty; give a CSV file with a header") from error
-    except pd.errors.ParserError as error:
-        reason = str(error).replace("Error tokenizing data. C error: ", "").strip()
-        raise DataError(f"{path}: broken CSV: {reason}; mend that line") from error
-    return frame.fillna("")
+class _Reader:
+    """Reads one series after the other from a table."""
 
-
-def _check_column(frame: pd.DataFrame, name: str, path: Path, option: str) -> None:
-    if name not in frame.columns:
-        known = ", ".join(map(str, frame.columns))
-        raise DataError(f"{path}: no column '{name}' (it has: {known}); choose one with {option}")
-
-
-def _numbers(texts: "pd.Series[str]", path: Path, value: str) -> "pd.Series[float]":
-    separated = texts.str.fullmatch(_THOUSANDS)
-    plain = texts.where(~separated, texts.str.replace(",", ""))
-    numbers = pd.to_numeric(plain, errors="coerce")
-    wrong = numbers.isna() | ~np.isfinite(numbers)
-    if wrong.any():
-        row = texts.index[wrong][0]
-        others = f" (and {int(wrong.sum()) - 1} more rows)" if wrong.sum() > 1 else ""
-        raise DataError(
-            f"{path}, line {row + FIRST_LINE}, column '{value}': '{texts[row]}' is not a number"
-            f"{others}; mend it, or leave the field empty to drop the row"
-        )
-    return numbers
-
-
-def _sort(
-    numbers: "pd.Series[float]", texts: "pd.Series[str]", column: str, notes: list[Note]
-) -> tuple["pd.Series[float]", list[str]]:
-    if texts.empty:
-        return numbers, []
-    parsed = {
-        style: pd.to_datetime(texts, format=style, errors="coerce", utc=True)
-        for style in _DATE_FORMATS
-    }
-    style = max(_DATE_FORMATS, key=lambda style: int(parsed[style].notna().sum()))
-    dates = parsed[style]
-    if dates.isna().all():
-        notes.append(
-            Note(
-                what=f"not sorted: no dates in '{column}'",
-                rows=len(texts),
-                detail=f"for example '{texts.iloc[0]}'",
+    def __init__(self, table: Table, columns: Columns) -> None:
+        self.table = table
+        self.columns = columns
+        names = list(table.frame.columns)
+        if columns.date is not None:
+            table.column(columns.date, "--date")
+            self.dated: tuple[str, ...] = (columns.date,)
+        else:
+            self.dated = dates.find_columns(names)
+        if columns.time_feature and not self.dated:
+            raise DataError(
+                f"{table.path}: time features need dates, and no column is named like one; "
+                "name it with --date"
             )
-        )
-        return numbers, [f"line {row + FIRST_LINE}" for row in numbers.index]
-    undated = dates.isna()
-    if undated.any():
-        row = texts.index[undated][0]
-        notes.append(
-            Note(
-                what="dropped: no date",
-                rows=int(undated.sum()),
-                detail=f"first: line {row + FIRST_LINE}, '{texts[row]}'",
+
+    def values(self) -> tuple[str, ...]:
+        """The columns to predict where none is named."""
+        frame = self.table.frame
+        if not self.table.has_header:
+            return tuple(frame.columns)
+        others = {*self.dated, *self.columns.feature, self.columns.series_column}
+        candidates = [
+            name
+            for name in frame.columns
+            if name not in others and all(is_number(text) for text in frame[name].head(50))
+        ]
+        if len(candidates) != 1:
+            known = ", ".join(map(str, frame.columns))
+            raise DataError(
+                f"{self.table.path}: which column is to be predicted (it has: {known})? "
+                "name it with --value, repeatedly for several series"
             )
-        )
-    dates = dates[~undated]
-    if not dates.is_monotonic_increasing:
-        newest_first = bool(dates.is_monotonic_decreasing)
-        detail = "the file was newest first" if newest_first else f"read as {style}"
-        notes.append(Note(what=f"sorted by '{column}'", rows=len(dates), detail=detail))
-        dates = dates.sort_values(kind="stable")
-    repeated = dates.duplicated(keep="last")
-    if repeated.any():
-        row = dates.index[repeated][0]
+        return tuple(candidates)
+
+    def groups(self, notes: list[Note]) -> "dict[str, pd.Index[int]]":
+        """The rows of each series in the file."""
+        name = self.columns.series_column
+        if name is None:
+            return {"": self.table.frame.index}
+        keys = self.table.column(name, "--series-column")
+        unnamed = keys == ""
+        _note(notes, f"dropped: no '{name}'", unnamed, self.table)
+        groups = {
+            str(key): rows.index for key, rows in keys[~unnamed].groupby(keys[~unnamed], sort=False)
+        }
         notes.append(
-            Note(
-                what="dropped: date seen twice",
-                rows=int(repeated.sum()),
-                detail=f"the later row is kept; first: line {row + FIRST_LINE}, '{texts[row]}'",
-            )
+            Note(what=f"series told apart by '{name}'", rows=len(keys), detail=f"{len(groups)}")
         )
-        dates = dates[~repeated]
-    whole_days = bool((dates == dates.dt.normalize()).all())
-    shown = dates.dt.strftime("%Y-%m-%d" if whole_days else "%Y-%m-%d %H:%M:%S")
-    return numbers.loc[dates.index], list(shown)
+        return groups
+
+    def read(self, value: str, rows: "pd.Index[int]", where: str) -> tuple[Series, list[Note]]:
+        """Read one series; ``where`` names it in notes where there are several."""
+        notes: list[Note] = []
+        wanted = (value, *self.columns.feature)
+        options = ("--value", *["--feature"] * len(self.columns.feature))
+        numbers = pd.DataFrame(index=rows)
+        for name, option in zip(wanted, options, strict=True):
+            numbers[name] = self._numbers(name, rows, option, notes)
+        stamps = None
+        if self.dated:
+            numbers, stamps = self._sorted(numbers, notes)
+        numbers, stamps = self._complete(numbers, stamps, notes, where)
+        if stamps is not None:
+            labels = dates.shown(pd.DatetimeIndex(stamps))
+        else:
+            labels = tuple(self.table.line(row) for row in numbers.index)
+        values = numbers[value].to_numpy(np.float64)
+        notes += _oddities(values, labels)
+        beside = [numbers[name].to_numpy(np.float64) for name in self.columns.feature]
+        if self.columns.time_feature:
+            if stamps is None:
+                raise DataError(
+                    f"{self.table.path}: time features need dates, and '{self.dated[0]}' has none"
+                )
+            beside += dates.time_columns(stamps, self.columns.time_feature)
+        series = Series(
+            name=value, values=values, beside=_stack(beside, len(values)), labels=labels
+        )
+        return series, notes
+
+    def _numbers(
+        self, name: str, rows: "pd.Index[int]", option: str, notes: list[Note]
+    ) -> "pd.Series[float]":
+        """A column's numbers, NaN where there is none."""
+        texts = self.table.column(name, option).loc[rows]
+        missing = is_missing(texts)
+        numbers, found = numbers_of(
+            texts[~missing],
+            column=name,
+            path=str(self.table.path),
+            decimal_comma=self.columns.decimal_comma,
+            first_line=self.table.first_line,
+        )
+        notes += found
+        return numbers.reindex(rows)
+
+    def _sorted(
+        self, numbers: pd.DataFrame, notes: list[Note]
+    ) -> tuple[pd.DataFrame, pd.DatetimeIndex | None]:
+        """Rows in order of their dates, each date once; as they are where there are no dates."""
+        names = "' and '".join(self.dated)
+        fields = self.table.frame.loc[numbers.index, list(self.dated)]
+        texts = fields.agg(" ".join, axis=1) if len(self.dated) > 1 else fields.iloc[:, 0]
+        stamps, form = dates.parse(texts)
+        if stamps.isna().all():
+            detail = f"for example '{texts.iloc[0]}'" if len(texts) else ""
+            notes.append(
+                Note(what=f"not sorted: no dates in '{names}'", rows=len(texts), detail=detail)
+            )
+            return numbers, None
+        undated = stamps.isna()
+        _note(notes, "dropped: no date", undated, self.table, texts)
+        # A row without a value must not displace one that has it.
+        empty = numbers.iloc[:, 0].isna() & (stamps.duplicated(keep=False))
+        stamps = stamps[~undated & ~empty]
+        if not stamps.is_monotonic_increasing:
+            newest_first = bool(stamps.is_monotonic_decreasing)
+            detail = "the file was newest first" if newest_first else f"read as {form}"
+            notes.append(Note(what=f"sorted by '{names}'", rows=len(stamps), detail=detail))
+            stamps = stamps.sort_values(kind="stable")
+        repeated = stamps.duplicated(keep="last")
+        _note(notes, "dropped: date seen twice, the later row is kept", repeated, self.table, texts)
+        stamps = stamps[~repeated]
+        return numbers.loc[stamps.index], pd.DatetimeIndex(stamps)
+
+    def _complete(
+        self,
+        numbers: pd.DataFrame,
+        stamps: pd.DatetimeIndex | None,
+        notes: list[Note],
+        where: str,
+    ) -> tuple[pd.DataFrame, pd.DatetimeIndex | None]:
+        """Drop or fill what is missing."""
+        missing = numbers.isna().any(axis=1)
+        if self.columns.fill is Fill.FORWARD:
+            leading = numbers.ffill().isna().any(axis=1)
+            _note(notes, "filled with the last value: no value", missing & ~leading, self.table)
+            _note(notes, "dropped: no value yet", leading, self.table)
+            numbers, missing = numbers.ffill(), leading
+        else:
+            _note(notes, "dropped: no value", missing, self.table)
+        numbers = numbers[~missing]
+        if stamps is None:
+            return numbers, None
+        stamps = stamps[~missing.to_numpy()]
+        calendar = dates.Calendar.of(stamps)
+        if calendar is None:
+            return numbers, stamps
+        if self.columns.fill is Fill.NONE:
+            note = dates.gap_note(calendar, stamps)
+            notes += [note] if note is not None else []
+            return numbers, stamps
+        every = calendar.filled(stamps, where=f"{self.table.path}{f', {where}' if where else ''}")
+        if len(every) > len(stamps):
+            notes.append(
+                Note(
+                    what="filled with the last value: no row",
+                    rows=len(every) - len(stamps),
+                    detail=f"first: {dates.shown(every.difference(stamps))[0]}",
+                )
+            )
+        return numbers.set_index(stamps).reindex(every).ffill().reset_index(drop=True), every
 
 
-def _oddities(values: NDArray[np.float64], labels: list[str]) -> list[Note]:
+def _names(every: list[Series], groups: "dict[str, pd.Index[int]]") -> list[str]:
+    if "" in groups:
+        return [series.name for series in every]
+    return list(groups)
+
+
+def _stack(columns: list[NDArray[np.float64]], rows: int) -> NDArray[np.float64]:
+    return np.stack(columns, axis=1) if columns else np.zeros((rows, 0))
+
+
+def _oddities(values: NDArray[np.float64], labels: tuple[str, ...]) -> list[Note]:
     """Changes of half and more that the next row takes back: kept, and pointed out."""
     if len(values) < 3 or (values <= 0).any():
         return []
@@ -197,10 +315,26 @@ def _oddities(values: NDArray[np.float64], labels: list[str]) -> list[Note]:
 
 
 def _note(
-    notes: list[Note], what: str, chosen: "pd.Series[bool]", frame: pd.DataFrame, word: str
+    notes: list[Note],
+    what: str,
+    chosen: "pd.Series[bool]",
+    table: Table,
+    texts: "pd.Series[str] | None" = None,
 ) -> None:
     if chosen.any():
-        row = frame.index[chosen][0]
-        notes.append(
-            Note(what=what, rows=int(chosen.sum()), detail=f"{word}: line {row + FIRST_LINE}")
+        row = chosen.index[chosen][0]
+        field = f", '{texts[row]}'" if texts is not None else ""
+        detail = f"first: {table.line(row)}{field}"
+        notes.append(Note(what=what, rows=int(chosen.sum()), detail=detail))
+
+
+def _merged(notes: list[Note]) -> tuple[Note, ...]:
+    """One note for each thing that was done, whatever the number of series."""
+    found: dict[str, Note] = {}
+    for note in notes:
+        before = found.get(note.what)
+        rows = note.rows + (before.rows if before else 0)
+        found[note.what] = Note(
+            what=note.what, rows=rows, detail=before.detail if before else note.detail
         )
+    return tuple(found.values())
