@@ -9,12 +9,10 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from models.repository import ModelRepository
-from training import parity
 from training.errors import ConfigError, RunError
-from training.export import export
 from training.families import prepare
 from training.loop import Best, Loop
-from training.provenance import provenance_of
+from training.product import finished_product
 from training.runs import RunFolder
 
 
@@ -63,26 +61,17 @@ def export_run(
     loop.step, loop.spent_s = checkpoint["step"], checkpoint["spent_s"]
     loop.best = Best(**checkpoint["best"])
     with console.status("scoring, exporting and checking"):
-        loop.keep_best()
-        task.network.eval()
-        scores = task.scores()
-        proto, manifest = export(task.network, name=config.name)
-        agreement = parity.measure(task, proto, manifest)
-        parity.require(agreement)
-        scores |= {"onnx_gap": agreement.nats}
-        scores |= task.exported_scores(proto, manifest)
-        manifest = manifest.model_copy(
-            update={"scores": scores, "provenance": provenance_of(config, loop)}
-        )
+        product = finished_product(config, loop)
     if to is None:
-        path = ModelRepository(models or config.models).publish(proto, manifest)
+        repository = ModelRepository(models or config.models)
+        path = repository.publish(product.proto, product.manifest)
     else:
-        manifest.embed(proto)
-        path = _write(proto, to)
+        product.manifest.embed(product.proto)
+        path = _write(product.proto, to)
     weights = f"step {loop.best.step}, the best of" if loop.best.weights else "the last of"
-    console.print(task.score_table(scores))
+    console.print(task.score_table(product.scores))
     console.print(f"weights: {weights} {loop.step} steps")
-    console.print(f"torch and ONNX differ by {agreement.nats:.1e} nats")
+    console.print(f"torch and ONNX differ by {product.parity.nats:.1e} nats")
     console.print(f"wrote {path}")
     return path
 

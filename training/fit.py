@@ -1,33 +1,25 @@
 """Train a model from its settings: data, loop, scores, export, parity, report, publication."""
 
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
-import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 
 from models.repository import ModelRepository
-from training import parity, report
-from training.config import AnyConfig, Cell, TrainingConfig
-from training.errors import ConfigError, RunError, TrainingError
-from training.export import export
+from training import report
+from training.config import AnyConfig
+from training.devices import console_of, fabric_of, threads_of
+from training.errors import RunError, TrainingError
 from training.families import prepare
 from training.loop import LOG_EVERY, Loop
+from training.product import finished_product
 from training.progress import watch
-from training.provenance import provenance_of
 from training.runs import RunFolder, TrainedRun
-
-SINGLE_THREAD_HIDDEN = 64
-BF16_FROM_HIDDEN = 128
-"""Narrower cells gain nothing from bf16 on CPUs."""
 
 
 def train(
@@ -43,8 +35,8 @@ def train(
         ParityError: the exported graph is not the network; nothing is published.
     """
     fabric = fabric_of(config)
-    console = _console(fabric, console)
-    with _threads(config):
+    console = console_of(fabric, console)
+    with threads_of(config):
         task = prepare(config)
         report.announce(task, console)
         loop = Loop(task, fabric)
@@ -70,8 +62,8 @@ def resume(
         raise RunError(f"{folder}: this run is finished; it published {model}")
     checkpoint = run.load_checkpoint()
     fabric = fabric_of(config)
-    console = _console(fabric, console)
-    with _threads(config):
+    console = console_of(fabric, console)
+    with threads_of(config):
         task = prepare(config)
         if checkpoint["sha256"] != task.sha256:
             raise RunError(f"{folder}: {task.source} has changed since the run began; train anew")
@@ -121,8 +113,10 @@ def _go_on(
 
 
 class _Checkpoints:
-    """Writes a run's checkpoints: one before its first step, so that it can always be resumed,
-    one as soon as its length is known, and then one every so many seconds.
+    """Writes a run's checkpoints.
+
+    One before its first step, so that it can always be resumed, one as soon as its length is
+    known, and then one every so many seconds.
     """
 
     def __init__(self, folder: RunFolder, loop: Loop, *, every_s: float) -> None:
@@ -152,26 +146,15 @@ class _Checkpoints:
 def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) -> TrainedRun:
     task = loop.task
     with console.status("scoring, exporting and checking"):
-        loop.keep_best()
-        task.to(torch.device("cpu"))
-        network = task.network.cpu().eval()
-        scores = task.scores()
-        proto, manifest = export(network, name=config.name)
-        agreement = parity.measure(task, proto, manifest)
-        parity.require(agreement)
-        scores |= {"onnx_gap": agreement.nats}
-        scores |= task.exported_scores(proto, manifest)
-        manifest = manifest.model_copy(
-            update={"scores": scores, "provenance": provenance_of(config, loop)}
-        )
+        product = finished_product(config, loop)
         samples = task.write_samples(folder.path)
-        report.write_page(loop, manifest, folder.report)
-        path = ModelRepository(config.models).publish(proto, manifest)
+        report.write_page(loop, product.manifest, folder.report)
+        path = ModelRepository(config.models).publish(product.proto, product.manifest)
         folder.write_json(
             "metrics.json",
             {
-                "scores": scores,
-                "onnx_relative_gap": agreement.relative,
+                "scores": product.scores,
+                "onnx_relative_gap": product.parity.relative,
                 "steps": loop.step,
                 "best_step": loop.best.step,
                 "seconds": round(loop.spent_s, 3),
@@ -184,65 +167,11 @@ def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) 
         steps=loop.step,
         total_steps=loop.total,
         finished=True,
-        scores=scores,
+        scores=product.scores,
         model=path,
     )
     report.summarise(run, samples, config, console)
     return run
-
-
-def fabric_of(config: TrainingConfig) -> Fabric:
-    """One device; or, started by ``torchrun``, one per process, which share each batch."""
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise ConfigError("device: there is no CUDA device here; use --device cpu")
-    device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1:
-        return Fabric(accelerator=device, devices=1, precision=_precision(config))
-    if config.batch % processes:
-        raise ConfigError(
-            f"batch: {config.batch} rows cannot be shared equally by {processes} processes"
-        )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
-    fabric = Fabric(
-        accelerator=device,
-        devices=here,
-        num_nodes=processes // here,
-        strategy="ddp",
-        precision=_precision(config),
-    )
-    fabric.launch()
-    return fabric
-
-
-def _console(fabric: Fabric, console: Console | None) -> Console:
-    """The terminal, for the first process alone."""
-    return console if console is not None and fabric.is_global_zero else Console(quiet=True)
-
-
-def _precision(config: TrainingConfig) -> Literal["32-true", "bf16-mixed"]:
-    if config.precision != "auto":
-        return "32-true" if config.precision == "fp32" else "bf16-mixed"
-    if config.cell is Cell.RNN or config.hidden < BF16_FROM_HIDDEN:
-        return "32-true"
-    if config.device != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return "bf16-mixed" if fast else "32-true"
-
-
-@contextmanager
-def _threads(config: TrainingConfig) -> Iterator[None]:
-    """Use the threads the settings ask for; small networks are faster on one."""
-    before = torch.get_num_threads()
-    small = config.hidden <= SINGLE_THREAD_HIDDEN
-    torch.set_num_threads(config.threads or (1 if small else before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.graph import INT64, GraphBuilder
+from models.graph import FLOAT, INT64, GraphBuilder
 from training import heads
 from training.config import Transform
-from training.scaling import CHANGE_BOUND, FEATURE_BOUND, PRIOR, Scaling
+from training.scaling import CHANGE_BOUND, FEATURE_BOUND, FLOOR, NORMAL, PRIOR, Scaling
 
 EXPONENT_BOUND = 60.0
-"""A quantile is at most exp(60) times the last value."""
+"""A quantile is at most exp(60) times the anchor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class ScaledNames:
     """Tensors with the time first."""
 
     features: str
-    """(time, batch, 2)"""
+    """(time, batch, features)"""
     anchor: str
     """(time, batch, 1)"""
     spread: str
@@ -32,58 +32,46 @@ class ScaledNames:
 
 
 def add_scaling(graph: GraphBuilder, scaling: Scaling, values: str, lengths: str) -> ScaledNames:
-    """Scale ``values (batch, time, 1)``; reads and writes the four scaling states by name."""
+    """Scale ``values (batch, time, 1)``; reads and writes the scaling's states by name."""
+    lag = scaling.lag
+    path = _path(graph, values)  # (lag + time, batch, 1)
     x = graph.node("Transpose", values, perm=[1, 0, 2])  # (time, batch, 1)
-    before, seen = _previous(graph, x)
-    started = graph.node("Greater", seen, graph.constant(0.0))
-    before = graph.node("Where", started, before, x)
-    change = _change(graph, scaling.transform, before, x)
-    unit = _clip(
+    counted = _counted(graph, x, lag)
+    before = cut(graph, path, 0, -lag)  # (time, batch, 1)
+    change = graph.node("Mul", change_of(graph, scaling.transform, before, x), counted)
+    unit = clip(
         graph, graph.node("Div", change, graph.constant(scaling.change_scale)), CHANGE_BOUND
     )
-    square = graph.node("Mul", unit, unit)
-    total_path = _running_mean(graph, "variance_sum", square, lengths, scaling.decay)
-    weight_path = _running_mean(graph, "variance_weight", seen, lengths, scaling.decay)
+    size = graph.node("Mul", graph.node("Abs", unit), graph.constant(NORMAL))
+    sums = _running_means(graph, "size_sums", size, lengths, scaling.decays)
+    weights = _running_means(graph, "size_weights", counted, lengths, scaling.decays)
+    sizes = [_size(graph, *pair) for pair in zip(sums, weights, strict=True)]
 
-    prior = graph.constant(PRIOR)
-    ratio = graph.node(
-        "Div", graph.node("Add", total_path, prior), graph.node("Add", weight_path, prior)
-    )  # (1 + time, batch, 1)
-    relative = graph.node("Sqrt", ratio)
-    scaled_change = _clip(
-        graph, graph.node("Div", unit, _slice(graph, relative, 0, -1)), FEATURE_BOUND
-    )
-    log_relative = graph.node(
-        "Mul", _log(graph, _slice(graph, ratio, 1, None)), graph.constant(0.5)
-    )
-    features = graph.node("Concat", scaled_change, log_relative, axis=-1)  # (time, batch, 2)
-    spread = graph.node(
-        "Mul", _slice(graph, relative, 1, None), graph.constant(scaling.change_scale)
-    )
-
-    last_step = graph.node(
-        "Sub", graph.node("Cast", lengths, to=INT64), graph.constant(np.array(1, np.int64))
-    )
-    place = graph.node("Unsqueeze", last_step, graph.constant([1]))  # (batch, 1)
-    graph.node("GatherND", values, place, output="last_value_next", batch_dims=1)  # (batch, 1)
-    graph.node("Max", "seen", graph.constant(1.0), output="seen_next")
-    return ScaledNames(features=features, anchor=x, spread=spread)
+    main = sizes[0]  # (1 + time, batch, 1)
+    scaled_change = clip(graph, graph.node("Div", unit, cut(graph, main, 0, -1)), FEATURE_BOUND)
+    logs = [log(graph, cut(graph, size, 1, None)) for size in sizes]  # (time, batch, 1) each
+    others = [graph.node("Sub", other, logs[0]) for other in logs[1:]]
+    features = graph.node("Concat", scaled_change, logs[0], *others, axis=-1)
+    spread = graph.node("Mul", cut(graph, main, 1, None), graph.constant(scaling.change_scale))
+    anchor = cut(graph, path, 1, 1 - lag if lag > 1 else None)
+    _keep_history(graph, lengths, lag)
+    return ScaledNames(features=features, anchor=anchor, spread=spread)
 
 
 def add_distribution(graph: GraphBuilder, raw: str, scaled: ScaledNames, *, output: str) -> None:
     """Bound ``raw (time, batch, 4)``, join anchor and spread: ``(batch, time, 6)``."""
     location, scale, skewness, tail = _split(graph, raw, 4)
     parts = [
-        _clip(graph, location, heads.LOCATION_BOUND),
+        clip(graph, location, heads.LOCATION_BOUND),
         graph.node(
             "Mul",
-            graph.node("Exp", _clip(graph, scale, heads.LOG_SCALE_BOUND)),
+            graph.node("Exp", clip(graph, scale, heads.LOG_SCALE_BOUND)),
             graph.constant(heads.SCALE_AT_REST),
         ),
-        _clip(graph, skewness, heads.SKEWNESS_BOUND),
+        clip(graph, skewness, heads.SKEWNESS_BOUND),
         graph.node(
             "Mul",
-            graph.node("Exp", _clip(graph, tail, heads.LOG_TAIL_BOUND)),
+            graph.node("Exp", clip(graph, tail, heads.LOG_TAIL_BOUND)),
             graph.constant(heads.TAIL_AT_REST),
         ),
         scaled.anchor,
@@ -100,32 +88,21 @@ def add_quantiles(
     location, scale, skewness, tail, anchor, spread = _split(graph, distribution, 6)
     z = graph.node("Unsqueeze", _normal_quantile(graph, levels), graph.constant([1]))
     stretch = graph.node("Div", graph.node("Sub", z, skewness), tail)  # (batch, time, K)
-    up = graph.node("Exp", _clip(graph, stretch, heads.STRETCH_BOUND))
+    up = graph.node("Exp", clip(graph, stretch, heads.STRETCH_BOUND))
     sinh = graph.node(
         "Mul", graph.node("Sub", up, graph.node("Reciprocal", up)), graph.constant(0.5)
     )
     unit = graph.node("Add", graph.node("Mul", scale, sinh), location)
     change = graph.node("Mul", unit, spread)
     if transform is Transform.LOG_RETURN:
-        growth = graph.node("Exp", _clip(graph, change, EXPONENT_BOUND))
+        growth = graph.node("Exp", clip(graph, change, EXPONENT_BOUND))
         graph.node("Mul", anchor, growth, output=output)
     else:
         graph.node("Add", anchor, change, output=output)
 
 
-def _previous(graph: GraphBuilder, x: str) -> tuple[str, str]:
-    """The value before each step, and whether there is one (1 or 0): ``(time, batch, 1)`` each."""
-    first = graph.constant([0])
-    earlier = _slice(graph, x, 0, -1)  # (time - 1, batch, 1)
-    before = graph.node("Concat", graph.node("Unsqueeze", "last_value", first), earlier, axis=0)
-    ones = graph.node(
-        "Expand", graph.constant(1.0), graph.node("Shape", earlier)
-    )  # (time - 1, batch, 1)
-    seen = graph.node("Concat", graph.node("Unsqueeze", "seen", first), ones, axis=0)
-    return before, seen
-
-
-def _change(graph: GraphBuilder, transform: Transform, before: str, x: str) -> str:
+def change_of(graph: GraphBuilder, transform: Transform, before: str, x: str) -> str:
+    """The change from one value to another, as `Scaling.change`."""
     difference = graph.node("Sub", x, before)
     if transform is Transform.DIFFERENCE:
         return difference
@@ -136,30 +113,109 @@ def _change(graph: GraphBuilder, transform: Transform, before: str, x: str) -> s
     return graph.node("Asinh", graph.node("Mul", product, graph.constant(0.5)))
 
 
-def _running_mean(graph: GraphBuilder, state: str, x: str, lengths: str, decay: float) -> str:
-    """``s_t = decay s_{t-1} + (1 - decay) x_t`` from the state on: ``(1 + time, batch, 1)``."""
+def log(graph: GraphBuilder, x: str) -> str:
+    """The logarithm: ``log(x) = asinh((x - 1/x) / 2)``."""
+    half = graph.node("Mul", graph.node("Sub", x, graph.node("Reciprocal", x)), graph.constant(0.5))
+    return graph.node("Asinh", half)
+
+
+def clip(graph: GraphBuilder, x: str, bound: float) -> str:
+    """Keep within ``-bound`` and ``bound``."""
+    return graph.node("Clip", x, graph.constant(-bound), graph.constant(bound))
+
+
+def cut(graph: GraphBuilder, x: str, start: int, end: int | None) -> str:
+    """A slice of the first axis."""
+    last = np.iinfo(np.int64).max if end is None else end
+    bounds = (graph.constant([bound]) for bound in (start, last))
+    return graph.node("Slice", x, *bounds, graph.constant([0]))
+
+
+def before_each(graph: GraphBuilder, x: str, last: str) -> str:
+    """The rows ``(time, batch, n)`` before each of ``x``: ``last (batch, n)`` before the first.
+
+    Where there was none before, as the state ``seen`` says, the first row itself.
+    """
+    started = graph.node("Greater", "seen", graph.constant(0.0))  # (batch, 1)
+    first = graph.node("Squeeze", cut(graph, x, 0, 1), graph.constant([0]))  # (batch, n)
+    last = graph.node("Where", started, last, first)
+    path = graph.node("Concat", graph.node("Unsqueeze", last, graph.constant([0])), x, axis=0)
+    return cut(graph, path, 0, -1)
+
+
+def _path(graph: GraphBuilder, values: str) -> str:
+    """The last values and the chunk: ``(lag + time, batch, 1)``."""
+    started = graph.node("Greater", "seen", graph.constant(0.0))  # (batch, 1)
+    x = graph.node("Squeeze", values, graph.constant([2]))  # (batch, time)
+    first = graph.node(
+        "Slice", x, graph.constant([0]), graph.constant([1]), graph.constant([1])
+    )  # (batch, 1)
+    history = graph.node("Where", started, "history", first)  # (batch, lag)
+    graph.node("Concat", history, x, output="path", axis=1)  # (batch, lag + time)
+    by_time = graph.node("Transpose", "path", perm=[1, 0])
+    return graph.node("Unsqueeze", by_time, graph.constant([2]))
+
+
+def _counted(graph: GraphBuilder, x: str, lag: int) -> str:
+    """1 where there is a change, else 0: ``(time, batch, 1)``."""
+    zero, one = (graph.constant(np.array(number, np.int64)) for number in (0, 1))
+    time = graph.node("Gather", graph.node("Shape", x), zero)
+    steps = graph.node("Cast", graph.node("Range", zero, time, one), to=FLOAT)
+    place = graph.node("Add", "seen", graph.node("Unsqueeze", steps, graph.constant([1, 2])))
+    enough = graph.node("GreaterOrEqual", place, graph.constant(float(lag)))
+    return graph.node("Cast", enough, to=FLOAT)  # (time, batch, 1)
+
+
+def _keep_history(graph: GraphBuilder, lengths: str, lag: int) -> None:
+    """Write ``history_next``, the last ``lag`` values of each row, and ``seen_next``."""
+    steps = graph.node("Unsqueeze", lengths, graph.constant([1]))  # (batch, 1)
+    places = graph.constant(np.arange(lag, dtype=np.int64)[np.newaxis])  # (1, lag)
+    index = graph.node("Add", graph.node("Cast", steps, to=INT64), places)  # (batch, lag)
+    graph.node("GatherElements", "path", index, output="history_next", axis=1)
+    count = graph.node("Add", "seen", graph.node("Cast", steps, to=FLOAT))
+    graph.node("Min", count, graph.constant(float(lag)), output="seen_next")
+
+
+def _size(graph: GraphBuilder, total: str, weight: str) -> str:
+    """The running size, ``(1 + time, batch, 1)``."""
+    rest = graph.node("Sub", graph.constant(1.0), weight)
+    prior = graph.node("Mul", rest, graph.constant(PRIOR))
+    above, below = (graph.node("Add", part, prior) for part in (total, weight))
+    return graph.node("Add", graph.node("Div", above, below), graph.constant(FLOOR))
+
+
+def _running_means(
+    graph: GraphBuilder, state: str, x: str, lengths: str, decays: Sequence[float]
+) -> list[str]:
+    """``s_t = d s_{t-1} + (1 - d) x_t`` from the state on, per decay: ``(1 + time, batch, 1)``."""
+    starts = _split(graph, state, len(decays)) if len(decays) > 1 else [state]
     first = graph.constant([0])
-    w = graph.constant(np.full((1, 1, 1), 1.0 - decay, np.float32))
-    r = graph.constant(np.full((1, 1, 1), decay, np.float32))
-    b = graph.constant(np.zeros((1, 2), np.float32))
-    before = graph.node("Unsqueeze", state, first)  # (1, batch, 1)
-    graph.nodes_with(
-        "RNN",
-        x,
-        w,
-        r,
-        b,
-        lengths,
-        before,
-        outputs=[f"{state}_path", f"{state}_last"],
-        hidden_size=1,
-        activations=["Affine"],
-        activation_alpha=[1.0],
-        activation_beta=[0.0],
-    )
-    graph.node("Squeeze", f"{state}_last", first, output=f"{state}_next")
-    path = graph.node("Squeeze", f"{state}_path", graph.constant([1]))  # (time, batch, 1)
-    return graph.node("Concat", before, path, axis=0)
+    paths, lasts = [], []
+    for place, (start, decay) in enumerate(zip(starts, decays, strict=True)):
+        name = f"{state}_{place}"
+        w = graph.constant(np.full((1, 1, 1), 1.0 - decay, np.float32))
+        r = graph.constant(np.full((1, 1, 1), decay, np.float32))
+        b = graph.constant(np.zeros((1, 2), np.float32))
+        before = graph.node("Unsqueeze", start, first)  # (1, batch, 1)
+        graph.nodes_with(
+            "RNN",
+            x,
+            w,
+            r,
+            b,
+            lengths,
+            before,
+            outputs=[f"{name}_path", f"{name}_last"],
+            hidden_size=1,
+            activations=["Affine"],
+            activation_alpha=[1.0],
+            activation_beta=[0.0],
+        )
+        path = graph.node("Squeeze", f"{name}_path", graph.constant([1]))  # (time, batch, 1)
+        paths.append(graph.node("Concat", before, path, axis=0))
+        lasts.append(graph.node("Squeeze", f"{name}_last", first))  # (batch, 1)
+    graph.node("Concat", *lasts, output=f"{state}_next", axis=-1)
+    return paths
 
 
 def _normal_quantile(graph: GraphBuilder, level: str) -> str:
@@ -169,7 +225,7 @@ def _normal_quantile(graph: GraphBuilder, level: str) -> str:
     r = graph.node("Sub", graph.constant(heads.CENTRAL_SHIFT), graph.node("Mul", q, q))
     central = graph.node("Mul", q, _ratio(graph, r, heads.CENTRAL_ABOVE, heads.CENTRAL_BELOW))
     outer = graph.node("Min", level, graph.node("Sub", graph.constant(1.0), level))
-    root = graph.node("Sqrt", graph.node("Abs", _log(graph, outer)))
+    root = graph.node("Sqrt", graph.node("Abs", log(graph, outer)))
     near = _ratio(
         graph,
         graph.node("Sub", root, graph.constant(heads.NEAR_SHIFT)),
@@ -201,23 +257,7 @@ def _polynomial(graph: GraphBuilder, x: str, coefficients: Sequence[float]) -> s
     return value
 
 
-def _log(graph: GraphBuilder, x: str) -> str:
-    twice = graph.node("Sub", x, graph.node("Reciprocal", x))
-    return graph.node("Asinh", graph.node("Mul", twice, graph.constant(0.5)))
-
-
-def _clip(graph: GraphBuilder, x: str, bound: float) -> str:
-    return graph.node("Clip", x, graph.constant(-bound), graph.constant(bound))
-
-
 def _split(graph: GraphBuilder, x: str, parts: int) -> list[str]:
     names = [f"{x}_part_{number}" for number in range(parts)]
     graph.nodes_with("Split", x, outputs=names, axis=-1)
     return names
-
-
-def _slice(graph: GraphBuilder, x: str, start: int, end: int | None) -> str:
-    stop = np.iinfo(np.int64).max if end is None else end
-    return graph.node(
-        "Slice", x, graph.constant([start]), graph.constant([int(stop)]), graph.constant([0])
-    )

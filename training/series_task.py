@@ -1,6 +1,9 @@
-"""The distribution of a series' next value."""
+"""The next value of one or more series."""
 
+import copy
 import csv
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -9,25 +12,24 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from training import evaluate
+from training import baselines, forecasts
+from training.backtest import Backtest, Protocol, Score, Window, backtest
 from training.config import SeriesConfig
-from training.evaluate import LEVELS, Model, SeriesScores
-from training.heads import JohnsonSU, bounded, fit_constant
-from training.networks import SeriesNetwork, State
-from training.sections import Note
-from training.series_data import Floats, ScaledSeries
-from training.streams import Streams
-from training.tasks import Task
+from training.evaluate import Model
+from training.heads import JohnsonSU, fit_constant
+from training.networks import State
+from training.sections import Note, Section
+from training.series_data import EXTRA_DECAYS, Floats, ScaledPanel
+from training.series_network import SeriesNetwork
+from training.series_report import score_table, sections
+from training.tasks import HeldOut, Task
 
 WARM_UP = 512
 """Steps read before a scored stretch, so that its state is warm."""
-PATHS = 500
 PARITY_STEPS = 512
-BASELINES = {
-    "fitted_walk": "random walk, fitted Johnson SU",
-    "gaussian_walk": "random walk, Gaussian, EWMA .94",
-    "last_value": "last value",
-}
+MOST_ONE_STEP = 2000
+"""Next values scored per series, the last ones of the test stretch."""
+NETWORK, FITTED_WALK = "network", "fitted_walk"
 
 
 class SeriesTask(Task):
@@ -41,6 +43,8 @@ class SeriesTask(Task):
     default_budget_s = 30.0
     most_epochs = 100.0
     validations = 30
+    paths = 500
+    """Paths that a forecast of several steps is made of."""
 
     def __init__(self, config: SeriesConfig) -> None:
         """Read the series and build the network.
@@ -49,181 +53,261 @@ class SeriesTask(Task):
             DataError: the series cannot be used.
         """
         self.config = config
-        self.data = ScaledSeries(config)
-        self.source, self.sha256 = self.data.series.source, self.data.series.sha256
+        self.data = ScaledPanel(config)
+        self.source, self.sha256 = self.data.panel.source, self.data.panel.sha256
         self.network = SeriesNetwork(
-            feature=self.data.series.name,
+            feature=self._value_name(),
             transform=self.data.transform,
             change_scale=self.data.change_scale,
-            decay=config.decay,
+            decays=(config.decay, *EXTRA_DECAYS),
+            lag=self.data.lag,
+            features=self.data.features,
             cell=config.cell,
             layers=config.layers,
             hidden=config.hidden,
             dropout=config.dropout,
+            driftless=config.driftless,
+            nonlinearity=config.nonlinearity,
         )
-        self.constant = fit_constant(self.data.targets[: self.data.validation])
+        self._read, self._targets, self._spreads = self.data.scaled(self.network)
+        self.constant = fit_constant(
+            self._targets[self._places("first", "validation")], driftless=config.driftless
+        )
         self.network.head.start_from(self.constant)
-        self.streams = Streams(
-            length=self.data.validation,
-            batch=config.batch,
-            window=config.window,
-            seed=config.seed,
-        )
-        self._features, self._targets = self.data.features, self.data.targets
+        self.streams = self.data.streams(config)
+        self._backtests: tuple[Backtest, Backtest | None] | None = None
+        """Those of the last scores, for the report."""
+
+    def _value_name(self) -> str:
+        """What the client's column is called: the series where there is one."""
+        series = self.data.panel.series
+        if len(series) == 1:
+            return series[0].name
+        return self.config.value[0] if len(self.config.value) == 1 else "value"
 
     def to(self, device: torch.device) -> None:
-        """Move the scaled series to a device."""
-        self._features = self._features.to(device)
+        """Move what the cells read, and the targets, to a device."""
+        self._read = self._read.to(device)
         self._targets = self._targets.to(device)
 
     def training_state(self, batch: int) -> State:
-        """The cells' initial state: the series is scaled beforehand."""
+        """The cells' initial state: the series are scaled beforehand."""
         return self.network.initial_state(batch)[: len(self.network.cells.state_shapes)]
 
     def loss(self, model: nn.Module, index: Tensor, state: State) -> tuple[Tensor, State]:
         """Negative log density of the next change, in units of the spread."""
         index = index.to(self._targets.device)
-        shape, state = cast(Model, model.shape)(self._features[index], state)
+        shape, state = cast(Model, model.shape)(self._read[index], state)
         return -JohnsonSU.unpack(shape).log_density(self._targets[index]).mean(), state
 
     @torch.no_grad()
     def validation_loss(self, model: nn.Module) -> float:
-        """The same loss on the validation stretch, read with a warm state."""
-        start, end = self.data.validation, self.data.test
-        distribution = self._distribution(model, start, end)
-        return -float(distribution.log_density(self._targets[start:end]).mean())
+        """The same loss on the validation stretches, read with warm states."""
+        return -float(self._log_density(model, "validation", "test").mean())
 
     def scores(self) -> dict[str, float]:
-        """Network and baselines on the test stretch; a baseline's scores carry its name."""
-        found: dict[str, float] = {}
-        for name, score in self.compare().items():
-            prefix = "" if name == "network" else f"{name}."
-            found[f"{prefix}mean_wQuantileLoss"] = score.loss
-            if score.nll is not None and score.coverage is not None:
-                found[f"{prefix}nll"] = score.nll
-                found[f"{prefix}coverage80"] = score.coverage
+        """Network and baselines on the test stretches; a baseline's scores carry its name.
+
+        Those of forecasts further ahead begin with ``backtest.``; see `training.backtest`.
+        """
+        one_step, ahead = self._backtests = self._run_backtests()
+        density = self._log_density(self.network, "test", "end").double().cpu()
+        spread = torch.log(self._spreads[self._places("test", "end")])
+        walk = self._log_density(self._walk(), "test", "end").double().cpu()
+        found = {
+            "nll": -float((density - spread).mean()),
+            f"{FITTED_WALK}.nll": -float((walk - spread).mean()),
+            **_named(one_step, ""),
+        }
+        if ahead is not None:
+            found |= {
+                **_named(ahead, "backtest."),
+                "backtest.horizon": float(ahead.protocol.horizon),
+                "backtest.windows": float(ahead.protocol.windows),
+                "backtest.windows_won": _windows_won(ahead),
+            }
         return found
 
-    @torch.no_grad()
-    def compare(self) -> dict[str, SeriesScores]:
-        """One-step-ahead scores on the test stretch: the network and what needs none."""
-        data = self.data
-        volatility = evaluate.running_volatility(
-            data.changes.numpy(), decay=0.94, start=data.change_scale**2
-        )[data.test - 1 : -1]
-        constant = JohnsonSU.unpack(bounded(torch.tensor(self.constant)).expand(len(data.truth), 4))
-        return {
-            "network": self._score(self._distribution(self.network, data.test, None)),
-            "fitted_walk": self._score(constant),
-            "gaussian_walk": evaluate.gaussian_walk(
-                data.anchor,
-                data.truth,
-                data.changes[data.test :].numpy(),
-                volatility,
-                logarithmic=data.logarithmic,
-            ),
-            "last_value": evaluate.last_value(data.anchor, data.truth),
-        }
+    def protocol(self) -> Protocol:
+        """Where the backtest's windows are: one after the other, to the end of the test rows.
 
-    @torch.no_grad()
-    def forecast_test(self) -> Floats:
-        """Quantiles at `LEVELS` of each next value on the test stretch, ``(n, 9)``."""
-        distribution = self._distribution(self.network, self.data.test, None)
-        return self.data.quantiles(distribution, LEVELS)
+        Where the future of other columns is not known, forecasts go one step ahead.
+        """
+        rows = min(split.end - split.test for split in self.data.splits)
+        return Protocol.within(
+            rows,
+            horizon=1 if len(self.network.columns) > 1 else self.config.horizon,
+            windows=self.config.windows,
+            season=self.config.season or 1,
+        )
+
+    def one_step(self) -> Backtest:
+        """Forecasts of each next value in the test stretches."""
+        rows = min(split.end - split.test for split in self.data.splits)
+        windows = min(rows, MOST_ONE_STEP)
+        protocol = Protocol.within(rows, horizon=1, windows=windows, season=self.config.season or 1)
+        walk = self._walk()
+        return backtest(
+            [series.values for series in self.data.panel.series],
+            protocol,
+            forecasters={
+                NETWORK: lambda windows, _: self._next_values(self.network, windows),
+                FITTED_WALK: lambda windows, _: self._next_values(walk, windows),
+            },
+            baselines=self._baselines(),
+        )
+
+    def ahead(self) -> Backtest:
+        """Forecasts of several steps from every window of `protocol`."""
+
+        def forecast(network: SeriesNetwork, windows: Sequence[Window], how: Protocol) -> Floats:
+            pasts = [self.data.rows[window.series][: window.origin] for window in windows]
+            return forecasts.quantiles(
+                network,
+                pasts,
+                horizon=how.horizon,
+                levels=how.levels,
+                paths=self.paths,
+                seed=self.config.seed,
+            )
+
+        walk = self._walk()
+        return backtest(
+            [series.values for series in self.data.panel.series],
+            self.protocol(),
+            forecasters={
+                NETWORK: lambda windows, how: forecast(self.network, windows, how),
+                FITTED_WALK: lambda windows, how: forecast(walk, windows, how),
+            },
+            baselines=self._baselines(),
+        )
 
     def score_table(self, scores: dict[str, float]) -> Table:
         """The network beside the baselines, and whether it was worth training."""
-        series = self.data.series
-        table = Table(title=f"next {series.name} on the held-out tail of {series.source}")
-        for column in ("forecast", "mean_wQuantileLoss", "nll", "80 % interval"):
-            table.add_column(column, justify="left" if column == "forecast" else "right")
-        for name, title in {"": "this network", **BASELINES}.items():
-            prefix = f"{name}." if name else ""
-            cells = [
-                f"{scores[prefix + key]:{style}}" if prefix + key in scores else "–"
-                for key, style in (
-                    ("mean_wQuantileLoss", ".6f"),
-                    ("nll", ".4f"),
-                    ("coverage80", ".1%"),
-                )
-            ]
-            table.add_row(title, *cells)
-        table.caption = verdict(scores)
-        return table
+        return score_table(scores, source=self.source)
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What the reader did to the series."""
-        return self.data.series.notes
+        """What was done to the series."""
+        return self.data.notes
+
+    def sections(self) -> list[Section]:
+        """Forecasts over the truth, errors by horizon, calibration, and the one-step tail."""
+        one_step, ahead = self.backtests()
+        return sections(self.data.panel, ahead=ahead, one_step=one_step)
 
     def write_samples(self, folder: Path) -> Path:
-        """Write a forecast of the steps after the series' end: quantiles of sampled paths."""
+        """Write a forecast of what follows each series' end."""
         path = folder / "forecast.csv"
-        quantiles = np.quantile(self.sample_paths(), [0.1, 0.5, 0.9], axis=0).T
+        levels = (0.1, 0.5, 0.9)
+        found = forecasts.quantiles(
+            self.network,
+            self.data.rows,
+            horizon=1 if len(self.network.columns) > 1 else self.config.horizon,
+            levels=levels,
+            paths=self.paths,
+            seed=self.config.seed,
+        )
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["step", "q10", "q50", "q90"])
-            for step, row in enumerate(quantiles, start=1):
-                writer.writerow([step, *(f"{number:.6g}" for number in row)])
+            writer.writerow(["series", "step", "q10", "q50", "q90"])
+            for series, steps in zip(self.data.panel.series, found, strict=True):
+                for step, row in enumerate(steps, start=1):
+                    writer.writerow([series.name, step, *(f"{number:.6g}" for number in row)])
         return path
 
-    @torch.no_grad()
-    def sample_paths(self) -> Floats:
-        """Paths drawn from the network from the series' end on, ``(paths, horizon)``."""
-        network = self.network
-        device = next(network.parameters()).device
-        draws = torch.Generator().manual_seed(self.config.seed)
-        tail = self.data.values[:, -4 * WARM_UP :].to(device)
-        y, state = network(tail, network.initial_state(1))
-        state = tuple(part.expand(PATHS, -1).contiguous() for part in state)
-        y = y[:, -1:].expand(PATHS, 1, 6)
-        path = []
-        for _ in range(self.config.horizon):
-            level = torch.rand(PATHS, 1, generator=draws).clamp(1e-6, 1 - 1e-6).to(device)
-            anchor, spread = y[..., 4], y[..., 5]  # (paths, 1)
-            change = JohnsonSU.unpack(y).quantile(level) * spread
-            value = anchor * torch.exp(change) if self.data.logarithmic else anchor + change
-            path.append(value)
-            y, state = network(value.unsqueeze(-1), state)
-        return torch.cat(path, dim=1).double().cpu().numpy()
+    def held_out(self) -> HeldOut:
+        """The tail of the first series."""
+        tail = self.data.rows[0][None, -(PARITY_STEPS + 1) :]  # (1, time + 1, columns)
+        return HeldOut(steps=tail[:, :-1], targets=tail[:, 1:, :1])
 
-    def held_out(self) -> Tensor:
-        """The tail of the series."""
-        return self.data.values[:, -(PARITY_STEPS + 1) :]
-
-    def nats(self, prediction: Tensor, inputs: Tensor) -> float:
+    def nats(self, prediction: Tensor, held_out: HeldOut) -> float:
         """Mean negative log density of the next change, in units of the spread."""
-        x = inputs[:, :, 0].double()
-        change = self.network.scaling.change(x[:, :-1], x[:, 1:])
         prediction = prediction.double()
-        unit = change / prediction[..., 5]
-        return -float(JohnsonSU.unpack(prediction).log_density(unit).mean())
+        anchor, spread = prediction[..., 4], prediction[..., 5]
+        change = self.network.scaling.change(anchor, held_out.targets[..., 0].double())
+        return -float(JohnsonSU.unpack(prediction).log_density(change / spread).mean())
 
-    def _distribution(self, model: nn.Module, start: int, end: int | None) -> JohnsonSU:
-        """Distributions for a stretch of pairs, read with a warm state."""
-        warm = max(0, start - WARM_UP)
-        features = self._features[warm:end].unsqueeze(0)  # (1, warm-up + n, 2)
-        shape, _ = cast(Model, model.shape)(features, self.training_state(1))
-        return JohnsonSU.unpack(shape[0, start - warm :])
+    def backtests(self) -> tuple[Backtest, Backtest | None]:
+        """Those that the last scores are of: the next value, and several steps ahead.
 
-    def _score(self, distribution: JohnsonSU) -> SeriesScores:
-        """Score distributions on the test stretch; the density is that of the change itself."""
-        data = self.data
-        unit = distribution.log_density(self._targets[data.test :]).double().cpu()
-        nll = -float((unit - torch.log(data.spread[data.test :])).mean())
-        forecast = data.quantiles(distribution, LEVELS)
-        return evaluate.score_quantiles(data.truth, forecast, nll=nll)
+        Steps ahead are None where the future of other columns is not known.
+        """
+        return self._backtests or self._run_backtests()
 
+    def _run_backtests(self) -> tuple[Backtest, Backtest | None]:
+        return self.one_step(), self.ahead() if self.protocol().horizon > 1 else None
 
-def verdict(scores: dict[str, float]) -> str:
-    """Say plainly whether the network was worth training."""
-    key = "mean_wQuantileLoss"
-    if scores[key] == scores[f"fitted_walk.{key}"]:
-        return (
-            "Training found nothing that validates better than the fitted random walk: "
-            "this model IS that walk."
+    def _baselines(self) -> dict[str, baselines.Baseline]:
+        return baselines.usual(logarithmic=self.data.logarithmic, season=self.config.season)
+
+    def _walk(self) -> SeriesNetwork:
+        """The random walk that training started from."""
+        walk = copy.deepcopy(self.network)
+        walk.head.start_from(self.constant)
+        return walk.eval()
+
+    def _places(self, start: str, end: str) -> Tensor:
+        """The places of the pairs between two cuts, series by series."""
+        return torch.cat(
+            [
+                torch.arange(base + getattr(split, start), base + getattr(split, end))
+                for base, split in zip(self.data.bases, self.data.splits, strict=True)
+            ]
         )
-    missed = [title for name, title in BASELINES.items() if scores[key] >= scores[f"{name}.{key}"]]
-    if not missed:
-        return "By quantile loss the network beats all three."
-    return f"By quantile loss the network does NOT beat: {'; '.join(missed)}."
+
+    def _shapes(self, model: nn.Module, start: str, end: str) -> list[Tensor]:
+        """Johnson SU shapes ``(pairs, 4)`` of each series between two cuts, with warm states."""
+        shapes = []
+        for base, split in zip(self.data.bases, self.data.splits, strict=True):
+            first, last = base + getattr(split, start), base + getattr(split, end)
+            warm = max(base, first - WARM_UP)
+            read = self._read[warm:last].unsqueeze(0)  # (1, warm-up + pairs, inputs)
+            shape, _ = cast(Model, model.shape)(read, self.training_state(1))
+            shapes.append(shape[0, first - warm :])
+        return shapes
+
+    @torch.no_grad()
+    def _log_density(self, model: nn.Module, start: str, end: str) -> Tensor:
+        """Of each target between two cuts, in units of the spread, ``(pairs,)``."""
+        shape = torch.cat(self._shapes(model, start, end))
+        places = self._places(start, end).to(shape.device)
+        return JohnsonSU.unpack(shape).log_density(self._targets[places])
+
+    @torch.no_grad()
+    def _next_values(self, model: SeriesNetwork, windows: Sequence[Window]) -> Floats:
+        """Quantiles ``(windows, 1, levels)`` of the value at each window's origin."""
+        shapes = self._shapes(model, "test", "end")
+        levels = torch.tensor(Protocol.within(1, horizon=1, windows=1).levels).double()
+        rows = []
+        for window in windows:
+            split, base = self.data.splits[window.series], self.data.bases[window.series]
+            pair = window.origin - 1
+            shape = shapes[window.series][pair - split.test].cpu().double()
+            anchor = float(
+                self.data.panel.series[window.series].values[window.origin - self.data.lag]
+            )
+            parts = torch.tensor([anchor, float(self._spreads[base + pair])]).double()
+            rows.append(model.value_at(torch.cat([shape, parts]), levels).numpy())
+        return np.stack(rows)[:, None]
+
+
+def _named(found: Backtest, prefix: str) -> dict[str, float]:
+    """The scores of a backtest, each under its forecaster's name; the network's have none."""
+    named: dict[str, float] = {}
+    for name in found.forecasts:
+        score: Score = found.score(name)
+        own = prefix if name == NETWORK else f"{prefix}{name}."
+        named[f"{own}mean_wQuantileLoss"] = score.loss
+        named[f"{own}mase"] = score.mase
+        if score.coverage is not None:
+            named[f"{own}coverage80"] = score.coverage
+    return {key: number for key, number in named.items() if math.isfinite(number)}
+
+
+def _windows_won(found: Backtest) -> float:
+    """Windows in which the network's loss is below that of the best of the others."""
+    others = {name: found.score(name) for name in found.forecasts if name != NETWORK}
+    best = min(others.values(), key=lambda score: score.loss)
+    own = found.score(NETWORK).by_window
+    return float(sum(mine < theirs for mine, theirs in zip(own, best.by_window, strict=True)))

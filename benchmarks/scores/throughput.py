@@ -18,9 +18,9 @@ from benchmarks.scores.characters import TEXT
 from benchmarks.scores.course import Course, Subject
 from training.char_task import CharTask
 from training.config import CharConfig, parse_config
+from training.devices import fabric_of
 from training.evaluate import Model
 from training.families import prepare
-from training.fit import fabric_of
 from training.loop import Loop
 from training.networks import State
 from training.progress import watch

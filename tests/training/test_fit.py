@@ -206,7 +206,7 @@ def test_a_graph_that_is_not_the_network_is_not_published(
             network.head.bias[0] -= 0.5
         return made
 
-    monkeypatch.setattr("training.fit.export", wrong)
+    monkeypatch.setattr("training.product.export", wrong)
     with pytest.raises(ParityError, match="not published"):
         train(char(tmp_path, hello, steps=5))
     assert not (tmp_path / "a/models").exists()
