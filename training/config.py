@@ -366,7 +366,7 @@ class ClassifyConfig(TrainingConfig):
         (), description="table with a row per step: a column of numbers; repeat (default: the rest)"
     )
     validation_share: float = Field(
-        0.1, ge=0, le=0.5, description="share to choose the best weights by; 0: by the loss in training"
+        0.1, ge=0, le=0.5, description="share to choose the best weights by; 0: by training loss"
     )
     test_share: float = Field(0.1, ge=0, le=0.5, description="share to score on")
     longest: int = Field(
