@@ -76,8 +76,8 @@ scores: setup ## train and score on public data (some 25 minutes); ARGS='--only 
 # ---- check ----
 
 .PHONY: test
-test: setup ## run the tests; ARGS='-k arena'
-	@$(BIN)/pytest $(ARGS)
+test: setup ## run the tests, one process per core; ARGS='-k arena'
+	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there is none

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from models.repository import ModelRepository
-from training.config import Cell
 from training.export import export
 from training.networks import CharNetwork
+from training.settings import Cell
 
 VOCABULARY = tuple(string.ascii_letters + string.digits + " .,")
 EMBEDDING = 64

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from training.config import Cell
 from training.networks import Cells
+from training.settings import Cell
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

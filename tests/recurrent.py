@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest, fingerprint
 from models.repository import Model, ModelRepository
-from training.classify_network import (
+from training.classify.network import (
     BidirectionalClassifier,
     Measurements,
     StreamedClassifier,
     Symbols,
 )
-from training.config import Cell, Merge, Nonlinearity
 from training.export import export
 from training.networks import CharNetwork, RecurrentNetwork
-from training.series_network import SeriesNetwork
+from training.series.network import SeriesNetwork
+from training.settings import Cell, Merge, Nonlinearity
 
 SYMBOLS = string.ascii_lowercase + " "
 LABELS = ("Irish", "Czech", "日本", "Greek", "Dutch")

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from training.config import Cell, Merge, Nonlinearity
 from training.networks import layer_of
+from training.settings import Cell, Merge, Nonlinearity
 
 
 class BidirectionalCells(nn.Module):

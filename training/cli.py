@@ -11,7 +11,7 @@ from rich.console import Console
 
 from training import exporting
 from training.compare import compare
-from training.config import Cell, TrainingConfig, parse_config
+from training.config import parse_config
 from training.data.synthetic import write_csv
 from training.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
 from training.exporting import export_run
@@ -20,6 +20,7 @@ from training.fit import resume, train
 from training.importing import command as importing
 from training.importing.command import import_model
 from training.importing.options import options_of
+from training.settings import Cell, TrainingConfig
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 

@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 
 from models.repository import Model, ModelRepository, load_model
-from training import compare_report
 from training.comparison import Comparison, Trial, rivals_of
-from training.config import AnyConfig, Cell, TrainingConfig, parse_config
+from training.config import AnyConfig, parse_config
 from training.errors import ConfigError, DataError, StoppedError
 from training.families import FAMILIES
 from training.fit import train
+from training.reports import comparison as compare_report
 from training.runs import RunFolder, numbered_folder
+from training.settings import Cell, TrainingConfig
 
 
 def compare(

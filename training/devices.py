@@ -9,8 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from training.config import Cell, TrainingConfig
 from training.errors import ConfigError
+from training.settings import Cell, TrainingConfig
 
 SINGLE_THREAD_HIDDEN = 64
 BF16_FROM_HIDDEN = 128
@@ -52,11 +52,15 @@ def _precision(config: TrainingConfig) -> Literal["32-true", "bf16-mixed"]:
         return "32-true" if config.precision == "fp32" else "bf16-mixed"
     if config.cell is Cell.RNN or config.hidden < BF16_FROM_HIDDEN:
         return "32-true"
-    if config.device != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    return "bf16-mixed" if has_fast_bf16(config.device) else "32-true"
+
+
+def has_fast_bf16(device: str) -> bool:
+    """Whether the hardware gains from bf16; ``device`` is auto, cpu or cuda."""
+    if device != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
     capabilities = torch.cpu.get_capabilities()
-    fast = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return "bf16-mixed" if fast else "32-true"
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 @contextmanager

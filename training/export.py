@@ -15,8 +15,8 @@ from torch import nn
 
 from models.graph import FLOAT, INT32, INT64, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, Provenance, TokensInput
-from training.classify_export import export_bidirectional, export_streamed
-from training.classify_network import BidirectionalClassifier, StreamedClassifier
+from training.classify.export import export_bidirectional, export_streamed
+from training.classify.network import BidirectionalClassifier, StreamedClassifier
 from training.networks import CharNetwork
 from training.recurrent_graph import (
     add_cells,
@@ -26,8 +26,8 @@ from training.recurrent_graph import (
     state_inputs,
     state_outputs,
 )
-from training.series_export import export_series
-from training.series_network import SeriesNetwork
+from training.series.export import export_series
+from training.series.network import SeriesNetwork
 
 
 def export(

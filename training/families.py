@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 
-from training.char_task import CharTask
-from training.classify_task import ClassifyTask
-from training.config import AnyConfig, CharConfig, ClassifyConfig, SeriesConfig, TrainingConfig
-from training.series_task import SeriesTask
+from training.char.config import CharConfig
+from training.char.task import CharTask
+from training.classify.config import ClassifyConfig
+from training.classify.task import ClassifyTask
+from training.config import AnyConfig
+from training.series.config import SeriesConfig
+from training.series.task import SeriesTask
+from training.settings import TrainingConfig
 from training.tasks import Task
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 
 from models.repository import ModelRepository
-from training import report
 from training.config import AnyConfig
 from training.devices import console_of, fabric_of, threads_of
 from training.errors import RunError, TrainingError
@@ -19,6 +18,7 @@ from training.families import prepare
 from training.loop import LOG_EVERY, Loop
 from training.product import finished_product
 from training.progress import watch
+from training.reports import run as report
 from training.runs import RunFolder, TrainedRun
 
 

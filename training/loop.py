@@ -16,9 +16,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training.config import TrainingConfig
 from training.errors import RunError
 from training.networks import State
+from training.optimisers import optimisers_of
+from training.settings import TrainingConfig
 from training.tasks import Task
 
 _T = TypeVar("_T")
@@ -48,14 +49,16 @@ class Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def learning_rate(config: TrainingConfig, step: int, total: int | None) -> float:
-    """Linear warm-up, then cosine decay to a hundredth at the last of ``total`` steps."""
+def rate_share(config: TrainingConfig, step: int, total: int | None) -> float:
+    """Share of the peak learning rate.
+
+    Linear warm-up, then cosine decay to a hundredth at the last of ``total`` steps.
+    """
     warmup = config.warmup if total is None else min(config.warmup, total // 4)
     if step < warmup or total is None:
-        return config.learning_rate * min(1.0, (step + 1) / (warmup + 1))
+        return min(1.0, (step + 1) / (warmup + 1))
     progress = (step - warmup) / max(1, total - warmup)
-    share = FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * share
+    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class Loop:
@@ -65,19 +68,9 @@ class Loop:
         self.task = task
         self.config = task.config
         self.fabric = fabric
-        network = task.network
-        decayed = [p for p in network.parameters() if p.ndim > 1]
-        others = [p for p in network.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.config.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=self.config.learning_rate,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
-        self.model, self.optimizer = fabric.setup(network, optimizer)
+        optimisers = optimisers_of(task.network, self.config)
+        self.model, *optimisers = fabric.setup(task.network, *optimisers)
+        self.optimisers = optimisers
         for method in task.forward_methods:
             self.model.mark_forward_method(method)
         task.to(fabric.device)
@@ -148,7 +141,7 @@ class Loop:
             "spent_s": self.spent_s,
             "sha256": self.task.sha256,
             "network": self.task.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "state": [self._gathered(part).flatten(0, 1) for part in self.state],
             "random": random,
             "history": self.history,
@@ -176,7 +169,8 @@ class Loop:
         self.step, self.total = checkpoint["step"], checkpoint["total"]
         self.spent_s = checkpoint["spent_s"]
         self.task.network.load_state_dict(checkpoint["network"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        for optimiser, state in zip(self.optimisers, checkpoint["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         self.state = tuple(
             part.tensor_split(wrote)[rank].to(device) for part in checkpoint["state"]
         )
@@ -198,14 +192,18 @@ class Loop:
         if bool(fresh.any()):
             initial = self.task.training_state(len(fresh))
             self.state = initial if bool(fresh.all()) else _begun_anew(self.state, initial, fresh)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, self.total)
+        share = rate_share(self.config, self.step, self.total)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * share
         self.model.train()
         loss, state = self.task.loss(self.model, index, self.state)
-        self.optimizer.zero_grad()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad()
         self.fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.task.network.parameters(), self.config.clip)
-        self.optimizer.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.state = tuple(part.detach() for part in state)
         self.step += 1
         self._averages.loss += loss.detach()
@@ -231,7 +229,7 @@ class Loop:
                 "step": self.step,
                 "loss": float(self._mean(averages.loss)) / averages.count,
                 "gradient_norm": float(averages.norm),
-                "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
+                "learning_rate": float(self.optimisers[0].param_groups[0]["lr"]),
                 "seconds": round(self.spent_s, 3),
             }
         )

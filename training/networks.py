@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from training.config import Cell, Nonlinearity
+from training.settings import Cell, Nonlinearity
 
 State = tuple[Tensor, ...]
 

@@ -22,8 +22,8 @@ from models.manifest import (
     ValuesInput,
 )
 from training.bidirectional import BidirectionalCells
-from training.config import Cell, Merge, Nonlinearity
 from training.networks import Cells, RecurrentNetwork
+from training.settings import Cell, Merge, Nonlinearity
 
 # Gate order, torch -> ONNX: LSTM i f g o -> i o f c, GRU r z n -> z r h.
 _GATES = {Cell.LSTM: (0, 3, 1, 2), Cell.GRU: (1, 0, 2), Cell.RNN: (0,)}

@@ -13,7 +13,7 @@ from training.config import AnyConfig, read_config, write_config
 from training.errors import RunError
 from training.tasks import Task
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 def numbered_folder(parent: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The parts of a run's report, as tasks give them; `training.report` lays them out."""
+"""The parts of a run's report, as tasks give them; `training.reports.run` lays them out."""
 
 from dataclasses import dataclass
 

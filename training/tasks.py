@@ -14,9 +14,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from models.manifest import Manifest
-from training.config import TrainingConfig
 from training.networks import State
 from training.sections import Note, Section
+from training.settings import TrainingConfig
 from training.streams import ReadingOrder
 
 

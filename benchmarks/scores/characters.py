@@ -9,7 +9,7 @@ from benchmarks.bench import Findings
 from benchmarks.processes import CellarServer
 from benchmarks.rounds import Figure
 from benchmarks.scores.course import Course, Subject
-from training.char_task import CharTask
+from training.char.task import CharTask
 from training.runs import TrainedRun
 
 TEXT = "tinyshakespeare.txt"

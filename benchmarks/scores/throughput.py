@@ -16,13 +16,15 @@ from benchmarks.bench import Findings
 from benchmarks.rounds import Figure
 from benchmarks.scores.characters import TEXT
 from benchmarks.scores.course import Course, Subject
-from training.char_task import CharTask
-from training.config import CharConfig, parse_config
+from training.char.config import CharConfig
+from training.char.evaluate import Model
+from training.char.task import CharTask
+from training.config import parse_config
 from training.devices import fabric_of
-from training.evaluate import Model
 from training.families import prepare
 from training.loop import Loop
 from training.networks import State
+from training.optimisers import optimisers_of
 from training.progress import watch
 
 ROUNDS = 5
@@ -66,8 +68,7 @@ def bare_steps(config: CharConfig) -> Iterator[None]:
     task = prepare(config)
     assert isinstance(task, CharTask), "the settings are for text"
     fabric: Fabric = fabric_of(config)
-    optimizer = torch.optim.AdamW(task.network.parameters(), lr=config.learning_rate, fused=True)
-    wrapped, optimizer = fabric.setup(task.network, optimizer)
+    wrapped, *optimisers = fabric.setup(task.network, *optimisers_of(task.network, config))
     model = cast(Model, wrapped)
     tokens = task.corpus.train
     state: State = task.network.initial_state(config.batch)
@@ -76,10 +77,12 @@ def bare_steps(config: CharConfig) -> Iterator[None]:
         index = task.streams.at(step).index
         logits, state = model(tokens[index], state)
         loss = cross_entropy(logits.flatten(0, 1), tokens[index + 1].flatten())
-        optimizer.zero_grad()
+        for optimiser in optimisers:
+            optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.network.parameters(), config.clip)
-        optimizer.step()
+        for optimiser in optimisers:
+            optimiser.step()
         state = tuple(part.detach() for part in state)
         step += 1
         yield

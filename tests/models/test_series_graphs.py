@@ -13,10 +13,11 @@ from models.manifest import fingerprint
 from models.repository import Model
 from service.engine.batch import Draws, Sampling
 from service.engine.runner import OrtRunner
-from training.config import Cell, TimeFeature, Transform
 from training.export import export
-from training.features import Features, Number
-from training.series_network import SeriesNetwork
+from training.series.config import TimeFeature, Transform
+from training.series.features import Features, Number
+from training.series.network import SeriesNetwork
+from training.settings import Cell
 
 ROWS, STEPS = 5, 14
 NUMBERS = (

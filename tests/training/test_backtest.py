@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.backtest import LEVELS, Backtest, Protocol, Window, backtest
-from training.baselines import (
+from training.data.series import Columns, read_panel
+from training.series.backtest import LEVELS, Backtest, Protocol, Window, backtest
+from training.series.baselines import (
     ewma_walk,
     last_value,
     seasonal_naive,
     usual,
     window_walk,
 )
-from training.data.series import Columns, read_panel
 
 EXCHANGE_RATE = Path(__file__).parents[3] / "shared" / "data" / "exchange_rate.txt.gz"
 

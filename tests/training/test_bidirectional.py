@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from training.bidirectional import BidirectionalCells
-from training.classify_network import (
+from training.classify.network import (
     BidirectionalClassifier,
     Classifier,
     Measurements,
     StreamedClassifier,
 )
-from training.config import Cell, Merge, Nonlinearity
 from training.equations import Floats, State, Step, Weights, gru, lstm, rnn, unrolled
 from training.export import export
 from training.networks import layer_of
 from training.parity import OnnxModel
+from training.settings import Cell, Merge, Nonlinearity
 
 INPUTS, HIDDEN, LENGTHS = 3, 4, (5, 2, 1)
 

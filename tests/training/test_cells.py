@@ -2,8 +2,8 @@
 
 import torch
 
-from training.config import Cell
 from training.networks import CharNetwork
+from training.settings import Cell
 
 
 def test_forget_gates_start_open() -> None:

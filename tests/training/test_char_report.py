@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from training.activations import Reading, Unit, choose, coloured, pictures, read
-from training.char_report import cold_losses, sections
-from training.config import Cell
-from training.counting import counting_nats
-from training.evaluate import cold256
+from training.char.activations import Reading, Unit, choose, coloured, pictures, read
+from training.char.counting import counting_nats
+from training.char.evaluate import cold256
+from training.char.report import cold_losses, sections
 from training.networks import CharNetwork
+from training.settings import Cell
 
 LINE = 'He said "how are you" and left (at ten).\n'
 

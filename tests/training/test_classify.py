@@ -9,10 +9,11 @@ import torch
 
 from models.manifest import Manifest, PredictionKind, TokensInput, ValuesInput
 from models.repository import ModelRepository
-from training.classify_data import ClassifyData
-from training.classify_scores import Judged, html_by_label, verdict
-from training.classify_task import ClassifyTask
-from training.config import ClassifyConfig, parse_config
+from training.classify.config import ClassifyConfig
+from training.classify.prepared import ClassifyData
+from training.classify.scores import Judged, html_by_label, verdict
+from training.classify.task import ClassifyTask
+from training.config import parse_config
 from training.data.text import UNKNOWN
 from training.errors import ConfigError, DataError
 from training.fit import resume, train

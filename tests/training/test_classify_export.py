@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from models.repository import ModelRepository, check_fit
-from training.classify_network import (
+from training.classify.network import (
     BidirectionalClassifier,
     Encoder,
     Measurements,
     StreamedClassifier,
     Symbols,
 )
-from training.config import Cell, Merge
 from training.export import export
 from training.parity import OnnxModel
+from training.settings import Cell, Merge
 
 LENGTHS = np.array([1, 24, 3, 9, 23], np.int32)
 ROWS, STEPS = len(LENGTHS), 24

@@ -35,8 +35,8 @@ def test_char_command_trains_and_says_what_to_do_next(
     provenance = ModelRepository(folder / "model-repository").load("char").manifest.provenance
     assert provenance is not None
     assert provenance.command == (
-        "cellar-train char --hidden 16 --dropout 0.25 --batch 8 --window 16 --steps 12 "
-        "--text text.txt"
+        "cellar-train char --hidden 16 --dropout 0.25 --batch 8 --steps 12 --text text.txt "
+        "--window 16"
     )
 
 

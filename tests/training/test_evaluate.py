@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import evaluate
+from training.char import evaluate
 from training.networks import State
 
 

@@ -10,11 +10,12 @@ import torch
 
 from models.manifest import Manifest, ValuesInput
 from models.repository import ModelRepository, check_fit
-from training.config import Cell, Transform
 from training.export import export
 from training.networks import CharNetwork, RecurrentNetwork
 from training.parity import OnnxModel
-from training.series_network import SeriesNetwork
+from training.series.config import Transform
+from training.series.network import SeriesNetwork
+from training.settings import Cell
 
 ROWS, STEPS = 5, 24
 LENGTHS = np.array([1, 24, 3, 9, 23], np.int32)

@@ -73,7 +73,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, text:
     assert step_of(folder) < steps
     run = resume(folder)
     assert run.finished
-    assert ModelRepository(tmp_path / "killed/models").load("char")
+    assert ModelRepository(tmp_path / "killed/models").load("char").manifest.name == "char"
     expected = uninterrupted(text, tmp_path / "whole", steps=steps)
     found = weights(folder)
     assert found.keys() == expected.keys()
@@ -96,15 +96,17 @@ def test_a_run_can_be_resumed_from_before_its_first_step(tmp_path: Path, text: P
 def test_processes_share_a_run_and_end_where_one_does(tmp_path: Path, text: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     shared = tmp_path / "shared"
+    # Muon's products in bf16 would make much of how a sum of gradients is rounded.
+    settings = {"steps": 30, "dropout": 0, "optimiser": "adamw"}
     subprocess.run(
-        [sys.executable, *launcher, *command(text, shared, steps=30, dropout=0)],
+        [sys.executable, *launcher, *command(text, shared, **settings)],
         check=True,
         capture_output=True,
         timeout=PATIENCE_S,
     )
     assert [path.name for path in (shared / "runs").iterdir()] == ["char-1"]
-    assert ModelRepository(shared / "models").load("char")
-    expected = uninterrupted(text, tmp_path / "alone", steps=30, dropout=0)
+    assert ModelRepository(shared / "models").load("char").manifest.name == "char"
+    expected = uninterrupted(text, tmp_path / "alone", **settings)
     for name, tensor in weights(shared / "runs/char-1").items():
         assert torch.allclose(tensor, expected[name], atol=1e-4), name
 

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from training import page
 from training.config import parse_config
 from training.fit import train
+from training.reports import page
 from training.sections import Section
 
 NAME = "<img src=x onerror=alert(1)> [red]$x$.txt"

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import Cell, TimeFeature, Transform
 from training.export import export
-from training.features import CASES, Features, Number
 from training.parity import OnnxModel
-from training.scaling import FLOOR, NORMAL, PRIOR, Scaling
-from training.series_network import SeriesNetwork
+from training.series.config import TimeFeature, Transform
+from training.series.features import CASES, Features, Number
+from training.series.network import SeriesNetwork
+from training.series.scaling import FLOOR, NORMAL, PRIOR, Scaling
+from training.settings import Cell
 
 DECAYS, UNIT = (0.9, 0.97), 0.015
 

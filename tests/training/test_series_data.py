@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.config import Fill, TimeFeature, parse_config
+from training.config import parse_config
 from training.data.series import Columns, Panel, read_panel
 from training.data.synthetic import synthetic_prices, write_csv
 from training.errors import DataError
 from training.fit import train
+from training.series.config import Fill, TimeFeature
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

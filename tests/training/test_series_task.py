@@ -11,9 +11,9 @@ from models.manifest import ValuesInput
 from models.repository import ModelRepository
 from training.config import parse_config
 from training.fit import train
-from training.series_report import verdict
-from training.series_streams import PanelStreams, Stretch
-from training.series_task import SeriesTask
+from training.series.report import verdict
+from training.series.streams import PanelStreams, Stretch
+from training.series.task import SeriesTask
 from training.streams import Streams
 
 SMALL = {"hidden": 4, "batch": 4, "window": 8, "horizon": 5, "windows": 2, "steps": 2}

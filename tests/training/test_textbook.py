@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from examples.recurrent_networks import gradient_by_distance, remember
 from models.manifest import TokensInput
 from models.repository import Model, ModelRepository
-from training.config import Cell
 from training.equations import Step, Weights, gru, lstm, rnn, unrolled
 from training.export import export
 from training.importing.command import import_model
 from training.importing.options import options_of, refuse
 from training.networks import Cells, CharNetwork
 from training.parity import OnnxModel
+from training.settings import Cell
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,9 @@ def one_thread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "step"), [(Cell.LSTM, lstm), (Cell.GRU, gru), (Cell.RNN, rnn)], ids=str
+    ("cell", "step"),
+    [(Cell.LSTM, lstm), (Cell.GRU, gru), (Cell.RNN, rnn)],
+    ids=["lstm", "gru", "rnn"],
 )
 def test_network_and_graph_follow_the_equations(cell: Cell, step: Step) -> None:
     torch.manual_seed(1)

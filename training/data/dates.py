@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.config import TimeFeature
 from training.errors import DataError
 from training.sections import Note
+from training.series.config import TimeFeature
 
 NAMES = {"date", "datetime", "timestamp", "time", "day", "ds"}
 _DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%b-%Y", "%b %d, %Y", "%Y%m%d")

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.config import Fill, TimeFeature
 from training.data import dates
 from training.data.number_table import Table, read_table
 from training.data.numbers import is_missing, is_number, numbers_of
 from training.data.synthetic import synthetic_prices
 from training.errors import DataError
 from training.sections import Note
+from training.series.config import Fill, TimeFeature
 
 _SPIKE = np.log(1.5)
 RARE = 0.01

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from training.config import ModelName
 from training.errors import ConfigError
+from training.settings import ModelName
 
 Ask = Callable[[str, str, str], str]
 """Takes an option, the question it answers and an example; returns the answer."""

@@ -5,10 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.config import Cell
 from training.importing.options import Reads
 from training.importing.stack import Floats, Head, Stack, StackLayer
 from training.importing.weights import Direction, FoundLayer, FoundMatrix, FoundNetwork
+from training.settings import Cell
 
 # Gate order, torch -> ONNX: LSTM i f g o -> i o f c, GRU r z n -> z r h.
 _GATES = {Cell.LSTM: (0, 3, 1, 2), Cell.GRU: (1, 0, 2), Cell.RNN: (0,)}

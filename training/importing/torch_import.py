@@ -3,7 +3,6 @@
 from typing import Any
 
 from models.manifest import TokensInput, ValuesInput
-from training.config import Cell
 from training.errors import ConfigError
 from training.importing import stacked
 from training.importing.meaning import predicted, tokens_of, values_of
@@ -12,6 +11,7 @@ from training.importing.publishing import Understood
 from training.importing.rebuilding import Rebuilt, stack_of
 from training.importing.symbols import vocabulary_among
 from training.importing.weights import FoundNetwork, Weights, find_network, read_weights
+from training.settings import Cell
 
 
 def understand(options: ImportOptions, ask: Ask, *, name: str) -> Understood:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import Cell
 from training.errors import ConfigError, DataError
+from training.settings import Cell
 
 _RECURRENT = re.compile(
     r"^(?P<module>.*?)(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)"
@@ -104,7 +104,7 @@ def read_weights(file: Path) -> Weights:
             "is not): save the weights with torch.save(model.state_dict(), 'weights.pt')"
         ) from error
     if isinstance(content, Mapping):
-        if {"format", "network", "optimizer"} <= content.keys():
+        if {"format", "network", "optimisers"} <= content.keys():
             raise DataError(
                 f"{file}: a checkpoint of cellar-train: publish it with "
                 f"cellar-train export {file.parent}"

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.series_network import WIDTH, SeriesNetwork
+from training.series.network import WIDTH, SeriesNetwork
 
 WARM_UP = 2048
 """Rows of the past that a forecast reads; what lies further back has left no trace."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.classify_network import Encoder, Measurements, Symbols
-from training.config import ClassifyConfig
+from training.classify.config import ClassifyConfig
+from training.classify.network import Encoder, Measurements, Symbols
 from training.data.labelled import Example, Labelled, read_labelled, without
 from training.data.labelled_tables import Columns
 from training.data.splits import Split, stratified

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from training.config import Cell, Nonlinearity, Transform
-from training.features import Features
-from training.heads import JohnsonHead, JohnsonSU
 from training.networks import Cells, RecurrentNetwork, State
-from training.scaling import Scaling
+from training.series.config import Transform
+from training.series.features import Features
+from training.series.heads import JohnsonHead, JohnsonSU
+from training.series.scaling import Scaling
+from training.settings import Cell, Nonlinearity
 
 WIDTH = 6
 """Numbers in a prediction."""

@@ -4,8 +4,6 @@ import onnx
 
 from models.graph import FLOAT, INT32, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, Provenance, ValuesInput
-from training.config import Transform
-from training.feature_graph import add_features
 from training.recurrent_graph import (
     add_cells,
     add_linear,
@@ -13,8 +11,10 @@ from training.recurrent_graph import (
     state_inputs,
     state_outputs,
 )
-from training.series_graph import add_distribution, add_quantiles, add_scaling
-from training.series_network import WIDTH, SeriesNetwork
+from training.series.config import Transform
+from training.series.feature_graph import add_features
+from training.series.graph import add_distribution, add_quantiles, add_scaling
+from training.series.network import WIDTH, SeriesNetwork
 
 
 def export_series(

@@ -13,7 +13,7 @@ from models.manifest import (
     TokensInput,
     ValuesInput,
 )
-from training.classify_network import BidirectionalClassifier, Encoder, StreamedClassifier, Symbols
+from training.classify.network import BidirectionalClassifier, Encoder, StreamedClassifier, Symbols
 from training.recurrent_graph import (
     add_bidirectional_cells,
     add_cells,

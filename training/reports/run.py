@@ -9,12 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from models.manifest import Manifest
-from training import page
-from training.config import TrainingConfig
-from training.curves import clipped_share, points, training_curves
 from training.loop import LOG_EVERY, Loop
+from training.reports import page
+from training.reports.curves import clipped_share, points, training_curves
 from training.runs import TrainedRun
 from training.sections import Section
+from training.settings import TrainingConfig
 from training.tasks import Task
 
 LEARNT_BY_HEART = 0.7

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.config import TimeFeature, Transform
-from training.scaling import NORMAL
+from training.series.config import TimeFeature, Transform
+from training.series.scaling import NORMAL
 
 CHANGE_BOUND = 10.0
 LEVEL_BOUND = 3.0

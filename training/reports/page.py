@@ -23,7 +23,7 @@ FULL_IN = 9.0
 """Inches of a figure as wide as the page."""
 
 _pages = Environment(
-    loader=PackageLoader("training", "pages"),
+    loader=PackageLoader("training.reports", "pages"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -74,7 +74,7 @@ def figure_style() -> Iterator[None]:
 
 
 def render(template: str, **content: object) -> str:
-    """Fill a template of `training/pages`; what is not marked as safe there is escaped."""
+    """Fill a template of `training/reports/pages`; what is not marked as safe there is escaped."""
     return _pages.get_template(template).render(**content)
 
 

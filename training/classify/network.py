@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from training.bidirectional import BidirectionalCells
-from training.config import Cell, Merge, Nonlinearity
 from training.networks import Cells, RecurrentNetwork, State
+from training.settings import Cell, Merge, Nonlinearity
 
 
 class Symbols(nn.Module):

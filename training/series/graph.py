@@ -1,8 +1,8 @@
 """The parts of a series model's graph that are not the network: scaling, distribution, quantiles.
 
-The same formulas as `training.scaling` and `training.heads`, in ops whose bits do not depend on how
-much runs together. ``Log`` is not one of them on ONNX Runtime's CPU, so the logarithm is
-``asinh((x - 1/x) / 2)``, and running sums are ``RNN`` ops of one linear unit.
+The same formulas as `training.series.scaling` and `training.series.heads`, in ops whose bits do
+not depend on how much runs together. ``Log`` is not one of them on ONNX Runtime's CPU, so the
+logarithm is ``asinh((x - 1/x) / 2)``, and running sums are ``RNN`` ops of one linear unit.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.graph import FLOAT, INT64, GraphBuilder
-from training import heads
-from training.config import Transform
-from training.scaling import CHANGE_BOUND, FEATURE_BOUND, FLOOR, NORMAL, PRIOR, Scaling
+from training.series import heads
+from training.series.config import Transform
+from training.series.scaling import CHANGE_BOUND, FEATURE_BOUND, FLOOR, NORMAL, PRIOR, Scaling
 
 EXPONENT_BOUND = 60.0
 """A quantile is at most exp(60) times the anchor."""
@@ -219,7 +219,7 @@ def _running_means(
 
 
 def _normal_quantile(graph: GraphBuilder, level: str) -> str:
-    """AS 241 (PPND7), as `training.heads.normal_quantile`."""
+    """AS 241 (PPND7), as `training.series.heads.normal_quantile`."""
     half = graph.constant(0.5)
     q = graph.node("Sub", level, half)
     r = graph.node("Sub", graph.constant(heads.CENTRAL_SHIFT), graph.node("Mul", q, q))

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
-from training.backtest import Backtest, Floats
-from training.baselines import TITLES
 from training.data.series import Panel
 from training.sections import Section
+from training.series.backtest import Backtest, Floats
+from training.series.baselines import TITLES
 
 NETWORK = "network"
 KEY = "mean_wQuantileLoss"

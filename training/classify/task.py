@@ -8,10 +8,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from training.classify_data import Batch, ClassifyData
-from training.classify_network import BidirectionalClassifier, Classifier, StreamedClassifier
-from training.classify_scores import Judged, draw_confusion, draw_progress, html_by_label, verdict
-from training.config import ClassifyConfig
+from training.classify.config import ClassifyConfig
+from training.classify.network import BidirectionalClassifier, Classifier, StreamedClassifier
+from training.classify.prepared import Batch, ClassifyData
+from training.classify.scores import Judged, draw_confusion, draw_progress, html_by_label, verdict
 from training.networks import State
 from training.sections import Note, Section
 from training.streams import Shuffled

@@ -9,12 +9,13 @@ from matplotlib.figure import Figure
 from rich.markup import escape
 from rich.table import Table
 
-from training import page
 from training.comparison import Comparison, Rival
-from training.config import AnyConfig, Cell
-from training.curves import plain_log_scale, points, seconds_at
+from training.config import AnyConfig
 from training.provenance import command_of
+from training.reports import page
+from training.reports.curves import plain_log_scale, points, seconds_at
 from training.sections import Section
+from training.settings import Cell
 
 REMARK = (
     "Layers and units are the same for all, not the weights: an LSTM layer has four blocks of "

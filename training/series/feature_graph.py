@@ -3,9 +3,9 @@
 import numpy as np
 
 from models.graph import FLOAT, INT64, GraphBuilder
-from training.config import Transform
-from training.features import CASES, CHANGE_BOUND, LEVEL_BOUND, SMALLEST, Features, Number
-from training.series_graph import before_each, change_of, clip, log
+from training.series.config import Transform
+from training.series.features import CASES, CHANGE_BOUND, LEVEL_BOUND, SMALLEST, Features, Number
+from training.series.graph import before_each, change_of, clip, log
 
 
 def add_features(graph: GraphBuilder, features: Features, columns: str, lengths: str) -> str:

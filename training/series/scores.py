@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from training.backtest import Score
-from training.config import SeriesConfig
 from training.loop import Loop
-from training.series_report import verdict
-from training.series_task import NETWORK, SeriesTask
+from training.series.backtest import Score
+from training.series.config import SeriesConfig
+from training.series.report import verdict
+from training.series.task import NETWORK, SeriesTask
 
 EXCHANGE_RATE_PATHS = 2000
 EXCHANGE_RATE: dict[str, Any] = {

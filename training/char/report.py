@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from training.activations import pictures
-from training.evaluate import COLD_WINDOW
+from training.char.activations import pictures
+from training.char.evaluate import COLD_WINDOW
 from training.networks import CharNetwork
 from training.sections import Section
 

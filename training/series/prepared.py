@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.config import SeriesConfig, Transform
 from training.data.series import Columns, Panel, Series, read_panel, synthetic_panel
 from training.errors import DataError
-from training.features import Features, Number
-from training.scaling import change_scale_of
 from training.sections import Note
-from training.series_network import SeriesNetwork
-from training.series_streams import PanelStreams, Stretch
+from training.series.config import SeriesConfig, Transform
+from training.series.features import Features, Number
+from training.series.network import SeriesNetwork
+from training.series.scaling import change_scale_of
+from training.series.streams import PanelStreams, Stretch
 
 HELD_OUT_SHARE = 0.1
 """Of the rows, for validation; as many again, at the end, for the test: nothing is chosen by it."""

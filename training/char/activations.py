@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.config import Cell
 from training.networks import CharNetwork
+from training.settings import Cell
 
 STREAMS = 12
 """Places of the text that are read side by side."""

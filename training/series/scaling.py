@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.config import Transform
+from training.series.config import Transform
 
 CHANGE_BOUND = 1e4
 """Changes beyond so many of training's count as this many in the running size."""

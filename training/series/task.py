@@ -12,16 +12,16 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from training import baselines, forecasts
-from training.backtest import Backtest, Protocol, Score, Window, backtest
-from training.config import SeriesConfig
-from training.evaluate import Model
-from training.heads import JohnsonSU, fit_constant
+from training.char.evaluate import Model
 from training.networks import State
 from training.sections import Note, Section
-from training.series_data import EXTRA_DECAYS, Floats, ScaledPanel
-from training.series_network import SeriesNetwork
-from training.series_report import score_table, sections
+from training.series import baselines, forecasts
+from training.series.backtest import Backtest, Protocol, Score, Window, backtest
+from training.series.config import SeriesConfig
+from training.series.heads import JohnsonSU, fit_constant
+from training.series.network import SeriesNetwork
+from training.series.prepared import EXTRA_DECAYS, Floats, ScaledPanel
+from training.series.report import score_table, sections
 from training.tasks import HeldOut, Task
 
 WARM_UP = 512
@@ -108,7 +108,7 @@ class SeriesTask(Task):
     def scores(self) -> dict[str, float]:
         """Network and baselines on the test stretches; a baseline's scores carry its name.
 
-        Those of forecasts further ahead begin with ``backtest.``; see `training.backtest`.
+        Those of forecasts further ahead begin with ``backtest.``; see `training.series.backtest`.
         """
         one_step, ahead = self._backtests = self._run_backtests()
         density = self._log_density(self.network, "test", "end").double().cpu()

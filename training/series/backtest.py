@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from training.baselines import Baseline
+from training.series.baselines import Baseline
 
 Floats: TypeAlias = NDArray[np.float64]
 

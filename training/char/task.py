@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models.manifest import Manifest
-from training.char_report import sections as char_sections
-from training.config import CharConfig, Nonlinearity
-from training.counting import CountingNats, counting_nats
+from training.char.config import CharConfig
+from training.char.counting import CountingNats, counting_nats
+from training.char.evaluate import carried, cold256
+from training.char.quantised import SCORE, int8_nats_cost
+from training.char.report import sections as char_sections
 from training.data.stdlib import read_stdlib
 from training.data.text import read_texts, split
-from training.evaluate import carried, cold256
 from training.networks import CharNetwork, State
-from training.quantised import SCORE, int8_nats_cost
 from training.sections import Note, Section
+from training.settings import Nonlinearity
 from training.streams import Streams
 from training.tasks import HeldOut, Task
 
