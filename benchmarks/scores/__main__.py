@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -33,6 +34,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     console = Console(stderr=True, width=None if Console(stderr=True).is_terminal else 140)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     start = time.monotonic()
     findings: dict[str, Findings] = {}
     with tempfile.TemporaryDirectory(prefix="cellar-scores-") as folder:

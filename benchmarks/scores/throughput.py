@@ -1,12 +1,11 @@
 """What the training loop adds to the network: characters per second beside a bare loop.
 
 The bare loop has the same module, optimiser, precision, batch and data, and nothing else: no
-records, checkpoints, validation or progress bar. Both take turns.
+records and progress bar. Both take turns.
 """
 
 import time
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +16,6 @@ from benchmarks.rounds import Figure
 from benchmarks.scores.characters import TEXT
 from benchmarks.scores.course import Course, Subject
 from training.char.config import CharConfig
-from training.char.evaluate import Model
 from training.char.task import CharTask
 from training.config import parse_config
 from training.devices import fabric_of
@@ -58,7 +56,7 @@ def speed(steps: Iterator[None], seconds: float) -> float:
 
 
 def watched(config: CharConfig, course: Course) -> Iterator[None]:
-    """A run's own steps, with its records, validations and progress bar."""
+    """A run's own steps, with its records and progress bar."""
     loop = Loop(prepare(config), fabric_of(config))
     return watch(loop, loop.run(), course.console)
 
@@ -67,20 +65,20 @@ def bare_steps(config: CharConfig) -> Iterator[None]:
     """The same network, trained by hand."""
     task = prepare(config)
     assert isinstance(task, CharTask), "the settings are for text"
-    fabric: Fabric = fabric_of(config)
-    wrapped, *optimisers = fabric.setup(task.network, *optimisers_of(task.network, config))
-    model = cast(Model, wrapped)
+    fabric: Fabric = fabric_of(config)  # for its precision alone
+    network, optimisers = task.network, optimisers_of(task.network, config)
     tokens = task.corpus.train
-    state: State = task.network.initial_state(config.batch)
+    state: State = network.initial_state(config.batch)
     step = 0
     while True:
         index = task.streams.at(step).index
-        logits, state = model(tokens[index], state)
+        with fabric.autocast():
+            logits, state = network(tokens[index], state)
         loss = cross_entropy(logits.flatten(0, 1), tokens[index + 1].flatten())
         for optimiser in optimisers:
             optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(task.network.parameters(), config.clip)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         for optimiser in optimisers:
             optimiser.step()
         state = tuple(part.detach() for part in state)
