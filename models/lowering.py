@@ -155,9 +155,11 @@ def _starts(builder: GraphBuilder, x: str, before: str, directions: int, hidden:
     """H before the first step of each direction, (batch, hidden): zeros unless given."""
     if before:
         names = [before]
-        if directions > 1:
-            names = [builder.fresh("start") for _ in range(directions)]
-            builder.nodes_with("Split", before, outputs=names, axis=0)
+        if directions > 1:  # Split's form differs between versions of the operators
+            names = [
+                builder.node("Gather", before, builder.constant([direction]), axis=0)
+                for direction in range(directions)
+            ]
         return [builder.node("Squeeze", name, builder.constant([0])) for name in names]
     rows = builder.node("Gather", builder.node("Shape", x), builder.constant([1]))
     shape = builder.node("Concat", rows, builder.constant([hidden]), axis=0)

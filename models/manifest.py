@@ -68,13 +68,27 @@ class ValuesInput(_Part):
     kind: Literal["values"] = "values"
     name: str = "values"
     features: tuple[str, ...] = Field(min_length=1)
-    positive: bool = False
-    """The first value of every step must be above zero (the graph takes its logarithm)."""
+    positive: bool | tuple[str, ...] = False
+    """Features whose values must be above zero (the graph takes logarithms); True is all."""
 
     @property
     def width(self) -> int:
         """Numbers per step."""
         return len(self.features)
+
+    @property
+    def are_positive(self) -> tuple[bool, ...]:
+        """Which features must be above zero, (width,)."""
+        named = self.positive
+        if isinstance(named, bool):
+            return (named,) * self.width
+        return tuple(feature in named for feature in self.features)
+
+    @model_validator(mode="after")
+    def _positive_features_exist(self) -> Self:
+        if isinstance(self.positive, tuple) and not set(self.positive) <= set(self.features):
+            raise ValueError(f"positive names a feature that is not one of {self.features}")
+        return self
 
 
 class State(_Part):

@@ -151,7 +151,7 @@ def _decode(
 
 def bounds(values: ValuesInput) -> tuple[np.float32, np.float32]:
     """What a drawn value is kept within: a path that runs away must still be one to read."""
-    return (SMALLEST if values.positive else -LARGEST), LARGEST
+    return (SMALLEST if values.are_positive[0] else -LARGEST), LARGEST
 
 
 class _Rewriter:

@@ -123,10 +123,15 @@ def _budget(config: TrainingConfig) -> str:
     return "the same time each" if seconds is None else f"{seconds:g} s each"
 
 
+def _best_validation(trial: Trial) -> float:
+    return min(record["validation"] for record in trial.history if "validation" in record)
+
+
 def _publish(comparison: Comparison, config: TrainingConfig) -> Path:
     """Put the winner's best model into the repository, under the name of the settings."""
     trials = comparison.ranked[0].trials
-    best = (max if comparison.rises else min)(trials, key=lambda trial: trial.score)
+    # By validation: the test must not choose.
+    best = min(trials, key=_best_validation)
     model = _load(best.model)
     manifest = model.manifest.model_copy(update={"name": config.name})
     return ModelRepository(config.models).publish(model.proto, manifest)

@@ -140,6 +140,7 @@ class Loop:
             "total": self.total,
             "spent_s": self.spent_s,
             "sha256": self.task.sha256,
+            "kind": self._kind,
             "network": self.task.network.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "state": [self._gathered(part).flatten(0, 1) for part in self.state],
@@ -157,9 +158,14 @@ class Loop:
         """Continue from what `checkpoint` returned.
 
         Raises:
-            RunError: so many processes did not write it.
+            RunError: processes, optimisers or precision are not those that wrote it.
         """
         device, rank = self.fabric.device, self.fabric.global_rank
+        if checkpoint["kind"] != self._kind:
+            raise RunError(
+                f"the run was trained with {checkpoint['kind']}, this machine takes {self._kind} "
+                "for the same settings: resume it on one of the same kind"
+            )
         wrote = len(checkpoint["random"]["cpu"])
         if wrote != self.fabric.world_size:
             raise RunError(
@@ -245,6 +251,12 @@ class Loop:
     def _rows(self) -> int:
         """Rows of the batch that this process trains on."""
         return self.config.batch // self.fabric.world_size
+
+    @property
+    def _kind(self) -> str:
+        """What ``auto`` came to here."""
+        names = [type(each.optimizer).__name__.lower() for each in self.optimisers]
+        return f"{' and '.join(names)} in {self.fabric._precision.precision}"
 
     def _share(self, rows: Tensor) -> Tensor:
         """This process's part of a batch's rows."""

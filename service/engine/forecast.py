@@ -67,7 +67,7 @@ async def forecast(
     position = _require_started(shard, session.slot)
     # A path may run away; kept within what float32 and the model take, it is still an extreme one.
     values = served.manifest.input
-    positive = isinstance(values, ValuesInput) and values.positive
+    positive = isinstance(values, ValuesInput) and values.are_positive[0]
     within = partial(np.clip, a_min=_SMALLEST if positive else -_LARGEST, a_max=_LARGEST)
 
     fork = await _fork(shard, session.slot, position, paths)

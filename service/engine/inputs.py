@@ -53,6 +53,8 @@ class InputReader:
         if isinstance(manifest.input, TokensInput):
             self._symbols = manifest.input.vocabulary
             self._token_of = _code_points(manifest.input)
+        else:
+            self._positive = np.array(manifest.input.are_positive)  # (width,)
         self._ids = np.arange(len(self._symbols))
 
     @property
@@ -103,8 +105,8 @@ class InputReader:
             )
         rows = data.reshape(-1, self.width)
         good = np.isfinite(rows)
-        if self._input.positive:
-            good[:, 0] &= rows[:, 0] > 0
+        if self._positive.any():
+            good &= (rows > 0) | ~self._positive
         bad: NDArray[np.bool_] = np.logical_not(good.all(axis=1))
         return CheckedSteps(
             inputs=np.where(bad[:, None], np.float32(1.0), rows),
@@ -128,7 +130,7 @@ class InputReader:
         """The step of one row of values (width,), if it is a good one."""
         if isinstance(self._input, TokensInput) or not np.isfinite(values).all():
             return None
-        if self._input.positive and values[0] <= 0:
+        if (self._positive & (values <= 0)).any():
             return None
         return CheckedSteps(inputs=values[None], bad=_GOOD, explain=_not_bad)
 
@@ -168,7 +170,10 @@ class InputReader:
     def _explain_value(self, rows: Floats, row: int) -> BadInputError:
         assert isinstance(self._input, ValuesInput)
         values = rows[row]
-        column = int((~np.isfinite(values)).argmax())  # 0, which must be positive, if all are
+        wrong = ~np.isfinite(values)
+        if not wrong.any():
+            wrong = self._positive & (values <= 0)
+        column = int(wrong.argmax())
         wanted = (
             "it must be finite"
             if not np.isfinite(values[column])

@@ -63,6 +63,7 @@ async def predict(
     )
     if steps.bad.any():
         raise _explained(steps, counts)
+    _check_room(served, limits, len(steps) if outputs.every_step else len(counts))
     sequences = Sequences(inputs=steps.inputs, counts=counts)
     answers = await served.predictor.predict(sequences, outputs, sampling)
     return PredictResult(counts=counts if outputs.every_step else None, answers=answers)
@@ -89,6 +90,19 @@ def _check_counts(limits: EngineSettings, counts: Ints, steps: CheckedSteps) -> 
             "inputs",
             f"{counts[row]} steps exceed the limit of {limits.max_request_steps} per sequence",
             row=row,
+        )
+
+
+def _check_room(served: ServedModel, limits: EngineSettings, predictions: int) -> None:
+    """Whole predictions are kept until the last sequence is read, whatever is asked of them."""
+    needed = 4 * served.manifest.prediction.width * predictions
+    room = max(limits.max_history_bytes, limits.max_message_bytes)
+    if needed > room:
+        raise BadInputError(
+            "inputs",
+            f"{predictions} predictions of {served.manifest.prediction.width} numbers take "
+            f"{needed:,} bytes, there is room for {room:,}: send the "
+            "sequences in several requests",
         )
 
 

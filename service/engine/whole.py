@@ -96,6 +96,6 @@ def _any_steps(manifest: Manifest, generator: np.random.Generator, length: int) 
     match manifest.input:
         case TokensInput(vocabulary=vocabulary):
             return generator.integers(len(vocabulary), size=length)
-        case ValuesInput(positive=positive, width=width):
+        case ValuesInput(are_positive=positive, width=width):
             values = generator.normal(size=(length, width)).astype(np.float32)
-            return np.exp(values) if positive else values
+            return np.where(positive, np.exp(values), values)

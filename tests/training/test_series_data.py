@@ -119,7 +119,49 @@ def test_numbers_as_people_write_them(
     path = csv(tmp_path, "v;w\n" + "".join(f"{field};0\n" for field in fields))
     panel = read_panel(path, Columns(value=("v",), **settings))
     assert panel.series[0].values.tolist() == values
-    assert ("read with a decimal comma: 'v'" in notes(panel)) == noted
+    assert ("read with a decimal comma" in notes(panel)) == noted
+
+
+def test_one_field_tells_what_a_comma_means_in_all_of_them(tmp_path: Path) -> None:
+    rows = "a;12,5;987\na;13,5;1.012\nb;1,234;1.100\n"
+    path = csv(tmp_path, "ticker;v;w\n" + rows)
+    columns = Columns(value=("v",), feature=("w",), series_column="ticker")
+    first, second = read_panel(path, columns).series
+    assert first.values.tolist() == [12.5, 13.5]
+    assert first.beside[:, 0].tolist() == [987, 1012]
+    assert second.values.tolist() == [1.234]
+
+
+def test_commas_that_may_mean_either_are_pointed_out(tmp_path: Path) -> None:
+    panel = read_panel(csv(tmp_path, "v;w\n1,234;0\n2,345;0\n"), Columns(value=("v",)))
+    assert panel.series[0].values.tolist() == [1234, 2345]
+    assert "read with commas between thousands; is it --decimal-comma?" in notes(panel)
+
+
+def test_a_first_row_with_too_many_fields_is_refused(tmp_path: Path) -> None:
+    path = csv(tmp_path, "Date,Close\n2020-01-01,1,234.50\n2020-01-02,1,235.50\n")
+    with pytest.raises(DataError, match="line 2: more fields than the header"):
+        read_panel(path, Columns(value=("Close",)))
+
+
+def test_rows_without_a_header_may_begin_with_a_date(tmp_path: Path) -> None:
+    path = csv(tmp_path, "2020-01-03,3\n2020-01-02,2\n2020-01-01,1\n")
+    panel = read_panel(path, Columns())
+    (series,) = panel.series
+    assert series.values.tolist() == [1, 2, 3]
+    assert series.labels == ("2020-01-01", "2020-01-02", "2020-01-03")
+
+
+@pytest.mark.parametrize("day_first", [True, False])
+def test_the_order_of_day_and_month_is_the_one_with_the_longer_steps(
+    tmp_path: Path, day_first: bool
+) -> None:
+    months = [f"01/{month:02}/2020" if day_first else f"{month:02}/01/2020" for month in (1, 2, 3)]
+    rows = "".join(f"{stamp},{value}\n" for value, stamp in enumerate(months))
+    panel = read_panel(csv(tmp_path, "Date,v\n" + rows), Columns(value=("v",)))
+    assert panel.series[0].labels == ("2020-01-01", "2020-02-01", "2020-03-01")
+    order = "the day" if day_first else "the month"
+    assert f"dates read with {order} first" in notes(panel)
 
 
 @pytest.mark.parametrize(

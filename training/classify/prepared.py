@@ -94,11 +94,15 @@ class ClassifyData:
             step=config.step_column,
             features=config.feature,
         )
-        data = read_labelled(config.data, columns)
-        test = None if config.test is None else read_labelled(config.test, columns)
+        data = read_labelled(config.data, columns, longest=config.longest)
+        test = (
+            None
+            if config.test is None
+            else read_labelled(config.test, columns, longest=config.longest)
+        )
         if test is not None:
-            _check_alike(data, test, config)
             data = without(data, test)
+            _check_alike(data, test, config)
         self.labels, self.source = data.labels, data.source
         self.sha256 = data.sha256 if test is None else f"{data.sha256}+{test.sha256}"
         self.examples = data.examples + (() if test is None else test.examples)
@@ -107,16 +111,15 @@ class ClassifyData:
         targets = np.array([number[example.label] for example in self.examples])
         self.split = _split(config, targets, len(data.examples), data)
         self._note_labels_without_test(targets)
-        cut = [example.sequence[: config.longest] for example in self.examples]
-        self._note_cut(config)
+        read = [example.sequence for example in self.examples]
         if data.is_text:
-            texts = [text for text in cut if isinstance(text, str)]
+            texts = [text for text in read if isinstance(text, str)]
             self._vocabulary = self._choose_vocabulary(config, texts)
             token = {symbol: place for place, symbol in enumerate(self._vocabulary)}
             unknown = token[UNKNOWN]
             parts = [torch.tensor([token.get(s, unknown) for s in text]) for text in texts]
         else:
-            parts = [torch.from_numpy(rows) for rows in cut if not isinstance(rows, str)]
+            parts = [torch.from_numpy(rows) for rows in read if not isinstance(rows, str)]
             self._vocabulary = ()
         lengths = torch.tensor([len(part) for part in parts])
         self.sequences = Sequences(
@@ -167,17 +170,6 @@ class ClassifyData:
                 )
             )
         return (*sorted(kept), UNKNOWN)
-
-    def _note_cut(self, config: ClassifyConfig) -> None:
-        long = [example for example in self.examples if len(example.sequence) > config.longest]
-        if long:
-            self._notes.append(
-                Note(
-                    what="cut off: long sequences",
-                    rows=len(long),
-                    detail=f"after {config.longest} steps (--longest); first: {long[0].place}",
-                )
-            )
 
     def _note_labels_without_test(self, targets: np.ndarray) -> None:
         tested = set(targets[self.split.test].tolist())

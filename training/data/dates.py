@@ -12,6 +12,7 @@ from training.series.config import TimeFeature
 
 NAMES = {"date", "datetime", "timestamp", "time", "day", "ds"}
 _DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%b-%Y", "%b %d, %Y", "%Y%m%d")
+_MONTH_FIRST, _DAY_FIRST = _DAYS[:2]
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p")
 FORMATS = ("ISO8601", *(day + clock for day in _DAYS for clock in _CLOCKS))
 _EPOCHS = {"s": (1e8, 1e10), "ms": (1e11, 1e13), "us": (1e14, 1e16), "ns": (1e17, 1e19)}
@@ -36,14 +37,52 @@ def parse(texts: "pd.Series[str]") -> tuple["pd.Series[pd.Timestamp]", str]:
     for unit, (least, most) in _EPOCHS.items():
         if len(texts) and bool(((numbers >= least) & (numbers < most)).all()):
             return pd.to_datetime(numbers, unit=unit, utc=True), f"{unit} since 1970"  # type: ignore[call-overload]
-    best, form = pd.to_datetime(texts, format=FORMATS[0], errors="coerce", utc=True), FORMATS[0]
+    best, form = _read(texts, FORMATS[0]), FORMATS[0]
     for other in FORMATS[1:]:
         if best.notna().all():
             break
-        found = pd.to_datetime(texts, format=other, errors="coerce", utc=True)
+        found = _read(texts, other)
         if found.notna().sum() > best.notna().sum():
             best, form = found, other
+    if form.startswith(_MONTH_FIRST):
+        other = form.replace(_MONTH_FIRST, _DAY_FIRST)
+        found = _read(texts, other)
+        # Both fit where no day is above 12: months begin on these days, or quarters.
+        if found.notna().sum() == best.notna().sum() and _shortest(found) > _shortest(best):
+            best, form = found, other
     return best, form
+
+
+def is_date(text: str) -> bool:
+    """Whether a field is a date in one of the known forms."""
+    stamps, _ = parse(pd.Series([text]))
+    return bool(stamps.notna().all())
+
+
+def order_note(texts: "pd.Series[str]", form: str) -> Note | None:
+    """Tell how days and months were told apart, where both orders would do."""
+    if not form.startswith((_MONTH_FIRST, _DAY_FIRST)):
+        return None
+    swapped = {_MONTH_FIRST: _DAY_FIRST, _DAY_FIRST: _MONTH_FIRST}
+    other = swapped[form[: len(_DAY_FIRST)]] + form[len(_DAY_FIRST) :]
+    if _read(texts, other).isna().any():
+        return None
+    order = "the month" if form.startswith(_MONTH_FIRST) else "the day"
+    return Note(
+        what=f"dates read with {order} first",
+        rows=len(texts),
+        detail=f"'{texts.iloc[0]}': both orders fit every row; write 2020-12-31 to be sure",
+    )
+
+
+def _read(texts: "pd.Series[str]", form: str) -> "pd.Series[pd.Timestamp]":
+    return pd.to_datetime(texts, format=form, errors="coerce", utc=True)
+
+
+def _shortest(stamps: "pd.Series[pd.Timestamp]") -> float:
+    """The shortest step between rows, in seconds."""
+    steps = stamps.dropna().sort_values().diff().dt.total_seconds()
+    return float(steps[steps > 0].min()) if bool((steps > 0).any()) else 0.0
 
 
 def shown(dates: pd.DatetimeIndex) -> tuple[str, ...]:

@@ -63,8 +63,12 @@ class Labelled:
         return digest.hexdigest()
 
 
-def read_labelled(path: Path, columns: Columns | None = None) -> Labelled:
+def read_labelled(
+    path: Path, columns: Columns | None = None, *, longest: int | None = None
+) -> Labelled:
     """Read labelled sequences; a sequence that stands there twice is taken once.
+
+    Of each, ``longest`` steps are read: those that are the same so far are the same.
 
     * A folder with a folder for each label, which holds a text file for each sequence;
     * a folder with a text file for each label, which holds a sequence in each line;
@@ -86,16 +90,19 @@ def read_labelled(path: Path, columns: Columns | None = None) -> Labelled:
         if chosen.text is None:
             found = read_sequences(table, chosen)
             return _unique(
-                Labelled(
-                    examples=tuple(
-                        Example(
-                            sequence=sequence.values, label=sequence.label, place=sequence.place
-                        )
-                        for sequence in found.sequences
+                _cut(
+                    Labelled(
+                        examples=tuple(
+                            Example(
+                                sequence=sequence.values, label=sequence.label, place=sequence.place
+                            )
+                            for sequence in found.sequences
+                        ),
+                        features=found.features,
+                        source=path.name,
+                        notes=found.notes,
                     ),
-                    features=found.features,
-                    source=path.name,
-                    notes=found.notes,
+                    longest,
                 ),
                 path,
             )
@@ -103,7 +110,8 @@ def read_labelled(path: Path, columns: Columns | None = None) -> Labelled:
     examples = tuple(
         Example(sequence=text.text, label=text.label, place=text.place) for text in texts.texts
     )
-    return _unique(Labelled(examples=examples, source=path.name, notes=texts.notes), path)
+    data = Labelled(examples=examples, source=path.name, notes=texts.notes)
+    return _unique(_cut(data, longest), path)
 
 
 def without(data: Labelled, others: Labelled) -> Labelled:
@@ -119,6 +127,19 @@ def without(data: Labelled, others: Labelled) -> Labelled:
         detail=f"a test must be of new sequences; first: {first.place}",
     )
     return replace(data, examples=kept, notes=(*data.notes, note))
+
+
+def _cut(data: Labelled, longest: int | None) -> Labelled:
+    long = [e for e in data.examples if longest is not None and len(e.sequence) > longest]
+    if not long:
+        return data
+    note = Note(
+        what="cut off: long sequences",
+        rows=len(long),
+        detail=f"after {longest} steps (--longest); first: {long[0].place}",
+    )
+    cut = tuple(replace(example, sequence=example.sequence[:longest]) for example in data.examples)
+    return replace(data, examples=cut, notes=(*data.notes, note))
 
 
 def _unique(data: Labelled, path: Path) -> Labelled:

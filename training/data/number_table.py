@@ -4,11 +4,14 @@ import csv
 import gzip
 import io
 import re
+import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from training.data.dates import is_date
 from training.data.files import decode, read_bytes
 from training.data.numbers import is_number
 from training.errors import DataError
@@ -66,27 +69,35 @@ def read_table(path: Path) -> Table:
     if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: broken gzip file: {error}; fetch it again") from error
     text = decode(data, path)
     first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
     if not first.strip():
         raise DataError(f"{path}: the file is empty; give a CSV file with a header")
     separator = _separator(first)
-    has_header = not all(is_number(field) for field in re.split(separator, first.strip()))
+    has_header = not _is_data(re.split(separator, first.strip()))
     if has_header:
         _check_names(first, separator, path)
     try:
-        frame = pd.read_csv(
-            io.StringIO(text),
-            sep=separator,
-            header=0 if has_header else None,
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            index_col=False,
-            skipinitialspace=True,
-        )
+        with warnings.catch_warnings():
+            # pandas cuts a first row that is too long, and only warns: numbers would be wrong.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                io.StringIO(text),
+                sep=separator,
+                header=0 if has_header else None,
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                index_col=False,
+                skipinitialspace=True,
+            )
+    except pd.errors.ParserWarning as error:
+        raise DataError(
+            f"{path}, line 2: more fields than the header has; a number with a comma in it wants "
+            'quotes ("1,234.50"), or another separator between the fields'
+        ) from error
     except pd.errors.ParserError as error:
         reason = str(error).replace("Error tokenizing data. C error: ", "").strip()
         raise DataError(f"{path}: broken CSV: {reason}; mend that line") from error
@@ -96,6 +107,14 @@ def read_table(path: Path) -> Table:
     frame.columns = frame.columns.str.strip()
     return Table(
         path=path, frame=frame.apply(lambda column: column.str.strip()), has_header=has_header
+    )
+
+
+def _is_data(fields: list[str]) -> bool:
+    """Whether a first line is a row, and not the names of columns."""
+    numbers = [is_number(field) for field in fields]
+    return any(numbers) and all(
+        number or is_date(field.strip()) for number, field in zip(numbers, fields, strict=True)
     )
 
 

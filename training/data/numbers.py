@@ -39,29 +39,37 @@ def is_number(text: str) -> bool:
     return True
 
 
+def meaning_of_commas(texts: "pd.Series[str]", *, told: bool) -> tuple[bool, list[Note]]:
+    """Whether a comma is a decimal one in fields that belong together; and what to say of it.
+
+    ``told`` says that it is. One field that can only be meant one way speaks for all.
+    """
+    if told:
+        return True, []
+    texts = texts.str.replace(_SPACES, "", regex=True)
+    commas, points = (
+        texts.str.fullmatch(sure).fillna(False) for sure in (_SURELY_COMMA, _SURELY_POINT)
+    )
+    if commas.any() and not points.any():
+        what, fields = "read with a decimal comma", texts[commas]
+    else:
+        what, fields = "read with commas between thousands", texts[texts.str.fullmatch(_THOUSANDS)]
+        if points.any() or fields.empty:
+            return False, []
+        what += "; is it --decimal-comma?"
+    note = Note(what=what, rows=len(fields), detail=f"for example '{fields.iloc[0]}'")
+    return what.startswith("read with a decimal"), [note]
+
+
 def numbers_of(
     texts: "pd.Series[str]", *, column: str, path: str, decimal_comma: bool, first_line: int
-) -> tuple["pd.Series[float]", list[Note]]:
+) -> "pd.Series[float]":
     """Read fields, none of them missing, as numbers; the index counts rows.
 
     Raises:
         DataError: a field is no number; the message names line and column.
     """
-    notes: list[Note] = []
     texts = texts.str.replace(_SPACES, "", regex=True)
-    if not decimal_comma:
-        commas, points = (
-            texts.str.fullmatch(sure).fillna(False) for sure in (_SURELY_COMMA, _SURELY_POINT)
-        )
-        decimal_comma = bool(commas.any()) and not points.any()
-        if decimal_comma:
-            notes.append(
-                Note(
-                    what=f"read with a decimal comma: '{column}'",
-                    rows=len(texts),
-                    detail=f"for example '{texts[commas].iloc[0]}'",
-                )
-            )
     if decimal_comma:
         separated = texts.str.fullmatch(_POINTS)
         plain = texts.where(~separated, texts.str.replace(".", "", regex=False))
@@ -79,4 +87,4 @@ def numbers_of(
             f"{path}, line {row + first_line}, column '{column}': '{texts[row]}' is not a number"
             f"{others}; mend it, or leave the field empty to drop the row{hint}"
         )
-    return numbers, notes
+    return numbers

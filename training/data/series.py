@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.data import dates
 from training.data.number_table import Table, read_table
-from training.data.numbers import is_missing, is_number, numbers_of
+from training.data.numbers import is_missing, is_number, meaning_of_commas, numbers_of
 from training.data.synthetic import synthetic_prices
 from training.errors import DataError
 from training.sections import Note
@@ -103,7 +103,7 @@ def read_panel(path: Path, columns: Columns) -> Panel:
     table = read_table(path)
     reader = _Reader(table, columns)
     values = columns.value or reader.values()
-    notes = list(table.notes)
+    notes = [*table.notes, *reader.decide_on_commas(values)]
     every: list[Series] = []
     groups = reader.groups(notes)
     for group, rows in groups.items():
@@ -130,24 +130,39 @@ class _Reader:
     def __init__(self, table: Table, columns: Columns) -> None:
         self.table = table
         self.columns = columns
+        self.decimal_comma = columns.decimal_comma
         names = list(table.frame.columns)
         if columns.date is not None:
             table.column(columns.date, "--date")
             self.dated: tuple[str, ...] = (columns.date,)
-        else:
+        elif table.has_header:
             self.dated = dates.find_columns(names)
+        else:
+            first = table.frame.iloc[0]
+            likely = [n for n in names if not is_number(first[n]) and dates.is_date(first[n])]
+            self.dated = tuple(likely[:1])
         if columns.time_feature and not self.dated:
             raise DataError(
                 f"{table.path}: time features need dates, and no column is named like one; "
                 "name it with --date"
             )
 
+    def decide_on_commas(self, values: tuple[str, ...]) -> list[Note]:
+        """Find out once, for all columns that are read, what a comma means."""
+        wanted = [(name, "--value") for name in values]
+        wanted += [(name, "--feature") for name in self.columns.feature]
+        fields = pd.concat([self.table.column(name, option) for name, option in wanted])
+        self.decimal_comma, notes = meaning_of_commas(
+            fields[~is_missing(fields)], told=self.columns.decimal_comma
+        )
+        return notes
+
     def values(self) -> tuple[str, ...]:
         """The columns to predict where none is named."""
         frame = self.table.frame
-        if not self.table.has_header:
-            return tuple(frame.columns)
         others = {*self.dated, *self.columns.feature, self.columns.series_column}
+        if not self.table.has_header:
+            return tuple(name for name in frame.columns if name not in others)
         candidates = [
             name
             for name in frame.columns
@@ -184,7 +199,7 @@ class _Reader:
         options = ("--value", *["--feature"] * len(self.columns.feature))
         numbers = pd.DataFrame(index=rows)
         for name, option in zip(wanted, options, strict=True):
-            numbers[name] = self._numbers(name, rows, option, notes)
+            numbers[name] = self._numbers(name, rows, option)
         stamps = None
         if self.dated:
             numbers, stamps = self._sorted(numbers, notes)
@@ -207,20 +222,17 @@ class _Reader:
         )
         return series, notes
 
-    def _numbers(
-        self, name: str, rows: "pd.Index[int]", option: str, notes: list[Note]
-    ) -> "pd.Series[float]":
+    def _numbers(self, name: str, rows: "pd.Index[int]", option: str) -> "pd.Series[float]":
         """A column's numbers, NaN where there is none."""
         texts = self.table.column(name, option).loc[rows]
         missing = is_missing(texts)
-        numbers, found = numbers_of(
+        numbers = numbers_of(
             texts[~missing],
             column=name,
             path=str(self.table.path),
-            decimal_comma=self.columns.decimal_comma,
+            decimal_comma=self.decimal_comma,
             first_line=self.table.first_line,
         )
-        notes += found
         return numbers.reindex(rows)
 
     def _sorted(
@@ -237,6 +249,8 @@ class _Reader:
                 Note(what=f"not sorted: no dates in '{names}'", rows=len(texts), detail=detail)
             )
             return numbers, None
+        order = dates.order_note(texts, form)
+        notes += [order] if order is not None else []
         undated = stamps.isna()
         _note(notes, "dropped: no date", undated, self.table, texts)
         # A row without a value must not displace one that has it.

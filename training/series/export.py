@@ -45,12 +45,14 @@ def export_series(
     graph.input("levels", FLOAT, ["batch", "levels"])
     add_quantiles(graph, network.scaling.transform, "distribution", "levels", output="quantiles")
     graph.output("quantiles", FLOAT, ["batch", "time", "levels"])
-    positive = network.scaling.transform is Transform.LOG_RETURN
+    logarithmic = network.scaling.transform is Transform.LOG_RETURN
     return graph.model(name), manifest_of(
         network,
         name,
         "series",
-        ValuesInput(features=network.columns, positive=positive),
+        ValuesInput(
+            features=network.columns, positive=network.columns[:1] if logarithmic else False
+        ),
         Prediction(output="distribution", kind=PredictionKind.DISTRIBUTION, width=WIDTH),
         scores,
         provenance,

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from training.series.network import WIDTH, SeriesNetwork
 
-WARM_UP = 2048
-"""Rows of the past that a forecast reads; what lies further back has left no trace."""
+WARM_UP, SEASONS = 2048, 4
+"""Rows of the past that a forecast reads, or so many seasons; what lies further back has left no
+trace.
+"""
 MOST_ROWS = 50_000
 """Paths that are drawn together."""
 
@@ -32,8 +34,9 @@ def quantiles(
     wanted = torch.tensor(levels, dtype=torch.float64)
     draws = torch.Generator().manual_seed(seed)
     found = np.empty((len(pasts), horizon, len(levels)))
-    for places in _together(pasts, paths):
-        tails = torch.stack([pasts[place][-WARM_UP:] for place in places])
+    rows = warm_up(network.scaling.lag)
+    for places in _together(pasts, paths, rows):
+        tails = torch.stack([pasts[place][-rows:] for place in places])
         prediction, state = _read(network, tails)  # (batch, 6)
         sampled = _paths(network, prediction, state, horizon=horizon, paths=paths, draws=draws)
         found[places] = np.quantile(sampled, levels, axis=1).transpose(1, 2, 0)
@@ -48,7 +51,7 @@ def sample_paths(
 ) -> NDArray[np.float64]:
     """Paths ``(paths, horizon)`` drawn from the end of a past ``(rows, columns)`` on."""
     draws = torch.Generator().manual_seed(seed)
-    prediction, state = _read(network, past[None, -WARM_UP:])
+    prediction, state = _read(network, past[None, -warm_up(network.scaling.lag) :])
     found = _paths(network, prediction, state, horizon=horizon, paths=paths, draws=draws)
     return np.asarray(found[0])
 
@@ -88,11 +91,16 @@ def _paths(
     return found[:, :paths].double().cpu().numpy()
 
 
-def _together(pasts: Sequence[Tensor], paths: int) -> list[list[int]]:
+def warm_up(lag: int) -> int:
+    """Rows to read of a series whose changes reach so many rows back."""
+    return max(WARM_UP, SEASONS * lag)
+
+
+def _together(pasts: Sequence[Tensor], paths: int, rows: int) -> list[list[int]]:
     """Numbers of pasts that are read together: of one length, and not too many."""
     by_length: dict[int, list[int]] = {}
     for place, past in enumerate(pasts):
-        by_length.setdefault(min(len(past), WARM_UP), []).append(place)
+        by_length.setdefault(min(len(past), rows), []).append(place)
     most = max(1, MOST_ROWS // paths)
     return [
         places[start : start + most]

@@ -218,7 +218,8 @@ class SeriesTask(Task):
 
     def held_out(self) -> HeldOut:
         """The tail of the first series."""
-        tail = self.data.rows[0][None, -(PARITY_STEPS + 1) :]  # (1, time + 1, columns)
+        steps = max(PARITY_STEPS, 2 * self.network.scaling.lag)
+        tail = self.data.rows[0][None, -(steps + 1) :]  # (1, time + 1, columns)
         return HeldOut(steps=tail[:, :-1], targets=tail[:, 1:, :1])
 
     def nats(self, prediction: Tensor, held_out: HeldOut) -> float:
