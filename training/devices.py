@@ -58,7 +58,7 @@ def _precision(config: TrainingConfig) -> Literal["32-true", "bf16-mixed"]:
 def has_fast_bf16(device: str) -> bool:
     """Whether the hardware gains from bf16; ``device`` is auto, cpu or cuda."""
     if device != "cpu" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
