@@ -282,7 +282,8 @@ class Chunk(Work):
     """Several steps of one session, applied all or not at all.
 
     A chunk longer than one run works on a spare slot and writes the session's own slot with its
-    last piece only.
+    last piece only. Where nobody else reads the slot, as it is borrowed for the chunk, it works
+    there.
     """
 
     kind = Kind.CHUNKS
@@ -290,6 +291,7 @@ class Chunk(Work):
     inputs: Inputs  # (steps,) or (steps, width)
     contents: Ints  # (1,) digest of the inputs
     commit: bool = True
+    borrowed: bool = False
     done: int = 0
     spare: int | None = None
     history: list[Floats] = field(default_factory=list)  # predictions, with every_step

@@ -239,6 +239,7 @@ def _works(
                 inputs=parts[row],
                 contents=content,
                 commit=False,
+                borrowed=True,
             )
         )
     if single:

@@ -210,7 +210,8 @@ class Scheduler:
             work = entry.work
             assert isinstance(work, Chunk), "the queue of chunks holds nothing else"
             stop = min(work.done + self._chunk_steps, len(work.inputs))
-            if stop < len(work.inputs) and work.spare is None and not work.cancelled:
+            wants_spare = work.spare is None and not work.borrowed
+            if stop < len(work.inputs) and wants_spare and not work.cancelled:
                 if not self._chunk_spares.free:
                     waiting.append(entry)
                     continue

@@ -1,7 +1,7 @@
 """The scheduler's invariants, on any mix of work."""
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -225,6 +225,21 @@ def test_a_long_chunk_does_not_starve_under_single_steps() -> None:
         scheduler.complete(batch)
     assert kinds.count(Kind.CHUNKS) == 3
     assert len(kinds) <= 7
+
+
+def test_chunks_on_borrowed_slots_leave_the_spare_slots_to_others() -> None:
+    scheduler = make_scheduler()
+    for slot in range(CHUNK_SPARES):
+        scheduler.submit(replace(chunk_of(slot, 3 * CHUNK_STEPS), borrowed=True))
+    of_session = chunk_of(SLOTS - 1, 2 * CHUNK_STEPS)
+    scheduler.submit(of_session)
+    ran: list[Work] = []
+    while of_session not in ran:
+        batch = scheduler.schedule()
+        assert batch is not None
+        ran += [part.work for part in batch.parts if part.is_last]
+        scheduler.complete(batch)
+    assert len(ran) <= CHUNK_SPARES  # not behind the borrowed ones: it is the shortest
 
 
 def test_a_chunk_longer_than_a_piece_waits_for_a_spare_slot() -> None:
