@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -255,14 +256,28 @@ def _session(client: Client, options: argparse.Namespace) -> AbstractContextMana
 
 
 def _inputs(text: str, model: ModelInfo) -> StepInputs:
-    return parse_row(text, model.width, "input") if model.input is InputKind.VALUES else text
+    if model.input is InputKind.VALUES:
+        return parse_row(text, model.width, "input")
+    return _with_long_symbols(text, model.vocabulary)
 
 
 def _prompt(words: list[str], model: ModelInfo) -> StepInputs | None:
     if model.input is not InputKind.VALUES:
-        return " ".join(words)
+        return _with_long_symbols(" ".join(words), model.vocabulary)
     rows = [parse_row(each, model.width, f"value {n}") for n, each in enumerate(words, 1)]
     return rows or None
+
+
+def _with_long_symbols(text: str, vocabulary: tuple[str, ...]) -> StepInputs:
+    """A text, as token ids where it has symbols of several characters in it: <label>."""
+    longer = [symbol for symbol in vocabulary if len(symbol) > 1 and symbol in text]
+    if not longer:
+        return text
+    pattern = "|".join(re.escape(symbol) for symbol in sorted(longer, key=len, reverse=True))
+    symbols = re.findall(f"{pattern}|.", text, flags=re.DOTALL)
+    if not set(symbols) <= set(vocabulary):
+        return text  # the server says what is wrong with it
+    return [vocabulary.index(symbol) for symbol in symbols]
 
 
 def _words(prediction: Prediction) -> list[str]:

@@ -187,14 +187,17 @@ class InputReader:
 
 
 def _code_points(tokens: TokensInput) -> Ints | None:
-    """Token id by code point, the last one for all beyond; ``None`` unless all are characters.
+    """Token id by code point, the last one for all beyond; ``None`` where none is a character.
 
-    What the vocabulary lacks has its unknown token, or -1 where it has none.
+    What the vocabulary lacks has its unknown token, or -1 where it has none. Longer symbols are
+    left to those who send tokens.
     """
-    if any(len(symbol) != 1 for symbol in tokens.vocabulary):
+    characters = {
+        ord(symbol): token for token, symbol in enumerate(tokens.vocabulary) if len(symbol) == 1
+    }
+    if not characters:
         return None
-    points = [ord(symbol) for symbol in tokens.vocabulary]
     absent = -1 if tokens.unknown is None else tokens.unknown
-    table = np.full(max(points) + 2, absent, np.int64)
-    table[points] = np.arange(len(points))
+    table = np.full(max(characters) + 2, absent, np.int64)
+    table[list(characters)] = list(characters.values())
     return table

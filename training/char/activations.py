@@ -129,6 +129,8 @@ def _span(text: str, kind: str) -> str:
 
 def _visible(symbol: str) -> str:
     """A control character as its picture."""
+    if len(symbol) > 1:
+        return symbol
     return chr(0x2400 + ord(symbol)) if ord(symbol) < 0x20 and symbol != "\t" else symbol
 
 

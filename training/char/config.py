@@ -17,6 +17,11 @@ class CharConfig(TrainingConfig):
     stdlib: bool = Field(
         False, description="train on the text of Python's own standard library and manual"
     )
+    labelled: Path | None = Field(
+        None,
+        description="labelled texts, as classify reads them: learn to write one for a label that "
+        "is given first",
+    )
     limit_characters: int | None = Field(
         None, ge=1, description="use at most so many characters (standard library: 2500000)"
     )
@@ -52,16 +57,27 @@ class CharConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if bool(self.text) == self.stdlib:
-            raise ValueError("give either text files or stdlib")
+        if [bool(self.text), self.stdlib, self.labelled is not None].count(True) != 1:
+            raise ValueError("give one of text files, stdlib and labelled texts")
+        return self
+
+    @model_validator(mode="after")
+    def _labelled_texts_are_whole(self) -> Self:
+        changed = self.limit_characters, self.min_count, self.normalise
+        if self.labelled is not None and changed != (None, 1, "none"):
+            raise ValueError(
+                "labelled texts are taken as they are: leave out limit-characters, min-count and "
+                "normalise"
+            )
         return self
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """The text files."""
-        return self.text
+        return self.text if self.labelled is None else (self.labelled,)
 
     def anchored(self) -> Self:
         """The same settings with absolute paths."""
         text = tuple(path.absolute() for path in self.text)
-        return super().anchored().model_copy(update={"text": text})
+        labelled = None if self.labelled is None else self.labelled.absolute()
+        return super().anchored().model_copy(update={"text": text, "labelled": labelled})

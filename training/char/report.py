@@ -165,4 +165,4 @@ def shown(symbol: str) -> str:
     names = {" ": "space", "\n": "line end", "\t": "tab"}
     if symbol in names:
         return names[symbol]
-    return symbol if symbol.isprintable() else f"U+{ord(symbol):04X}"
+    return symbol if len(symbol) > 1 or symbol.isprintable() else f"U+{ord(symbol):04X}"

@@ -16,8 +16,9 @@ from training.char.counting import CountingNats, counting_nats
 from training.char.evaluate import carried, cold256
 from training.char.quantised import SCORE, int8_nats_cost
 from training.char.report import sections as char_sections
+from training.data.prompted import read_prompted
 from training.data.stdlib import read_stdlib
-from training.data.text import read_texts, split
+from training.data.text import Corpus, read_texts, split
 from training.networks import CharNetwork, State
 from training.sections import Note, Section
 from training.settings import Nonlinearity
@@ -47,21 +48,8 @@ class CharTask(Task):
         Raises:
             DataError: the text cannot be used.
         """
-        if config.stdlib:
-            text = read_stdlib(limit_characters=config.limit_characters)
-        else:
-            text = read_texts(
-                config.text,
-                limit_characters=config.limit_characters,
-                normalisation=config.normalise,
-            )
         self.config = config
-        self.corpus = split(
-            text,
-            window=config.window,
-            min_count=config.min_count,
-            most_symbols=config.symbols,
-        )
+        self.corpus = _read(config)
         self.source, self.sha256 = self.corpus.source, self.corpus.sha256
         self.network = CharNetwork(
             vocabulary=self.corpus.vocabulary,
@@ -195,3 +183,19 @@ def verdict(nats: float, counts: CountingNats) -> str:
     if nats < counted:
         return f"{likely}; counting pairs of characters would need {counted:.3f}."
     return f"{likely}. It does NOT beat counting characters ({counted:.3f}): train longer."
+
+
+def _read(config: CharConfig) -> Corpus:
+    if config.labelled is not None:
+        return read_prompted(config.labelled, window=config.window, seed=config.seed)
+    if config.stdlib:
+        text = read_stdlib(limit_characters=config.limit_characters)
+    else:
+        text = read_texts(
+            config.text,
+            limit_characters=config.limit_characters,
+            normalisation=config.normalise,
+        )
+    return split(
+        text, window=config.window, min_count=config.min_count, most_symbols=config.symbols
+    )
