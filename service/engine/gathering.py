@@ -125,7 +125,11 @@ class GatheringPredictor(Predictor):
         order = np.argsort(sequences.counts, kind="stable").tolist()
         self._queue.extend(_Queued(job, row, parts[row]) for row in order)
         self._start()
-        return await job.done
+        try:
+            return await job.done
+        except asyncio.CancelledError:  # nor may what was queued for nobody pile up
+            self._queue = deque(queued for queued in self._queue if queued.job is not job)
+            raise
 
     def _start(self) -> None:
         """Hand the workers what they can take."""

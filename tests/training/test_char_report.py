@@ -90,3 +90,10 @@ def test_counting_is_scored_as_the_formulas_say() -> None:
     assert found.characters == pytest.approx(-np.log(single).mean())
     after = [(2 + single[0]) / (3 + 1), (0 + single[1]) / (2 + 1)]
     assert found.pairs == pytest.approx(-sum(map(math.log, after)) / 2)
+
+
+def test_symbols_of_several_characters_are_coloured_as_one() -> None:
+    torch.manual_seed(0)
+    model = CharNetwork(vocabulary=("a", "b", "\n", "<x>"), hidden=8, embedding=4).eval()
+    tokens = torch.randint(4, (1200,), generator=torch.Generator().manual_seed(1))
+    assert "&lt;x&gt;" in pictures(model, tokens)

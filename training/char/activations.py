@@ -7,7 +7,7 @@ those on the other half, so that the best of many units is not the luckiest.
 
 import html
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,8 @@ _OPENING, _CLOSING = "([{“«「『（", ")]}”»」』）"  # noqa: RUF001
 class Reading:
     """Text that a network read, and what its units did after each character."""
 
-    texts: tuple[str, ...]
+    texts: tuple[Sequence[str], ...]
+    """Symbols: characters, and labels where there are."""
     activations: NDArray[np.float32]
     """(texts, characters, units) in -1 … 1; a relu's are divided by their largest."""
 
@@ -70,7 +71,7 @@ def read(network: CharNetwork, tokens: Tensor) -> Reading:
     skipped = min(WARM_UP, length // 2)
     symbols = network.vocabulary
     return Reading(
-        texts=tuple("".join(symbols[token] for token in row[skipped:].tolist()) for row in rows),
+        texts=tuple([symbols[token] for token in row[skipped:].tolist()] for row in rows),
         activations=path[:, skipped:].numpy(),
     )
 
@@ -107,7 +108,7 @@ def choose(reading: Reading) -> list[Unit]:
     return [*units, Unit(number=number, reason=reason)]
 
 
-def coloured(text: str, activation: NDArray[np.float32]) -> str:
+def coloured(text: Sequence[str], activation: NDArray[np.float32]) -> str:
     """Text as HTML, the background of each character by an activation ``(characters,)``."""
     pieces = []
     run, run_kind = "", ""
@@ -155,17 +156,17 @@ def _slowness(activations: NDArray[np.float32]) -> Floats:
     return slow
 
 
-def _is(test: Callable[[str], bool]) -> Callable[[str], Floats]:
-    def measure(text: str) -> Floats:
+def _is(test: Callable[[str], bool]) -> Callable[[Sequence[str]], Floats]:
+    def measure(text: Sequence[str]) -> Floats:
         return np.array([float(test(symbol)) for symbol in text])
 
     return measure
 
 
-def _since(test: Callable[[str], bool], *, most: int) -> Callable[[str], Floats]:
+def _since(test: Callable[[str], bool], *, most: int) -> Callable[[Sequence[str]], Floats]:
     """Characters since the last one of a kind, logarithmic and limited."""
 
-    def measure(text: str) -> Floats:
+    def measure(text: Sequence[str]) -> Floats:
         count, path = 0, []
         for symbol in text:
             count = 0 if test(symbol) else min(count + 1, most)
@@ -175,7 +176,7 @@ def _since(test: Callable[[str], bool], *, most: int) -> Callable[[str], Floats]
     return measure
 
 
-def _inside_brackets(text: str) -> Floats:
+def _inside_brackets(text: Sequence[str]) -> Floats:
     depth, path = 0, []
     for symbol in text:
         depth += (symbol in _OPENING) - (symbol in _CLOSING)
@@ -184,7 +185,7 @@ def _inside_brackets(text: str) -> Floats:
     return np.array(path)
 
 
-def _inside_quotes(text: str) -> Floats:
+def _inside_quotes(text: Sequence[str]) -> Floats:
     inside, path = False, []
     for symbol in text:
         if symbol == '"':
@@ -195,7 +196,7 @@ def _inside_quotes(text: str) -> Floats:
     return np.array(path)
 
 
-def _indentation(text: str) -> Floats:
+def _indentation(text: Sequence[str]) -> Floats:
     """Spaces that the current line began with."""
     depth, counting, path = 0, True, []
     for symbol in text:
@@ -209,7 +210,7 @@ def _indentation(text: str) -> Floats:
     return np.array(path)
 
 
-PROPERTIES: dict[str, Callable[[str], Floats]] = {
+PROPERTIES: dict[str, Callable[[Sequence[str]], Floats]] = {
     "inside double quotes": _inside_quotes,
     "inside brackets": _inside_brackets,
     "indentation of the line": _indentation,
