@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -23,11 +23,7 @@ from numpy.typing import NDArray
 
 from service.engine.admission import Admission
 from service.engine.batch import (
-    Answers,
-    Barrier,
-    Batch,
     Caller,
-    Chunk,
     Decode,
     Delivery,
     Draws,
@@ -35,24 +31,20 @@ from service.engine.batch import (
     Inputs,
     Ints,
     Kind,
-    Part,
-    Peek,
     Work,
-    joined,
 )
 from service.engine.costs import RunCosts
-from service.engine.delivering import hand_over
-from service.engine.execution import Execution, Outcome
+from service.engine.execution import Execution
 from service.engine.lones import LoneKind, Lones
+from service.engine.ordinary_way import BatchRun, OrdinaryWay
 from service.engine.request import Lone, Request
 from service.engine.residents import Residents
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.engine.screening import lost_error, screen
 from service.engine.session import Session, SessionTable
 from service.engine.short_way import ShortRun, ShortWay
 from service.engine.slots import SlotAllocator
-from service.errors import CellarError, InternalError, OverloadedError
+from service.errors import OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -60,8 +52,31 @@ _SECONDS_PER_TURN = 120e-6
 _MOST_TURNS = 8
 _FEW = 1 / 8
 _WORTH_A_BATCH = 128  # rows that gain nothing from more of them
-_STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
 _log = structlog.get_logger(__name__)
+
+
+class Run(Protocol):
+    """Something on its way through a tick: it is run, committed, and its callers are answered.
+
+    All but ``run`` happens on the event loop.
+    """
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it may hold up the event loop."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran."""
+
+    def run(self) -> None:
+        """Run it, on any thread."""
+
+    def commit(self) -> None:
+        """Count what has run, and let what waits for it go on."""
+
+    def deliver(self) -> None:
+        """Answer whoever asked."""
 
 
 class Shard:
@@ -100,9 +115,7 @@ class Shard:
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
-        self._name = name
         self._settings = settings
-        self._clock = clock
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
         self._execution = Execution(
             runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
@@ -119,12 +132,6 @@ class Shard:
         self._inbox: list[Lone | Lones | Request] = []  # what came in since the last tick
         self._lones: dict[LoneKind, Lones] = {}  # those of the inbox that more can be added to
         self._inbox_steps = 0
-        # Looked up once: a tick may cost no more than the model.
-        self._count_steps = metrics.steps.labels(name)
-        self._batch_size = metrics.batch_size
-        self._queue_seconds = metrics.queue_seconds
-        self._run_seconds = metrics.run_seconds
-        self._reply_seconds = metrics.reply_seconds
         self._woken = False
         self._turns_left = 0  # of the event loop, before the next tick
         self._running = False
@@ -132,17 +139,15 @@ class Shard:
         self._own_thread = runner.own_thread
         # On a device that wants its own thread no run is short: all go to the worker.
         self._costs = RunCosts(-math.inf if self._own_thread else settings.inline_run_s)
+        ways = (self.table, self.scheduler, self._execution, self.residents, self._costs, metrics)
+        self._ordinary_way = OrdinaryWay(*ways, model=name, clock=clock)
         self._short_way = ShortWay(
-            self.table,
-            self.scheduler,
-            self._execution,
-            self._costs,
-            metrics,
+            *ways,
             model=name,
             max_batch=settings.max_batch,
             clock=clock,
         )
-        self._jobs: queue.SimpleQueue[Batch | ShortRun | Callable[[], None] | None] = (
+        self._jobs: queue.SimpleQueue[BatchRun | ShortRun | Callable[[], None] | None] = (
             queue.SimpleQueue()
         )
         self._loop = asyncio.get_running_loop()
@@ -377,30 +382,21 @@ class Shard:
         if following is None:
             if not self.pending_steps:
                 self._quiet.set()
-        elif self._is_short(following):
+        elif following.is_short:
             self._run_here(following)
             self._wake()
         else:
             self._running = True
             self._jobs.put(following)
 
-    def _next(self) -> Batch | ShortRun | None:
+    def _next(self) -> BatchRun | ShortRun | None:
         """What to run now."""
         if self._inbox and not self.scheduler.pending_steps:
             run = self._next_short()
             if run is not None:
                 return run
-        return self._next_batch()
-
-    def _next_batch(self) -> Batch | None:
         self.gather()
-        while (batch := self.scheduler.schedule()) is not None:
-            screened = screen(batch, self.table)
-            for part, error in screened.refused:
-                self._drop(part, error)
-            if screened.batch is not None:
-                return screened.batch
-        return None
+        return self._ordinary_way.next()
 
     def _next_short(self) -> ShortRun | None:
         """What came first, if it goes the short way."""
@@ -415,12 +411,6 @@ class Shard:
                 self._lones.pop(entry.kind, None)
         return run
 
-    def _is_short(self, work: Batch | ShortRun) -> bool:
-        """Whether it may hold up the event loop."""
-        if isinstance(work, Batch):
-            return self._costs.is_short_batch(work)
-        return self._costs.is_short(Kind.STEPS, work.request.size)
-
     def _make_way(self, seconds: float) -> None:
         """Let the event loop turn some times after a run that held it up for so long.
 
@@ -429,178 +419,31 @@ class Shard:
         """
         self._turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
 
-    def _run_here(self, work: Batch | ShortRun) -> None:
+    def _run_here(self, run: Run) -> None:
         """A whole turn on the event loop."""
-        if isinstance(work, ShortRun):
-            self._short_way.run(work)
-            self._make_way(work.seconds)
-            self._commit_short(work)
-            self._short_way.deliver(work)
-        else:
-            outcome = self._run(work)
-            self._make_way(outcome.seconds)
-            self._commit(work, outcome)
-            self._deliver(work, outcome)
-
-    def _run(self, batch: Batch) -> Outcome:
-        started = time.monotonic()
-        outcome = self._execution.run(batch)
-        outcome.started_s = started
-        outcome.seconds = time.monotonic() - started
-        return outcome
+        run.run()
+        self._make_way(run.seconds)
+        run.commit()
+        run.deliver()
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            if isinstance(job, Batch):
-                outcome = self._run(job)
-                self._loop.call_soon_threadsafe(self._done, job, outcome)
-            elif isinstance(job, ShortRun):
-                self._short_way.run(job)
-                self._loop.call_soon_threadsafe(self._short_done, job)
+            if isinstance(job, BatchRun | ShortRun):
+                job.run()
+                self._loop.call_soon_threadsafe(self._done, job)
             else:
                 job()
 
-    def _done(self, batch: Batch, outcome: Outcome) -> None:
-        self._commit(batch, outcome)
-        self._go_on(partial(self._deliver, batch, outcome))
-
-    def _short_done(self, run: ShortRun) -> None:
-        self._commit_short(run)
-        self._go_on(partial(self._short_way.deliver, run))
-
-    def _commit_short(self, run: ShortRun) -> None:
-        self._short_way.commit(run)
-        self.residents.finished(run.request.slots)
-
-    def _go_on(self, deliver: Callable[[], None]) -> None:
-        """Hand the worker what is next, if it goes there, before the last answers are delivered."""
+    def _done(self, run: Run) -> None:
+        """Commit; hand the worker what is next, if it goes there; and only then answer."""
+        run.commit()
         following = self._next()
-        if following is not None and not self._is_short(following):
+        if following is not None and not following.is_short:
             self._jobs.put(following)
             following = None
         else:
             self._running = False
-        deliver()
+        run.deliver()
         if following is not None:
             self._run_here(following)
         self._wake()
-
-    def _commit(self, batch: Batch, outcome: Outcome) -> None:
-        """Count what has run, and let what waits for it go on."""
-        self._measure(batch, outcome)
-        if outcome.fault is not None:
-            _log.error(
-                "run failed", shard=self._name, kind=batch.kind.value, exc_info=outcome.fault
-            )
-        if outcome.fault is None:
-            self._apply(batch, outcome, self._clock())
-        else:
-            for part in batch.parts:
-                self._contain(part)
-        self.scheduler.complete(batch)
-        self.residents.finished(joined(batch.parts, "slots"))
-
-    def _apply(self, batch: Batch, outcome: Outcome, now_s: float) -> None:
-        if batch.kind is Kind.STEPS:
-            applied = [part for part in batch.parts if part.work.commits]
-            if applied:
-                slots = joined(applied, "slots")
-                contents = joined(applied, "contents")
-                self.table.commit(slots, steps=1, contents=contents, now_s=now_s)
-                self._execution.applied(slots)
-                self._count_steps.inc(len(slots))
-            return
-        for part, answers in zip(batch.parts, outcome.answers, strict=True):
-            work = part.work
-            match work:
-                case Decode():
-                    assert isinstance(answers, Answers), "a decode fails as a whole"
-                    self.table.commit(
-                        part.slots,
-                        steps=work.steps,
-                        contents=work.last_contents(answers),
-                        now_s=now_s,
-                        last_steps=1,  # as if they had come one by one
-                    )
-                    self._execution.applied(part.slots)
-                    self._count_steps.inc(work.steps * len(part.rows))
-                case Chunk(commit=True) if part.is_last:
-                    self.table.commit(
-                        part.slots, steps=work.weight, contents=work.contents, now_s=now_s
-                    )
-                    self._execution.applied(part.slots)
-                    self._execution.remember(work)
-                    self._count_steps.inc(work.weight)
-                case Fork():
-                    self.table.fork(int(part.slots[0]), work.spares)
-                    if work.cancelled:
-                        self.residents.return_spares(work)
-                case Barrier(reset=True):
-                    slot = int(part.slots[0])
-                    self._execution.forget(slot)
-                    self.table.reset(slot, now_s=now_s)
-
-    def _contain(self, part: Part) -> None:
-        """A run failed: what it may have half written is lost, and says so."""
-        work = part.work
-        if work.commits and part.is_last:
-            self.table.lost[part.slots] = True
-            self._withdraw(part)
-        elif isinstance(work, Chunk):
-            # Its earlier pieces are on a spare slot: the session was not touched.
-            work.cancelled = True
-            work.failure = _not_run()
-        elif isinstance(work, Fork):
-            self.residents.return_spares(work)
-
-    def _drop(self, part: Part, error: CellarError) -> None:
-        """These rows will not run."""
-        if isinstance(part.work, Fork):
-            self.residents.return_spares(part.work)
-        self._withdraw(part)
-        self.scheduler.finish(part)
-        self.residents.finished(part.slots)
-        hand_over(part, self.table.position[part.slots], error)
-
-    def _withdraw(self, part: Part) -> None:
-        work = part.work
-        if work.commits:
-            self.table.withdraw(part.slots, work.weight)
-
-    def _measure(self, batch: Batch, outcome: Outcome) -> None:
-        self._costs.observe_batch(batch, outcome.seconds)
-        if batch.kind in _STEPPING:
-            self._batch_size.observe(batch.steps)
-            self._run_seconds.observe(outcome.seconds)
-            queued = outcome.started_s - batch.parts[0].work.submitted_s
-            self._queue_seconds.observe(max(0.0, queued))
-
-    def _deliver(self, batch: Batch, outcome: Outcome) -> None:
-        began = time.monotonic()
-        for index, part in enumerate(batch.parts):
-            if not part.is_last:
-                continue
-            if outcome.fault is not None:
-                self._deliver_fault(part)
-                continue
-            hand_over(
-                part,
-                self.table.position[part.slots],
-                outcome.answers[index],
-                replayed=isinstance(part.work, Peek) and part.work.replays,
-            )
-        if batch.kind in _STEPPING:
-            self._reply_seconds.observe(time.monotonic() - began)
-
-    def _deliver_fault(self, part: Part) -> None:
-        """Tell each row what the failed run means for its session."""
-        slots = part.slots
-        positions = self.table.position[slots]
-        for row, slot in enumerate(slots.tolist()):
-            error = lost_error(int(positions[row])) if self.table.lost[slot] else _not_run()
-            one = slice(row, row + 1)
-            hand_over(part.only(part.rows[one]), positions[one], error)
-
-
-def _not_run() -> InternalError:
-    return InternalError("the model could not be run; the server's log tells why")

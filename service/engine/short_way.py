@@ -19,6 +19,7 @@ from service.engine.delivering import answer, deliver
 from service.engine.execution import Execution
 from service.engine.lones import Lones
 from service.engine.request import UNCHECKED, Lone, Request
+from service.engine.residents import Residents
 from service.engine.scheduler import Scheduler
 from service.engine.screening import lost_error
 from service.engine.session import SessionTable
@@ -28,17 +29,6 @@ from service.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class ShortRun:
-    """One step of each of several sessions, which are known to be next."""
-
-    request: Request
-    at: Ints  # (rows,) where the sessions stand
-    answers: Answers | CellarError | None = None  # None: it has not run, or failed
-    began_s: float = 0.0
-    seconds: float = 0.0
-
-
 class ShortWay:
     """Prepares, runs and answers what goes the short way.
 
@@ -46,6 +36,7 @@ class ShortWay:
         table: where each session stands.
         scheduler: what else is queued.
         execution: what runs it.
+        residents: who lives in which slot.
         costs: what runs cost.
         metrics: where to count.
         model: under which name to count steps.
@@ -58,6 +49,7 @@ class ShortWay:
         table: SessionTable,
         scheduler: Scheduler,
         execution: Execution,
+        residents: Residents,
         costs: RunCosts,
         metrics: Metrics,
         *,
@@ -68,6 +60,7 @@ class ShortWay:
         self._table = table
         self._scheduler = scheduler
         self._execution = execution
+        self._residents = residents
         self._costs = costs
         self._metrics = metrics
         self._count_steps = metrics.steps.labels(model)
@@ -75,7 +68,7 @@ class ShortWay:
         self._max_batch = max_batch
         self._clock = clock
 
-    def prepare(self, entry: Lone | Lones | Request) -> ShortRun | None:
+    def prepare(self, entry: Lone | Lones | Request) -> "ShortRun | None":
         """What came in as a run, to be run and committed; ``None`` if it wants a closer look.
 
         Nothing is queued or running on the shard.
@@ -101,9 +94,13 @@ class ShortWay:
         # Busy from here on: the event loop may turn before it has run.
         self._table.accept(request.slots, 1)
         self._scheduler.hold(request.slots)
-        return ShortRun(request=request, at=at)
+        return ShortRun(way=self, request=request, at=at)
 
-    def run(self, run: ShortRun) -> None:
+    def is_short(self, run: "ShortRun") -> bool:
+        """Whether it may hold up the event loop."""
+        return self._costs.is_short(Kind.STEPS, len(run.at))
+
+    def execute(self, run: "ShortRun") -> None:
         """Run it, on any thread."""
         request = run.request
         run.began_s = time.monotonic()
@@ -115,7 +112,7 @@ class ShortWay:
             _log.exception("run failed", shard=self._model, kind=Kind.STEPS.value)
         run.seconds = time.monotonic() - run.began_s
 
-    def commit(self, run: ShortRun) -> None:
+    def commit(self, run: "ShortRun") -> None:
         """Count what has run, and let what waits for it go on."""
         table, request = self._table, run.request
         slots, rows = request.slots, len(request.slots)
@@ -127,12 +124,13 @@ class ShortWay:
             self._execution.applied(slots)
             self._count_steps.inc(rows)
         self._scheduler.release(slots)
+        self._residents.finished(slots)
         self._costs.observe(Kind.STEPS, rows, run.seconds)
         self._metrics.batch_size.observe(rows)
         self._metrics.queue_seconds.observe(run.began_s - request.submitted_s)
         self._metrics.run_seconds.observe(run.seconds)
 
-    def deliver(self, run: ShortRun) -> None:
+    def deliver(self, run: "ShortRun") -> None:
         """Answer whoever asked."""
         began = time.monotonic()
         request, rows = run.request, np.arange(len(run.at))
@@ -146,3 +144,32 @@ class ShortWay:
         else:
             answer(request.callers, request.tags, origin, run.at + 1, run.answers)
         self._metrics.reply_seconds.observe(time.monotonic() - began)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class ShortRun:
+    """One step of each of several sessions, which are next; see `service.engine.shard.Run`."""
+
+    way: ShortWay
+    request: Request
+    at: Ints  # (rows,) where the sessions stand
+    answers: Answers | CellarError | None = None  # None: it has not run, or failed
+    began_s: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it may hold up the event loop."""
+        return self.way.is_short(self)
+
+    def run(self) -> None:
+        """Run it, on any thread."""
+        self.way.execute(self)
+
+    def commit(self) -> None:
+        """Count what has run, and let what waits for it go on."""
+        self.way.commit(self)
+
+    def deliver(self) -> None:
+        """Answer whoever asked."""
+        self.way.deliver(self)
