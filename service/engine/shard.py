@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from typing import Protocol
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from service.engine.admission import Admission
@@ -52,7 +51,6 @@ _SECONDS_PER_TURN = 120e-6
 _MOST_TURNS = 8
 _FEW = 1 / 8
 _WORTH_A_BATCH = 128  # rows that gain nothing from more of them
-_log = structlog.get_logger(__name__)
 
 
 class Run(Protocol):
