@@ -58,7 +58,7 @@ def test_series_command_reports_what_it_did_to_the_data(
     ("arguments", "message"),
     [
         (["char", "--text", "missing.txt"], "missing.txt: there is no such file"),
-        (["char"], "give either text files or stdlib"),
+        (["char"], "give one of text files, stdlib and labelled texts"),
         (["char", "--stdlib", "--hidden", "many"], "hidden: "),
         (["series", "--csv", "missing.csv", "--value", "x"], "missing.csv: there is no such file"),
         (["resume", "nowhere"], "no run folder"),

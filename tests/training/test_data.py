@@ -62,7 +62,7 @@ def test_standard_library_is_plain_repeatable_text() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"task": "char"}, "give either text files or stdlib"),
+        ({"task": "char"}, "give one of text files, stdlib and labelled texts"),
         ({"task": "char", "stdlib": True, "hidden": 0}, "hidden: .* greater than or equal to 1"),
         ({"task": "char", "stdlib": True, "budget_s": "soon"}, "budget: 'soon' is no duration"),
         ({"task": "char", "stdlib": True, "cell": "tree"}, "cell: .*'rnn', 'lstm' or 'gru'"),
