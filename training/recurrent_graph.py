@@ -150,7 +150,10 @@ def _weights(
     """Add W (directions, gates * hidden, inputs), R likewise, and B: both biases, side by side."""
 
     def stacked(name: str) -> NDArray[np.float32]:
-        own = [_gates(layer.get_parameter(f"{name}_l0{way}"), cell) for way in directions]
+        own = [
+            in_onnx_order(layer.get_parameter(f"{name}_l0{way}"), cell)[np.newaxis]
+            for way in directions
+        ]
         return np.concatenate(own)
 
     arrays = {
@@ -169,9 +172,10 @@ def _attributes(cell: Cell, nonlinearity: Nonlinearity, *, directions: int) -> d
     return {}
 
 
-def _gates(parameter: torch.Tensor, cell: Cell) -> NDArray[np.float32]:
+def in_onnx_order(parameter: torch.Tensor, cell: Cell) -> NDArray[np.float32]:
+    """A weight or bias of torch's, its gates in the order that ONNX has them."""
     blocks = np.split(as_array(parameter), len(_GATES[cell]))
-    return np.concatenate([blocks[gate] for gate in _GATES[cell]])[np.newaxis]
+    return np.concatenate([blocks[gate] for gate in _GATES[cell]])
 
 
 def as_array(parameter: torch.Tensor) -> NDArray[np.float32]:

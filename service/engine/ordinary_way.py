@@ -4,7 +4,6 @@ Everything goes this way but what takes the short one.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,55 +20,18 @@ from service.engine.batch import (
     Peek,
     joined,
 )
-from service.engine.costs import RunCosts
 from service.engine.delivering import hand_over
-from service.engine.execution import Execution, Outcome
-from service.engine.residents import Residents
-from service.engine.scheduler import Scheduler
+from service.engine.execution import Outcome
 from service.engine.screening import lost_error, screen
-from service.engine.session import SessionTable
+from service.engine.way import Way
 from service.errors import CellarError, InternalError
-from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
 _log = structlog.get_logger(__name__)
 
 
-class OrdinaryWay:
-    """Takes batches from the queue of one shard.
-
-    Args:
-        table: where each session stands.
-        scheduler: the queue.
-        execution: what runs batches.
-        residents: who lives in which slot.
-        costs: what runs cost.
-        metrics: where to count.
-        model: under which name to count and log.
-        clock: seconds, never going back.
-    """
-
-    def __init__(
-        self,
-        table: SessionTable,
-        scheduler: Scheduler,
-        execution: Execution,
-        residents: Residents,
-        costs: RunCosts,
-        metrics: Metrics,
-        *,
-        model: str,
-        clock: Callable[[], float],
-    ) -> None:
-        self._table = table
-        self._scheduler = scheduler
-        self._execution = execution
-        self._residents = residents
-        self._costs = costs
-        self._metrics = metrics
-        self._count_steps = metrics.steps.labels(model)
-        self._model = model
-        self._clock = clock
+class OrdinaryWay(Way):
+    """Takes batches from the queue of one shard."""
 
     def next(self) -> "BatchRun | None":
         """The next batch of what is queued; rows that must not run are refused."""
@@ -208,7 +170,7 @@ class OrdinaryWay:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class BatchRun:
-    """A batch on its way; see `service.engine.shard.Run`."""
+    """A batch on its way; see `service.engine.way.Run`."""
 
     way: OrdinaryWay
     batch: Batch

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +42,7 @@ from service.engine.scheduler import Scheduler
 from service.engine.session import Session, SessionTable
 from service.engine.short_way import ShortRun, ShortWay
 from service.engine.slots import SlotAllocator
+from service.engine.way import Run
 from service.errors import OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -51,30 +51,6 @@ _SECONDS_PER_TURN = 120e-6
 _MOST_TURNS = 8
 _FEW = 1 / 8
 _WORTH_A_BATCH = 128  # rows that gain nothing from more of them
-
-
-class Run(Protocol):
-    """Something on its way through a tick: it is run, committed, and its callers are answered.
-
-    All but ``run`` happens on the event loop.
-    """
-
-    @property
-    def is_short(self) -> bool:
-        """Whether it may hold up the event loop."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it ran."""
-
-    def run(self) -> None:
-        """Run it, on any thread."""
-
-    def commit(self) -> None:
-        """Count what has run, and let what waits for it go on."""
-
-    def deliver(self) -> None:
-        """Answer whoever asked."""
 
 
 class Shard:
@@ -139,12 +115,7 @@ class Shard:
         self._costs = RunCosts(-math.inf if self._own_thread else settings.inline_run_s)
         ways = (self.table, self.scheduler, self._execution, self.residents, self._costs, metrics)
         self._ordinary_way = OrdinaryWay(*ways, model=name, clock=clock)
-        self._short_way = ShortWay(
-            *ways,
-            model=name,
-            max_batch=settings.max_batch,
-            clock=clock,
-        )
+        self._short_way = ShortWay(*ways, model=name, clock=clock)
         self._jobs: queue.SimpleQueue[BatchRun | ShortRun | Callable[[], None] | None] = (
             queue.SimpleQueue()
         )
@@ -401,7 +372,7 @@ class Shard:
         entry = self._inbox[0]
         if len(self._inbox) > 1 and entry.size < _WORTH_A_BATCH:
             return None  # a batch with the others costs less
-        run = self._short_way.prepare(entry)
+        run = self._short_way.prepare(entry, max_batch=self._settings.max_batch)
         if run is not None:
             del self._inbox[0]
             self._inbox_steps -= entry.size

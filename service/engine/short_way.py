@@ -7,73 +7,31 @@ a frame, would otherwise be bookkeeping for cases that are not there.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
 from service.engine.batch import Answers, Delivery, Ints, Kind
-from service.engine.costs import RunCosts
 from service.engine.delivering import answer, deliver
-from service.engine.execution import Execution
 from service.engine.lones import Lones
 from service.engine.request import UNCHECKED, Lone, Request
-from service.engine.residents import Residents
-from service.engine.scheduler import Scheduler
 from service.engine.screening import lost_error
-from service.engine.session import SessionTable
+from service.engine.way import Way
 from service.errors import CellarError
-from service.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
 
-class ShortWay:
-    """Prepares, runs and answers what goes the short way.
+class ShortWay(Way):
+    """Prepares, runs and answers what goes the short way."""
 
-    Args:
-        table: where each session stands.
-        scheduler: what else is queued.
-        execution: what runs it.
-        residents: who lives in which slot.
-        costs: what runs cost.
-        metrics: where to count.
-        model: under which name to count steps.
-        max_batch: the most rows of a run.
-        clock: seconds, never going back.
-    """
-
-    def __init__(
-        self,
-        table: SessionTable,
-        scheduler: Scheduler,
-        execution: Execution,
-        residents: Residents,
-        costs: RunCosts,
-        metrics: Metrics,
-        *,
-        model: str,
-        max_batch: int,
-        clock: Callable[[], float],
-    ) -> None:
-        self._table = table
-        self._scheduler = scheduler
-        self._execution = execution
-        self._residents = residents
-        self._costs = costs
-        self._metrics = metrics
-        self._count_steps = metrics.steps.labels(model)
-        self._model = model
-        self._max_batch = max_batch
-        self._clock = clock
-
-    def prepare(self, entry: Lone | Lones | Request) -> "ShortRun | None":
+    def prepare(self, entry: Lone | Lones | Request, *, max_batch: int) -> "ShortRun | None":
         """What came in as a run, to be run and committed; ``None`` if it wants a closer look.
 
-        Nothing is queued or running on the shard.
+        Nothing is queued or running on the shard; a run has ``max_batch`` rows at most.
         """
-        if entry.size > self._max_batch:
+        if entry.size > max_batch:
             return None
         if isinstance(entry, Lones):
             if not entry.are_distinct:
@@ -148,7 +106,7 @@ class ShortWay:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class ShortRun:
-    """One step of each of several sessions, which are next; see `service.engine.shard.Run`."""
+    """One step of each of several sessions, which are next; see `service.engine.way.Run`."""
 
     way: ShortWay
     request: Request

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -191,23 +192,14 @@ class ClassifyTask(Task):
 
 def _network(config: ClassifyConfig, data: ClassifyData) -> Classifier:
     encoder = data.encoder(config)
+    settings: dict[str, Any] = {
+        "labels": data.labels,
+        "cell": config.cell,
+        "layers": config.layers,
+        "hidden": config.hidden,
+        "dropout": config.dropout,
+        "nonlinearity": config.nonlinearity,
+    }
     if config.bidirectional:
-        return BidirectionalClassifier(
-            encoder,
-            labels=data.labels,
-            cell=config.cell,
-            layers=config.layers,
-            hidden=config.hidden,
-            dropout=config.dropout,
-            nonlinearity=config.nonlinearity,
-            merge=config.merge,
-        )
-    return StreamedClassifier(
-        encoder,
-        labels=data.labels,
-        cell=config.cell,
-        layers=config.layers,
-        hidden=config.hidden,
-        dropout=config.dropout,
-        nonlinearity=config.nonlinearity,
-    )
+        return BidirectionalClassifier(encoder, **settings, merge=config.merge)
+    return StreamedClassifier(encoder, **settings)

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from training.importing.options import Reads
 from training.importing.stack import Floats, Head, Stack, StackLayer
 from training.importing.weights import Direction, FoundLayer, FoundMatrix, FoundNetwork
+from training.recurrent_graph import as_array, in_onnx_order
 from training.settings import Cell
 
-# Gate order, torch -> ONNX: LSTM i f g o -> i o f c, GRU r z n -> z r h.
-_GATES = {Cell.LSTM: (0, 3, 1, 2), Cell.GRU: (1, 0, 2), Cell.RNN: (0,)}
 _MODULES: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
     Cell.LSTM: nn.LSTM,
     Cell.GRU: nn.GRU,
@@ -22,7 +21,7 @@ _MODULES: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
 def stack_of(found: FoundNetwork, *, one_hot: bool, nonlinearity: str, reads: Reads) -> Stack:
     """The network as ONNX's operators take it; one-hot symbols are rows of the unit matrix."""
     first = found.layers[0]
-    embedding = None if found.embedding is None else _array(found.embedding.weight)
+    embedding = None if found.embedding is None else as_array(found.embedding.weight)
     if one_hot:
         embedding = np.eye(first.inputs, dtype=np.float32)
     return Stack(
@@ -73,7 +72,9 @@ class Rebuilt(nn.Module):
 
 def _stack_layer(layer: FoundLayer, nonlinearity: str) -> StackLayer:
     def stacked(kind: str) -> Floats:
-        return np.stack([_gates(getattr(part, kind), layer.cell) for part in layer.directions])
+        return np.stack(
+            [in_onnx_order(getattr(part, kind), layer.cell) for part in layer.directions]
+        )
 
     return StackLayer(
         op=layer.cell.upper(),
@@ -115,13 +116,4 @@ def _linear(found: FoundMatrix) -> nn.Linear:
 
 def _head(found: FoundMatrix) -> Head:
     bias = torch.zeros(len(found.weight)) if found.bias is None else found.bias
-    return Head(weight=_array(found.weight.T), bias=_array(bias))
-
-
-def _gates(parameter: Tensor, cell: Cell) -> Floats:
-    blocks = np.split(_array(parameter), len(_GATES[cell]))
-    return np.concatenate([blocks[gate] for gate in _GATES[cell]])
-
-
-def _array(tensor: Tensor) -> Floats:
-    return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)
+    return Head(weight=as_array(found.weight.T), bias=as_array(bias))
