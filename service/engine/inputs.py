@@ -114,9 +114,13 @@ class InputReader:
             explain=partial(self._explain_value, rows),
         )
 
+    def is_token(self, token: int) -> bool:
+        """Whether it is the id of a token that the model reads."""
+        return 0 <= token < len(self._symbols)
+
     def one_token(self, token: int) -> CheckedSteps | None:
         """The step of one token id, if it is a good one."""
-        return self._one(token) if 0 <= token < len(self._symbols) else None
+        return self._one(token) if self.is_token(token) else None
 
     def one_symbol(self, character: str) -> CheckedSteps | None:
         """The step of one character, if it is a good one."""

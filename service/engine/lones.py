@@ -1,7 +1,7 @@
-"""Single steps of many streams, gathered as columns until the next tick.
+"""Single steps of many streams, gathered until the next tick.
 
 A stream that carries one session sends messages of one step each. Here nothing is made per step
-but a place in some lists: a tick turns them into one request, and its answers into one reply per
+but a tuple: a tick turns them into the columns of one request, and its answers into one reply per
 row, all at once.
 """
 
@@ -44,6 +44,10 @@ class Sender(Protocol):
 
     cancelled: bool
     """The client is gone: its steps must not run."""
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How it draws, where samples are wanted."""
 
     def put(self, reply: Any) -> None:
         """Send the reply to one step."""
@@ -104,26 +108,24 @@ class Tags:
         return replies
 
 
+LoneRow: TypeAlias = tuple[int, int | Inputs, int, int, int, Sender]
+"""Slot; token id, or values (1, width); position or ``UNCHECKED``; channel; number; sender."""
+
+
 @dataclass(slots=True, eq=False)
 class Lones:
-    """The lone steps of one kind that came in since the last tick, a list per column."""
+    """The lone steps of one kind that came in since the last tick."""
 
     kind: LoneKind
-    slots: list[int] = field(default_factory=list)
-    inputs: list[Inputs] = field(default_factory=list)  # (1,) or (1, width) each
-    positions: list[int] = field(default_factory=list)  # UNCHECKED where none was sent
-    samplings: list[Sampling] = field(default_factory=list)  # where samples are wanted
-    channels: list[int] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    senders: list[Sender] = field(default_factory=list)
+    rows: list[LoneRow] = field(default_factory=list)
     submitted_s: float = field(default_factory=time.monotonic)
 
     @property
     def size(self) -> int:
         """Steps in all."""
-        return len(self.slots)
+        return len(self.rows)
 
     @property
     def are_distinct(self) -> bool:
         """Whether no session appears twice."""
-        return len(set(self.slots)) == len(self.slots)
+        return len({row[0] for row in self.rows}) == len(self.rows)

@@ -4,7 +4,6 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,20 +98,20 @@ class Request:
     @classmethod
     def of_lones(cls, lones: Lones, rows: slice = slice(None)) -> "Request":
         """One request for lone steps of different sessions."""
+        slots, inputs, positions, channels, numbers, senders = zip(*lones.rows[rows], strict=True)
         outputs = lones.kind.outputs
-        inputs: Any = np.concatenate(lones.inputs[rows])  # all of one dtype
+        samplings = [s for sender in senders if (s := sender.sampling) is not None]
         return cls(
-            slots=np.array(lones.slots[rows], np.int64),
+            slots=np.array(slots, np.int64),
             steps=None,
-            inputs=inputs,
-            positions=np.array(lones.positions[rows], np.int64),
+            inputs=(
+                np.array(inputs, np.int64) if isinstance(inputs[0], int) else np.concatenate(inputs)
+            ),
+            positions=np.array(positions, np.int64),
             outputs=outputs,
-            draws=Draws.of(lones.samplings[rows]) if outputs.sample else None,
+            draws=Draws.of(samplings) if outputs.sample else None,
             tags=Tags(
-                channels=lones.channels[rows],
-                numbers=lones.numbers[rows],
-                senders=lones.senders[rows],
-                encode=lones.kind.encode,
+                channels=channels, numbers=numbers, senders=senders, encode=lones.kind.encode
             ),
             submitted_s=lones.submitted_s,
         )
@@ -205,12 +204,12 @@ def requests_of(entries: Iterable[Lone | Lones | Request]) -> Iterator[Lone | Re
             yield Request.of_lones(entry)
         else:
             start, seen = 0, set[int]()
-            for row, slot in enumerate(entry.slots):
+            for row, (slot, *_) in enumerate(entry.rows):
                 if slot in seen:
                     yield Request.of_lones(entry, slice(start, row))
                     start, seen = row, set()
                 seen.add(slot)
-            yield Request.of_lones(entry, slice(start, len(entry.slots)))
+            yield Request.of_lones(entry, slice(start, len(entry.rows)))
 
 
 def runs(entries: Iterable[Lone | Request]) -> Iterator[list[Lone | Request]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.attachments import Attachments
-from service.engine.batch import Caller, Delivery, Draws, Ints, Outputs, Sampling
+from service.engine.batch import Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
 from service.engine.catalog import ServedModel
 from service.engine.channels import Places
 from service.engine.engine import Engine
@@ -51,6 +51,7 @@ class SessionStream:
     Attributes:
         served: the model.
         attachments: its sessions that are on the stream.
+        sampling: how every step draws, where samples are wanted.
         pending_steps: steps of its frames that are not answered.
 
     Args:
@@ -84,7 +85,7 @@ class SessionStream:
             served.manifest, outputs, sampling, max_levels=engine.settings.max_levels
         )
         self._lone_kind = served.lone_kind(self._outputs, encode)
-        self._sampling = sampling
+        self.sampling = sampling
         check_reply(served.manifest, self._outputs, 1, at_most=engine.settings.max_message_bytes)
         # Rows whose predictions fit into a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
@@ -135,13 +136,21 @@ class SessionStream:
 
     def submit_token(self, channel: int, position: int | None, token: int, number: int) -> bool:
         """Do what ``submit_one`` does, for a token id that may be a bad one."""
-        steps = self.served.reader.one_token(token)
-        return steps is not None and self.submit_one(channel, position, steps, number=number)
+        return self.served.reader.is_token(token) and self._submit_lone(
+            channel, position, token, number
+        )
 
     def submit_one(
         self, channel: int, position: int | None, steps: CheckedSteps, *, number: int
     ) -> bool:
         """Queue a frame of one good step the short way; false where ``submit`` must look at it."""
+        inputs = steps.inputs
+        one = int(inputs[0]) if self.served.reader.has_tokens else inputs
+        return self._submit_lone(channel, position, one, number)
+
+    def _submit_lone(
+        self, channel: int, position: int | None, step: int | Inputs, number: int
+    ) -> bool:
         place = self.attachments.find_one(channel)
         if place is None or self._engine.draining or self._outputs.every_step:
             return False
@@ -149,14 +158,8 @@ class SessionStream:
         lones = shard.lones(self._lone_kind)
         if lones is None:
             return False
-        lones.slots.append(slot)
-        lones.inputs.append(steps.inputs)
-        lones.positions.append(UNCHECKED if position is None else position)
-        if self._sampling is not None:
-            lones.samplings.append(self._sampling)
-        lones.channels.append(channel)
-        lones.numbers.append(number)
-        lones.senders.append(self)
+        claimed = UNCHECKED if position is None else position
+        lones.rows.append((slot, step, claimed, channel, number, self))
         self.pending_steps += 1
         return True
 
@@ -258,7 +261,7 @@ class SessionStream:
             return
         caller = Caller()
         caller.deliver = partial(self._deliver, frame, caller)
-        sampling = self._sampling
+        sampling = self.sampling
         request = Request(
             slots=slots,
             steps=frame.steps if whole or frame.steps is None else frame.steps[rows],

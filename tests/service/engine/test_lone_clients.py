@@ -83,6 +83,7 @@ class Client:
 
     deaf: bool = False
     cancelled: bool = False
+    sampling: None = None
     replies: list[int] = field(default_factory=list)  # states
     others: list[errors.CellarError | None] = field(default_factory=list)
     tracked: list[Caller] = field(default_factory=list)
@@ -113,12 +114,7 @@ def send(house: Fakes, client: Client, name: str, token: int) -> None:
     session = house.engine.find(name)
     lones = session.shard.lones(KIND)
     assert lones is not None
-    lones.slots.append(session.slot)
-    lones.inputs.append(np.array([token]))
-    lones.positions.append(-1)
-    lones.channels.append(0)
-    lones.numbers.append(0)
-    lones.senders.append(client)
+    lones.rows.append((session.slot, token, -1, 0, 0, client))
 
 
 async def test_a_client_that_cannot_be_answered_keeps_no_answer_from_the_others(
