@@ -450,6 +450,11 @@ class Batch:
         return sum(len(part.rows) for part in self.parts)
 
     @property
+    def pending_steps(self) -> int:
+        """Steps that its works stand for, those of a chunk that are still to come included."""
+        return sum(part.work.weight * len(part.rows) for part in self.parts)
+
+    @property
     def effort(self) -> int:
         """What the batch takes, in rows: those it computes, or those it answers if more."""
         rows = self.steps

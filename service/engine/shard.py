@@ -2,8 +2,9 @@
 
 A tick is one turn: schedule a batch, screen it, run it, commit it, deliver it. Everything but
 the run happens on the event loop. A batch that is expected to run for less than a thread hop
-costs runs on the loop too; a longer one runs on the shard's worker thread, and the next batch is
-handed to the worker before the last one's answers are delivered.
+costs runs on the loop too; a longer one runs on the shard's worker thread. The worker is handed
+its next batch while it still runs one, where waiting would not make that batch cheaper, so that it
+need not wait for the event loop in between.
 
 Knows nothing of session ids, models' names or gRPC.
 """
@@ -51,6 +52,7 @@ _SECONDS_PER_TURN = 120e-6
 _MOST_TURNS = 8
 _FEW = 1 / 8
 _WORTH_A_BATCH = 128  # rows that gain nothing from more of them
+_HANDED_AT_ONCE = 2  # runs that the worker may have: one runs, one waits
 
 
 class Shard:
@@ -90,6 +92,7 @@ class Shard:
             chunk_steps=chunk_steps,
         )
         self._settings = settings
+        self._worth_a_batch = min(_WORTH_A_BATCH, settings.max_batch)
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
         self._execution = Execution(
             runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
@@ -108,7 +111,8 @@ class Shard:
         self._inbox_steps = 0
         self._woken = False
         self._turns_left = 0  # of the event loop, before the next tick
-        self._running = False
+        self._handed = 0  # runs that the worker has, begun or not
+        self._handed_steps = 0
         self._quiet = asyncio.Event()  # set whenever nothing is queued
         self._own_thread = runner.own_thread
         # On a device that wants its own thread no run is short: all go to the worker.
@@ -298,7 +302,7 @@ class Shard:
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
-        while self.pending_steps or self._running:
+        while self.pending_steps or self._handed:
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -334,7 +338,7 @@ class Shard:
     def _wake(self) -> None:
         if not self.pending_steps:
             self._quiet.set()
-        elif not self._woken and not self._running:
+        elif not self._woken and self._handed < _HANDED_AT_ONCE:
             self._woken = True
             # After the callbacks that are ready now: what they submit shares the batch.
             self._loop.call_soon(self._tick)
@@ -345,7 +349,8 @@ class Shard:
             self._loop.call_soon(self._tick)
             return
         self._woken = False
-        if self._running:
+        if self._handed:
+            self._hand_ahead()
             return
         following = self._next()
         if following is None:
@@ -355,12 +360,12 @@ class Shard:
             self._run_here(following)
             self._wake()
         else:
-            self._running = True
-            self._jobs.put(following)
+            self._hand(following)
+            self._hand_ahead()
 
     def _next(self) -> BatchRun | ShortRun | None:
         """What to run now."""
-        if self._inbox and not self.scheduler.pending_steps:
+        if self._inbox and self.scheduler.pending_steps == self._handed_steps:
             run = self._next_short()
             if run is not None:
                 return run
@@ -370,7 +375,7 @@ class Shard:
     def _next_short(self) -> ShortRun | None:
         """What came first, if it goes the short way."""
         entry = self._inbox[0]
-        if len(self._inbox) > 1 and entry.size < _WORTH_A_BATCH:
+        if len(self._inbox) > 1 and entry.size < self._worth_a_batch:
             return None  # a batch with the others costs less
         run = self._short_way.prepare(entry, max_batch=self._settings.max_batch)
         if run is not None:
@@ -379,6 +384,20 @@ class Shard:
             if isinstance(entry, Lones):
                 self._lones.pop(entry.kind, None)
         return run
+
+    def _hand(self, run: BatchRun | ShortRun) -> None:
+        """Leave a run to the worker."""
+        self._handed += 1
+        self._handed_steps += run.steps
+        self._jobs.put(run)
+
+    def _hand_ahead(self) -> None:
+        """Hand the worker what comes next, unless that would gain from more rows."""
+        waiting = self.pending_steps - self._handed_steps
+        if self._handed < _HANDED_AT_ONCE and waiting >= self._worth_a_batch:
+            following = self._next()
+            if following is not None:
+                self._hand(following)
 
     def _make_way(self, seconds: float) -> None:
         """Let the event loop turn some times after a run that held it up for so long.
@@ -403,15 +422,20 @@ class Shard:
             else:
                 job()
 
-    def _done(self, run: Run) -> None:
+    def _done(self, run: BatchRun | ShortRun) -> None:
         """Commit; hand the worker what is next, if it goes there; and only then answer."""
+        self._handed -= 1
+        self._handed_steps -= run.steps
         run.commit()
-        following = self._next()
-        if following is not None and not following.is_short:
-            self._jobs.put(following)
-            following = None
+        following = None
+        if self._handed:
+            self._hand_ahead()
         else:
-            self._running = False
+            following = self._next()
+            if following is not None and not following.is_short:
+                self._hand(following)
+                self._hand_ahead()
+                following = None
         run.deliver()
         if following is not None:
             self._run_here(following)

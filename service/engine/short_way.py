@@ -29,7 +29,8 @@ class ShortWay(Way):
     def prepare(self, entry: Lone | Lones | Request, *, max_batch: int) -> "ShortRun | None":
         """What came in as a run, to be run and committed; ``None`` if it wants a closer look.
 
-        Nothing is queued or running on the shard; a run has ``max_batch`` rows at most.
+        Nothing is queued on the shard, though something may run; a run has ``max_batch`` rows at
+        most.
         """
         if entry.size > max_batch:
             return None
@@ -41,6 +42,8 @@ class ShortWay(Way):
             request = Request.merged([entry]) if isinstance(entry, Lone) else entry
         if request.steps is not None or not request.commit or request.is_called_off():
             return None
+        if not self._scheduler.are_idle(request.slots).all():
+            return None  # where they stand is not settled
         at = self._table.position[request.slots]
         claimed = request.positions
         if claimed is not None:
@@ -119,6 +122,11 @@ class ShortRun:
     def is_short(self) -> bool:
         """Whether it may hold up the event loop."""
         return self.way.is_short(self)
+
+    @property
+    def steps(self) -> int:
+        """Steps it takes from those that are pending."""
+        return len(self.at)
 
     def run(self) -> None:
         """Run it, on any thread."""
