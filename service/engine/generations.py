@@ -332,9 +332,8 @@ class Generations:
         rows, done, steps = self._rows, delivery.rows, drawn.shape[1]
         self._metrics.generated_tokens.inc(drawn.size)
         filled = rows.filled[done]
-        rows.done[done, filled] = rows.next[done]
-        for ahead in range(1, steps):
-            rows.done[done, filled + ahead] = drawn[:, ahead - 1]
+        read = np.concatenate([rows.next[done, None], drawn[:, :-1]], axis=1)
+        rows.done[done[:, None], filled[:, None] + np.arange(steps)] = read
         rows.filled[done] = filled + steps
         rows.at[done] += steps
         rows.left[done] -= steps
