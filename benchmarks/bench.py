@@ -86,9 +86,9 @@ class Bench:
         server = CellarServer(models, *self._serve_flags, *flags)
         return self.run(server)
 
-    def echo(self, *, reply_bytes: int) -> EchoServer:
+    def echo(self, *, reply_bytes: int, tuned: bool = False) -> EchoServer:
         """An echo."""
-        return self.run(EchoServer(reply_bytes=reply_bytes))
+        return self.run(EchoServer(reply_bytes=reply_bytes, tuned=tuned))
 
     def load(self) -> LoadProcess:
         """A load."""

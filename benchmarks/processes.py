@@ -26,14 +26,18 @@ class Child:
     Args:
         name: what to call it in errors.
         command: the program and its arguments.
-        environment: added to this process's own, less every ``CELLAR_*``.
+        environment: added to this process's own, less what sets up Cellar or gRPC there.
     """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
-        mine = {key: value for key, value in os.environ.items() if not key.startswith("CELLAR_")}
+        mine = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("CELLAR_", "GRPC_"))
+        }
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in close()
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
@@ -145,10 +149,14 @@ class CellarServer(Child):
 
 
 class EchoServer(Child):
-    """A server that answers each message with as many bytes as it is told, and does nothing."""
+    """A server that answers each message with as many bytes as it is told, and does nothing.
 
-    def __init__(self, *, reply_bytes: int) -> None:
-        super().__init__("echo", module("benchmarks.echo", str(reply_bytes)))
+    It is gRPC as it comes, or ``tuned`` as `service` does.
+    """
+
+    def __init__(self, *, reply_bytes: int, tuned: bool = False) -> None:
+        environment = {"GRPC_EXPERIMENTS": "-event_engine_listener"} if tuned else None
+        super().__init__("echo", module("benchmarks.echo", str(reply_bytes)), environment)
         try:
             self.address = f"127.0.0.1:{self.hear(START_S)['port']}"
         except BaseException:
@@ -164,10 +172,11 @@ class BareRuntime(Child):
 
 
 class LoadProcess(Child):
-    """The callers."""
+    """The callers, as light as gRPC can be made: they should not be the limit."""
 
     def __init__(self) -> None:
-        super().__init__("load", module("benchmarks.load"))
+        light = {"GRPC_EXPERIMENTS": "-event_engine_client"}
+        super().__init__("load", module("benchmarks.load"), light)
 
 
 __all__ = [

@@ -1,7 +1,7 @@
 """One stream per session, against an echo of messages of the same size."""
 
 from benchmarks.bench import Bench, Findings, Group
-from benchmarks.rounds import Series, alternate, ratio, speed
+from benchmarks.rounds import Loaded, Series, alternate, ratio, speed
 
 SIZE = "2x128"
 STREAMS = (1, 64, 256)
@@ -13,21 +13,33 @@ def measure(bench: Bench, findings: Findings) -> None:
         streams: bench.frames(server, load, SIZE, streams=streams, rows=1) for streams in STREAMS
     }
     sizes = cellar[1]
-    echo_server = bench.echo(reply_bytes=sizes.reply_bytes)
-    echo = {
-        streams: bench.case(
+
+    def echo(streams: int, *, tuned: bool = False) -> Loaded:
+        contestant = "echo, tuned" if tuned else "echo"
+        case = cellar[streams].series.case
+        return bench.case(
             "echo_streams",
-            Series(case=cellar[streams].series.case, contestant="echo", model="", unit="messages"),
-            echo_server,
+            Series(case=case, contestant=contestant, model="", unit="messages"),
+            servers[tuned],
             load,
             streams=streams,
             request_bytes=sizes.request_bytes,
         )
-        for streams in STREAMS
+
+    servers = {
+        tuned: bench.echo(reply_bytes=sizes.reply_bytes, tuned=tuned) for tuned in (False, True)
     }
-    pairs = [case for streams in STREAMS for case in (cellar[streams], echo[streams])]
-    findings.series = alternate(pairs, bench.pace)
-    findings.figures["streams_echo_ratio"] = ratio(cellar[256].series, echo[256].series, speed)
+    echoes = {streams: echo(streams) for streams in STREAMS}
+    tuned = echo(256, tuned=True)
+    pairs = [case for streams in STREAMS for case in (cellar[streams], echoes[streams])]
+    findings.series = alternate([*pairs, tuned], bench.pace)
+    for key, other in (
+        ("streams_echo_ratio", echoes[256]),
+        ("streams_tuned_echo_ratio", tuned),
+    ):
+        findings.figures[key] = ratio(cellar[256].series, other.series, speed)
 
 
-GROUP = Group(name="streams", keys=("streams_echo_ratio",), measure=measure)
+GROUP = Group(
+    name="streams", keys=("streams_echo_ratio", "streams_tuned_echo_ratio"), measure=measure
+)

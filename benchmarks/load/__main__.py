@@ -15,7 +15,7 @@ from benchmarks.load.calls import (
     StepLane,
     open_session,
 )
-from benchmarks.load.frames import EchoStreamLane, FrameLane
+from benchmarks.load.frames import EchoStreamLane, FrameLane, SessionLane
 from benchmarks.load.lane import Lane, drive
 from benchmarks.load.wire import channel_to
 from benchmarks.pipe import Reply, answer
@@ -38,9 +38,12 @@ class Cases:
     ) -> Reply:
         """Streams with frames of ``rows`` out of ``sessions`` per stream; 0 means ``rows``."""
         channel = self._channel(case, address)
+        names = [f"{case}-{number}" for number in range(streams)]
         lanes = [
-            FrameLane(channel, rows=rows, sessions=sessions or rows, prefix=f"{case}-{n}", seed=n)
-            for n in range(streams)
+            SessionLane(channel, prefix=name, seed=seed)
+            if max(rows, sessions) == 1
+            else FrameLane(channel, rows=rows, sessions=sessions or rows, prefix=name, seed=seed)
+            for seed, name in enumerate(names)
         ]
         for lane in lanes:
             await lane.open(model)

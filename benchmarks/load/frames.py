@@ -126,6 +126,36 @@ class FrameLane:
         return await read(self._call)
 
 
+class SessionLane(FrameLane):
+    """A stream with one session. A message costs the caller little more than one of an echo."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, prefix: str, seed: int) -> None:
+        super().__init__(channel, rows=1, sessions=1, prefix=prefix, seed=seed)
+        self._position = self._bytes.positions.view(np.uint8).data.cast("Q")
+        self._count = self._bytes.number.view(np.uint8).data.cast("Q")
+
+    async def touch(self) -> None:
+        """See `FrameLane.touch`."""
+        await self.exchange()
+
+    async def exchange(self) -> None:
+        """Step the session."""
+        self._position[0] = self._number
+        self._number += 1
+        self._count[0] = self._number
+        request = self._bytes.message()
+        await self._call.write(request)
+        self._last = reply = await read(self._call)
+        if len(reply) != self.reply_bytes:
+            await self._take_in_pieces(reply)
+            self.request_bytes = len(request)
+
+    async def check(self) -> None:
+        """See `FrameLane.check`."""
+        self._positions[0] = self._number
+        await super().check()
+
+
 class EchoStreamLane:
     """A stream to the echo, with messages of one size."""
 
@@ -153,4 +183,4 @@ async def read(call: Any) -> bytes:
     return message
 
 
-__all__ = ["EchoStreamLane", "FrameLane", "read"]
+__all__ = ["EchoStreamLane", "FrameLane", "SessionLane", "read"]
