@@ -211,7 +211,7 @@ class Caller:
         self.deliver = _ignore
 
     def cancel(self) -> None:
-        """Drop whatever has not begun to run; it will not be applied."""
+        """Drop whatever the device has not been given; it will not be applied."""
         self.cancelled = True
         for work in self.works:
             work.cancelled = True
@@ -448,11 +448,6 @@ class Batch:
         if self.kind is Kind.CHUNKS:
             return sum(part.stop - part.start for part in self.parts)
         return sum(len(part.rows) for part in self.parts)
-
-    @property
-    def pending_steps(self) -> int:
-        """Steps that its works stand for, those of a chunk that are still to come included."""
-        return sum(part.work.weight * len(part.rows) for part in self.parts)
 
     @property
     def effort(self) -> int:

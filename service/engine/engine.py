@@ -158,7 +158,9 @@ class Engine:
         )
 
     def close(self, session_id: str) -> int:
-        """Close a session; steps still queued for it are refused. Returns its position.
+        """Close a session; steps that are queued, and not given to the device, are refused.
+
+        Returns its position.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
@@ -227,7 +229,7 @@ class Engine:
     ) -> StepResult:
         """Advance one session; all steps are applied or none.
 
-        Cancelling the call before the steps run leaves the session as it was.
+        Cancelling the call before the device is given the steps leaves the session as it was.
 
         Raises:
             CellarError: nothing was applied; the class says why.

@@ -182,11 +182,6 @@ class BatchRun:
         return self.way.is_short(self.batch)
 
     @property
-    def steps(self) -> int:
-        """Steps it takes from those that are pending."""
-        return self.batch.pending_steps
-
-    @property
     def seconds(self) -> float:
         """How long it ran."""
         return self.outcome.seconds

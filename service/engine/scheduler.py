@@ -26,6 +26,7 @@ from service.engine.batch import Batch, Chunk, Fork, Ints, Kind, Part, Work, has
 from service.engine.slots import SlotAllocator
 
 _TURNS = tuple(Kind)
+_ROWS = (Kind.STEPS, Kind.DECODE)
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +67,7 @@ class Scheduler:
         self._chunk_spares = chunk_spares
         self._max_batch = max_batch
         self._chunk_steps = chunk_steps
+        self.ready_rows = 0  # single steps and decodes that may be handed out, by rows
         self.pending_steps = 0  # queued or running
         self.decoding_steps = 0  # those of them that sessions draw for themselves
 
@@ -133,12 +135,17 @@ class Scheduler:
         if self._parked:
             for key in zip(slots.tolist(), self._serving[slots].tolist(), strict=True):
                 for entry in self._parked.pop(key, ()):
-                    self._ready[entry.work.kind].append(entry)
+                    self._make_ready(entry)
 
     def _count(self, work: Work, steps: int) -> None:
         self.pending_steps += steps
         if work.kind is Kind.DECODE:
             self.decoding_steps += steps
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is queued, though something may run."""
+        return not self._parked and not any(self._ready.values())
 
     def are_idle(self, slots: Ints) -> NDArray[np.bool_]:
         """Which slots have nothing queued or running, (slots,)."""
@@ -172,7 +179,13 @@ class Scheduler:
             key = (int(work.slots[row]), int(work.tickets[row]))
             self._parked.setdefault(key, []).append(entry)
         else:
-            self._ready[work.kind].append(entry)
+            self._make_ready(entry)
+
+    def _make_ready(self, entry: _Entry) -> None:
+        kind = entry.work.kind
+        self._ready[kind].append(entry)
+        if kind in _ROWS:
+            self.ready_rows += len(entry.rows)
 
     def _rows(self, ready: deque[_Entry], *, works: int | None = None) -> list[Part]:
         """Runnable rows, first come first served, of so many works at most."""
@@ -181,6 +194,8 @@ class Scheduler:
         while ready and room > 0 and len(parts) != works:
             entry = ready.popleft()
             work, rows = entry.work, entry.rows
+            if work.kind in _ROWS:
+                self.ready_rows -= len(rows)
             whole = len(rows) == len(work.slots)
             slots = work.slots if whole else work.slots[rows]
             tickets = work.tickets if whole else work.tickets[rows]
@@ -196,6 +211,8 @@ class Scheduler:
             entry.rows = np.setdiff1d(rows, taken, assume_unique=True)
             if len(taken) < len(can_run):
                 ready.appendleft(entry)
+                if work.kind in _ROWS:
+                    self.ready_rows += len(entry.rows)
             else:
                 self._enqueue(entry)
         return _grouped(parts)

@@ -1,4 +1,4 @@
-"""The last look before state changes: takes out of a batch the rows that must not run.
+"""The last look before a batch goes to the device: takes out the rows that must not run.
 
 A row may have become wrong since it was queued: its caller went away, its session was closed or
 lost, or a step before it was refused. Changes nothing itself.

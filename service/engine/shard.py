@@ -51,7 +51,7 @@ from service.settings import EngineSettings
 _SECONDS_PER_TURN = 120e-6
 _MOST_TURNS = 8
 _FEW = 1 / 8
-_WORTH_A_BATCH = 128  # rows that gain nothing from more of them
+_WORTH_A_BATCH = 128  # rows that gain nothing from more of them, on a CPU
 _HANDED_AT_ONCE = 2  # runs that the worker may have: one runs, one waits
 
 
@@ -92,7 +92,9 @@ class Shard:
             chunk_steps=chunk_steps,
         )
         self._settings = settings
-        self._worth_a_batch = min(_WORTH_A_BATCH, settings.max_batch)
+        # Elsewhere a run may cost the same however many rows it has.
+        most = settings.max_batch
+        self._worth_a_batch = most if runner.own_thread else min(_WORTH_A_BATCH, most)
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
         self._execution = Execution(
             runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
@@ -112,7 +114,6 @@ class Shard:
         self._woken = False
         self._turns_left = 0  # of the event loop, before the next tick
         self._handed = 0  # runs that the worker has, begun or not
-        self._handed_steps = 0
         self._quiet = asyncio.Event()  # set whenever nothing is queued
         self._own_thread = runner.own_thread
         # On a device that wants its own thread no run is short: all go to the worker.
@@ -302,7 +303,7 @@ class Shard:
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
-        while self.pending_steps or self._handed:
+        while self.pending_steps:
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -365,15 +366,16 @@ class Shard:
 
     def _next(self) -> BatchRun | ShortRun | None:
         """What to run now."""
-        if self._inbox and self.scheduler.pending_steps == self._handed_steps:
-            run = self._next_short()
-            if run is not None:
-                return run
+        run = self._next_short()
+        if run is not None:
+            return run
         self.gather()
         return self._ordinary_way.next()
 
     def _next_short(self) -> ShortRun | None:
         """What came first, if it goes the short way."""
+        if not self._inbox or not self.scheduler.is_empty:
+            return None
         entry = self._inbox[0]
         if len(self._inbox) > 1 and entry.size < self._worth_a_batch:
             return None  # a batch with the others costs less
@@ -388,16 +390,25 @@ class Shard:
     def _hand(self, run: BatchRun | ShortRun) -> None:
         """Leave a run to the worker."""
         self._handed += 1
-        self._handed_steps += run.steps
         self._jobs.put(run)
 
     def _hand_ahead(self) -> None:
-        """Hand the worker what comes next, unless that would gain from more rows."""
-        waiting = self.pending_steps - self._handed_steps
-        if self._handed < _HANDED_AT_ONCE and waiting >= self._worth_a_batch:
-            following = self._next()
-            if following is not None:
-                self._hand(following)
+        """Hand the worker its next run too, if that would not gain from more rows.
+
+        Rows of sessions that are running do not count: they are not in the next run.
+        """
+        if self._handed == _HANDED_AT_ONCE:
+            return
+        enough = self._worth_a_batch
+        if self._inbox_steps + self.scheduler.ready_rows < enough:
+            return
+        following: BatchRun | ShortRun | None = self._next_short()
+        if following is None:
+            self.gather()
+            if self.scheduler.ready_rows >= enough:
+                following = self._ordinary_way.next()
+        if following is not None:
+            self._hand(following)
 
     def _make_way(self, seconds: float) -> None:
         """Let the event loop turn some times after a run that held it up for so long.
@@ -423,18 +434,14 @@ class Shard:
                 job()
 
     def _done(self, run: BatchRun | ShortRun) -> None:
-        """Commit; hand the worker what is next, if it goes there; and only then answer."""
+        """Commit; hand the worker what is next, if it has nothing; and only then answer."""
         self._handed -= 1
-        self._handed_steps -= run.steps
         run.commit()
         following = None
-        if self._handed:
-            self._hand_ahead()
-        else:
+        if not self._handed:
             following = self._next()
             if following is not None and not following.is_short:
                 self._hand(following)
-                self._hand_ahead()
                 following = None
         run.deliver()
         if following is not None:

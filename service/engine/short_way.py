@@ -123,11 +123,6 @@ class ShortRun:
         """Whether it may hold up the event loop."""
         return self.way.is_short(self)
 
-    @property
-    def steps(self) -> int:
-        """Steps it takes from those that are pending."""
-        return len(self.at)
-
     def run(self) -> None:
         """Run it, on any thread."""
         self.way.execute(self)

@@ -194,7 +194,7 @@ class SessionStream:
         self._callers.add(caller)
 
     def end(self) -> None:
-        """The client is gone: drop what has not begun to run."""
+        """The client is gone: drop what the device has not been given."""
         self.cancelled = True
         for caller in list(self._callers):
             caller.cancel()

@@ -22,10 +22,6 @@ class Run(Protocol):
         """Whether it may hold up the event loop."""
 
     @property
-    def steps(self) -> int:
-        """Steps it takes from those that are pending."""
-
-    @property
     def seconds(self) -> float:
         """How long it ran."""
 

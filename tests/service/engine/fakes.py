@@ -49,6 +49,7 @@ class FakeRunner:
         self.fail_next = False
         self.gate = threading.Event()
         self.gate.set()
+        self.lets_one_in = False  # the gate closes behind it
 
     def step(
         self,
@@ -61,6 +62,8 @@ class FakeRunner:
         every_step: bool,
     ) -> Floats:
         self.gate.wait()
+        if self.lets_one_in:
+            self.gate.clear()
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the device caught fire")

@@ -11,7 +11,7 @@ from service import errors
 from service.engine.session import SessionStatus
 from tests.service.engine.fakes import FakeRunner, run_alone
 from tests.service.engine.houses import SMALL, WORKER, Fakes, fakes
-from tests.service.engine.wires import Row, Wire
+from tests.service.engine.wires import Row, Wire, ask
 
 FULL = int(SMALL["max_batch"])
 NAMES = [f"s{number}" for number in range(3 * FULL)]
@@ -29,14 +29,18 @@ class Scene:
     def device(self) -> FakeRunner:
         return self.house.runners[0]
 
-    async def send(self, channels: range, token: int) -> list[Row]:
-        rows = self.wire.frame({channel: ([token], -1) for channel in channels})
-        for _ in range(5):
-            await asyncio.sleep(0)
+    async def send(self, channels: range, *tokens: int) -> list[Row]:
+        rows = self.wire.frame({channel: (list(tokens), -1) for channel in channels})
+        await self.turn()
         return rows
 
-    def let_go(self, *, runs: int, patience_s: float = 10.0) -> None:
+    async def turn(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def let_go(self, *, runs: int, one: bool = False, patience_s: float = 10.0) -> None:
         """Let the device run, and wait for so many runs with the event loop standing still."""
+        self.device.lets_one_in = one
         self.device.gate.set()
         deadline = time.monotonic() + patience_s
         while len(self.device.batches) < runs and time.monotonic() < deadline:
@@ -71,6 +75,45 @@ async def test_the_third_waits_until_the_first_is_committed(scene: Scene) -> Non
     assert len(scene.device.batches) == 2
     await scene.house.settle()
     assert states(rows) == run_alone([3]) * len(NAMES)
+
+
+async def test_the_third_is_handed_over_once_the_first_is_committed(scene: Scene) -> None:
+    rows = [row for part in (FIRST, SECOND, THIRD) for row in await scene.send(part, 3)]
+    scene.let_go(runs=1, one=True)
+    for _ in range(5000):
+        if rows[0].answers:
+            break
+        await asyncio.sleep(0.001)
+    scene.let_go(runs=3)
+    assert len(scene.device.batches) == 3, "the third waited for the event loop"
+    await scene.house.settle()
+    assert states(rows) == run_alone([3]) * len(NAMES)
+
+
+async def test_rows_behind_those_that_run_do_not_make_a_batch_of_a_few_others(
+    scene: Scene,
+) -> None:
+    first = await scene.send(FIRST, 1)
+    others = await scene.send(SECOND[:1], 1)
+    behind = await scene.send(FIRST, 2)
+    others += [row for n in SECOND[1:] for row in await scene.send(range(n, n + 1), 1)]
+    scene.let_go(runs=2)
+    await scene.house.settle()
+    assert [len(batch) for batch in scene.device.batches] == [FULL] * 3
+    assert states(first + others) == run_alone([1]) * 2 * FULL
+    assert states(behind) == run_alone([1, 2])[1:] * FULL
+
+
+async def test_long_requests_do_not_go_ahead_of_a_step_that_comes_later(scene: Scene) -> None:
+    long = list(range(20))
+    rows = await scene.send(FIRST, *long)
+    late = await scene.send(SECOND[:1], 1)
+    scene.let_go(runs=1)
+    await scene.house.settle()
+    alone = scene.device.batches.index([scene.house.engine.find(NAMES[SECOND[0]]).slot])
+    assert alone == 1, "it ran behind the first piece"
+    assert states(rows) == run_alone(long)[-1:] * FULL
+    assert states(late) == run_alone([1])
 
 
 async def test_a_few_rows_wait_for_more(scene: Scene) -> None:
@@ -118,3 +161,18 @@ async def test_a_session_closed_while_its_step_waits_on_the_worker_keeps_its_slo
     await scene.house.settle()
     assert states(rows) == run_alone([2]) * FULL, "it had begun: the step is answered"
     assert engine.find(scene.house.open("later")).slot == slot
+
+
+async def test_what_the_worker_has_is_applied_although_its_caller_goes(scene: Scene) -> None:
+    await scene.send(FIRST, 1)
+    asked = [ask(scene.house, NAMES[number], [2], 0) for number in SECOND]
+    await scene.turn()
+    for _, caller in asked:
+        caller.cancel()
+    scene.let_go(runs=2)
+    await scene.house.settle()
+    positions = [scene.house.engine.describe(NAMES[number]).position for number in SECOND]
+    assert positions == [1] * FULL
+    again, _ = ask(scene.house, NAMES[SECOND[0]], [2], 0)
+    await scene.house.settle()
+    assert again.reply == (1, run_alone([2])[0], True), "asked again, it is answered, not repeated"

@@ -19,6 +19,8 @@ from tests.service.engine.wires import RAW, Row, Wire, ask
 SESSIONS = 4
 KINDS = (RAW, RAW, Outputs(raw=True, argmax=True))  # what each stream asks for
 STREAMS = len(KINDS)
+# With small batches, the worker has its next run while it runs one.
+BATCHES = [{}, {"max_batch": 1, "chunk_steps": 1}, {"max_batch": 2, "chunk_steps": 2}]
 
 
 @dataclass(kw_only=True)
@@ -154,13 +156,14 @@ async def wires(house: Fakes) -> list[Wire]:
     st.lists(strict_acts, min_size=8, max_size=40),
     st.sampled_from([INLINE, WORKER]),
     st.sampled_from([1, 2]),
+    st.sampled_from(BATCHES),
 )
 @settings(max_examples=200, deadline=None)
 def test_any_interleaving_answers_as_each_session_alone_would(
-    script: list[tuple[Any, ...]], inline_run_s: float, shards: int
+    script: list[tuple[Any, ...]], inline_run_s: float, shards: int, batch: dict[str, float]
 ) -> None:
     async def run() -> None:
-        async with fakes(shards, inline_run_s=inline_run_s) as house:
+        async with fakes(shards, inline_run_s=inline_run_s, **batch) as house:
             for name in names:
                 house.open(name)
             streams = await wires(house)
@@ -252,15 +255,16 @@ rough_acts = st.one_of(
     st.lists(rough_acts, min_size=8, max_size=40),
     st.sampled_from([INLINE, WORKER]),
     st.sampled_from([1, 2]),
+    st.sampled_from(BATCHES),
 )
 @settings(max_examples=200, deadline=None)
 def test_cancels_closes_and_faults_never_lose_double_or_swap_a_step(
-    script: list[tuple[Any, ...]], inline_run_s: float, shards: int
+    script: list[tuple[Any, ...]], inline_run_s: float, shards: int, batch: dict[str, float]
 ) -> None:
     """What was answered was applied, in the order sent; the rest was or, if refused, was not."""
 
     async def run() -> None:
-        async with fakes(shards, inline_run_s=inline_run_s) as house:
+        async with fakes(shards, inline_run_s=inline_run_s, **batch) as house:
             for name in names:
                 house.open(name)
             streams = await wires(house)

@@ -128,9 +128,12 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
 
     def tick() -> bool:
         """Schedule a batch; like the engine, drop what was cancelled instead of running it."""
+        could = scheduler.ready_rows
         batch = scheduler.schedule()
         if batch is None:
             return False
+        if batch.kind is Kind.STEPS:
+            assert len(batch.parts) <= batch.steps <= could, "more ran than was ready"
         in_flight = {slot for other in running for part in other.parts for slot in part.slots}
         slots = [slot for part in batch.parts for slot in part.slots.tolist()]
         assert len(set(slots)) == len(slots), "a batch holds two rows of one session"
@@ -170,9 +173,39 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
             break
         finish()
     assert log.ran == log.submitted, "work was lost, doubled or reordered"
-    assert scheduler.pending_steps == 0
+    assert (scheduler.pending_steps, scheduler.ready_rows) == (0, 0)
+    assert scheduler.is_empty
     assert all(scheduler.is_idle(slot) for slot in range(SLOTS))
     assert (fork_spares.used, chunk_spares.used) == (0, 0)
+
+
+def test_rows_are_ready_until_they_are_handed_out_and_not_while_they_wait_for_others() -> None:
+    scheduler = make_scheduler()
+    scheduler.submit(steps_of([0, 1, 2]))
+    assert (scheduler.ready_rows, scheduler.is_empty) == (3, False)
+    first = scheduler.schedule()
+    assert first is not None
+    assert (scheduler.ready_rows, scheduler.is_empty) == (0, True)
+    scheduler.submit(steps_of([2, 1]))
+    scheduler.submit(chunk_of(3, 9))
+    assert (scheduler.ready_rows, scheduler.is_empty) == (0, False)
+    scheduler.complete(first)
+    assert scheduler.ready_rows == 2
+
+
+def test_a_batch_leaves_the_rows_that_have_no_room_ready() -> None:
+    most = Scheduler(
+        slots=12,
+        fork_spares=SlotAllocator(10, 1),
+        chunk_spares=SlotAllocator(11, 1),
+        max_batch=4,
+        chunk_steps=CHUNK_STEPS,
+    )
+    most.submit(steps_of([0, 1, 2]))
+    most.submit(steps_of([3, 4, 5]))
+    batch = most.schedule()
+    assert batch is not None
+    assert (batch.steps, most.ready_rows) == (4, 2)
 
 
 def test_a_long_queue_behind_one_session_costs_the_others_nothing() -> None:
