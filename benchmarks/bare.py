@@ -10,7 +10,9 @@ Usage: ``python -m benchmarks.bare MODEL.onnx``, then commands in JSON lines.
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +57,46 @@ def with_arena(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """The groups of rows that step in turn, and what they read."""
+
+    groups: NDArray[np.int64]  # (groups, batch)
+    sent: NDArray[np.int64]  # (groups, batch, 1)
+
+    @classmethod
+    def of(cls, *, batch: int, sessions: int, drawn: bool, vocabulary: int) -> "Turns":
+        """All sessions, in batches, drawn or one by one."""
+        noise = np.random.default_rng(0)
+        order = noise.permutation(sessions) if drawn else np.arange(sessions)
+        groups = order[: sessions // batch * batch].reshape(-1, batch)
+        return cls(groups=groups, sent=noise.integers(vocabulary, size=(*groups.shape, 1)))
+
+    def take(self, step: Callable[[int], None]) -> None:
+        """Take each turn once: the memory is in use from here on."""
+        for turn in range(len(self.groups)):
+            step(turn)
+
+    def run(self, step: Callable[[int], None], seconds: float) -> Reply:
+        """Take one turn after the other."""
+        tally = Tally()
+        deadline = time.perf_counter() + seconds
+        turn = 0
+        while (start := time.perf_counter()) < deadline:
+            step(turn)
+            tally.add(time.perf_counter() - start, steps=self.groups.shape[1])
+            turn = (turn + 1) % len(self.groups)
+        return tally.summary()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One batch size, bound once: its buffers, and the groups of rows that step in turn."""
+    """One batch size, bound once: its buffers and its turns."""
 
     binding: ort.IOBinding
     rows: NDArray[np.int64]  # (batch,)
     targets: NDArray[np.int64]  # (batch, 1)
     tokens: NDArray[np.int64]  # (batch, 1)
-    groups: NDArray[np.int64]  # (groups, batch)
-    sent: NDArray[np.int64]  # (groups, batch, 1)
+    turns: Turns
 
 
 class Bare:
@@ -87,7 +120,6 @@ class Bare:
 
     async def prepare(self, case: str, batch: int, sessions: int, drawn: bool) -> Reply:
         """Bind a batch of rows out of so many sessions, which take turns, drawn or one by one."""
-        noise = np.random.default_rng(0)
         rows, targets = np.zeros(batch, np.int64), np.zeros((batch, 1), np.int64)
         tokens, lengths = np.zeros((batch, 1), np.int64), np.ones(batch, np.int32)
         width = self._manifest.prediction.width
@@ -104,37 +136,28 @@ class Bare:
             binding.bind_ortvalue_input(arena, value)
             binding.bind_ortvalue_output(written, value)
         binding.bind_ortvalue_output(self._manifest.prediction.output, _shared(prediction))
-        order = noise.permutation(sessions) if drawn else np.arange(sessions)
-        groups = order[: sessions // batch * batch].reshape(-1, batch)
-        self._batches[case] = Batch(
+        used = self._batches[case] = Batch(
             binding=binding,
             rows=rows,
             targets=targets,
             tokens=tokens,
-            groups=groups,
-            sent=noise.integers(self._vocabulary, size=(len(groups), batch, 1)),
+            turns=Turns.of(
+                batch=batch, sessions=sessions, drawn=drawn, vocabulary=self._vocabulary
+            ),
         )
-        for turn in range(len(groups)):  # its memory is in use from here on
-            self._step(self._batches[case], turn)
+        used.turns.take(partial(self._step, used))
         return {}
 
     async def run(self, case: str, seconds: float) -> Reply:
         """Step one batch after the other."""
         used = self._batches[case]
-        tally = Tally()
-        deadline = time.perf_counter() + seconds
-        turn = 0
-        while (start := time.perf_counter()) < deadline:
-            self._step(used, turn)
-            tally.add(time.perf_counter() - start, steps=len(used.rows))
-            turn = (turn + 1) % len(used.groups)
-        return tally.summary()
+        return used.turns.run(partial(self._step, used), seconds)
 
     def _step(self, used: Batch, turn: int) -> None:
-        group = used.groups[turn]
+        group = used.turns.groups[turn]
         used.rows[:] = group
         used.targets[:, 0] = group
-        used.tokens[:] = used.sent[turn]
+        used.tokens[:] = used.turns.sent[turn]
         self._session.run_with_iobinding(used.binding)
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.networks import model_name, publish
-from benchmarks.processes import BareRuntime, CellarServer, Child, EchoServer, LoadProcess
+from benchmarks.processes import (
+    BareRuntime,
+    CellarServer,
+    Child,
+    EchoServer,
+    GraphRuntime,
+    LoadProcess,
+)
 from benchmarks.rounds import Figure, Loaded, Pace, Series
 
 AnyChild = TypeVar("AnyChild", bound=Child)
@@ -98,17 +105,27 @@ class Bench:
         """ONNX Runtime with one model."""
         return self.run(BareRuntime(self.model(size)))
 
+    def graph_runtime(self, size: str) -> GraphRuntime:
+        """Cellar's graph of one model, without a server."""
+        return self.run(GraphRuntime(self.model(size)))
+
     def bare(
-        self, runtime: BareRuntime, size: str, *, batch: int, sessions: int = 0, drawn: bool = False
+        self,
+        runtime: BareRuntime | GraphRuntime,
+        size: str,
+        *,
+        batch: int,
+        sessions: int = 0,
+        drawn: bool = False,
     ) -> Loaded:
-        """The bare runtime as a contestant.
+        """A runtime without a server as a contestant.
 
         0 sessions are as many as the batch; of more, batches take turns, drawn or one by one.
         """
         name = self._name()
         more = {"sessions": sessions or batch, "drawn": drawn}
         runtime.ask("prepare", case=name, batch=batch, **more)
-        series = Series(case=f"batch {batch}", contestant="bare ONNX Runtime", model=size)
+        series = Series(case=f"batch {batch}", contestant=runtime.name, model=size)
         return Loaded(series=series, server=runtime, load=runtime, name=name)
 
     def case(

@@ -171,6 +171,13 @@ class BareRuntime(Child):
         super().__init__("bare ONNX Runtime", module("benchmarks.bare", str(model)))
 
 
+class GraphRuntime(Child):
+    """The graph that Cellar compiles of one exported model, in a loop."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__("compiled graph", module("benchmarks.graph", str(model)))
+
+
 class LoadProcess(Child):
     """The callers, as light as gRPC can be made: they should not be the limit."""
 
@@ -185,6 +192,7 @@ __all__ = [
     "CellarServer",
     "Child",
     "EchoServer",
+    "GraphRuntime",
     "LoadProcess",
     "module",
 ]

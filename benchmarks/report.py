@@ -103,9 +103,11 @@ def result(
 
 
 def keep(outcome: Mapping[str, Any], name: str, console: Console) -> None:
-    """Write a result to ``results/<date>-<name>.json``."""
+    """Write a result to ``results/<date>-<name>.json``; those beside ours end in what they are."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{outcome['machine']['date'][:10]}-{name}.json"
+    kind = outcome["benchmark"].removeprefix("cellar").removeprefix("-")
+    parts = (outcome["machine"]["date"][:10], name, kind)
+    path = RESULTS / f"{'-'.join(filter(None, parts))}.json"
     path.write_text(json.dumps(outcome, indent=1) + "\n", "utf-8")
     console.print(f"kept in {RESULTS.parent.name}/{RESULTS.name}/{path.name}")
 

@@ -18,15 +18,16 @@ def measure(bench: Bench, findings: Findings) -> None:
         }
         # As many sessions as two streams of frames have: the same memory is walked through.
         bare = {rows: bench.bare(runtime, size, batch=rows, sessions=2 * rows) for rows in ROWS}
-        findings.series += alternate([*cellar.values(), *bare.values()], bench.pace)
-        findings.figures[f"frames_cpu_ratio_{size}"] = ratio(
-            cellar[2, 256].series, bare[256].series, cpu
-        )
+        graph = bench.bare(bench.graph_runtime(size), size, batch=256, sessions=512)
+        findings.series += alternate([*cellar.values(), graph, *bare.values()], bench.pace)
+        for key, contestant in (("frames_cpu", cellar[2, 256]), ("graph_cpu", graph)):
+            found = ratio(contestant.series, bare[256].series, cpu)
+            findings.figures[f"{key}_ratio_{size}"] = found
         bench.end_processes()
 
 
 GROUP = Group(
     name="frames",
-    keys=tuple(f"frames_cpu_ratio_{size}" for size in SIZES),
+    keys=tuple(f"{key}_ratio_{size}" for size in SIZES for key in ("frames_cpu", "graph_cpu")),
     measure=measure,
 )
