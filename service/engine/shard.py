@@ -36,6 +36,7 @@ from service.engine.costs import RunCosts
 from service.engine.execution import Execution
 from service.engine.lones import LoneKind, Lones
 from service.engine.ordinary_way import BatchRun, OrdinaryWay
+from service.engine.patience import Patience
 from service.engine.request import Lone, Request
 from service.engine.residents import Residents
 from service.engine.runner import Runner
@@ -112,6 +113,7 @@ class Shard:
         self._lones: dict[LoneKind, Lones] = {}  # those of the inbox that more can be added to
         self._inbox_steps = 0
         self._woken = False
+        self._patience = Patience()
         self._turns_left = 0  # of the event loop, before the next tick
         self._handed = 0  # runs that the worker has, begun or not
         self._quiet = asyncio.Event()  # set whenever nothing is queued
@@ -349,6 +351,11 @@ class Shard:
             self._turns_left -= 1
             self._loop.call_soon(self._tick)
             return
+        if not self._handed:
+            rows = self._inbox_steps + self.scheduler.ready_rows
+            if not self._patience.is_over(rows, time.monotonic()):
+                self._loop.call_soon(self._tick)
+                return
         self._woken = False
         if self._handed:
             self._hand_ahead()
