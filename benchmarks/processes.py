@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import procfs
 from benchmarks.errors import UnmeasuredError
+from service import GRPC_EXPERIMENTS
 
 ROOT = Path(__file__).parents[1]
 START_S = 60.0
@@ -155,7 +156,7 @@ class EchoServer(Child):
     """
 
     def __init__(self, *, reply_bytes: int, tuned: bool = False) -> None:
-        environment = {"GRPC_EXPERIMENTS": "-event_engine_listener"} if tuned else None
+        environment = {"GRPC_EXPERIMENTS": GRPC_EXPERIMENTS} if tuned else None
         super().__init__("echo", module("benchmarks.echo", str(reply_bytes)), environment)
         try:
             self.address = f"127.0.0.1:{self.hear(START_S)['port']}"

@@ -100,7 +100,9 @@ class Request:
         """One request for lone steps of different sessions."""
         slots, inputs, positions, channels, numbers, senders = zip(*lones.rows[rows], strict=True)
         outputs = lones.kind.outputs
-        samplings = [s for sender in senders if (s := sender.sampling) is not None]
+        draws = None
+        if outputs.sample:
+            draws = Draws.of([s for sender in senders if (s := sender.sampling) is not None])
         return cls(
             slots=np.array(slots, np.int64),
             steps=None,
@@ -109,7 +111,7 @@ class Request:
             ),
             positions=np.array(positions, np.int64),
             outputs=outputs,
-            draws=Draws.of(samplings) if outputs.sample else None,
+            draws=draws,
             tags=Tags(
                 channels=channels, numbers=numbers, senders=senders, encode=lones.kind.encode
             ),

@@ -107,7 +107,7 @@ class Scheduler:
             work = part.work
             if isinstance(work, Chunk) and not part.is_last:
                 work.done = part.stop
-                self._ready[Kind.CHUNKS].append(_Entry(work, part.rows))
+                self._make_ready(_Entry(work, part.rows))
             else:
                 self.finish(part)
 
@@ -181,9 +181,12 @@ class Scheduler:
         else:
             self._make_ready(entry)
 
-    def _make_ready(self, entry: _Entry) -> None:
+    def _make_ready(self, entry: _Entry, *, first: bool = False) -> None:
         kind = entry.work.kind
-        self._ready[kind].append(entry)
+        if first:
+            self._ready[kind].appendleft(entry)
+        else:
+            self._ready[kind].append(entry)
         if kind in _ROWS:
             self.ready_rows += len(entry.rows)
 
@@ -210,9 +213,7 @@ class Scheduler:
             room -= len(taken)
             entry.rows = np.setdiff1d(rows, taken, assume_unique=True)
             if len(taken) < len(can_run):
-                ready.appendleft(entry)
-                if work.kind in _ROWS:
-                    self.ready_rows += len(entry.rows)
+                self._make_ready(entry, first=True)
             else:
                 self._enqueue(entry)
         return _grouped(parts)

@@ -351,15 +351,15 @@ class Shard:
             self._turns_left -= 1
             self._loop.call_soon(self._tick)
             return
-        if not self._handed:
-            rows = self._inbox_steps + self.scheduler.ready_rows
-            if not self._patience.is_over(rows, time.monotonic()):
-                self._loop.call_soon(self._tick)
-                return
-        self._woken = False
         if self._handed:
+            self._woken = False
             self._hand_ahead()
             return
+        rows = self._inbox_steps + self.scheduler.ready_rows
+        if not self._patience.is_over(rows, time.monotonic()):
+            self._loop.call_soon(self._tick)
+            return
+        self._woken = False
         following = self._next()
         if following is None:
             if not self.pending_steps:
