@@ -25,7 +25,7 @@ from onnx import helper
 
 from benchmarks.pipe import Reply, answer
 from benchmarks.tally import Tally
-from models.graph import FLOAT, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT64, GraphBuilder
 from models.manifest import Manifest, TokensInput
 
 ROWS, TARGETS = "bare.rows", "bare.targets"

@@ -14,10 +14,10 @@ import uvloop
 
 from benchmarks.bare import Turns
 from benchmarks.pipe import Reply, answer
-from models.arena import compile_model
+from models.compile.arena import compile_model
 from models.manifest import TokensInput
 from models.repository import load_model
-from service.engine.runner import OrtRunner
+from service.engine.execution.cpu.runner import OrtRunner
 
 
 class Graph:

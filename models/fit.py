@@ -6,7 +6,7 @@ from typing import TypeAlias
 import onnx
 
 from models.errors import ModelError
-from models.graph import FLOAT, INT32, INT64
+from models.graph.builder import FLOAT, INT32, INT64
 from models.manifest import Manifest, State, TokensInput
 
 _Shape: TypeAlias = tuple[int | str, ...]

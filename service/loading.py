@@ -13,19 +13,19 @@ from typing import TypeVar
 
 import structlog
 
-from models.arena import ServingGraph, compile_model
+from models.compile.arena import ServingGraph, compile_model
+from models.compile.serving import Device, Precision
+from models.compile.stateless import compile_whole
 from models.errors import ModelError
 from models.repository import Model, ModelRepository
-from models.serving import Device, Precision
-from models.whole import compile_whole
-from service.engine.catalog import ServedModel, arena_rows
-from service.engine.cuda.runner import CudaRunner
 from service.engine.engine import Engine
-from service.engine.execution import measure
-from service.engine.quality import int8_nats
-from service.engine.runner import OrtRunner, Runner
-from service.engine.runtime import CPU, Place
-from service.engine.whole import WholeRunner
+from service.engine.execution.cpu.runner import OrtRunner, Runner
+from service.engine.execution.cuda.runner import CudaRunner
+from service.engine.execution.executor import measure
+from service.engine.execution.runtime import CPU, Place
+from service.engine.execution.stateless import WholeRunner
+from service.engine.served.registry import ServedModel, arena_rows
+from service.quality import int8_nats
 from service.settings import Settings
 
 T = TypeVar("T")

@@ -14,17 +14,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cellar.v1 import model_pb2, session_pb2
 from models.errors import ModelError
 from models.repository import ModelRepository
-from service.engine.cuda.choice import choose
 from service.engine.engine import Engine
-from service.engine.runtime import CPU, DeviceError, Place
+from service.engine.execution.devices import choose
+from service.engine.execution.runtime import CPU, DeviceError, Place
 from service.loading import Loader
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
-from service.rpc import models as model_rpc
 from service.rpc import reflection as reflection_rpc
-from service.rpc import sessions as session_rpc
 from service.rpc.calls import Calls
 from service.rpc.health import HealthServicer
+from service.rpc.native import models as model_rpc
+from service.rpc.native import sessions as session_rpc
 from service.settings import Settings, read_settings
 
 _log = structlog.get_logger("cellar")

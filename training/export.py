@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import nn
 
-from models.graph import FLOAT, INT32, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, Provenance, TokensInput
 from training.classify.export import export_bidirectional, export_streamed
 from training.classify.network import BidirectionalClassifier, StreamedClassifier

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from models.graph import FLOAT, GraphBuilder
+from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import (
     Manifest,
     Prediction,

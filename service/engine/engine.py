@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.batch import Answers, Barrier, Caller, Delivery, Draws, Outputs, Sampling
-from service.engine.catalog import Catalog, ServedModel
-from service.engine.inputs import CheckedSteps
-from service.engine.request import Lone, Request
-from service.engine.screening import lost_error
-from service.engine.session import Session, SessionInfo, SessionStatus
-from service.engine.shard import Shard
+from service.engine.scheduler.screening import lost_error
+from service.engine.served.inputs import CheckedSteps
+from service.engine.served.registry import Catalog, ServedModel
+from service.engine.sessions.table import Session, SessionInfo, SessionStatus
+from service.engine.shard.shard import Shard
+from service.engine.work.request import Lone, Request
+from service.engine.work.work import Answers, Barrier, Caller, Delivery, Draws, Outputs, Sampling
 from service.errors import (
     BadInputError,
     DrainingError,

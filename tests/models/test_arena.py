@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
 from models.errors import ModelError
 from models.manifest import (
     Manifest,
@@ -20,8 +20,8 @@ from models.manifest import (
     ValuesInput,
 )
 from models.repository import Model
-from service.engine.batch import Outputs
-from service.engine.runner import OrtRunner
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.work.work import Outputs
 from tests.recurrent import char_case, series_case, torch_predictions
 
 SLOTS = 12  # at least the rows of a batch, and some

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
+from models.compile.quantised import Quantised
+from models.compile.series_graphs import bounds
 from models.errors import ModelError
-from models.graph import FLOAT, GraphBuilder
+from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import Manifest, ValuesInput
-from models.quantised import Quantised
-from models.series_graphs import bounds
-from service.engine.batch import Draws, Outputs, Sampling
-from service.engine.runner import OrtRunner
-from service.engine.runtime import open_session
-from service.engine.sampling import path_seeds
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.runtime import open_session
+from service.engine.work.sampling import path_seeds
+from service.engine.work.work import Draws, Outputs, Sampling
 from tests.recurrent import Case, char_case, series_case, torch_predictions
 
 SLOTS = 8

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from models.heads import token_heads
-from service.engine.sampling import path_seeds, uniforms
+from models.graph.heads import token_heads
+from service.engine.work.sampling import path_seeds, uniforms
 
 VOCABULARY = 7
 HEADS = {

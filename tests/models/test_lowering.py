@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.lowering import lower_rnn
+from models.graph.lowering import lower_rnn
 
 TIME, BATCH, INPUTS, HIDDEN = 6, 5, 3, 4
 LENGTHS = np.array([6, 1, 3, 5, 2], np.int32)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
+from models.compile.stateless import compile_whole
 from models.errors import ModelError
 from models.fit import check_fit
-from models.graph import FLOAT, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT64, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, ValuesInput
 from models.repository import Model
-from models.whole import compile_whole
-from service.engine.whole import WholeRunner
+from service.engine.execution.stateless import WholeRunner
 from tests.recurrent import label_case, whole_case
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from service.engine.batch import Sampling
-from service.engine.generate import generate
+from service.engine.calls.generate import generate
+from service.engine.work.work import Sampling
 from service.metrics import Distribution, Metrics, MetricsPage
 from tests.service.engine.houses import INLINE, fakes
 from tests.service.engine.wires import Wire

@@ -11,12 +11,12 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from models.arena import compile_model
-from models.graph import FLOAT, GraphBuilder
+from models.compile.arena import compile_model
+from models.compile.stateless import compile_whole
+from models.graph.builder import FLOAT, GraphBuilder
 from models.repository import Model, ModelRepository
-from models.whole import compile_whole
-from service.engine.runner import OrtRunner
-from service.engine.whole import WholeRunner
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.stateless import WholeRunner
 from training.errors import ConfigError, DataError, ParityError
 from training.importing.command import import_model
 from training.importing.foreign import stem

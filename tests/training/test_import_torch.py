@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
 from models.manifest import PredictionKind, TokensInput, ValuesInput
 from models.repository import Model, ModelRepository
-from service.engine.runner import OrtRunner
+from service.engine.execution.cpu.runner import OrtRunner
 from training.cli import main
 from training.errors import ConfigError, DataError
 from training.importing.command import import_model

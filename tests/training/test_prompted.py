@@ -7,7 +7,7 @@ import torch
 
 import cellar
 from models.repository import ModelRepository
-from service.engine.inputs import InputReader
+from service.engine.served.inputs import InputReader
 from tests.e2e.process import running
 from training.config import parse_config
 from training.data.prompted import read_prompted

@@ -8,7 +8,7 @@ import pytest
 
 from models.manifest import TokensInput
 from models.repository import ModelRepository
-from service.engine.inputs import InputReader
+from service.engine.served.inputs import InputReader
 from training.config import parse_config
 from training.data.text import Corpus, read_texts, split
 from training.errors import DataError

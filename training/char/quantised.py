@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from models.arena import compile_model
-from models.manifest import Manifest
-from models.repository import Model
-from models.serving import (
+from models.compile.arena import compile_model
+from models.compile.serving import (
     HIDDEN,
     PREDICTIONS,
     Precision,
@@ -21,6 +19,8 @@ from models.serving import (
     read_rows,
     write_rows,
 )
+from models.manifest import Manifest
+from models.repository import Model
 
 SCORE = "int8_nats_cost"
 WINDOW = 512

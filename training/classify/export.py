@@ -4,7 +4,7 @@ from typing import Any
 
 import onnx
 
-from models.graph import FLOAT, INT32, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder
 from models.manifest import (
     Manifest,
     Prediction,

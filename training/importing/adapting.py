@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from models.graph import FLOAT, INT32, INT64, GraphBuilder, tensor_names
+from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder, tensor_names
+from models.graph.pruning import prune
 from models.manifest import State
-from models.pruning import prune
 from training.importing.ends import last_at_lengths
 from training.importing.foreign import ForeignGraph, is_recurrent, set_input
 from training.importing.probing import Form, Layout, Time

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from models.graph import INT64, GraphBuilder, constants_of
+from models.graph.builder import INT64, GraphBuilder, constants_of
 
 
 def last_at_lengths(graph: onnx.GraphProto, lengths: str) -> None:

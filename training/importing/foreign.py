@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from models.graph import STANDARD_DOMAINS, constants_of
+from models.compile.portable import normalised
+from models.graph.builder import STANDARD_DOMAINS, constants_of
 from models.manifest import METADATA_KEY
-from models.portable import normalised
 from models.repository import MODEL_FILE
 from training.errors import DataError
 

@@ -9,11 +9,11 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
+from models.compile.serving import PREDICTION, ServingGraph, read_rows, write_rows
+from models.compile.stateless import compile_whole
 from models.manifest import Manifest, TokensInput, fingerprint
 from models.repository import Model
-from models.serving import PREDICTION, ServingGraph, read_rows, write_rows
-from models.whole import compile_whole
 from training.errors import ParityError
 from training.importing.stack import Floats
 

@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 
-from models.cells import Layer
-from models.recognition import Reader
+from models.compile.recognition import Reader
+from models.graph.cells import Layer
 from training.importing.stack import Floats, Head, Stack, StackLayer
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from models.graph import FLOAT, INT32, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder
 from models.manifest import State
 from training.importing.options import Reads
 

@@ -2,9 +2,9 @@
 
 import onnx
 
+from models.compile.recognition import char_network
 from models.errors import ModelError
 from models.manifest import Manifest, Prediction, PredictionKind, TokensInput, ValuesInput
-from models.recognition import char_network
 from training.importing.stack import Stack, write
 
 

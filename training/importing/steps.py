@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from onnx import helper
 
-from models.graph import FLOAT, INT32, INT64
+from models.graph.builder import FLOAT, INT32, INT64
 from models.manifest import TokensInput, ValuesInput
 from training.errors import DataError
 from training.importing.foreign import ForeignGraph

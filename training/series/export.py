@@ -2,7 +2,7 @@
 
 import onnx
 
-from models.graph import FLOAT, INT32, GraphBuilder
+from models.graph.builder import FLOAT, INT32, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, Provenance, ValuesInput
 from training.recurrent_graph import (
     add_cells,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from models.graph import FLOAT, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT64, GraphBuilder
 from training.series.config import Transform
 from training.series.features import CASES, CHANGE_BOUND, LEVEL_BOUND, SMALLEST, Features, Number
 from training.series.graph import before_each, change_of, clip, log

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.graph import FLOAT, INT64, GraphBuilder
+from models.graph.builder import FLOAT, INT64, GraphBuilder
 from training.series import heads
 from training.series.config import Transform
 from training.series.scaling import CHANGE_BOUND, FEATURE_BOUND, FLOOR, NORMAL, PRIOR, Scaling

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
+from service.engine.served.registry import ServedModel, arena_rows
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.service.engine.fakes import FakeRunner, fake_manifest

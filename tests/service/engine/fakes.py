@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
-from service.engine.batch import Answers, Draws, Floats, Inputs, Ints, Outputs
+from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
 
 VOCABULARY = 64
 MODULUS = 9973

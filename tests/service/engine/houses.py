@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
+from models.compile.stateless import compile_whole
 from models.manifest import Manifest
-from models.whole import compile_whole
-from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
-from service.engine.runner import OrtRunner
-from service.engine.whole import WholeRunner
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.stateless import WholeRunner
+from service.engine.served.registry import ServedModel, arena_rows
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case, WholeCase

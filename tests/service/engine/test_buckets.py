@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.arena import compile_model
-from service.engine.buckets import Buckets
-from service.engine.runner import OrtRunner
+from models.compile.arena import compile_model
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cuda.buckets import Buckets
 from tests.recurrent import char_case
 
 SCRATCH = 40

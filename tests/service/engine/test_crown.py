@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
 from models.manifest import TokensInput
-from service.engine.batch import Answers, Outputs, Sampling
-from service.engine.catalog import ServedModel, arena_rows
 from service.engine.engine import Engine
-from service.engine.inputs import CheckedSteps
-from service.engine.runner import OrtRunner
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.served.inputs import CheckedSteps
+from service.engine.served.registry import ServedModel, arena_rows
+from service.engine.work.work import Answers, Outputs, Sampling
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case, char_case, series_case, torch_predictions

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.batch import Outputs, Sampling
+from service.engine.calls.generate import generate
 from service.engine.engine import StepResult
-from service.engine.generate import generate
-from service.engine.generations import FinishReason
-from service.engine.session import SessionStatus
-from service.engine.stream import Reply, SessionStream
+from service.engine.served.decoder import FinishReason
+from service.engine.sessions.table import SessionStatus
+from service.engine.streams.stream import Reply, SessionStream
+from service.engine.work.work import Outputs, Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.engine.batch import Outputs
-from service.engine.forecast import ForecastResult, forecast
+from service.engine.calls.forecast import ForecastResult, forecast
+from service.engine.work.work import Outputs
 from tests.recurrent import series_case
 from tests.service.engine.test_crown import Device, make_device, stop
 

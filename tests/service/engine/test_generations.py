@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.engine.batch import Outputs, Sampling
-from service.engine.generate import generate
-from service.engine.generations import FinishReason, Piece
-from service.engine.inputs import CheckedSteps
-from service.engine.runner import OrtRunner
+from service.engine.calls.generate import generate
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.served.decoder import FinishReason, Piece
+from service.engine.served.inputs import CheckedSteps
+from service.engine.work.work import Outputs, Sampling
 from tests.recurrent import Case, char_case, series_case
 from tests.service.engine.houses import INLINE, WORKER, Reals, reals
 

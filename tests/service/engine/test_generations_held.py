@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service import errors
-from service.engine.generations import FinishReason
+from service.engine.served.decoder import FinishReason
 from tests.service.engine.houses import INLINE, reals
 from tests.service.engine.test_generations import (
     CASES,

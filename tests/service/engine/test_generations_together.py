@@ -6,8 +6,8 @@ import gc
 import numpy as np
 
 from service import errors
-from service.engine.batch import Outputs, Sampling
-from service.engine.generate import generate
+from service.engine.calls.generate import generate
+from service.engine.work.work import Outputs, Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from service import errors
-from service.engine.session import SessionStatus
+from service.engine.sessions.table import SessionStatus
 from tests.service.engine.fakes import FakeRunner, run_alone
 from tests.service.engine.houses import SMALL, WORKER, Fakes, fakes
 from tests.service.engine.wires import Row, Wire, ask

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
-from service.engine.inputs import InputReader
+from service.engine.served.inputs import InputReader
 from service.errors import BadInputError
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.batch import Caller, Delivery
-from service.engine.frame import Reply
-from service.engine.lones import LoneKind, LoneReplies
-from service.engine.stream import SessionStream
+from service.engine.streams.frame import Reply
+from service.engine.streams.stream import SessionStream
+from service.engine.work.lones import LoneKind, LoneReplies
+from service.engine.work.work import Caller, Delivery
 from tests.service.engine.fakes import run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW

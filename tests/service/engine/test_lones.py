@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
-from service.engine.batch import Caller, Outputs
-from service.engine.session import SessionStatus
+from service.engine.sessions.table import SessionStatus
+from service.engine.work.work import Caller, Outputs
 from tests.service.engine.fakes import VOCABULARY, advance
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW, Row, Wire, ask

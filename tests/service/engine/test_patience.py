@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.patience import Patience
+from service.engine.shard.patience import Patience
 
 TURN_S = 10e-6  # of the event loop
 GAP_S = 100e-6  # between callers

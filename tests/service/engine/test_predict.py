@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.whole import compile_whole
-from service.engine.batch import NOTHING, Answers, Floats, Inputs, Outputs, Sampling
-from service.engine.catalog import ServedModel
+from models.compile.stateless import compile_whole
+from service.engine.calls.predict import PredictResult, predict
 from service.engine.engine import Engine
-from service.engine.inputs import CheckedSteps
-from service.engine.predict import PredictResult, predict
-from service.engine.stream import SessionStream
-from service.engine.whole import WholeRunner
+from service.engine.execution.stateless import WholeRunner
+from service.engine.served.inputs import CheckedSteps
+from service.engine.served.registry import ServedModel
+from service.engine.streams.stream import SessionStream
+from service.engine.work.work import NOTHING, Answers, Floats, Inputs, Outputs, Sampling
 from service.errors import (
     BadInputError,
     CellarError,

@@ -8,7 +8,7 @@ import pytest
 
 from models.errors import ModelError
 from models.repository import ModelRepository
-from service.engine.quality import divergence, int8_nats
+from service.quality import divergence, int8_nats
 from tests.recurrent import series_case
 
 ZOO = Path(__file__).parents[3] / "models" / "zoo"

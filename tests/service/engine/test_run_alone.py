@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.batch import Outputs
-from service.engine.session import SessionStatus
+from service.engine.sessions.table import SessionStatus
+from service.engine.work.work import Outputs
 from tests.service.engine.fakes import VOCABULARY, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW, Row, Wire, ask

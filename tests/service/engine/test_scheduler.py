@@ -7,9 +7,20 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batch import Barrier, Batch, Chunk, Fork, Kind, Outputs, Part, Peek, Steps, Work
-from service.engine.scheduler import Scheduler
-from service.engine.slots import SlotAllocator
+from service.engine.scheduler.scheduler import Scheduler
+from service.engine.sessions.slots import SlotAllocator
+from service.engine.work.work import (
+    Barrier,
+    Batch,
+    Chunk,
+    Fork,
+    Kind,
+    Outputs,
+    Part,
+    Peek,
+    Steps,
+    Work,
+)
 
 SLOTS = 6
 FORK_SPARES = 3

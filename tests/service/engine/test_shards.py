@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
-from service.engine.batch import Outputs, Sampling
-from service.engine.forecast import ForecastResult, forecast
-from service.engine.generate import generate
-from service.engine.session import SessionStatus
+from service.engine.calls.forecast import ForecastResult, forecast
+from service.engine.calls.generate import generate
+from service.engine.sessions.table import SessionStatus
+from service.engine.work.work import Outputs, Sampling
 from tests.recurrent import char_case, series_case
 from tests.service.engine.fakes import run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, Reals, fakes, reals

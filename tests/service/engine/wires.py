@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service import errors
-from service.engine.batch import Caller, Delivery, Outputs
-from service.engine.frame import Reply
-from service.engine.request import Lone, Request
-from service.engine.stream import SessionStream
+from service.engine.streams.frame import Reply
+from service.engine.streams.stream import SessionStream
+from service.engine.work.request import Lone, Request
+from service.engine.work.work import Caller, Delivery, Outputs
 from tests.service.engine.fakes import VOCABULARY
 from tests.service.engine.houses import Fakes
 

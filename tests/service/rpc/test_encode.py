@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellar.v1 import session_pb2 as pb
-from service.engine.batch import Answers
-from service.engine.frame import Refusal, Reply
-from service.engine.lones import LoneReplies
-from service.engine.stream import reply_for_each
+from service.engine.streams.frame import Refusal, Reply
+from service.engine.streams.stream import reply_for_each
+from service.engine.work.lones import LoneReplies
+from service.engine.work.work import Answers
 from service.errors import OverloadedError, PositionMismatchError
-from service.rpc import encode
+from service.rpc.native import encode
 
 MOST_REFUSALS = 10
 TOKENS = ("argmax", "sampled_tokens", "top_tokens")

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import values_pb2
-from service.rpc import layouts
-from service.rpc.decode import LARGEST
+from service.rpc.native import frame_layout as layouts
+from service.rpc.native.decode import LARGEST
 
 fixed32 = st.one_of(st.sampled_from([0, 2**32 - 1]), st.integers(0, 2**32 - 1))
 fixed64 = st.one_of(st.sampled_from([0, LARGEST, 2**63, 2**64 - 1]), st.integers(0, 2**64 - 1))

@@ -10,12 +10,12 @@ import pytest
 
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import values_pb2
-from service.engine.batch import Outputs
-from service.engine.frame import Reply
-from service.engine.lones import LoneReplies
-from service.engine.stream import SessionStream
+from service.engine.streams.frame import Reply
+from service.engine.streams.stream import SessionStream
+from service.engine.work.lones import LoneReplies
+from service.engine.work.work import Outputs
 from service.errors import BadInputError
-from service.rpc import encode
+from service.rpc.native import encode
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.test_sessions import refused

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
 from models.repository import Model
-from service.engine.cuda.runner import CudaRunner
-from service.engine.runner import OrtRunner
-from service.engine.runtime import CPU, Place
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cuda.runner import CudaRunner
+from service.engine.execution.runtime import CPU, Place
 from tests.recurrent import Case, char_case, series_case
 
 SLOTS = 40

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.engine.runtime import Place
+from service.engine.execution.runtime import Place
 from tests.service.engine.cuda.places import PLACES, require
 
 

@@ -4,8 +4,8 @@ from functools import cache
 
 import pytest
 
-from service.engine.cuda.choice import choose
-from service.engine.runtime import CPU, DeviceError, Place
+from service.engine.execution.devices import choose
+from service.engine.execution.runtime import CPU, DeviceError, Place
 
 GPU = Place("cuda")
 PLACES = [CPU, pytest.param(GPU, marks=[pytest.mark.gpu, pytest.mark.timeout(300)])]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.engine.cuda import choice
-from service.engine.cuda.choice import choose, probe
-from service.engine.runtime import CPU, DeviceError, Place
+from service.engine.execution import devices as choice
+from service.engine.execution.devices import choose, probe
+from service.engine.execution.runtime import CPU, DeviceError, Place
 from service.settings import read_settings
 
 DRIVER = "there is no NVIDIA driver"

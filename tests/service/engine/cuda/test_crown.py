@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.arena import compile_model
-from service.engine.batch import Outputs
-from service.engine.catalog import ServedModel, arena_rows
-from service.engine.cuda.runner import CudaRunner
+from models.compile.arena import compile_model
 from service.engine.engine import Engine
-from service.engine.runtime import CPU, Place
+from service.engine.execution.cuda.runner import CudaRunner
+from service.engine.execution.runtime import CPU, Place
+from service.engine.served.registry import ServedModel, arena_rows
+from service.engine.work.work import Outputs
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case

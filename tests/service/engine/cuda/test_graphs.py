@@ -7,13 +7,13 @@ import numpy as np
 import onnx
 import pytest
 
-from models.arena import compile_model
-from models.graph import FLOAT, GraphBuilder
-from service.engine.cuda.choice import probe
-from service.engine.cuda.graphs import runnable
-from service.engine.cuda.runner import CudaRunner
-from service.engine.cuda.steps import bind_steps, open_steps, record
-from service.engine.runtime import CPU, Block, Place, open_session, run_to_host
+from models.compile.arena import compile_model
+from models.graph.builder import FLOAT, GraphBuilder
+from service.engine.execution.cuda.graphs import runnable
+from service.engine.execution.cuda.runner import CudaRunner
+from service.engine.execution.cuda.steps import bind_steps, open_steps, record
+from service.engine.execution.devices import probe
+from service.engine.execution.runtime import CPU, Block, Place, open_session, run_to_host
 from tests.service.engine.cuda.bench import (
     CASES,
     MAX_BATCH,

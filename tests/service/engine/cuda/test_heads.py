@@ -5,8 +5,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from service.engine.batch import Answers, Draws, Outputs, Sampling
-from service.engine.runtime import Place
+from service.engine.execution.runtime import Place
+from service.engine.work.work import Answers, Draws, Outputs, Sampling
 from tests.recurrent import char_case
 from tests.service.engine.cuda.bench import (
     MAX_BATCH,

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.arena import compile_model
+from models.compile.arena import compile_model
 from models.errors import ModelError
-from service.engine.runtime import Place
+from service.engine.execution.runtime import Place
 from tests.models.test_arena import decaying_sum
 from tests.recurrent import char_case
 from tests.service.engine.cuda.bench import (

@@ -1,0 +1,1 @@
+"""From a portable model to the graphs that are served."""

@@ -1,0 +1,172 @@
+"""What a compiled model is: graphs over one arena, and how that arena lies in memory.
+
+The state of every session lives in resident tensors, the *arena*, with one row per slot; a graph
+reads the rows of its batch and scatters the new ones back into the same buffer. Reading one row
+and writing another is what makes a dry run (write to the scratch row), a fork and an atomic
+multi-step commit index games. A fresh session is one too: it reads the *initial row*, which
+follows the slots and is never written, so that nothing a slot held before can matter.
+
+Tensors of equal shape lie interleaved, one session's rows side by side, and each is bound as a
+view of that memory::
+
+    block   | h0 c0 h1 c1 | h0 c0 h1 c1 | ...       (slots + 1, siblings, *shape)
+    c0      +--> row 0 ------> row 4 ------> ...    the block from its place on
+
+so that a graph reads and writes each tensor with one copy, and a session's state still costs one
+visit to memory. The index of slot s is ``s * siblings``.
+
+Knows nothing of how a graph is made or run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from models.graph.builder import FLOAT, INT64, GraphBuilder
+from models.manifest import Manifest
+
+PREFIX = "cellar."
+PREDICTION = PREFIX + "prediction"
+PREDICTIONS = PREFIX + "predictions"
+HIDDEN = PREFIX + "hidden"
+DECODED = PREFIX + "decoded"
+FIRST = PREFIX + "first"
+UNIFORM = PREFIX + "uniform"
+
+
+class Precision(StrEnum):
+    """What the recurrent products are computed in."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+class Device(StrEnum):
+    """What a graph is made for."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def read_rows(siblings: int) -> str:
+    """The input with the row each lane starts from, times ``siblings``: (batch,) int64."""
+    return f"{PREFIX}read_rows_{siblings}"
+
+
+def write_rows(siblings: int) -> str:
+    """The input with the row each lane ends in, times ``siblings``: (batch, 1) int64."""
+    return f"{PREFIX}write_rows_{siblings}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaTensor:
+    """One resident tensor: ``(rows, *shape)`` float32, read and written in place.
+
+    ``siblings`` tensors of its shape share a block, where it has ``place``. ``initial`` is what
+    its initial row is filled with.
+    """
+
+    input: str
+    output: str
+    shape: tuple[int, ...]
+    initial: float
+    siblings: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingGraph:
+    """What a runner needs to serve one model.
+
+    All graphs share the arena and one arithmetic: a chunk of n steps gives the bits of n single
+    steps, in any company. Each takes `read_rows` and `write_rows` for every number of siblings in
+    the arena, its tensors, and the model's input.
+
+    ``step`` takes one step per row and gives ``PREDICTION`` (batch, width); ``None`` where the
+    model has only one graph. ``chunk`` takes (batch, time) and the lengths, if the manifest names
+    them, and gives ``PREDICTION`` after each row's last step and, for every step,
+    ``PREDICTIONS`` (batch, time, width) or ``HIDDEN`` (time, batch, hidden), of which ``every``
+    then makes ``PREDICTIONS``. ``recall`` computes ``PREDICTION`` again from a session's state;
+    without it the last tensor of the arena holds it. ``decode`` runs several steps, each with what
+    was drawn after the one before: ``FIRST`` (batch,) tokens or (batch, 1, 1) values, ``UNIFORM``
+    (steps, batch, 1) and the head's parameters -> ``DECODED`` (steps, batch); there is one graph
+    for each head that would draw, by its name.
+
+    ``heads`` turn predictions into answers; each is a graph of its own, so that a row pays for
+    what it asked and rows that ask for different things still share a batch. ``manifest`` names
+    the inputs as the graphs do: tokens are int64 there and lengths int32.
+    """
+
+    manifest: Manifest
+    chunk: bytes
+    arena: tuple[ArenaTensor, ...]
+    heads: Mapping[str, bytes]
+    step: bytes | None = None
+    every: bytes | None = None
+    recall: bytes | None = None
+    decode: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ArenaAccess:
+    """Adds the arena's inputs and outputs to a graph, each where it is first needed."""
+
+    builder: GraphBuilder
+    device: Device
+    rows: set[str] = field(default_factory=set)
+
+    def read(self, tensor: ArenaTensor, *, output: str | None = None) -> str:
+        """The rows of a tensor that the batch starts from: (batch, *shape)."""
+        self.builder.input(tensor.input, FLOAT, [f"{tensor.input}.rows", *tensor.shape])
+        index = self._index(read_rows(tensor.siblings), ["batch"])
+        return self.builder.node("Gather", tensor.input, index, output=output, axis=0)
+
+    def write(self, tensor: ArenaTensor, new: str) -> None:
+        """Put new rows (batch, *shape) in their place."""
+        if tensor.input not in {value.name for value in self.builder.inputs}:
+            self.builder.input(tensor.input, FLOAT, [f"{tensor.input}.rows", *tensor.shape])
+        index = self._index(write_rows(tensor.siblings), ["batch", 1])
+        self._scatter(tensor, index, new)
+        self.builder.output(tensor.output, FLOAT, [f"{tensor.input}.rows", *tensor.shape])
+
+    def _scatter(self, tensor: ArenaTensor, index: str, new: str) -> None:
+        # ScatterND takes a thread per row on CUDA, and overwrites a real row where an index is
+        # out of range; ScatterElements wants one index per number.
+        if self.device is Device.CPU:
+            self.builder.node("ScatterND", tensor.input, index, new, output=tensor.output)
+            return
+        builder = self.builder
+        for axis in range(2, len(tensor.shape) + 1):
+            index = builder.node("Unsqueeze", index, builder.constant([axis]))
+        zeros = builder.constant(np.zeros(tensor.shape, np.int64))
+        indices = builder.node("Add", index, zeros)  # (batch, *shape)
+        builder.node("ScatterElements", tensor.input, indices, new, output=tensor.output, axis=0)
+
+    def _index(self, name: str, shape: list[int | str]) -> str:
+        if name not in self.rows:
+            self.rows.add(name)
+            self.builder.input(name, INT64, shape)
+        return name
+
+
+def lay_out(manifest: Manifest) -> tuple[ArenaTensor, ...]:
+    """The arena of a model: its states, then its last prediction where that is resident."""
+    parts = [
+        (state.shape, state.initial, str(index)) for index, state in enumerate(manifest.states)
+    ]
+    if manifest.prediction_is_resident:
+        parts.append(((manifest.prediction.width,), 0.0, "prediction"))
+    shapes = [shape for shape, _, _ in parts]
+    return tuple(
+        ArenaTensor(
+            input=f"{PREFIX}arena_{name}",
+            output=f"{PREFIX}arena_{name}_next",
+            shape=shape,
+            initial=initial,
+            siblings=shapes.count(shape),
+            place=shapes[:index].count(shape),
+        )
+        for index, (shape, initial, name) in enumerate(parts)
+    )

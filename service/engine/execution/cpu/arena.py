@@ -1,0 +1,66 @@
+"""The arena in memory: the resident tensors of one model, and the rows that a run starts from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.compile.serving import ArenaTensor
+from service.engine.work.work import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Block:
+    """Tensors of one shape, interleaved: ``(slots + 1, siblings, *shape)``."""
+
+    rows: Floats
+
+    def tensor(self, place: int) -> Floats:
+        """What is bound for one tensor: its rows are every ``siblings``-th one, from 0 on."""
+        flat = self.rows.reshape(-1, *self.rows.shape[2:])
+        return flat[place:]
+
+
+class Memory:
+    """Zeroed buffers for an arena, with the initial row filled in.
+
+    Untouched pages of a zeroed buffer cost no memory: an arena for a million sessions takes what
+    the sessions that were opened take.
+
+    Args:
+        tensors: the arena's tensors.
+        slots: rows of the arena, the scratch row included.
+    """
+
+    def __init__(self, tensors: Sequence[ArenaTensor], *, slots: int) -> None:
+        self._slots = slots
+        self._tensors = tuple(tensors)
+        self._blocks = {
+            tensor.shape: _Block(
+                rows=np.zeros((slots + 1, tensor.siblings, *tensor.shape), np.float32)
+            )
+            for tensor in tensors
+        }
+        for tensor in tensors:
+            if tensor.initial:
+                self._blocks[tensor.shape].rows[slots, tensor.place] = tensor.initial
+        self.siblings = sorted({tensor.siblings for tensor in tensors})
+        self.views = [self._blocks[tensor.shape].rows[:slots, tensor.place] for tensor in tensors]
+        """Each tensor's rows, (slots, *shape), in the arena's order."""
+
+    def bindable(self) -> list[tuple[ArenaTensor, NDArray[Any]]]:
+        """Each tensor with the contiguous memory to bind for it."""
+        return [
+            (tensor, self._blocks[tensor.shape].tensor(tensor.place)) for tensor in self._tensors
+        ]
+
+    def starts(self, read: Ints, fresh: NDArray[np.bool_]) -> Ints:
+        """The row each lane starts from: its slot, or the initial row if it is fresh."""
+        return np.where(fresh, self._slots, read)
+
+    def copy(self, read: int, write: Ints) -> None:
+        """Copy one slot's rows to other slots."""
+        for block in self._blocks.values():
+            block.rows[write] = block.rows[read]

@@ -1,0 +1,345 @@
+"""Runs batches of steps on a device.
+
+The arena is bound to the graphs' inputs and outputs at once, so that a step writes in place and
+touches only the rows of its batch. Calls on one runner must not overlap.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.compile.serving import (
+    DECODED,
+    FIRST,
+    HIDDEN,
+    PREDICTION,
+    PREDICTIONS,
+    UNIFORM,
+    ServingGraph,
+    read_rows,
+    write_rows,
+)
+from models.manifest import TokensInput
+from service.engine.execution.cpu.arena import Memory
+from service.engine.execution.heads import Heads, Rows, Way, parameters, ways
+from service.engine.execution.runtime import Binding, Session, bindable, input_shapes, open_session
+from service.engine.work.sampling import uniforms
+from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
+
+_ROWS_AT_ONCE = 256
+
+
+class Runner(Protocol):
+    """What the engine needs of a device."""
+
+    def step(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        lengths: Ints,
+        every_step: bool,
+    ) -> Floats:
+        """Advance rows and write their new state; no row reads a slot that another one writes.
+
+        Args:
+            read: slot each row starts from, (rows,).
+            write: slot each row ends in, (rows,).
+            fresh: rows that start from the initial state instead, (rows,).
+            inputs: (rows, time) token ids or (rows, time, width) values; padding is any valid one.
+            lengths: valid steps of each row, (rows,), each at least 1.
+            every_step: return all predictions instead of each row's last.
+
+        Returns:
+            Predictions (rows, width), or (rows, time, width); valid until the next call.
+        """
+
+    @property
+    def own_thread(self) -> bool:
+        """Whether all calls must come from one thread, which the first one decides."""
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the model has a graph for several steps that feed on each other."""
+
+    def decode(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        positions: Ints,
+        draws: Draws,
+        steps: int,
+    ) -> NDArray[Any]:
+        """Read a step, draw the next one, read that, and so on, in one run.
+
+        Only where `can_decode`.
+
+        Args:
+            read: slot each row starts from, (rows,).
+            write: slot each row ends in, (rows,).
+            fresh: rows that start from the initial state instead, (rows,).
+            inputs: what each row reads first: tokens (rows,), or values (rows, 1).
+            positions: each row's position once it has read that, (rows,).
+            draws: how each row draws.
+            steps: how many steps each row reads, and draws.
+
+        Returns:
+            What was drawn, (rows, steps): tokens int32, or values float32 within what the model
+            takes. The last one is not read yet: the state is that after the one before.
+        """
+
+    def blank(self, rows: int) -> Inputs:
+        """One valid step for each of several rows, to measure with."""
+
+    def peek(self, slots: Ints) -> Floats:
+        """The last predictions of some slots' sessions, (rows, width)."""
+
+    def copy(self, read: int, write: Ints) -> None:
+        """Copy one slot's rows to other slots."""
+
+    def answer(
+        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
+    ) -> Answers:
+        """Turn predictions (rows, width) into answers.
+
+        ``positions`` (rows,) are the positions the predictions stand at; with the seeds in
+        ``draws`` they decide what is drawn.
+        """
+
+
+class _Run(NamedTuple):
+    """What decides the shapes of a run, and where in the buffers its rows begin."""
+
+    start: int
+    rows: int
+    time: int
+    every_step: bool
+
+
+class OrtRunner:
+    """A runner on the CPU.
+
+    Args:
+        graph: the compiled model.
+        slots: rows of the arena, the scratch row included.
+        max_batch: the most rows of a run, and the most time steps in all.
+    """
+
+    own_thread = False
+
+    def __init__(self, graph: ServingGraph, *, slots: int, max_batch: int) -> None:
+        manifest = graph.manifest
+        self._manifest = manifest
+        self._chunk = open_session(graph.chunk)
+        self._step = self._chunk if graph.step is None else open_session(graph.step)
+        self._every = None if graph.every is None else open_session(graph.every)
+        self._recall = None if graph.recall is None else open_session(graph.recall)
+        self._decode = {Way(name): open_session(part) for name, part in graph.decode.items()}
+        self._heads = Heads(graph.heads, manifest)
+        self._memory = Memory(graph.arena, slots=slots)
+        self.arena = self._memory.views
+        self._arena = [(tensor, bindable(rows)) for tensor, rows in self._memory.bindable()]
+        self._read = {n: np.zeros(max_batch, np.int64) for n in self._memory.siblings}
+        self._write = {n: np.zeros(max_batch, np.int64) for n in self._memory.siblings}
+        self._lengths = np.ones(max_batch, np.int32)
+        self._is_tokens = isinstance(manifest.input, TokensInput)
+        width = manifest.input.width
+        self._inputs: NDArray[Any] = (
+            np.zeros(max_batch, np.int64)
+            if self._is_tokens
+            else np.zeros(max_batch * width, np.float32)
+        )
+        self._last = np.zeros((max_batch, manifest.prediction.width), np.float32)
+        self._all = np.zeros((max_batch, manifest.prediction.width), np.float32)
+        # Binding costs more than a small model runs: bind each shape once, over these buffers.
+        self._bindings: dict[_Run, Binding] = {}
+        self._every_bindings: dict[tuple[int, int], Binding] = {}
+        self._max_batch = max_batch
+        if self._every is not None:
+            self._hidden = np.zeros((max_batch, self._every.get_inputs()[0].shape[2]), np.float32)
+
+    def step(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        lengths: Ints,
+        every_step: bool,
+    ) -> Floats:
+        """See ``Runner.step``."""
+        rows, time = inputs.shape[:2]
+        if rows * time > self._max_batch:
+            raise ValueError(f"{rows} rows of {time} steps exceed the batch of {self._max_batch}")
+        self._place(read, write, fresh)
+        self._lengths[:rows] = lengths
+        self._inputs[: inputs.size] = inputs.ravel()
+        if time == 1:
+            self._run_steps(rows)
+            return self._last[:rows, None] if every_step else self._last[:rows]
+        self._run(self._chunk, _Run(start=0, rows=rows, time=time, every_step=every_step))
+        if not every_step:
+            return self._last[:rows]
+        if self._every is not None:
+            self._every.run_with_iobinding(self._every_bindings[rows, time])
+        return self._all[: rows * time].reshape(rows, time, -1)
+
+    def blank(self, rows: int) -> Inputs:
+        """See ``Runner.blank``."""
+        if self._is_tokens:
+            return np.zeros((rows, 1), np.int64)
+        return np.ones((rows, 1, self._manifest.input.width), np.float32)
+
+    def decode(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        positions: Ints,
+        draws: Draws,
+        steps: int,
+    ) -> NDArray[Any]:
+        """See ``Runner.decode``."""
+        assert self.can_decode, "the caller asks first"
+        rows = len(inputs)
+        if rows > self._max_batch:
+            raise ValueError(f"{rows} rows exceed the batch of {self._max_batch}")
+        found = np.empty((rows, steps), np.int32 if self._is_tokens else np.float32)
+        at = positions[None, :] + np.arange(steps)[:, None]  # (steps, rows)
+        uniform = uniforms(draws.seed, at)
+        for way, chosen in self._ways(draws):
+            own = draws.take(chosen)
+            count = len(own.seed)
+            self._place(read[chosen], write[chosen], fresh[chosen])
+            session = self._decode[way]
+            binding = session.io_binding()
+            first = inputs[chosen]
+            feeds: dict[str, NDArray[Any]] = {
+                FIRST: first.astype(np.int64) if self._is_tokens else first.reshape(count, 1, 1),
+                UNIFORM: uniform[:, chosen, None],
+                **parameters(own, way),
+            }
+            # The runtime borrows memory: these must live until it has run.
+            values = {name: bindable(np.ascontiguousarray(array)) for name, array in feeds.items()}
+            for name, value in values.items():
+                binding.bind_ortvalue_input(name, value)
+            self._bind_arena(binding, session, slice(count))
+            drawn = np.empty((steps, count), found.dtype)
+            binding.bind_ortvalue_output(DECODED, bindable(drawn))
+            session.run_with_iobinding(binding)
+            found[chosen] = drawn.T
+        return found
+
+    def _ways(self, draws: Draws) -> Iterable[tuple[Way, Rows]]:
+        if self._is_tokens:
+            return ways(draws, vocabulary=self._manifest.prediction.width)
+        return [(Way.VALUES, slice(None))]
+
+    @property
+    def can_decode(self) -> bool:
+        """See ``Runner.can_decode``."""
+        return bool(self._decode)
+
+    def peek(self, slots: Ints) -> Floats:
+        """See ``Runner.peek``."""
+        if self._recall is None:
+            rows: Floats = self.arena[-1][slots]
+            return rows
+        found = np.empty((len(slots), self._manifest.prediction.width), np.float32)
+        binding = self._recall.io_binding()
+        wanted = input_shapes(self._recall)
+        index = {n: slots * n for n in self._memory.siblings}  # lives until the run is over
+        for tensor, value in self._arena:
+            if tensor.input in wanted:
+                binding.bind_ortvalue_input(tensor.input, value)
+                name = read_rows(tensor.siblings)
+                binding.bind_ortvalue_input(name, bindable(index[tensor.siblings]))
+        binding.bind_ortvalue_output(PREDICTION, bindable(found))
+        self._recall.run_with_iobinding(binding)
+        return found
+
+    def copy(self, read: int, write: Ints) -> None:
+        """See ``Runner.copy``."""
+        self._memory.copy(read, write)
+
+    def answer(
+        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
+    ) -> Answers:
+        """See ``Runner.answer``."""
+        return self._heads.answer(predictions, outputs, draws, positions)
+
+    def _run_steps(self, rows: int) -> None:
+        """Run single steps, many rows in pieces whose tensors stay in the CPU's cache."""
+        at_once = rows if self._step is self._chunk else _ROWS_AT_ONCE
+        for start, stop in pairwise([*range(0, rows, at_once), rows]):
+            run = _Run(start=start, rows=stop - start, time=1, every_step=False)
+            self._run(self._step, run)
+
+    def _run(self, session: Session, run: _Run) -> None:
+        binding = self._bindings.get(run)
+        if binding is None:
+            binding = self._bindings[run] = self._bind(session, run)
+        session.run_with_iobinding(binding)
+
+    def _place(self, read: Ints, write: Ints, fresh: NDArray[np.bool_]) -> None:
+        """Say which rows a run reads and writes."""
+        rows = len(read)
+        start = self._memory.starts(read, fresh)
+        for siblings in self._memory.siblings:
+            np.multiply(start, siblings, out=self._read[siblings][:rows])
+            np.multiply(write, siblings, out=self._write[siblings][:rows])
+
+    def _bind_arena(self, binding: Binding, session: Session, rows: slice) -> None:
+        wanted = input_shapes(session)
+        for siblings in self._memory.siblings:
+            read, write = self._read[siblings][rows], self._write[siblings][rows, None]
+            if read_rows(siblings) in wanted:  # a prediction is only written
+                binding.bind_ortvalue_input(read_rows(siblings), bindable(read))
+            binding.bind_ortvalue_input(write_rows(siblings), bindable(write))
+        for tensor, value in self._arena:
+            binding.bind_ortvalue_input(tensor.input, value)
+            binding.bind_ortvalue_output(tensor.output, value)
+
+    def _bind(self, session: Session, run: _Run) -> Binding:
+        wanted = input_shapes(session)
+        name = self._manifest.input.name
+        width = self._manifest.input.width
+        shape: tuple[int, ...] = (run.rows, run.time)
+        if not self._is_tokens:
+            shape = (*shape, width)
+        if run.time == 1 and len(wanted[name]) < len(shape):
+            shape = (run.rows, *shape[2:])  # a graph without a time axis
+        inputs = self._inputs[run.start * width :][: math.prod(shape)].reshape(shape)
+        rows = slice(run.start, run.start + run.rows)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(name, bindable(inputs))
+        lengths = self._manifest.lengths
+        if lengths is not None and lengths in wanted:
+            binding.bind_ortvalue_input(lengths, bindable(self._lengths[rows]))
+        self._bind_arena(binding, session, rows)
+        if not run.every_step:
+            binding.bind_ortvalue_output(PREDICTION, bindable(self._last[rows]))
+            return binding
+        steps = run.rows * run.time
+        every = bindable(self._all[:steps].reshape(run.rows, run.time, -1))
+        if self._every is None:
+            binding.bind_ortvalue_output(PREDICTIONS, every)
+            return binding
+        hidden = bindable(self._hidden[:steps].reshape(run.time, run.rows, -1))
+        binding.bind_ortvalue_output(HIDDEN, hidden)
+        then = self._every_bindings[run.rows, run.time] = self._every.io_binding()
+        then.bind_ortvalue_input(HIDDEN, hidden)
+        then.bind_ortvalue_output(PREDICTIONS, every)
+        return binding

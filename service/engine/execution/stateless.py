@@ -1,0 +1,101 @@
+"""Runs models without states: sequences of any lengths, padded to one tensor.
+
+Knows nothing of queues or the event loop. Runs may overlap.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.compile.stateless import WholeGraph
+from models.manifest import Manifest, TokensInput, ValuesInput
+from service.engine.execution.heads import Heads
+from service.engine.execution.runtime import CPU, Place, open_session
+from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
+
+_PROBED_LENGTHS = (5, 1, 16, 2, 9, 33, 3, 7, 12)
+
+
+class WholeRunner:
+    """A model without states on a device.
+
+    Its operators are its own, and not all of them give a row the same bits in any company. So
+    that neighbours cannot change an answer, sequences share a run only where that was seen to
+    change nothing.
+
+    Args:
+        graph: the compiled model.
+        place: where it runs.
+        isolated: sequences share no run; ``None`` finds out whether they may.
+        tf32: see `open_session`.
+    """
+
+    def __init__(
+        self,
+        graph: WholeGraph,
+        *,
+        place: Place = CPU,
+        isolated: bool | None = None,
+        tf32: bool = False,
+    ) -> None:
+        self._manifest = graph.manifest
+        self._session = open_session(graph.graph, place, tf32=tf32)
+        self._heads = Heads(graph.heads, graph.manifest)
+        self.isolated = self._is_changed_by_company() if isolated is None else isolated
+
+    @property
+    def pads(self) -> bool:
+        """Whether sequences of different lengths can share a run."""
+        return self._manifest.lengths is not None
+
+    def predict(self, sequences: Sequence[Inputs]) -> list[Floats]:
+        """Run some sequences together: (steps, width) for each, or (1, width).
+
+        Args:
+            sequences: token ids (steps,) or values (steps, width) of each, at least one step; of
+                one length unless `pads`.
+        """
+        counts = [len(steps) for steps in sequences]
+        first = sequences[0]
+        padded = np.empty((len(counts), max(counts), *first.shape[1:]), first.dtype)
+        for row, steps in enumerate(sequences):
+            padded[row, : len(steps)] = steps
+            padded[row, len(steps) :] = steps[-1]  # any valid step: it is not read
+        feeds: dict[str, NDArray[Any]] = {self._manifest.input.name: padded}
+        if self._manifest.lengths is not None:
+            feeds[self._manifest.lengths] = np.array(counts, np.int32)
+        (found,) = self._session.run([self._manifest.prediction.output], feeds)
+        if not self._manifest.prediction.per_step:
+            return [found[row : row + 1] for row in range(len(counts))]
+        return [found[row, :steps] for row, steps in enumerate(counts)]
+
+    def answer(
+        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
+    ) -> Answers:
+        """See ``Runner.answer``."""
+        return self._heads.answer(predictions, outputs, draws, positions)
+
+    def _is_changed_by_company(self) -> bool:
+        """Run sequences alone and together, and compare bits."""
+        lengths = _PROBED_LENGTHS if self.pads else (9,) * len(_PROBED_LENGTHS)
+        generator = np.random.default_rng(0)
+        sequences = [_any_steps(self._manifest, generator, length) for length in lengths]
+        alone = [self.predict([steps])[0] for steps in sequences]
+        for company in (sequences[:2], sequences, sequences * 8):
+            together = self.predict(company)
+            for row, found in enumerate(together):
+                if found.tobytes() != alone[row % len(alone)].tobytes():
+                    return True
+        return False
+
+
+def _any_steps(manifest: Manifest, generator: np.random.Generator, length: int) -> Inputs:
+    """Steps that the model can read."""
+    match manifest.input:
+        case TokensInput(vocabulary=vocabulary):
+            return generator.integers(len(vocabulary), size=length)
+        case ValuesInput(are_positive=positive, width=width):
+            values = generator.normal(size=(length, width)).astype(np.float32)
+            return np.where(positive, np.exp(values), values)

@@ -1,0 +1,246 @@
+"""Predicts with a model without states: gathers sequences of all callers into runs.
+
+The runs happen on threads of their own. Knows nothing of gRPC.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from service.engine.execution.stateless import WholeRunner
+from service.engine.served.predictor import Predictor, Promised, Sequences
+from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs, Sampling
+from service.errors import InternalError
+from service.metrics import Metrics
+from service.settings import EngineSettings
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Job:
+    """One call: what has been predicted for it so far."""
+
+    outputs: Outputs
+    sampling: Sampling | None
+    counts: Ints  # (sequences,) steps of each
+    found: list[Floats | None]  # by sequence
+    left: int  # sequences
+    done: asyncio.Future[Answers]
+    submitted_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def predictions(self) -> Floats:
+        """What was predicted for all sequences, (rows, width)."""
+        return np.concatenate([found for found in self.found if found is not None])
+
+    @property
+    def positions(self) -> Ints:
+        """How many steps each prediction is based on, (rows,)."""
+        if not self.outputs.every_step:
+            return self.counts
+        return np.concatenate([np.arange(1, steps + 1) for steps in self.counts.tolist()])
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """One sequence of a call."""
+
+    job: _Job
+    row: int
+    steps: Inputs
+
+
+class GatheringPredictor(Predictor):
+    """Predicts with a model without states.
+
+    Args:
+        name: the model's, for metrics and logs.
+        runner: what runs it.
+        workers: runs that may overlap.
+        metrics: where to count.
+        settings: limits.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        runner: WholeRunner,
+        *,
+        workers: int,
+        metrics: Metrics,
+        settings: EngineSettings,
+    ) -> None:
+        super().__init__(name, metrics=metrics, settings=settings)
+        self._name = name
+        self._runner = runner
+        self._workers = workers
+        self._metrics = metrics
+        self._most_rows = 1 if runner.isolated else settings.max_batch
+        self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
+        self._queue: deque[_Queued] = deque()
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"whole {name}")
+
+    def stop(self) -> None:
+        """See `Predictor.stop`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def drained(self) -> None:
+        """See `Predictor.drained`; runs whose callers are gone are waited for too."""
+        await super().drained()
+        await self._idle.wait()
+
+    async def _predict(
+        self,
+        sequences: Sequences,
+        outputs: Outputs,
+        sampling: Sampling | None,
+        promised: Promised,  # noqa: ARG002  # they are pending here until they are answered
+    ) -> Answers:
+        job = _Job(
+            outputs=outputs,
+            sampling=sampling,
+            counts=sequences.counts,
+            found=[None] * len(sequences),
+            left=len(sequences),
+            done=asyncio.get_running_loop().create_future(),
+        )
+        parts = sequences.split()
+        # Those of similar length side by side, to pad less.
+        order = np.argsort(sequences.counts, kind="stable").tolist()
+        self._queue.extend(_Queued(job, row, parts[row]) for row in order)
+        self._start()
+        try:
+            return await job.done
+        except asyncio.CancelledError:  # nor may what was queued for nobody pile up
+            self._queue = deque(queued for queued in self._queue if queued.job is not job)
+            raise
+
+    def _start(self) -> None:
+        """Hand the workers what they can take."""
+        while self._running < self._workers and (batch := self._next()):
+            began = time.monotonic()
+            self._metrics.queue_seconds.observe(began - batch[0].job.submitted_s)
+            self._metrics.batch_size.observe(sum(len(queued.steps) for queued in batch))
+            running = self._begin(self._run, batch)
+            running.add_done_callback(partial(self._ran, batch))
+
+    def _begin(self, work: Callable[[A], R], argument: A) -> "asyncio.Future[R]":
+        """Do something on a worker."""
+        self._running += 1
+        self._idle.clear()
+        return asyncio.get_running_loop().run_in_executor(self._pool, work, argument)
+
+    def _ended(self) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
+
+    def _next(self) -> list[_Queued]:
+        """The sequence that came first, with others of its length, about."""
+        batch: list[_Queued] = []
+        passed: list[_Queued] = []
+        shortest = longest = 0
+        for queued in self._of_queue():
+            steps = len(queued.steps)
+            low, high = min(shortest or steps, steps), max(longest, steps)
+            fits = high <= 2 * low if self._runner.pads else high == low
+            if not batch or (fits and high * (len(batch) + 1) <= self._most_steps):
+                batch.append(queued)
+                shortest, longest = low, high
+            else:
+                passed.append(queued)
+            if len(batch) == self._most_rows or len(passed) > self._settings.max_batch:
+                break
+        self._queue.extendleft(reversed(passed))
+        return batch
+
+    def _of_queue(self) -> Iterator[_Queued]:
+        """What somebody still waits for, taken from the queue."""
+        while self._queue:
+            queued = self._queue.popleft()
+            if not queued.job.done.done():
+                yield queued
+
+    def _run(self, batch: list[_Queued]) -> list[Floats | Exception]:
+        """On a worker: predict; a sequence that cannot be run leaves the others alone."""
+        try:
+            return list(self._runner.predict([queued.steps for queued in batch]))
+        except Exception as fault:  # whatever the runtime throws
+            if len(batch) == 1:
+                return [fault]
+            return [found for queued in batch for found in self._run([queued])]
+
+    def _ran(self, batch: list[_Queued], run: "asyncio.Future[list[Floats | Exception]]") -> None:
+        """Put the predictions in their places, and have those calls answered that have all."""
+        self._ended()
+        if run.cancelled():  # the server has stopped
+            return
+        complete: dict[Outputs, list[_Job]] = {}
+        for queued, found in zip(batch, run.result(), strict=True):
+            job = queued.job
+            if job.done.done():
+                continue
+            if isinstance(found, Exception):
+                self._fail(job, found)
+                continue
+            job.found[queued.row] = found if job.outputs.every_step else found[-1:].copy()
+            job.left -= 1
+            if not job.left:
+                complete.setdefault(job.outputs, []).append(job)
+        for jobs in complete.values():
+            answering = self._begin(self._answer, jobs)
+            answering.add_done_callback(partial(self._answered, jobs))
+        self._start()
+
+    def _answer(self, jobs: list[_Job]) -> list[Answers]:
+        """On a worker: answer calls that want the same."""
+        predictions = [job.predictions for job in jobs]
+        draws = [
+            Draws.repeated(job.sampling, len(rows))
+            for job, rows in zip(jobs, predictions, strict=True)
+            if job.sampling is not None
+        ]
+        answers = self._runner.answer(
+            np.concatenate(predictions),
+            jobs[0].outputs,
+            Draws.joined(draws) if draws else None,
+            np.concatenate([job.positions for job in jobs]),
+        )
+        if len(jobs) == 1:
+            return [answers]
+        stops = np.cumsum([len(rows) for rows in predictions]).tolist()
+        return [answers.rows(start, stop) for start, stop in pairwise([0, *stops])]
+
+    def _answered(self, jobs: list[_Job], answering: "asyncio.Future[list[Answers]]") -> None:
+        self._ended()
+        if not answering.cancelled():
+            fault = answering.exception()
+            for row, job in enumerate(jobs):
+                if isinstance(fault, Exception):
+                    self._fail(job, fault)
+                elif not job.done.done():
+                    job.done.set_result(answering.result()[row])
+        self._start()
+
+    def _fail(self, job: _Job, fault: Exception) -> None:
+        _log.error("run failed", model=self._name, exc_info=fault)
+        if not job.done.done():
+            job.done.set_exception(
+                InternalError("the model could not be run; the server's log tells why")
+            )

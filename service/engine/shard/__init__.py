@@ -1,0 +1,1 @@
+"""One device's share of a model, and its turns."""

@@ -1,0 +1,213 @@
+"""The sessions attached to one stream, by channel number.
+
+Knows nothing of frames or replies.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.engine import Engine
+from service.engine.served.registry import ServedModel
+from service.engine.sessions.table import Session
+from service.engine.shard.shard import Shard
+from service.engine.streams.channels import Channels, Places
+from service.engine.streams.frame import Refusal
+from service.engine.work.work import Ints, has_repeats
+from service.errors import BadInputError, CellarError
+
+_STEPPED_ALONE = 1000  # channels whose place is remembered
+_SESSIONS_AT_ONCE = 1000  # attached or closed before others on the event loop have a turn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """The channels of an attach that now stand for sessions, and those that do not."""
+
+    channels: Ints
+    positions: Ints
+    refusals: tuple[Refusal, ...]
+
+
+class Attachments:
+    """Gives sessions their channels, and finds them by these.
+
+    Args:
+        engine: where the sessions live.
+        served: their model.
+    """
+
+    def __init__(self, engine: Engine, served: ServedModel) -> None:
+        self._engine = engine
+        self._served = served
+        self._channels = Channels(engine.settings.max_channels)
+        # What the last frame's channels came to: most streams send the same ones every time.
+        self._last_channels = np.empty(0, np.int64)
+        self._last_places = self._channels.look_up(self._last_channels)
+        self._last_alive = False
+        self._stepped_alone: dict[int, tuple[Shard, int, int]] = {}  # slot and its generation
+
+    async def attach(
+        self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
+    ) -> Attached:
+        """Give sessions their channels; each that cannot be attached is refused alone.
+
+        Raises:
+            BadInputError: the columns do not fit, or a channel number cannot be used.
+        """
+        self._check_new(session_ids, channels)
+        accepted: list[int] = []
+        positions: list[int] = []
+        refusals: list[Refusal] = []
+        for row, (session_id, channel) in enumerate(
+            zip(session_ids, channels.tolist(), strict=True), start=1
+        ):
+            try:
+                position = await self._attach(session_id, channel, open_sessions)
+            except CellarError as error:
+                refusals.append(Refusal(channel=channel, error=error))
+            else:
+                accepted.append(channel)
+                positions.append(position)
+            if row % _SESSIONS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return Attached(
+            channels=np.array(accepted, np.int64),
+            positions=np.array(positions, np.int64),
+            refusals=tuple(refusals),
+        )
+
+    async def detach(self, channels: Ints, *, close: bool) -> Ints:
+        """Let go of channels; returns those that were attached.
+
+        Steps sent before are still applied and answered; but with ``close``, what has not run by
+        then is refused.
+        """
+        known = self._channels.detach(channels)
+        self._last_channels = self._last_channels[:0]
+        self._stepped_alone.clear()
+        if close:
+            places = self._channels.look_up(known)
+            for row, (number, slot, generation) in enumerate(
+                zip(
+                    places.shards.tolist(),
+                    places.slots.tolist(),
+                    places.generations.tolist(),
+                    strict=True,
+                ),
+                start=1,
+            ):
+                self._engine.close_slot(self._served.shards[number], slot, generation)
+                if row % _SESSIONS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        return known
+
+    def find(self, channels: Ints) -> tuple[Places, NDArray[np.bool_]]:
+        """The place of each channel, and whether its session lives there still.
+
+        Raises:
+            BadInputError: a session appears twice.
+        """
+        if self._last_alive and np.array_equal(channels, self._last_channels):
+            return self._last_places, self.alive(self._last_places)
+        places = self._channels.look_up(channels)
+        alive = self.alive(places)
+        # Of sessions that are gone, the slot may be another's by now: it says nothing.
+        where = places.slots * len(self._served.shards) + places.shards
+        if has_repeats(where[alive]):
+            raise BadInputError(
+                "frame.channels", "a session appears twice: give it several steps instead"
+            )
+        self._last_channels, self._last_places = channels, places
+        self._last_alive = bool(alive.all())
+        return places, alive
+
+    def look_up(self, channels: Ints) -> tuple[Places, NDArray[np.bool_]]:
+        """The same without a look at the whole: sessions may appear twice."""
+        places = self._channels.look_up(channels)
+        return places, self.alive(places)
+
+    def alive(self, places: Places) -> NDArray[np.bool_]:
+        """Whether the session of each place lives there still."""
+        shards = self._served.shards
+        if len(shards) == 1:
+            generations = shards[0].slots.generation[places.slots]
+        else:
+            generations = np.empty_like(places.generations)
+            for number, shard in enumerate(shards):
+                own = places.shards == number
+                generations[own] = shard.slots.generation[places.slots[own]]
+        alive: NDArray[np.bool_] = places.attached & (places.generations == generations)
+        return alive
+
+    def find_one(self, channel: int) -> tuple[Shard, int] | None:
+        """The shard and the slot of a channel, if its session can be stepped."""
+        place = self._stepped_alone.get(channel)
+        if place is None:
+            found = self._channels.place(channel)
+            if found is None:
+                return None
+            number, slot, generation = found
+            place = self._served.shards[number], slot, generation
+            if len(self._stepped_alone) < _STEPPED_ALONE:
+                self._stepped_alone[channel] = place
+        shard, slot, generation = place
+        if generation != shard.slots.generation.item(slot) or shard.table.is_blocked(slot):
+            return None
+        return shard, slot
+
+    async def _attach(self, session_id: str, channel: int, open_session: bool) -> int:
+        if not session_id:
+            raise BadInputError("attach.session_ids", "an id is empty: name the session")
+        if open_session:
+            session = self._engine.open(self._served, session_id)
+        else:
+            session = await self._settled(session_id)
+        shard = session.shard
+        self._channels.attach(
+            channel,
+            shard=self._served.shards.index(shard),
+            slot=session.slot,
+            generation=int(shard.slots.generation[session.slot]),
+        )
+        return int(shard.table.position[session.slot])
+
+    async def _settled(self, session_id: str) -> Session:
+        """An open session of this model, at the end of what is queued for it now.
+
+        Steps of a broken stream may still be running: who attaches learns where they end.
+        """
+        while True:
+            session = self._engine.find(session_id)
+            served = session.served
+            if served is not self._served:
+                raise BadInputError(
+                    "attach.session_ids",
+                    f"'{session_id}' is a session of {served.name}/{served.version}; this stream "
+                    f"carries {self._served.name}/{self._served.version}",
+                )
+            if session.shard.is_idle(session.slot):
+                return session
+            await self._engine.barrier(session_id)
+            # Found anew: while we waited, the id may have gone to another session.
+            if self._engine.find(session_id) is session:
+                return session
+
+    def _check_new(self, session_ids: Sequence[str], channels: Ints) -> None:
+        if len(session_ids) != len(channels):
+            raise BadInputError(
+                "attach.channels",
+                f"{len(channels)} channels for {len(session_ids)} sessions: send one for each",
+            )
+        if not len(channels):
+            raise BadInputError("attach.session_ids", "no session in it: send at least one")
+        limit = self._engine.settings.max_attach_sessions
+        if len(channels) > limit:
+            raise BadInputError(
+                "attach.session_ids",
+                f"{len(channels)} sessions exceed the limit of {limit} at once",
+            )
+        self._channels.check_new(channels)

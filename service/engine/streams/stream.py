@@ -1,0 +1,372 @@
+"""Many sessions of one model, stepped by frames: the engine's side of a Stream call.
+
+Knows channels and columns; nothing of gRPC or protobuf.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.engine import Engine
+from service.engine.scheduler.screening import lost_error
+from service.engine.served.inputs import CheckedSteps
+from service.engine.served.outputs import check_outputs, check_reply, prediction_bytes
+from service.engine.served.registry import ServedModel
+from service.engine.shard.shard import Shard
+from service.engine.streams.attachments import Attachments
+from service.engine.streams.channels import Places
+from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
+from service.engine.work.lones import Encode, LoneReplies
+from service.engine.work.request import UNCHECKED, Request
+from service.engine.work.work import Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
+from service.errors import BadInputError, CellarError, SessionClosedError
+
+_NONE = np.empty(0, np.int64)
+_FIRST = np.zeros(1, np.int64)
+_ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
+
+
+def reply_for_each(rows: LoneReplies) -> list[Reply]:
+    """The replies to lone steps, as they are."""
+    return [
+        Reply(
+            frame=number,
+            channels=rows.channels[row : row + 1],
+            positions=rows.positions[row : row + 1],
+            counts=None,
+            answers=rows.answers.rows(row, row + 1),
+            replayed=False,
+        )
+        for row, number in enumerate(rows.numbers.tolist())
+    ]
+
+
+class SessionStream:
+    """Sessions of one model, stepped by frames.
+
+    Attributes:
+        served: the model.
+        attachments: its sessions that are on the stream.
+        sampling: how every step draws, where samples are wanted.
+        pending_steps: steps of its frames that are not answered.
+
+    Args:
+        engine: where the sessions live.
+        served: their model.
+        outputs: what every step returns.
+        sampling: how it draws.
+        send: called with each reply, from the event loop.
+        encode: makes what ``send`` is called with for lone steps.
+
+    Raises:
+        NotStreamableError: the model has no states.
+        BadInputError: it cannot give one of the outputs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        served: ServedModel,
+        *,
+        outputs: Outputs,
+        sampling: Sampling | None,
+        send: Callable[[Any], None],
+        encode: Encode = reply_for_each,
+    ) -> None:
+        served.require_streamable()
+        self.served = served
+        self.attachments = Attachments(engine, served)
+        self._engine = engine
+        self._outputs = check_outputs(
+            served.manifest, outputs, sampling, max_levels=engine.settings.max_levels
+        )
+        self._lone_kind = served.lone_kind(self._outputs, encode)
+        self.sampling = sampling
+        check_reply(served.manifest, self._outputs, 1, at_most=engine.settings.max_message_bytes)
+        # Rows whose predictions fit into a message, with room for the other columns.
+        row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
+        self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
+        self._send = send
+        self._callers: set[Caller] = set()  # of steps that are not answered in full
+        self.cancelled = False
+        self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
+        self.pending_steps = 0
+
+    def submit(
+        self,
+        channels: Ints,
+        steps: Ints | None,
+        positions: Ints | None,
+        inputs: CheckedSteps,
+        *,
+        number: int = 0,
+    ) -> None:
+        """Queue a frame's rows; each is answered once, good or bad, under the frame's number.
+
+        ``channels``, ``steps`` and ``positions`` are columns (rows,); ``inputs`` holds the steps
+        of all rows, concatenated.
+
+        Raises:
+            BadInputError: the columns do not fit each other; nothing was queued.
+        """
+        for _ in self._slices(channels, steps, positions, inputs, number):
+            pass
+
+    async def submit_in_turns(
+        self,
+        channels: Ints,
+        steps: Ints | None,
+        positions: Ints | None,
+        inputs: CheckedSteps,
+        *,
+        number: int = 0,
+    ) -> None:
+        """Do what ``submit`` does; between parts of a large frame others have a turn."""
+        slices = self._slices(channels, steps, positions, inputs, number)
+        try:
+            for _ in slices:
+                await asyncio.sleep(0)
+        finally:  # when cancelled, too, every row gets its answer
+            for _ in slices:
+                pass
+
+    def submit_token(self, channel: int, position: int | None, token: int, number: int) -> bool:
+        """Do what ``submit_one`` does, for a token id that may be a bad one."""
+        return self.served.reader.is_token(token) and self._submit_lone(
+            channel, position, token, number
+        )
+
+    def submit_one(
+        self, channel: int, position: int | None, steps: CheckedSteps, *, number: int
+    ) -> bool:
+        """Queue a frame of one good step the short way; false where ``submit`` must look at it."""
+        inputs = steps.inputs
+        one = int(inputs[0]) if self.served.reader.has_tokens else inputs
+        return self._submit_lone(channel, position, one, number)
+
+    def _submit_lone(
+        self, channel: int, position: int | None, step: int | Inputs, number: int
+    ) -> bool:
+        place = self.attachments.find_one(channel)
+        if place is None or self._engine.draining or self._outputs.every_step:
+            return False
+        shard, slot = place
+        lones = shard.lones(self._lone_kind)
+        if lones is None:
+            return False
+        claimed = UNCHECKED if position is None else position
+        lones.rows.append((slot, step, claimed, channel, number, self))
+        self.pending_steps += 1
+        return True
+
+    def put(self, reply: Any) -> None:
+        """Send the reply to one lone step."""
+        self.pending_steps -= 1
+        self._send(reply)
+
+    def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
+        """Send what else became of a lone step: refused, or answered again."""
+        self._callers.discard(caller)
+        caller.let_go()
+        column = np.array([channel])
+        if delivery.error is not None:
+            frame = Frame(number=number, channels=column, steps=None)
+            refusals = same_refusal(column, delivery.positions, delivery.error)
+            self._refuse(frame, _FIRST, refusals)
+            return
+        self.put(
+            Reply(
+                frame=number,
+                channels=column,
+                positions=delivery.positions,
+                counts=np.ones(1, np.int64) if self._outputs.every_step else None,
+                answers=delivery.answers,
+                replayed=delivery.replayed,
+            )
+        )
+
+    def track(self, caller: Caller) -> None:
+        """Cancel this caller too when the client goes."""
+        self._callers.add(caller)
+
+    def end(self) -> None:
+        """The client is gone: drop what the device has not been given."""
+        self.cancelled = True
+        for caller in list(self._callers):
+            caller.cancel()
+
+    def _slices(
+        self,
+        channels: Ints,
+        steps: Ints | None,
+        positions: Ints | None,
+        inputs: CheckedSteps,
+        number: int,
+    ) -> Iterator[None]:
+        """Check a frame and queue it part by part."""
+        limits = self._engine.settings
+        longest = check_columns(limits, channels, steps, positions, inputs)
+        check_reply(self.served.manifest, self._outputs, longest, at_most=limits.max_message_bytes)
+        places, alive = self.attachments.find(channels)
+        frame = Frame(number=number, channels=channels, steps=steps)
+        readable: NDArray[np.bool_] | None = None
+        if inputs.bad.any():
+            readable = np.ones(len(channels), np.bool_)
+            readable[frame.row_of_steps()[inputs.bad]] = False
+        self.pending_steps += len(inputs)
+        for first in range(0, len(channels), _ROWS_AT_ONCE):
+            if first:
+                yield
+                alive = self.attachments.alive(places)
+            whole = len(channels) <= _ROWS_AT_ONCE
+            rows = np.arange(first, min(first + _ROWS_AT_ONCE, len(channels)))
+            bad = ~alive[rows] if readable is None else ~(alive[rows] & readable[rows])
+            if bad.any():
+                self._refuse(frame, rows[bad], self._explain(frame, rows[bad], inputs))
+                rows, whole = rows[~bad], False
+            for shard, own in self._by_shard(places, rows):
+                self._submit(shard, frame, own, whole, places, positions, inputs)
+
+    def _by_shard(self, places: Places, rows: Ints) -> Iterator[tuple[Shard, Ints]]:
+        shards = self.served.shards
+        if len(shards) == 1:
+            yield shards[0], rows
+            return
+        numbers = places.shards[rows]
+        for number, shard in enumerate(shards):
+            yield shard, rows[numbers == number]
+
+    def _submit(
+        self,
+        shard: Shard,
+        frame: Frame,
+        rows: Ints,
+        whole: bool,
+        places: Places,
+        positions: Ints | None,
+        inputs: CheckedSteps,
+    ) -> None:
+        """Queue rows of a frame on their shard; ``whole`` says that no row was left out before."""
+        whole = whole and len(rows) == len(frame.channels)
+        slots = places.slots if whole else places.slots[rows]
+        blocked = shard.table.blocked(slots)
+        if blocked.any():
+            self._refuse(frame, rows[blocked], self._explain(frame, rows[blocked], inputs))
+            rows, slots, whole = rows[~blocked], slots[~blocked], False
+        if not len(rows):
+            return
+        caller = Caller()
+        caller.deliver = partial(self._deliver, frame, caller)
+        sampling = self.sampling
+        request = Request(
+            slots=slots,
+            steps=frame.steps if whole or frame.steps is None else frame.steps[rows],
+            inputs=inputs.inputs if whole else inputs.inputs[frame.steps_of_rows(rows)],
+            positions=positions if whole or positions is None else positions[rows],
+            outputs=self._outputs,
+            draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
+            callers=(caller,),
+            origin=None if whole else rows,
+        )
+        try:
+            self._engine.check_ready()
+            shard.submit(request)
+        except CellarError as error:
+            now = shard.table.position[slots]
+            self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
+            return
+        frame.waiting[caller] = len(rows)
+        self._callers.add(caller)
+
+    def _explain(self, frame: Frame, rows: Ints, inputs: CheckedSteps) -> list[Refusal]:
+        """Say of each row that cannot be used why it is."""
+        channels = frame.channels[rows]
+        places, alive = self.attachments.look_up(channels)
+        refusals: list[Refusal] = []
+        for index, row in enumerate(rows.tolist()):
+            channel = int(channels[index])
+            slot = int(places.slots[index])
+            table = self.served.shards[int(places.shards[index])].table
+            position: int | None = None
+            error: CellarError
+            if not places.attached[index]:
+                error = BadInputError("frame.channels", f"{channel} is not attached", row=row)
+            elif not alive[index] or table.closing[slot]:
+                error = SessionClosedError(
+                    f"the session on channel {channel} was closed or has expired"
+                )
+            else:
+                position = int(table.position[slot])
+                if table.lost[slot]:
+                    error = lost_error(position)
+                else:
+                    own = frame.steps_of_rows(rows[index : index + 1])
+                    error = inputs.explain(int(own[inputs.bad[own].argmax()]))
+            refusals.append(Refusal(channel=channel, error=error, position=position))
+        return refusals
+
+    def _deliver(self, frame: Frame, caller: Caller, delivery: Delivery) -> None:
+        rows = delivery.rows
+        frame.waiting[caller] -= len(rows)
+        if not frame.waiting[caller]:
+            del frame.waiting[caller]
+            self._callers.discard(caller)
+            caller.let_go()
+        channels = frame.channels if len(rows) == len(frame.channels) else frame.channels[rows]
+        if delivery.error is not None:
+            self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))
+            return
+        self.pending_steps -= frame.count_steps(rows)
+        counts = None
+        if self._outputs.every_step:
+            counts = np.ones(len(rows), np.int64) if frame.steps is None else frame.steps[rows]
+        answers = delivery.answers
+        assert answers is not None, "a delivery has answers or an error"
+        # Several rows have one prediction each; those of a single row were checked to fit.
+        size = len(rows) if len(rows) == 1 else self._rows_at_once
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            self._send(
+                Reply(
+                    frame=frame.number,
+                    channels=channels[part],
+                    positions=delivery.positions[part],
+                    counts=None if counts is None else counts[part],
+                    answers=answers if size >= len(rows) else answers.rows(start, start + size),
+                    replayed=delivery.replayed,
+                )
+            )
+
+    def _refuse(self, frame: Frame, rows: Ints, refusals: list[Refusal]) -> None:
+        """Refuse rows, together with whatever else of the frame is refused in the next tick."""
+        frame.refusals += refusals
+        frame.refused_steps += frame.count_steps(rows)
+        if not self._refused:
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._send_refusals)  # behind the tick
+        self._refused[frame] = None
+
+    def _send_refusals(self) -> None:
+        refused, self._refused = self._refused, {}
+        for frame in refused:
+            refusals, frame.refusals = tuple(frame.refusals), []
+            steps, frame.refused_steps = frame.refused_steps, 0
+            self.pending_steps -= steps
+            self._send(
+                Reply(
+                    frame=frame.number,
+                    channels=_NONE,
+                    positions=_NONE,
+                    counts=None,
+                    answers=None,
+                    replayed=False,
+                    refusals=refusals,
+                )
+            )
+
+
+__all__ = ["Refusal", "Reply", "SessionStream"]

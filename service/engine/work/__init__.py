@@ -1,0 +1,1 @@
+"""What the engine works on: steps in columns, and whom to answer."""

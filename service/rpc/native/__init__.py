@@ -1,0 +1,1 @@
+"""Cellar's own protocol, cellar.v1."""

@@ -1,0 +1,103 @@
+"""From messages to the engine's words."""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from cellar.v1 import session_pb2, values_pb2
+from service.engine.served.inputs import CheckedSteps, InputReader
+from service.engine.work.work import Ints, Outputs, Sampling
+from service.errors import BadInputError
+
+# Positions are 64-bit and unsigned on the wire, signed in the columns: none is ever so large.
+LARGEST = 2**63 - 1
+
+
+def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
+    """Steps as the model takes them.
+
+    Raises:
+        BadInputError: no form is set, or the model does not take this one.
+    """
+    kind = message.WhichOneof("kind")
+    if kind == "text":
+        return reader.text(message.text)
+    if kind == "tokens":
+        return reader.tokens(np.array(message.tokens.ids, np.int64))
+    if kind == "values":
+        return reader.values(np.array(message.values.data, np.float32))
+    raise BadInputError("inputs", "nothing is set: send text, tokens or values")
+
+
+def one_step(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps | None:
+    """A single good step, read the short way; ``None`` where ``inputs`` must look."""
+    kind = message.WhichOneof("kind")
+    if kind == "tokens" and len(message.tokens.ids) == 1:
+        return reader.one_token(message.tokens.ids[0])
+    if kind == "text" and len(message.text) == 1:
+        return reader.one_symbol(message.text)
+    if kind == "values" and len(message.values.data) == reader.width:
+        return reader.one_row(np.array(message.values.data, np.float32))
+    return None
+
+
+def outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
+    """What the caller wants, and how it draws."""
+    if message.HasField("sample"):  # seeds differ: nothing to remember
+        return _outputs(message)
+    return _known_outputs(message.SerializeToString())
+
+
+@lru_cache(maxsize=256)
+def _known_outputs(message: bytes) -> tuple[Outputs, Sampling | None]:
+    return _outputs(values_pb2.Outputs.FromString(message))
+
+
+def _outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
+    drawn = sampling(message.sample) if message.HasField("sample") else None
+    wanted = Outputs(
+        argmax=message.argmax,
+        top_k=message.top_k,
+        probabilities=message.probabilities,
+        sample=drawn is not None,
+        quantiles=levels(message.quantiles),
+        raw=message.raw,
+        every_step=message.every_step,
+    )
+    return wanted, drawn
+
+
+def sampling(message: values_pb2.Sampling) -> Sampling:
+    """How the caller draws."""
+    return Sampling(
+        temperature=message.temperature if message.HasField("temperature") else 1.0,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        seed=message.seed,
+    )
+
+
+def levels(column: Iterable[float]) -> tuple[float, ...]:
+    """Quantile levels, free of float32's last digits: .1 stays .1."""
+    return tuple(round(level, 6) for level in column)
+
+
+def position(
+    message: session_pb2.StepRequest | session_pb2.GenerateRequest,
+) -> int | None:
+    """The position a request claims, if it claims one."""
+    return min(message.position, LARGEST) if message.HasField("position") else None
+
+
+def column(values: Sequence[int]) -> Ints | None:
+    """An optional column of a frame; an empty one was left out."""
+    return integers(values) if values else None
+
+
+def integers(values: Sequence[int]) -> Ints:
+    """A column of unsigned numbers."""
+    found = np.array(values, np.uint64).view(np.int64)
+    if (found < 0).any():
+        found[found < 0] = LARGEST
+    return found

@@ -1,0 +1,50 @@
+"""ModelService: what is served, and predictions for whole sequences."""
+
+from typing import Any
+
+from cellar.v1 import model_pb2 as pb
+from cellar.v1 import model_pb2_grpc
+from service.engine.calls.predict import predict
+from service.engine.engine import Engine
+from service.rpc.calls import Calls
+from service.rpc.native import decode, encode
+
+
+class ModelServicer(model_pb2_grpc.ModelServiceServicer):
+    """Models over gRPC."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        models = [encode.model(self._engine, m, whole=False) for m in self._engine.catalog.all()]
+        return pb.ListModelsResponse(models=models)
+
+    async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        served = self._engine.catalog.find(request.name, request.version)
+        return pb.GetModelResponse(model=encode.model(self._engine, served, whole=True))
+
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        served = self._engine.catalog.find(request.model, request.model_version)
+        outputs, sampling = decode.outputs(request.outputs)
+        result = await predict(
+            self._engine,
+            served,
+            decode.inputs(request.inputs, served.reader),
+            decode.column(request.steps),
+            outputs=outputs,
+            sampling=sampling,
+        )
+        names = served.names(of_tokens=request.inputs.WhichOneof("kind") == "text")
+        return encode.predicted(result, served, names)
+
+
+def add_to(calls: Calls, engine: Engine) -> None:
+    """Register the service."""
+    model_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(engine), calls)

@@ -1,0 +1,123 @@
+"""SessionService: decode, call the engine, encode."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from cellar.v1 import session_pb2 as pb
+from cellar.v1 import session_pb2_grpc
+from service.engine.calls.forecast import forecast
+from service.engine.calls.generate import generate
+from service.engine.engine import Engine
+from service.engine.served.decoder import Piece
+from service.engine.served.outputs import DEFAULT_LEVELS
+from service.rpc.calls import Calls
+from service.rpc.native import decode, encode
+from service.rpc.native.streams import StreamCall
+
+
+class SessionServicer(session_pb2_grpc.SessionServiceServicer):
+    """Sessions over gRPC. Errors leave as exceptions; an interceptor gives them their status."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._streams: set[StreamCall] = set()
+
+    async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        served = self._engine.catalog.find(request.model, request.model_version)
+        timeout_s = None
+        if request.HasField("idle_timeout"):
+            timeout_s = request.idle_timeout.seconds + request.idle_timeout.nanos * 1e-9
+        session = self._engine.open(served, request.session_id, idle_timeout_s=timeout_s)
+        return pb.OpenSessionResponse(session=encode.session(self._engine.describe(session.id)))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> Any:
+        """See the service's definition."""
+        info = self._engine.describe(request.session_id)
+        return pb.GetSessionResponse(session=encode.session(info))
+
+    async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
+        """See the service's definition."""
+        return pb.CloseSessionResponse(position=self._engine.close(request.session_id))
+
+    async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:
+        """See the service's definition."""
+        info = await self._engine.reset(request.session_id)
+        return pb.ResetSessionResponse(session=encode.session(info))
+
+    async def Step(self, request: pb.StepRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        served = self._engine.find(request.session_id).served
+        outputs, sampling = decode.outputs(request.outputs)
+        steps = decode.one_step(request.inputs, served.reader)
+        result = await self._engine.step(
+            request.session_id,
+            steps or decode.inputs(request.inputs, served.reader),
+            outputs=outputs,
+            sampling=sampling,
+            position=decode.position(request),
+            commit=request.commit if request.HasField("commit") else True,
+        )
+        names = served.names(of_tokens=request.inputs.WhichOneof("kind") == "text")
+        return pb.StepResponse(
+            position=result.position,
+            predictions=encode.predictions(result.answers, names),
+            replayed=result.replayed,
+        )
+
+    async def Stream(self, requests: Any, context: Any) -> None:
+        """See the service's definition."""
+        call = StreamCall(self._engine, context)
+        self._streams.add(call)
+        try:
+            await call.serve()
+        finally:
+            self._streams.discard(call)
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
+        """See the service's definition."""
+        self._engine.check_ready()
+        served = self._engine.find(request.session_id).served
+        prompt = None
+        if request.prompt.WhichOneof("kind") is not None:
+            prompt = decode.inputs(request.prompt, served.reader)
+        pieces: AsyncGenerator[Piece, None] = generate(
+            self._engine,
+            request.session_id,
+            prompt=prompt,
+            max_steps=request.max_steps,
+            sampling=decode.sampling(request.sampling),
+            stop=list(request.stop),
+            position=decode.position(request),
+        )
+        async with aclosing(pieces):  # a call that is cancelled ends its generation at once
+            async for piece in pieces:
+                await context.write(encode.piece(piece))
+
+    async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
+        """See the service's definition."""
+        self._engine.check_ready()
+        result = await forecast(
+            self._engine,
+            request.session_id,
+            horizon=request.horizon,
+            paths=request.paths,
+            levels=decode.levels(request.quantiles) or DEFAULT_LEVELS,
+            seed=request.seed,
+        )
+        return encode.forecast(result, include_paths=request.include_paths)
+
+    def end_streams(self) -> None:
+        """Let every open stream finish its queued steps and end."""
+        for call in self._streams:
+            call.drain()
+
+
+def add_to(calls: Calls, engine: Engine) -> SessionServicer:
+    """Register the service."""
+    servicer = SessionServicer(engine)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, calls)
+    return servicer
