@@ -148,6 +148,12 @@ class StateLostError(CellarError):
 
     reason = "STATE_LOST"
 
+    def __init__(self, position: int) -> None:
+        super().__init__(
+            f"a fault at position {position} left the session's state in doubt: reset the session "
+            "and send its steps again from position 0"
+        )
+
 
 class ReplyLostError(CellarError):
     """The steps were applied, but the reply to them is no longer kept."""

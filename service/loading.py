@@ -15,15 +15,16 @@ import structlog
 
 from models.compile.arena import ServingGraph, compile_model
 from models.compile.serving import Device, Precision
-from models.compile.stateless import compile_whole
+from models.compile.stateless import compile_stateless
 from models.errors import ModelError
 from models.repository import Model, ModelRepository
 from service.engine.engine import Engine
-from service.engine.execution.cpu.runner import OrtRunner, Runner
+from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.executor import measure
+from service.engine.execution.runner import Runner
 from service.engine.execution.runtime import CPU, Place
-from service.engine.execution.stateless import WholeRunner
+from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.registry import ServedModel, arena_rows
 from service.quality import int8_nats
 from service.settings import Settings
@@ -70,7 +71,7 @@ class Loader:
             for version in repository.versions(name):
                 model = await self._do(partial(repository.load, name, version))
                 streams = model.manifest.is_streamable
-                facts = await (self._add(model) if streams else self._add_whole(model))
+                facts = await (self._add(model) if streams else self._add_stateless(model))
                 _log.info(
                     "model loaded",
                     model=str(model),
@@ -82,7 +83,7 @@ class Loader:
     async def _add(self, model: Model) -> dict[str, object]:
         """Serve a model that has states; returns what the log says of it."""
         runners = await self._do(lambda: self._build(model))
-        served = self._engine.catalog.add(
+        served = self._engine.registry.add(
             name=model.name,
             version=model.version,
             manifest=model.manifest,
@@ -92,16 +93,16 @@ class Loader:
         await self._do(lambda: _warm_up(model, served))
         return {
             "shards": len(runners),
-            "sessions": sum(shard.slots.capacity for shard in served.shards),
+            "sessions": served.usage.capacity,
             "bytes_per_session": model.manifest.session_bytes,
             **await self._do(lambda: self._quality(model)),
         }
 
-    async def _add_whole(self, model: Model) -> dict[str, object]:
+    async def _add_stateless(self, model: Model) -> dict[str, object]:
         """Serve a model without states; returns what the log says of it."""
-        runner = await self._do(lambda: self._build_whole(model))
+        runner = await self._do(lambda: self._build_stateless(model))
         workers = _cores() if self._settings.shards == "auto" else self._settings.shards
-        self._engine.catalog.add_whole(
+        self._engine.registry.add_stateless(
             name=model.name,
             version=model.version,
             manifest=model.manifest,
@@ -128,11 +129,11 @@ class Loader:
             )
             return self._runners(graph)
 
-    def _build_whole(self, model: Model) -> WholeRunner:
+    def _build_stateless(self, model: Model) -> StatelessRunner:
         place = self._places[0]
         with _faults_of(model):
-            return WholeRunner(
-                compile_whole(model, precision=Precision(self._settings.precision)),
+            return StatelessRunner(
+                compile_stateless(model, precision=Precision(self._settings.precision)),
                 place=place,
                 # A GPU's bits depend on the size of a run, unless that is always the same.
                 isolated=None if place == CPU else self._settings.deterministic,
@@ -179,8 +180,7 @@ class Loader:
 
 def _warm_up(model: Model, served: ServedModel) -> None:
     with _faults_of(model):
-        for shard in served.shards:
-            shard.warm_up()
+        served.warm_up()
 
 
 def _cores() -> int:

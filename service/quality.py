@@ -11,8 +11,8 @@ from models.errors import ModelError
 from models.manifest import TokensInput
 from models.repository import Model
 from service.engine.execution.cpu.runner import OrtRunner
-from service.engine.work.sampling import path_seeds
-from service.engine.work.work import Draws, Floats, Ints, Sampling
+from service.engine.work.columns import Floats, Ints
+from service.engine.work.sampling import Draws, Sampling, path_seeds
 
 _ROWS = 32
 _STEPS = 128

@@ -112,7 +112,7 @@ class Server:
             host=self.settings.host,
             port=self.port,
             metrics_port=self.metrics_port,
-            models=[f"{served.name}/{served.version}" for served in self.engine.catalog.all()],
+            models=[f"{served.name}/{served.version}" for served in self.engine.registry.all()],
         )
 
     async def _load(self) -> None:
@@ -157,8 +157,8 @@ class Server:
             await asyncio.wait_for(self.engine.drain(), timeout_s)
         except TimeoutError:
             pending = {
-                f"{served.name}/{served.version}": served.pending_steps
-                for served in self.engine.catalog.all()
+                f"{served.name}/{served.version}": served.usage.pending_steps
+                for served in self.engine.registry.all()
             }
             _log.error("work is left behind", waited_s=timeout_s, pending_steps=pending)
         self._close()
@@ -184,7 +184,7 @@ class Server:
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(_EXPIRY_PERIOD_S)
-            self.engine.expire()
+            self.engine.directory.expire()
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in ("", *_SERVICES):

@@ -22,7 +22,7 @@ from models.repository import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WholeGraph:
+class StatelessGraph:
     """What a runner needs to serve a model without states.
 
     ``graph`` takes the manifest's input, and the lengths if the manifest names them, and gives
@@ -36,7 +36,7 @@ class WholeGraph:
     heads: Mapping[str, bytes]
 
 
-def compile_whole(model: Model, *, precision: str = Precision.FP32) -> WholeGraph:
+def compile_stateless(model: Model, *, precision: str = Precision.FP32) -> StatelessGraph:
     """Compile a model that reads whole sequences, with its own operators.
 
     Raises:
@@ -48,7 +48,7 @@ def compile_whole(model: Model, *, precision: str = Precision.FP32) -> WholeGrap
         raise ModelError(f"{model.path}: {error}") from error
 
 
-def _compile(model: Model, precision: Precision) -> WholeGraph:
+def _compile(model: Model, precision: Precision) -> StatelessGraph:
     manifest = model.manifest
     if manifest.is_streamable:
         raise ModelError("it has states: it is compiled for sessions")
@@ -79,7 +79,7 @@ def _compile(model: Model, precision: Precision) -> WholeGraph:
         onnx.checker.check_model(whole)
     except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: above 2 GiB
         raise ModelError(f"cannot be compiled for serving: {error}") from error
-    return WholeGraph(
+    return StatelessGraph(
         manifest=renamed,
         graph=whole.SerializeToString(),
         heads=MappingProxyType(heads.heads_of(proto, renamed)),

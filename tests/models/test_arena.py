@@ -21,7 +21,7 @@ from models.manifest import (
 )
 from models.repository import Model
 from service.engine.execution.cpu.runner import OrtRunner
-from service.engine.work.work import Outputs
+from service.engine.work.columns import Outputs
 from tests.recurrent import char_case, series_case, torch_predictions
 
 SLOTS = 12  # at least the rows of a batch, and some
@@ -90,10 +90,10 @@ def test_the_last_prediction_is_resident() -> None:
     runner = make_runner(char_case().model)
     tokens = np.array([[1, 2, 3], [4, 5, 5]])
     last = run(runner, tokens, read=[0, 1], write=[0, 1], fresh=[True, True], lengths=[3, 2])
-    assert np.array_equal(runner.peek(np.array([0, 1])), last)
+    assert np.array_equal(runner.recall(np.array([0, 1])), last)
     copies = np.array([5, 6])
     runner.copy(1, copies)
-    assert np.array_equal(runner.peek(copies), last[[1, 1]])
+    assert np.array_equal(runner.recall(copies), last[[1, 1]])
 
 
 @pytest.mark.parametrize("batch_axis", [0, 1])

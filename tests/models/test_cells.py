@@ -19,8 +19,8 @@ from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import Manifest, ValuesInput
 from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.execution.runtime import open_session
-from service.engine.work.sampling import path_seeds
-from service.engine.work.work import Draws, Outputs, Sampling
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Draws, Sampling, path_seeds
 from tests.recurrent import Case, char_case, series_case, torch_predictions
 
 SLOTS = 8
@@ -156,10 +156,10 @@ def test_a_prediction_is_recalled_with_its_bits(cell: str, precision: str) -> No
     last = advance(
         runner, slots, sequences("char", 3, 5, 3), fresh=True, lengths=np.array([5, 2, 1])
     )
-    assert np.array_equal(runner.peek(slots), last)
-    assert np.array_equal(runner.peek(slots[1:2])[0], last[1])
+    assert np.array_equal(runner.recall(slots), last)
+    assert np.array_equal(runner.recall(slots[1:2])[0], last[1])
     runner.copy(1, np.array([4, 7]))
-    assert np.array_equal(runner.peek(np.array([7, 4])), last[[1, 1]])
+    assert np.array_equal(runner.recall(np.array([7, 4])), last[[1, 1]])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -361,4 +361,4 @@ def test_a_foreign_graph_keeps_its_operators_and_its_prediction() -> None:
     for t in range(6):
         mine = advance(runner, np.arange(4), inputs[:, t : t + 1], fresh=t == 0)
         assert np.array_equal(mine, every[:, t])
-    assert np.array_equal(runner.peek(np.arange(4)), every[:, -1])
+    assert np.array_equal(runner.recall(np.arange(4)), every[:, -1])

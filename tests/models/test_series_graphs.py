@@ -12,7 +12,7 @@ from models.compile.arena import compile_model
 from models.manifest import fingerprint
 from models.repository import Model
 from service.engine.execution.cpu.runner import OrtRunner
-from service.engine.work.work import Draws, Sampling
+from service.engine.work.sampling import Draws, Sampling
 from training.export import export
 from training.series.config import TimeFeature, Transform
 from training.series.features import Features, Number

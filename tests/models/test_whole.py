@@ -10,13 +10,13 @@ import torch
 from onnx import TensorProto, helper
 
 from models.compile.arena import compile_model
-from models.compile.stateless import compile_whole
+from models.compile.stateless import compile_stateless
 from models.errors import ModelError
 from models.fit import check_fit
 from models.graph.builder import FLOAT, INT64, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, ValuesInput
 from models.repository import Model
-from service.engine.execution.stateless import WholeRunner
+from service.engine.execution.stateless import StatelessRunner
 from tests.recurrent import label_case, whole_case
 
 
@@ -26,7 +26,7 @@ def test_what_is_served_scores_what_torch_scores(
     cell: str, features: int, layers: int, merge: str
 ) -> None:
     case = whole_case(cell, features=features, layers=layers, merge=merge)
-    runner = WholeRunner(compile_whole(case.model))
+    runner = StatelessRunner(compile_stateless(case.model))
     generator = np.random.default_rng(0)
     sequences = [
         generator.normal(size=(steps, features)).astype(np.float32)
@@ -56,8 +56,8 @@ def test_integers_of_either_width_are_read() -> None:
     proto.graph.node.insert(0, cast)
     check_fit(proto, case.manifest, where="here")
     steps = [np.array([1, 2, 3]), np.array([4])]
-    wide = WholeRunner(compile_whole(case.model), isolated=False)
-    other = WholeRunner(compile_whole(replace(case.model, proto=proto)), isolated=False)
+    wide = StatelessRunner(compile_stateless(case.model), isolated=False)
+    other = StatelessRunner(compile_stateless(replace(case.model, proto=proto)), isolated=False)
     for one, two in zip(wide.predict(steps), other.predict(steps), strict=True):
         assert one.tobytes() == two.tobytes()
 
@@ -91,7 +91,7 @@ def smoothing(*, lengths: bool = False, per_step: bool = True, meddles: bool = F
 def test_a_foreign_graph_of_whole_sequences_needs_no_lengths() -> None:
     model = smoothing()
     check_fit(model.proto, model.manifest, where="here")
-    runner = WholeRunner(compile_whole(model))
+    runner = StatelessRunner(compile_stateless(model))
     assert not runner.pads
     assert not runner.isolated
     steps = np.ones((4, 2), np.float32)
@@ -99,8 +99,10 @@ def test_a_foreign_graph_of_whole_sequences_needs_no_lengths() -> None:
 
 
 def test_rows_that_see_each_other_are_found_out() -> None:
-    assert WholeRunner(compile_whole(smoothing(meddles=True))).isolated
-    assert WholeRunner(compile_whole(smoothing(lengths=True, per_step=False))).isolated  # padding
+    assert StatelessRunner(compile_stateless(smoothing(meddles=True))).isolated
+    assert StatelessRunner(
+        compile_stateless(smoothing(lengths=True, per_step=False))
+    ).isolated  # padding
 
 
 @pytest.mark.parametrize("per_step", [True, False])
@@ -117,12 +119,12 @@ def test_each_kind_is_compiled_its_own_way() -> None:
     with pytest.raises(ModelError, match=r"whole.onnx: it has no states: it reads whole sequences"):
         compile_model(whole_case().model)
     with pytest.raises(ModelError, match=r"labels.onnx: it has states"):
-        compile_whole(label_case().model)
+        compile_stateless(label_case().model)
 
 
 def test_int8_is_refused_with_its_reason() -> None:
     with pytest.raises(ModelError, match=r"int8 .* and this model reads whole sequences: .* fp32"):
-        compile_whole(whole_case().model, precision="int8")
+        compile_stateless(whole_case().model, precision="int8")
     with pytest.raises(ModelError, match=r"int8 serves the characters .* is another one: .* fp32"):
         compile_model(label_case().model, precision="int8")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from service.engine.calls.generate import generate
-from service.engine.work.work import Sampling
+from service.engine.work.sampling import Sampling
 from service.metrics import Distribution, Metrics, MetricsPage
 from tests.service.engine.houses import INLINE, fakes
 from tests.service.engine.wires import Wire
@@ -53,13 +53,13 @@ def test_a_distribution_reads_like_the_library_s_histogram(
         registry=theirs,
     )
     for value in sizes:
-        metrics.batch_size.observe(value)
+        metrics.batch_size.noted.append(value)
         size.observe(value)
     mine = (metrics.queue_seconds, metrics.run_seconds, metrics.reply_seconds)
     for name, distribution, found in zip(PHASES, mine, seconds, strict=True):
         own = phase.labels(name)
         for value in found:
-            distribution.observe(value)
+            distribution.noted.append(value)
             own.observe(value)
     for name in ("cellar_batch_size", "cellar_step_seconds"):
         assert lines(metrics.registry, name) == lines(theirs, name)
@@ -70,7 +70,7 @@ def test_a_distribution_reads_like_the_library_s_histogram(
 def test_a_distribution_counts_and_adds_up(found: list[float]) -> None:
     distribution = Distribution(SECONDS)
     for value in found:
-        distribution.observe(value)
+        distribution.noted.append(value)
     assert distribution.count == len(found)
     assert math.isclose(distribution.sum, sum(found))
     for bound, count in distribution.buckets():
@@ -82,14 +82,14 @@ async def test_steps_batches_and_draws_are_counted_and_on_the_page() -> None:
         for name in "abc":
             house.open(name)
         wire = await Wire(house).attach(*"abc")
-        wire.lone(0, 1)
+        wire.single(0, 1)
         await house.settle()  # one step alone
         wire.frame({0: ([1], 1), 1: ([2], 0), 2: ([3], 0)})
         await house.settle()  # three together
         wire.frame({1: ([1, 2, 3, 4, 5], 1)})
         await house.settle()  # two pieces: four, and one
-        wire.lone(0, 1, 1)
-        wire.lone(1, 1, 40)
+        wire.single(0, 1, 1)
+        wire.single(1, 1, 40)
         await house.settle()  # a replay and a refusal, which are no steps
         pieces = generate(house.engine, "c", prompt=None, max_steps=7, sampling=Sampling())
         assert sum([len(piece.tokens) async for piece in pieces]) == 7
@@ -102,7 +102,7 @@ async def test_steps_batches_and_draws_are_counted_and_on_the_page() -> None:
         page.close()
     found = dict(line.rsplit(" ", 1) for line in read.splitlines() if line[0] != "#")
     wanted = {
-        'cellar_batch_size_bucket{le="1.0"}': 9,  # the lone step, a piece's end, 7 draws
+        'cellar_batch_size_bucket{le="1.0"}': 9,  # the single step, a piece's end, 7 draws
         'cellar_batch_size_bucket{le="2.0"}': 9,
         'cellar_batch_size_bucket{le="4.0"}': 11,
         'cellar_batch_size_bucket{le="+Inf"}': 11,

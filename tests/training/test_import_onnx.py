@@ -12,11 +12,11 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from models.compile.arena import compile_model
-from models.compile.stateless import compile_whole
+from models.compile.stateless import compile_stateless
 from models.graph.builder import FLOAT, GraphBuilder
 from models.repository import Model, ModelRepository
 from service.engine.execution.cpu.runner import OrtRunner
-from service.engine.execution.stateless import WholeRunner
+from service.engine.execution.stateless import StatelessRunner
 from training.errors import ConfigError, DataError, ParityError
 from training.importing.command import import_model
 from training.importing.foreign import stem
@@ -225,7 +225,7 @@ def test_what_needs_the_end_reads_whole_sequences(folder: Path, network: Net, ra
     model = imported(**VALUES)
     assert not model.manifest.is_streamable
     assert (model.manifest.lengths is not None) == ragged
-    runner = WholeRunner(compile_whole(model))
+    runner = StatelessRunner(compile_stateless(model))
     x = inputs_of(network)
     sequences = [x, x[:3]] if ragged else [x, x[::-1].copy()]
     for given, found in zip(sequences, runner.predict(sequences), strict=True):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.compile.arena import compile_model
 from models.compile.serving import PREDICTION, ServingGraph, read_rows, write_rows
-from models.compile.stateless import compile_whole
+from models.compile.stateless import compile_stateless
 from models.manifest import Manifest, TokensInput, fingerprint
 from models.repository import Model
 from training.errors import ParityError
@@ -59,7 +59,7 @@ def prove(proto: onnx.ModelProto, manifest: Manifest, source: Source) -> float:
             for row, (length, found) in enumerate(zip(LENGTHS, ends, strict=True))
         )
     if not manifest.is_streamable:
-        graph = compile_whole(as_model(proto, manifest))
+        graph = compile_stateless(as_model(proto, manifest))
         compiled = Portable(onnx.load_from_string(graph.graph), graph.manifest)
         gaps["whole sequences, as served"] = _gap(compiled.run(x, full), source(x))
     if manifest.is_streamable:

@@ -1,27 +1,25 @@
 """Forecasts by sampled paths, from copies of a session in spare slots.
 
-The paths step through the same queue as everybody's steps, and leave the session as it is.
-Knows nothing of gRPC.
+The paths step through the same batches as everybody's steps (see `Feedback`), and leave the session
+as it is. Knows nothing of gRPC.
 """
 
 import asyncio
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.manifest import PredictionKind, ValuesInput
+from models.manifest import PredictionKind
+from service.engine.directory import Session
 from service.engine.engine import Engine
-from service.engine.scheduler.screening import lost_error
-from service.engine.served.outputs import check_can_draw, check_levels
-from service.engine.shard.shard import Shard
-from service.engine.work.sampling import path_seeds
-from service.engine.work.work import Draws, Floats, Fork, Outputs, Peek, Sampling, Steps, Work
-from service.errors import BadInputError, NotStartedError
-
-_SAMPLE = Outputs(sample=True)
-_LARGEST = np.float32(1e37)
-_SMALLEST = np.float32(1e-37)
+from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
+from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
+from service.engine.work.sampling import Draws, Sampling, path_seeds
+from service.engine.work.work import Fork
+from service.errors import BadInputError, NotStartedError, StateLostError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +33,32 @@ class ForecastResult:
     paths: Floats  # (paths, horizon)
 
 
+class _Paths(FeedbackCall):
+    """The paths of one forecast, (paths, horizon)."""
+
+    def __init__(self, paths: int, horizon: int) -> None:
+        self.values = np.empty((paths, horizon), np.float32)
+        self.done = asyncio.Event()
+        self._read = np.zeros(paths, np.int64)
+        self._going_on = paths
+
+    def put(
+        self, rows: Ints, steps: NDArray[Any], position: int, reason: FinishReason | None
+    ) -> None:
+        """See `FeedbackCall.put`."""
+        del position, reason  # where copies stand, and that they end, tells nobody anything
+        start = self._read[rows]
+        self._read[rows] = start + steps.shape[1]
+        self.values[rows[:, None], start[:, None] + np.arange(steps.shape[1])] = steps
+
+    def end(self, rows: Ints, draws: NDArray[Any]) -> None:
+        """See `FeedbackCall.end`: the last draws need not be read."""
+        self.values[rows, -1] = draws
+        self._going_on -= len(rows)
+        if not self._going_on or self.error is not None:
+            self.done.set()
+
+
 async def forecast(
     engine: Engine,
     session_id: str,
@@ -46,50 +70,48 @@ async def forecast(
 ) -> ForecastResult:
     """Sample paths from copies of a session, and leave the session as it is.
 
+    Args:
+        engine: the engine.
+        session_id: the session's id.
+        horizon: steps ahead.
+        paths: to sample; 0 takes the server's default.
+        levels: of the quantiles, each strictly between 0 and 1.
+        seed: the same one at the same position gives the same paths.
+
     Raises:
         NotStartedError: the session has read nothing yet.
         CellarError: the forecast could not be made; nothing was changed either way.
     """
-    engine.check_ready()
-    settings = engine.settings
-    served = engine.find(session_id).served
+    session = engine.session(session_id)
+    settings, served = engine.settings, session.served
     paths = paths or settings.default_paths
     if not 0 < horizon <= settings.max_horizon:
         raise BadInputError("horizon", f"{horizon} is not in 1..{settings.max_horizon}")
     if not 1 < paths <= settings.max_paths:
         raise BadInputError("paths", f"{paths} is not in 2..{settings.max_paths}")
-    check_levels("quantiles", levels, at_most=settings.max_levels)
-    check_can_draw(served.manifest, "forecast")
+    levels = tuple(round(level, 6) for level in levels)  # free of float32's last digits
+    if levels != DEFAULT_LEVELS:
+        check_levels("quantiles", levels, at_most=settings.max_levels)
+    if served.no_draws is not None:
+        served.check_can_draw("forecast")
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
-    session = engine.find(session_id)
-    shard = session.shard
-    position = _require_started(shard, session.slot)
-    # A path may run away; kept within what float32 and the model take, it is still an extreme one.
-    values = served.manifest.input
-    positive = isinstance(values, ValuesInput) and values.are_positive[0]
-    within = partial(np.clip, a_min=_SMALLEST if positive else -_LARGEST, a_max=_LARGEST)
+    position = _require_started(session)
 
-    fork = await _fork(shard, session.slot, position, paths)
-    spares = fork.spares
     draws = replace(Draws.repeated(Sampling(), paths), seed=path_seeds(seed, paths))
-    sampled = np.empty((paths, horizon), np.float32)
+    fork = Fork(
+        slots=np.array([session.slot], np.int64),
+        expected=np.array([position], np.int64),
+        effort=paths,
+        outputs=SAMPLE,
+        draws=draws,
+    )
+    (forked,) = await session.shard.perform(fork)
     try:
-        at = np.full(paths, position, np.int64)
-        peek = Peek(slots=spares, expected=at, outputs=_SAMPLE, draws=draws)
-        sampled[:, 0] = within(await _sampled_values(shard, peek))
-        for ahead in range(1, horizon):
-            step = Steps(
-                slots=spares,
-                expected=at + ahead - 1,
-                outputs=_SAMPLE,
-                draws=draws,
-                inputs=sampled[:, ahead - 1 : ahead].copy(),
-                contents=np.zeros(paths, np.int64),
-            )
-            sampled[:, ahead] = within(await _sampled_values(shard, step))
+        assert forked.answers is not None, "errors are raised"
+        sampled = await _sampled(session, fork, forked.answers, horizon)
     finally:
-        shard.residents.return_spares(fork)
+        session.shard.slots.return_spares(fork)
     # Off the loop: ten million numbers take long to sort.
     quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)
     return ForecastResult(
@@ -101,30 +123,38 @@ async def forecast(
     )
 
 
-def _require_started(shard: Shard, slot: int) -> int:
+def _require_started(session: Session) -> int:
+    """Where the session stands once what is queued has run."""
+    shard, slot = session.shard, session.slot
     shard.gather()
     if shard.table.lost[slot]:
-        raise lost_error(int(shard.table.position[slot]))
-    position = int(shard.table.accepted[slot])  # where what is queued will have led
+        raise StateLostError(int(shard.table.position[slot]))
+    position = int(shard.table.accepted[slot])
     if position == 0:
         raise NotStartedError("session_id: the session has read nothing yet: send steps first")
     return position
 
 
-async def _fork(shard: Shard, slot: int, position: int, copies: int) -> Fork:
-    """Copy a session to spare slots, which the caller must return."""
-    fork = Fork(
-        slots=np.array([slot], np.int64), expected=np.array([position], np.int64), copies=copies
+async def _sampled(session: Session, fork: Fork, drawn: Answers, horizon: int) -> Floats:
+    """Let the copies of a session read what they have drawn, and so on: (paths, horizon)."""
+    feedback, draws = session.shard.feedback, fork.draws
+    assert draws is not None, "a path is drawn"
+    first = feedback.within(drawn.columns[feedback.drawn])
+    if horizon == 1:
+        return first[:, None]
+    call = _Paths(len(first), horizon)
+    rows = feedback.start(
+        call,
+        slots=fork.spares,
+        position=int(fork.expected[0]),
+        first=first,
+        draws=draws,
+        steps=horizon - 1,
     )
-    await shard.perform(fork)
-    return fork
-
-
-async def _sampled_values(shard: Shard, work: Work) -> Floats:
-    """Run work over spare slots and gather what was drawn, (rows,)."""
-    values = np.empty(len(work.slots), np.float32)
-    for delivery in await shard.perform(work):
-        assert delivery.answers is not None, "errors are raised"
-        assert delivery.answers.sampled_values is not None, "a draw was asked for"
-        values[delivery.rows] = delivery.answers.sampled_values
-    return values
+    try:
+        await call.done.wait()
+    finally:
+        feedback.cancel(call, rows)
+    if call.error is not None:
+        raise call.error
+    return call.values

@@ -1,26 +1,103 @@
 """Generation on the server: each draw is fed back as the session's next step.
 
-The steps go through the same queue as everybody's, so that sessions that generate share batches
-with sessions that step. Knows nothing of gRPC.
+The rows that do this share the batches of everybody's steps (see `Feedback`); here is what one call
+makes of them. Knows nothing of gRPC.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.manifest import TokensInput
+from service.engine.directory import Session
 from service.engine.engine import Engine
-from service.engine.scheduler.screening import lost_error
-from service.engine.served.decoder import SAMPLE, Piece
+from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
-from service.engine.served.outputs import check_can_draw, check_sampling
-from service.engine.work.work import (
-    Answers,
-    Draws,
-    Peek,
-    Sampling,
+from service.engine.work.columns import SAMPLE, Answers, Ints
+from service.engine.work.sampling import Draws, Sampling
+from service.engine.work.work import Recall
+from service.errors import (
+    BadInputError,
+    NotStartedError,
+    PositionMismatchError,
+    SessionClosedError,
+    StateLostError,
 )
-from service.errors import BadInputError, NotStartedError, PositionMismatchError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Generated steps, which the session has read already."""
+
+    tokens: tuple[int, ...]  # models with a vocabulary
+    values: tuple[float, ...]  # series models
+    text: str
+    position: int  # after them
+    finish_reason: FinishReason | None
+
+
+class _Generation(FeedbackCall):
+    """One call: the steps that nobody has taken yet, and how it ended.
+
+    Args:
+        symbols: of the model's tokens; none where it draws values.
+        stop: ends once the text holds one of these.
+    """
+
+    is_paced = True
+
+    def __init__(self, symbols: tuple[str, ...], stop: Sequence[str]) -> None:
+        self.watches = bool(stop)
+        self.ended = False
+        self.news = asyncio.Event()
+        self._symbols = symbols
+        self._stop = tuple(stop)
+        self._longest_stop = max(map(len, stop), default=0)
+        self._tail = ""  # the end of the text, where a stop string may begin
+        self._steps: list[Any] = []
+        self._position = 0
+        self._reason: FinishReason | None = None
+
+    def put(
+        self, rows: Ints, steps: NDArray[Any], position: int, reason: FinishReason | None
+    ) -> None:
+        """See `FeedbackCall.put`."""
+        assert len(rows) == 1, "a generation has one row"
+        self._steps += steps[0].tolist()
+        self._position, self._reason = position, reason
+        self.news.set()
+
+    def end(self, rows: Ints, draws: NDArray[Any]) -> None:
+        """See `FeedbackCall.end`."""
+        del rows, draws
+        self.ended = True
+        self.news.set()
+
+    def is_over(self, step: Any) -> bool:
+        """See `FeedbackCall.is_over`: whether the step completes a stop string."""
+        self._tail += self._symbols[step]
+        met = any(word in self._tail for word in self._stop)
+        self._tail = self._tail[-self._longest_stop :]
+        return met
+
+    def take(self) -> Piece | None:
+        """What has come since the last time."""
+        self.news.clear()
+        steps, self._steps = tuple(self._steps), []
+        if not steps:
+            return None
+        tokens = steps if self._symbols else ()
+        return Piece(
+            tokens=tokens,
+            values=() if self._symbols else steps,
+            text="".join([self._symbols[token] for token in tokens]),
+            position=self._position,
+            finish_reason=self._reason,
+        )
 
 
 async def generate(
@@ -39,73 +116,86 @@ async def generate(
         NotStartedError: no prompt, and the session has read nothing yet.
         CellarError: the steps behind the pieces that came are applied, nothing else.
     """
-    engine.check_ready()
-    served = engine.find(session_id).served
+    session = engine.session(session_id)
+    served = session.served
     limit = engine.settings.max_generate_steps
     if not 0 < max_steps <= limit:
         raise BadInputError("max_steps", f"{max_steps} is not in 1..{limit}")
-    check_can_draw(served.manifest, "generated")
-    check_sampling("sampling", sampling)
-    most = engine.settings.max_stop_strings
-    if len(stop) > most or any(len(word) > engine.settings.max_stop_length for word in stop):
-        raise BadInputError(
-            "stop",
-            f"use at most {most} strings of {engine.settings.max_stop_length} characters",
-        )
-    if not all(stop):
-        raise BadInputError("stop", "an empty stop string would stop at once: leave it out")
-    if stop and not isinstance(served.manifest.input, TokensInput):
-        raise BadInputError("stop", "the model generates values, not text")
+    if served.no_draws is not None:
+        served.check_can_draw("generated")
+    sampling.check("sampling")
+    if stop:
+        _check_stop(engine, session, stop)
 
     if prompt is not None and len(prompt):
-        result = await engine.advance(
-            session_id, prompt, outputs=SAMPLE, sampling=sampling, position=position
+        result = await engine.step(
+            session, prompt, outputs=SAMPLE, sampling=sampling, position=position
         )
         drawn, at = result.answers, result.position
     else:
-        drawn, at = await _draw_again(engine, session_id, sampling, position)
+        drawn, at = await _draw_again(session, sampling, position)
 
-    session = engine.find(session_id)
-    drawn_step = drawn.sampled_tokens if drawn.sampled_tokens is not None else drawn.sampled_values
-    assert drawn_step is not None, "a draw was asked for"
-    generations = served.generations_of(session.shard)
-    call = generations.start(
-        session.slot, at, drawn_step, steps=max_steps, sampling=sampling, stop=stop
+    if engine.directory.sessions.get(session_id) is not session:
+        engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
+        raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
+    feedback = session.shard.feedback
+    call = _Generation(served.reader.symbols, stop)
+    rows = feedback.start(
+        call,
+        slots=np.array([session.slot]),
+        position=at,
+        first=drawn.columns[feedback.drawn],
+        draws=Draws.of((sampling,)),
+        steps=max_steps,
     )
     try:
         while True:
             await call.news.wait()
-            piece = generations.take(call)
+            ended = call.ended
+            piece = call.take()
             if piece is not None:
+                if not ended:
+                    feedback.taken(int(rows[0]))
                 yield piece
-            if call.ended and not call.pieces:
+            if ended:
                 break
     finally:
-        generations.cancel(call)
+        if not call.ended:
+            feedback.cancel(call, rows)
     if call.error is not None:
         raise call.error
 
 
+def _check_stop(engine: Engine, session: Session, stop: Sequence[str]) -> None:
+    limits = engine.settings
+    most, longest = limits.max_stop_strings, limits.max_stop_length
+    if len(stop) > most or any(len(word) > longest for word in stop):
+        raise BadInputError("stop", f"use at most {most} strings of {longest} characters")
+    if not all(stop):
+        raise BadInputError("stop", "an empty stop string would stop at once: leave it out")
+    if not isinstance(session.served.manifest.input, TokensInput):
+        raise BadInputError("stop", "the model generates values, not text")
+
+
 async def _draw_again(
-    engine: Engine, session_id: str, sampling: Sampling, position: int | None
+    session: Session, sampling: Sampling, position: int | None
 ) -> tuple[Answers, int]:
-    """Draw from the prediction that the session stands at."""
-    session = engine.find(session_id)
-    session.shard.gather()
-    table = session.shard.table
-    if table.lost[session.slot]:
-        raise lost_error(int(table.position[session.slot]))
-    current = int(table.accepted[session.slot])  # where what is queued will have led
+    """Draw from the prediction that the session stands at; returns the draw and where that is."""
+    shard, slot = session.shard, session.slot
+    shard.gather()
+    if shard.table.lost[slot]:
+        raise StateLostError(int(shard.table.position[slot]))
+    current = int(shard.table.accepted[slot])  # where what is queued will have led
     if position is not None and position != current:
         raise PositionMismatchError(position, current)
     if current == 0:
         raise NotStartedError("prompt: the session has read nothing yet: give a prompt")
-    peek = Peek(
-        slots=np.array([session.slot], np.int64),
+    recall = Recall(
+        slots=np.array([slot], np.int64),
         expected=np.array([current], np.int64),
         outputs=SAMPLE,
         draws=Draws.repeated(sampling, 1),
     )
-    (delivery,) = await session.shard.perform(peek)
+    (delivery,) = await shard.perform(recall)
     assert delivery.answers is not None, "errors are raised"
     return delivery.answers, current

@@ -6,10 +6,10 @@ import numpy as np
 
 from service.engine.engine import Engine
 from service.engine.served.inputs import CheckedSteps
-from service.engine.served.outputs import check_outputs, check_reply
 from service.engine.served.predictor import Sequences
 from service.engine.served.registry import ServedModel
-from service.engine.work.work import Answers, Ints, Outputs, Sampling
+from service.engine.work.columns import Answers, Ints, Outputs
+from service.engine.work.sampling import Sampling
 from service.errors import BadInputError
 from service.settings import EngineSettings
 
@@ -53,14 +53,7 @@ async def predict(
     if counts is None:
         counts = np.array([len(steps)], np.int64)
     _check_counts(limits, counts, steps)
-    outputs = check_outputs(served.manifest, outputs, sampling, max_levels=limits.max_levels)
-    check_reply(
-        served.manifest,
-        outputs,
-        len(steps),
-        sequences=len(counts),
-        at_most=limits.max_message_bytes,
-    )
+    outputs = served.check_outputs(outputs, sampling, steps=len(steps), sequences=len(counts))
     if steps.bad.any():
         raise _explained(steps, counts)
     _check_room(served, limits, len(steps) if outputs.every_step else len(counts))

@@ -4,56 +4,28 @@ This is what runs on the worker thread. Knows nothing of queues, clocks or the e
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
 import structlog
 
-from service.engine.execution.cpu.runner import Runner
-from service.engine.work.work import (
-    NOTHING,
-    Answers,
-    Batch,
-    Chunk,
-    Decode,
-    Draws,
-    Floats,
-    Fork,
-    Inputs,
-    Ints,
-    Kind,
-    Outputs,
-    Part,
-    Peek,
-    Steps,
-    joined,
-)
+from service.engine.execution.runner import Runner
+from service.engine.work.batch import Batch, Part
+from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.sampling import Draws
+from service.engine.work.work import Chunk, Decode, Fork, Kind, Recall, Work
 from service.errors import CellarError, InternalError, ReplyLostError
 
-_Answered: TypeAlias = Answers | CellarError
+Answered: TypeAlias = Answers | CellarError
+"""The answers to a part's rows, or why they could not be computed; its state is sound then."""
 
-_NO_ANSWERS = Answers()
-_FRESH, _NOT_FRESH = np.ones(1, np.bool_), np.zeros(1, np.bool_)
-_ONE = np.ones(1, np.int64)
+_NO_ANSWERS = Answers({})
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What a batch came to: an answer per part, or a fault that leaves its state in doubt.
-
-    A part whose answer could not be computed has an error in its place; its state is sound.
-    """
-
-    answers: list[Answers | CellarError] = field(default_factory=list)
-    fault: Exception | None = None
-    started_s: float = 0.0
-    seconds: float = 0.0
-
-
-class Execution:
+class Executor:
     """Runs batches on one runner.
 
     Args:
@@ -63,75 +35,72 @@ class Execution:
     """
 
     def __init__(self, runner: Runner, *, scratch: int, max_history_bytes: int) -> None:
+        self.histories: dict[int, Floats] = {}
+        """By slot, the predictions after every step of a session's last request, where it asked for
+        them all: the resident prediction alone could not repeat that reply."""
         self._runner = runner
         self._scratch = scratch
         self._history_room = max_history_bytes
-        # Predictions after every step of a session's last request, where it asked for them all:
-        # the resident prediction alone could not repeat that reply.
-        self._histories: dict[int, Floats] = {}
 
-    @property
-    def can_decode(self) -> bool:
-        """Whether the device runs several steps that feed on each other."""
-        return self._runner.can_decode
-
-    def run(self, batch: Batch) -> Outcome:
-        """Run a batch; a failure is part of the outcome."""
-        try:
-            match batch.kind:
-                case Kind.STEPS:
-                    answers = self._steps(batch)
-                case Kind.DECODE:
-                    answers = self._decode(batch)
-                case Kind.CHUNKS:
-                    answers = self._chunks(batch)
-                case Kind.PEEK:
-                    answers = self._peek(batch)
-                case Kind.FORK:
-                    answers = self._fork(batch)
-                case Kind.BARRIER:
-                    answers = [_NO_ANSWERS for _ in batch.parts]
-        except Exception as fault:  # whatever the runtime throws must not kill the thread
-            return Outcome(fault=fault)
-        return Outcome(answers=answers)
-
-    def run_rows(
-        self, slots: Ints, positions: Ints, inputs: Inputs, outputs: Outputs, draws: Draws | None
-    ) -> Answers | CellarError:
-        """Apply one step of each of several sessions, which stand at ``positions``.
+    def run(self, batch: Batch) -> list[Answered]:
+        """Run a batch; returns the answers of each part.
 
         Raises:
-            Exception: whatever the runtime throws; the sessions' states are in doubt then.
+            Exception: whatever the runtime throws; states that it writes are in doubt then.
         """
+        match batch.kind:
+            case Kind.DECODE:
+                return self._decode(batch)
+            case Kind.CHUNKS:
+                return self._chunks(batch)
+            case Kind.RECALL:
+                return [self._recall(part) for part in batch.parts]
+            case Kind.FORK:
+                return [self._fork(part.work) for part in batch.parts]
+        return [_NO_ANSWERS for _ in batch.parts]
+
+    def run_steps(self, batch: Batch) -> list[Answered]:
+        """Run a batch of single steps; parts that want equal outputs share their heads' run.
+
+        Raises:
+            Exception: as `run`.
+        """
+        parts, slots, expected = batch.parts, batch.slots, batch.expected
+        write = slots
+        if not all(part.work.commit for part in parts):
+            commits = np.repeat([part.work.commit for part in parts], [len(p.slots) for p in parts])
+            write = np.where(commits, slots, self._scratch)
         predictions = self._runner.step(
             read=slots,
-            write=slots,
-            fresh=positions == 0,
-            inputs=inputs[:, None],
+            write=write,
+            fresh=expected == 0,
+            inputs=batch.column("inputs")[:, None],  # (rows, 1) or (rows, 1, width)
             lengths=np.ones(len(slots), np.int64),
             every_step=False,
         )
-        return self._answer(outputs, predictions, draws, positions + 1)
-
-    def applied(self, slots: Ints) -> None:
-        """The sessions of these slots have gone on: earlier replies are not asked for again."""
-        if self._histories:
-            for slot in slots.tolist():
-                self.forget(slot)
+        answers: list[Answered] = []
+        start = 0
+        for outputs, group in groupby(parts, key=lambda part: part.work.outputs):
+            members = list(group)
+            stop = start + sum(len(part.slots) for part in members)
+            rows = slice(start, stop)
+            answers += self._shared(outputs, members, predictions[rows], expected[rows] + 1)
+            start = stop
+        return answers
 
     def remember(self, chunk: Chunk) -> None:
         """Keep what is needed to repeat a committed chunk's reply."""
         if not chunk.history:
             return
         history = np.concatenate(chunk.history)
-        self._histories[chunk.slot] = history
+        self.histories[chunk.slot] = history
         self._history_room -= history.nbytes
         while self._history_room < 0:
-            self.forget(next(iter(self._histories)))
+            self.forget(next(iter(self.histories)))
 
     def forget(self, slot: int) -> None:
         """Nobody will ask for the reply of a slot's session again."""
-        history = self._histories.pop(slot, None)
+        history = self.histories.pop(slot, None)
         if history is not None:
             self._history_room += history.nbytes
 
@@ -140,57 +109,45 @@ class Execution:
         sizes = [2**power for power in range(max_batch.bit_length())]
         return {rows: measure(self._runner, rows=rows, scratch=self._scratch) for rows in sizes}
 
-    def _steps(self, batch: Batch) -> list[_Answered]:
-        parts = batch.parts
-        works = [part.work for part in parts if isinstance(part.work, Steps)]
-        slots = joined(parts, "slots")
-        expected = joined(parts, "expected")
-        inputs: Inputs = np.concatenate(
-            [
-                work.inputs if len(part.rows) == len(work.slots) else work.inputs[part.rows]
-                for part, work in zip(parts, works, strict=True)
-            ]
-        )[:, None]  # (rows, 1) or (rows, 1, width)
-        write = slots
-        if not all(work.commit for work in works):
-            commit = np.repeat([work.commit for work in works], [len(p.rows) for p in parts])
-            write = np.where(commit, slots, self._scratch)
-        predictions = self._runner.step(
-            read=slots,
-            write=write,
-            fresh=expected == 0,
-            inputs=inputs,
-            lengths=np.ones(len(slots), np.int64),
-            every_step=False,
-        )
-        return self._answers(parts, predictions, expected + 1)
+    def _shared(
+        self, outputs: Outputs, parts: Sequence[Part], predictions: Floats, positions: Ints
+    ) -> list[Answered]:
+        """Answer parts that want equal outputs with one call, and share out the rows."""
+        if outputs == NOTHING:
+            return [_NO_ANSWERS for _ in parts]
+        draws = None
+        if outputs.sample:
+            draws = Draws.joined([d for part in parts if (d := part.draws) is not None])
+        found = self.answer(outputs, predictions, draws, positions)
+        if isinstance(found, CellarError) or len(parts) == 1:
+            return [found for _ in parts]
+        stops = np.cumsum([len(part.slots) for part in parts]).tolist()
+        return [
+            found.rows(stop - len(part.slots), stop).copied()
+            for part, stop in zip(parts, stops, strict=True)
+        ]
 
-    def _decode(self, batch: Batch) -> list[_Answered]:
-        answers: list[_Answered] = []
+    def _decode(self, batch: Batch) -> list[Answered]:
+        answers: list[Answered] = []
         for part in batch.parts:
-            work, draws = part.work, _drawn(part)
+            work = part.work
             assert isinstance(work, Decode), "a batch holds one kind of work"
-            assert draws is not None, "a decode says how to draw"
-            expected = part.column(work.expected)
+            assert part.places is None, "its rows run together"
+            assert work.draws is not None, "a decode says how to draw"
             drawn = self._runner.decode(
                 read=part.slots,
                 write=part.slots,
-                fresh=expected == 0,
-                inputs=work.inputs if len(part.rows) == len(work.slots) else work.inputs[part.rows],
-                positions=expected + 1,
-                draws=draws,
-                steps=work.steps,
+                fresh=work.expected == 0,
+                inputs=work.inputs,
+                positions=work.expected + 1,
+                draws=work.draws,
+                steps=work.weight,
             )
-            tokens = drawn.dtype == np.int32
-            answers.append(
-                Answers(
-                    sampled_tokens=drawn if tokens else None,
-                    sampled_values=None if tokens else drawn,
-                )
-            )
+            name = "sampled_tokens" if drawn.dtype == np.int32 else "sampled_values"
+            answers.append(Answers({name: drawn}))
         return answers
 
-    def _chunks(self, batch: Batch) -> list[_Answered]:
+    def _chunks(self, batch: Batch) -> list[Answered]:
         parts = batch.parts
         chunks = [part.work for part in parts if isinstance(part.work, Chunk)]
         counts = np.array([part.stop - part.start for part in parts])
@@ -219,7 +176,7 @@ class Execution:
             lengths=counts,
             every_step=every_step,
         )
-        answers: list[_Answered] = []
+        answers: list[Answered] = []
         for row, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             count = int(counts[row])
             own = predictions[row, :count] if every_step else predictions[row : row + 1]
@@ -236,76 +193,52 @@ class Execution:
             else:
                 own = own[-1:]
             draws = _spread(chunk.draws, len(own))
-            answers.append(self._answer(chunk.outputs, own, draws, positions))
+            answers.append(self.answer(chunk.outputs, own, draws, positions))
         return answers
 
-    def _peek(self, batch: Batch) -> list[_Answered]:
-        answers: list[_Answered] = []
-        for part in batch.parts:
-            work, slots = part.work, part.slots
-            assert isinstance(work, Peek), "a batch holds one kind of work"
-            ends = part.column(work.expected)
-            draws = _drawn(part)
-            if work.steps == 1:
-                predictions = self._runner.peek(slots)
-            else:  # every step of one session's last request
-                history = self._histories.get(int(slots[0]))
-                if history is None:
-                    answers.append(_reply_lost())
-                    continue
-                predictions = history
-                ends = ends[0] - np.arange(work.steps - 1, -1, -1)
-                draws = _spread(draws, work.steps)
-            answers.append(self._answer(work.outputs, predictions, draws, ends))
-        return answers
+    def _recall(self, part: Part) -> Answered:
+        work = part.work
+        assert isinstance(work, Recall), "a batch holds one kind of work"
+        ends, draws = work.expected, work.draws
+        if part.places is not None:
+            ends, draws = ends[part.places], part.draws
+        if work.effort == 1:
+            return self.answer(work.outputs, self._runner.recall(part.slots), draws, ends)
+        # Every step of one session's last request.
+        history = self.histories.get(int(part.slots[0]))
+        if history is None:
+            return ReplyLostError(
+                "the steps were applied, but their predictions are no longer kept: go on from the "
+                "session's position"
+            )
+        ends = ends[0] - np.arange(work.effort - 1, -1, -1)
+        return self.answer(work.outputs, history, _spread(draws, work.effort), ends)
 
-    def _fork(self, batch: Batch) -> list[_Answered]:
-        for part in batch.parts:
-            assert isinstance(part.work, Fork)
-            self._runner.copy(int(part.slots[0]), part.work.spares)
-        return [_NO_ANSWERS for _ in batch.parts]
+    def _fork(self, work: Work) -> Answered:
+        assert isinstance(work, Fork), "a batch holds one kind of work"
+        self._runner.copy(int(work.slots[0]), work.spares)
+        if work.outputs == NOTHING:
+            return _NO_ANSWERS
+        positions = np.full(work.effort, work.expected[0])
+        predictions = self._runner.recall(work.spares)
+        return self.answer(work.outputs, predictions, work.draws, positions)
 
-    def _answers(
-        self, parts: tuple[Part, ...], predictions: Floats, positions: Ints
-    ) -> list[_Answered]:
-        """Answer parts that want equal outputs with one call, and share out the rows."""
-        answers: list[_Answered] = []
-        start = 0
-        for outputs, group in groupby(parts, key=lambda part: part.work.outputs):
-            members = list(group)
-            stop = start + sum(len(part.rows) for part in members)
-            if outputs == NOTHING:
-                answers.extend(_NO_ANSWERS for _ in members)
-                start = stop
-                continue
-            draws = None
-            if outputs.sample:
-                draws = Draws.joined([d for part in members if (d := _drawn(part)) is not None])
-            found = self._answer(outputs, predictions[start:stop], draws, positions[start:stop])
-            offset = 0
-            for part in members:
-                size = len(part.rows)
-                whole = size == stop - start
-                if isinstance(found, CellarError) or whole:
-                    answers.append(found)
-                else:
-                    answers.append(found.rows(offset, offset + size).copied())
-                offset += size
-            start = stop
-        return answers
-
-    def _answer(
+    def answer(
         self, outputs: Outputs, predictions: Floats, draws: Draws | None, positions: Ints
-    ) -> _Answered:
+    ) -> Answered:
         """Run the heads; what fails here leaves state and neighbours untouched."""
         try:
             return self._runner.answer(predictions, outputs, draws, positions)
         except Exception as fault:  # whatever the runtime throws
-            _log.error("answer failed", exc_info=fault)
-            return InternalError(
-                "the step was applied, but its answer could not be computed; the server's log "
-                "tells why"
-            )
+            return answer_failed(fault)
+
+
+def answer_failed(fault: Exception) -> InternalError:
+    """What a caller is told whose step was applied, and whose answer could not be computed."""
+    _log.error("answer failed", exc_info=fault)
+    return InternalError(
+        "the step was applied, but its answer could not be computed; the server's log tells why"
+    )
 
 
 def measure(runner: Runner, *, rows: int, scratch: int) -> float:
@@ -325,21 +258,6 @@ def measure(runner: Runner, *, rows: int, scratch: int) -> float:
         )
         times.append(time.perf_counter() - began)
     return min(times)
-
-
-def _reply_lost() -> ReplyLostError:
-    return ReplyLostError(
-        "the steps were applied, but their predictions are no longer kept: go on from the "
-        "session's position"
-    )
-
-
-def _drawn(part: Part) -> Draws | None:
-    """The sampling parameters of a part's rows."""
-    draws = part.work.draws
-    if draws is None or len(part.rows) == len(part.work.slots):
-        return draws
-    return draws.take(part.rows)
 
 
 def _spread(draws: Draws | None, rows: int) -> Draws | None:

@@ -4,7 +4,7 @@ Knows nothing of sessions, slots or state.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest, PredictionKind
 from service.engine.execution.runtime import open_session
-from service.engine.work.sampling import uniforms
-from service.engine.work.work import Answers, Draws, Floats, Ints, Outputs
+from service.engine.work.columns import Answers, Floats, Ints, Outputs
+from service.engine.work.sampling import Draws, uniforms
 
 Rows: TypeAlias = Ints | slice
-_ALL = slice(None)
+ALL = slice(None)
 
 
 class _Rows(Protocol):
@@ -32,7 +32,7 @@ class _Rows(Protocol):
 Predictions = TypeVar("Predictions", bound=_Rows)
 
 
-class Way(Enum):
+class DrawMode(Enum):
     """How a row is drawn; its own parameters alone decide, never its neighbours'."""
 
     PLAIN = "sample"  # from all tokens, which need no sorting then
@@ -41,28 +41,29 @@ class Way(Enum):
     VALUES = "quantiles"
 
 
-def ways(draws: Draws, *, vocabulary: int) -> Iterator[tuple[Way, Rows]]:
-    """The rows to draw in each way; together they are all rows."""
+def draw_modes(draws: Draws, *, vocabulary: int) -> list[tuple[DrawMode, Rows]]:
+    """The rows to draw in each mode; together they are all rows."""
     greedy = (draws.top_k == 1) & (draws.temperature == 1.0)
     plain = (draws.top_k >= vocabulary) & (draws.top_p >= 1.0) & ~greedy
-    for way, chosen in (
-        (Way.PLAIN, plain),
-        (Way.GREEDY, greedy),
-        (Way.FILTERED, ~(plain | greedy)),
+    found: list[tuple[DrawMode, Rows]] = []
+    for mode, chosen in (
+        (DrawMode.PLAIN, plain),
+        (DrawMode.GREEDY, greedy),
+        (DrawMode.FILTERED, ~(plain | greedy)),
     ):
         if chosen.all():
-            yield way, _ALL
-            return
+            return [(mode, ALL)]
         if chosen.any():
-            yield way, np.flatnonzero(chosen)
+            found.append((mode, np.flatnonzero(chosen)))
+    return found
 
 
-def parameters(draws: Draws, way: Way) -> dict[str, NDArray[Any]]:
+def parameters(draws: Draws, mode: DrawMode) -> dict[str, NDArray[Any]]:
     """What the graphs that draw take, (rows, 1) each."""
-    if way in (Way.GREEDY, Way.VALUES):
+    if mode in (DrawMode.GREEDY, DrawMode.VALUES):
         return {}
     found: dict[str, NDArray[Any]] = {"temperature": draws.temperature[:, None]}
-    if way is Way.FILTERED:
+    if mode is DrawMode.FILTERED:
         found["top_k"] = draws.top_k[:, None]
         found["top_p"] = draws.top_p[:, None]
     return found
@@ -95,7 +96,7 @@ class HeadsOf(ABC, Generic[Predictions]):
             if outputs.sample and draws is not None:
                 levels = uniforms(draws.seed, positions)[:, None]
                 found["sampled_values"] = self._quantiles(predictions, levels)[:, 0]
-        return Answers(**found)
+        return Answers(found)
 
     @abstractmethod
     def _answer_tokens(
@@ -151,17 +152,17 @@ class Heads(HeadsOf[Floats]):
     def _sample(self, logits: Floats, draws: Draws, positions: Ints) -> NDArray[np.int32]:
         """(rows, vocabulary) -> (rows,)."""
         tokens = np.empty(len(logits), np.int32)
-        for way, rows in ways(draws, vocabulary=logits.shape[1]):
-            if way is Way.GREEDY:
+        for mode, rows in draw_modes(draws, vocabulary=logits.shape[1]):
+            if mode is DrawMode.GREEDY:
                 tokens[rows] = _argmax(logits[rows])
                 continue
-            own = draws.take(rows)
-            (tokens[rows],) = self._sessions[way.value].run(
+            own = draws if rows is ALL else draws.take(rows)
+            (tokens[rows],) = self._sessions[mode.value].run(
                 None,
                 {
                     "logits": logits[rows],
                     "uniform": uniforms(own.seed, positions[rows])[:, None],
-                    **parameters(own, way),
+                    **parameters(own, mode),
                 },
             )
         return tokens

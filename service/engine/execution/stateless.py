@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compile.stateless import WholeGraph
+from models.compile.stateless import StatelessGraph
 from models.manifest import Manifest, TokensInput, ValuesInput
 from service.engine.execution.heads import Heads
 from service.engine.execution.runtime import CPU, Place, open_session
-from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
+from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.sampling import Draws
 
 _PROBED_LENGTHS = (5, 1, 16, 2, 9, 33, 3, 7, 12)
 
 
-class WholeRunner:
+class StatelessRunner:
     """A model without states on a device.
 
-    Its operators are its own, and not all of them give a row the same bits in any company. So
+    Its operators are its own, and not all of them give a row the same bits in any batch. So
     that neighbours cannot change an answer, sequences share a run only where that was seen to
     change nothing.
 
@@ -34,7 +35,7 @@ class WholeRunner:
 
     def __init__(
         self,
-        graph: WholeGraph,
+        graph: StatelessGraph,
         *,
         place: Place = CPU,
         isolated: bool | None = None,
@@ -43,7 +44,7 @@ class WholeRunner:
         self._manifest = graph.manifest
         self._session = open_session(graph.graph, place, tf32=tf32)
         self._heads = Heads(graph.heads, graph.manifest)
-        self.isolated = self._is_changed_by_company() if isolated is None else isolated
+        self.isolated = self._is_changed_by_others() if isolated is None else isolated
 
     @property
     def pads(self) -> bool:
@@ -77,14 +78,14 @@ class WholeRunner:
         """See ``Runner.answer``."""
         return self._heads.answer(predictions, outputs, draws, positions)
 
-    def _is_changed_by_company(self) -> bool:
+    def _is_changed_by_others(self) -> bool:
         """Run sequences alone and together, and compare bits."""
         lengths = _PROBED_LENGTHS if self.pads else (9,) * len(_PROBED_LENGTHS)
         generator = np.random.default_rng(0)
         sequences = [_any_steps(self._manifest, generator, length) for length in lengths]
         alone = [self.predict([steps])[0] for steps in sequences]
-        for company in (sequences[:2], sequences, sequences * 8):
-            together = self.predict(company)
+        for batch in (sequences[:2], sequences, sequences * 8):
+            together = self.predict(batch)
             for row, found in enumerate(together):
                 if found.tobytes() != alone[row % len(alone)].tobytes():
                     return True

@@ -3,15 +3,16 @@
 Knows nothing of batches or devices; whatever it queues runs in the scheduler's order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.table import SessionTable
-from service.engine.work.lones import Lones
-from service.engine.work.request import UNCHECKED, Lone, Request, are_distinct, requests_of, runs
-from service.engine.work.work import Barrier, Caller, Chunk, Delivery, Ints, Peek, Steps, Work
+from service.engine.work.columns import Ints, Mask
+from service.engine.work.replies import Delivery
+from service.engine.work.request import UNCHECKED, Request
+from service.engine.work.work import Barrier, Chunk, Recall
 from service.errors import (
     CallerGoneError,
     CellarError,
@@ -20,11 +21,9 @@ from service.errors import (
 )
 from service.metrics import Metrics
 
-_NO_POSITION = np.zeros(1, np.int64)  # a barrier runs at any
-
 
 class Admission:
-    """The way into the queue of one shard.
+    """The entrance to the queue of one shard.
 
     Args:
         table: where each session stands.
@@ -37,206 +36,164 @@ class Admission:
         self._scheduler = scheduler
         self._metrics = metrics
 
-    def admit(self, arrived: Sequence[Lone | Lones | Request]) -> None:
-        """Queue, repeat or refuse every row of what came in, in order."""
-        entries = list(requests_of(arrived))
-        if are_distinct(entries):
-            self._admit_run(entries)
-        else:
-            for run in runs(entries):
-                self._admit_run(run)
-
-    def _admit_run(self, entries: Sequence[Lone | Request]) -> None:
-        """No session appears twice: the order does not matter, and lone steps can be merged."""
-        lones: dict[object, list[Lone]] = {}
-        for entry in entries:
-            if isinstance(entry, Lone):
-                key = (entry.outputs, entry.position is None)
-                lones.setdefault(key, []).append(entry)
-            else:
-                self._admit(entry)
-        for group in lones.values():
-            self._admit(Request.merged(group))
-
-    def _admit(self, request: Request) -> None:
-        contents = request.contents()
-        rows: Ints | None = None  # all
-        if request.is_called_off():
-            rows = self._without_cancelled(request)
-            if not len(rows):
+    def admit(self, request: Request) -> None:
+        """Queue, repeat or refuse every row."""
+        request.contents = request.digest()
+        wanted: Mask | None = None  # all rows
+        if request.reply_to.cancelled:
+            wanted = self._without_cancelled(request)
+            if not wanted.any():
                 return
         expected = self._table.accepted[request.slots]
+        request.expected = expected
         positions = request.positions
         if positions is not None and not (positions == expected).all():
             request.positions = np.where(positions == UNCHECKED, expected, positions)
-            rows = self._judge(request, contents, rows)
-        self._queue(request, rows, expected, contents)
+            wanted = self._judge(request, request.positions, wanted)
+        self._queue(request, wanted)
 
-    def _without_cancelled(self, request: Request) -> Ints:
+    def _without_cancelled(self, request: Request) -> Mask:
         """Refuse the rows whose callers went away before they were looked at."""
-        gone = request.called_off()
-        for row in np.flatnonzero(gone).tolist():
-            self._refuse(request, row, CallerGoneError("the caller went away"))
-        return np.flatnonzero(~gone)
+        gone = request.reply_to.cancelled_rows(request.rows_at(np.arange(len(request.slots))))
+        self._refuse(request, gone, lambda _: CallerGoneError("the caller went away"))
+        return ~gone
 
-    def _judge(self, request: Request, contents: Ints, rows: Ints | None) -> Ints:
+    def _judge(self, request: Request, positions: Ints, wanted: Mask | None) -> Mask:
         """Deal with the rows that must not simply be applied; returns the others."""
         everything = np.arange(len(request.slots))
-        assert request.positions is not None, "rows are judged by their positions"
+        if wanted is None:
+            wanted = np.ones(len(everything), np.bool_)
         verdicts = self._table.judge(
             request.slots,
-            positions=request.positions,
-            steps=request.steps_of(everything),
-            contents=contents,
+            positions=positions,
+            steps=request.steps_at(everything),
+            contents=request.contents,
         )
-        wanted = np.ones(len(everything), np.bool_)
-        if rows is not None:
-            wanted[:] = False
-            wanted[rows] = True
+        current = request.expected
+        mismatch, conflict = verdicts.mismatch & wanted, verdicts.conflict & wanted
         if request.commit:
             self._repeat(request, np.flatnonzero(verdicts.replay & wanted))
-            self._refuse_conflicts(request, np.flatnonzero(verdicts.conflict & wanted))
-            self._refuse_positions(request, np.flatnonzero(verdicts.mismatch & wanted))
         else:  # a dry run has no reply to repeat
-            wrong = verdicts.replay | verdicts.conflict | verdicts.mismatch
-            self._refuse_positions(request, np.flatnonzero(wrong & wanted))
+            mismatch |= (verdicts.replay | conflict) & wanted
+            conflict[:] = False
+        self._refuse(request, conflict, lambda row: StepConflictError(int(positions[row])))
+        self._refuse(
+            request,
+            mismatch,
+            lambda row: PositionMismatchError(int(positions[row]), int(current[row])),
+        )
+        self._metrics.position_conflicts.inc(int((conflict | mismatch).sum()))
         for row in np.flatnonzero(verdicts.queued & wanted).tolist():
-            self._admit_later(request.only(row))
-        return np.flatnonzero(verdicts.apply & wanted)
+            self._admit_later(request.row(row))
+        return verdicts.apply & wanted
 
     def _admit_later(self, request: Request) -> None:
         """Judge a row again after what is queued now: it may repeat some of that."""
+        self._scheduler.submit(
+            Barrier(slots=request.slots, reply_to=_Retry(self, request), rows=np.zeros(1, np.int64))
+        )
 
-        def again(delivery: Delivery) -> None:
-            if delivery.error is None:
-                self._admit(request)
-            else:
-                self._refuse(request, 0, delivery.error)
-
-        (caller,) = request.callers
-        waiting = Caller(again, wake=caller.wake)
-        barrier = Barrier(slots=request.slots, expected=_NO_POSITION, callers=(waiting,))
-        caller.works.append(barrier)
-        self._scheduler.submit(barrier)
-
-    def _queue(self, request: Request, rows: Ints | None, expected: Ints, contents: Ints) -> None:
+    def _queue(self, request: Request, wanted: Mask | None) -> None:
         """Queue rows, single steps together and chunks one by one; ``None`` is all of them."""
-        if rows is not None and not len(rows):
-            return
+        if wanted is not None and wanted.all():
+            wanted = None
         steps = request.steps
         if steps is None:
-            self._queue_steps(request, rows, expected, contents)
-            if request.commit:
-                self._table.accept(request.slots if rows is None else request.slots[rows], 1)
+            rows = None if wanted is None else np.flatnonzero(wanted)
+            self._queue_steps(request if rows is None else request.single_steps(rows))
             return
-        everyone = np.arange(len(request.slots)) if rows is None else rows
-        single = everyone[steps[everyone] == 1]
-        if len(single):
-            whole = len(single) == len(request.slots)
-            self._queue_steps(request, None if whole else single, expected, contents)
-        if len(single) < len(everyone):
-            starts = np.cumsum(steps) - steps
-            for row in everyone[steps[everyone] > 1].tolist():
-                one = slice(row, row + 1)
-                chunk = Chunk(
-                    slots=request.slots[one],
-                    origin=request.origin_of(np.array([row])),
-                    expected=expected[one],
-                    outputs=request.outputs,
-                    draws=None if request.draws is None else request.draws.take(one),
-                    callers=(request.caller(row),),
-                    inputs=request.inputs[starts[row] : starts[row] + steps[row]],
-                    contents=contents[one],
-                    commit=request.commit,
-                    submitted_s=request.submitted_s,
-                )
-                self._submit(chunk)
-        if request.commit:
-            self._table.accept(request.slots[everyone], steps[everyone])
+        everyone = np.arange(len(steps)) if wanted is None else np.flatnonzero(wanted)
+        single_rows = everyone[steps[everyone] == 1]
+        if len(single_rows):
+            self._queue_steps(request.single_steps(single_rows))
+        starts = np.cumsum(steps) - steps
+        for row in everyone[steps[everyone] > 1].tolist():
+            one = slice(row, row + 1)
+            chunk = Chunk(
+                slots=request.slots[one],
+                expected=request.expected[one],
+                outputs=request.outputs,
+                draws=None if request.draws is None else request.draws.take(one),
+                reply_to=request.reply_to,
+                rows=request.rows_at(np.array([row])),
+                commit=request.commit,
+                submitted_s=request.submitted_s,
+                weight=int(steps[row]),
+                inputs=request.inputs[starts[row] : starts[row] + steps[row]],
+                contents=request.contents[one],
+            )
+            self._scheduler.submit(chunk)
+            if request.commit:
+                self._table.accept(chunk.slots, chunk.weight)
 
-    def _queue_steps(
-        self, request: Request, rows: Ints | None, expected: Ints, contents: Ints
-    ) -> None:
-        if rows is None:
-            work = Steps(
-                slots=request.slots,
-                origin=request.origin,
-                expected=expected,
-                outputs=request.outputs.last_only,
-                draws=request.draws,
-                callers=request.callers,
-                tags=request.tags,
-                inputs=request.inputs,
-                contents=contents,
-                commit=request.commit,
-                submitted_s=request.submitted_s,
-            )
-        else:
-            places = rows if request.steps is None else np.cumsum(request.steps)[rows] - 1
-            alone = len(request.callers) <= 1
-            work = Steps(
-                slots=request.slots[rows],
-                origin=request.origin_of(rows),
-                expected=expected[rows],
-                outputs=request.outputs.last_only,
-                draws=None if request.draws is None else request.draws.take(rows),
-                callers=request.callers if alone else [request.callers[r] for r in rows.tolist()],
-                tags=None if request.tags is None else request.tags.only(rows),
-                inputs=request.inputs[places],
-                contents=contents[rows],
-                commit=request.commit,
-                submitted_s=request.submitted_s,
-            )
-        self._submit(work)
+    def _queue_steps(self, request: Request) -> None:
+        if not len(request.slots):
+            return
+        request.outputs = request.outputs.last_only
+        self._scheduler.submit(request)
+        if request.commit:
+            self._table.accept(request.slots, 1)
 
     def _repeat(self, request: Request, rows: Ints) -> None:
         """Answer rows that were applied already from the resident predictions."""
         if not len(rows):
             return
         self._metrics.replayed_steps.inc(len(rows))
-        steps = request.steps_of(rows)
-        # Rows of different callers, or with replies of several predictions, are work of their own.
-        apart = steps > 1 if request.outputs.every_step else np.zeros(len(rows), np.bool_)
-        if len(request.callers) != 1:
-            apart[:] = True
+        steps = request.steps_at(rows)
+        # Replies of several predictions are work of their own.
+        apart = (steps > 1) & request.outputs.every_step
         for group in [rows[~apart], *rows[apart][:, None]]:
             if not len(group):
                 continue
             slots = request.slots[group]
-            peek = Peek(
+            recall = Recall(
                 slots=slots,
-                origin=request.origin_of(group),
                 expected=self._table.position[slots],
                 outputs=request.outputs,
                 draws=None if request.draws is None else request.draws.take(group),
-                callers=(request.caller(int(group[0])),),
+                reply_to=request.reply_to,
+                rows=request.rows_at(group),
+                feeds_back=request.feeds_back,
                 replays=True,
             )
             if request.outputs.every_step:
-                peek.steps = int(request.steps_of(group)[0])
-            self._submit(peek)
+                recall.effort = int(request.steps_at(group)[0])
+            self._scheduler.submit(recall)
 
-    def _submit(self, work: Work) -> None:
-        for caller in work.callers:
-            caller.works.append(work)
-        self._scheduler.submit(work)
+    def _refuse(self, request: Request, rows: Mask, why: Callable[[int], CellarError]) -> None:
+        for row in np.flatnonzero(rows).tolist():
+            self.refuse(request, row, why(row))
 
-    def _refuse_positions(self, request: Request, rows: Ints) -> None:
-        for row in rows.tolist():
-            current = int(self._table.accepted[request.slots[row]])
-            self._refuse(request, row, PositionMismatchError(request.position(row), current))
-        self._metrics.position_conflicts.inc(len(rows))
-
-    def _refuse_conflicts(self, request: Request, rows: Ints) -> None:
-        for row in rows.tolist():
-            self._refuse(request, row, StepConflictError(request.position(row)))
-        self._metrics.position_conflicts.inc(len(rows))
-
-    def _refuse(self, request: Request, row: int, error: CellarError) -> None:
-        request.caller(row).deliver(
+    def refuse(self, request: Request, row: int, error: CellarError) -> None:
+        """Refuse one row."""
+        request.reply_to.deliver(
             Delivery(
-                rows=request.origin_of(np.array([row])),
+                rows=request.rows_at(np.array([row])),
                 positions=self._table.position[request.slots[row : row + 1]],
                 error=error,
             )
         )
+
+
+class _Retry:
+    """A row that waits for what is queued before it, to be judged again then."""
+
+    def __init__(self, admission: Admission, request: Request) -> None:
+        self._admission = admission
+        self._request = request
+
+    @property
+    def cancelled(self) -> bool:
+        """See `ReplyTo.cancelled`."""
+        return bool(self.cancelled_rows(np.zeros(1, np.int64)).any())
+
+    def cancelled_rows(self, rows: Ints) -> Mask:
+        """See `ReplyTo.cancelled_rows`; whoever waits for the row decides."""
+        return self._request.reply_to.cancelled_rows(self._request.rows_at(rows))
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`."""
+        if delivery.error is None:
+            self._admission.admit(self._request)
+        else:
+            self._admission.refuse(self._request, 0, delivery.error)

@@ -3,16 +3,15 @@
 Invariants, held by a property test over any mix of work, ticks and cancellations:
 
 * a batch never holds two rows of one session, nor do two batches at once;
-* a session's work runs in the order it was submitted;
+* a session's work runs in the order it was submitted (see `SessionTable` for the tickets);
 * nobody waits behind somebody else's long chunk: chunks are cut into bounded pieces, and the
   kinds of work take turns;
 * every row that was submitted is handed out once, to be completed or dropped.
 
-Order is kept by tickets. Every row draws the next ticket of its slot when it is submitted, and
-may run when it is the one its slot serves; a slot serves its next ticket once the row before is
-finished. One comparison of two columns finds the runnable rows of a whole frame. Work of which no
-row can run is parked under one of the tickets it waits for, so that a long queue behind one
-session costs the others nothing.
+Batching is continuous: rows join and leave at any batch, and those that feed back (see
+`Feedback`) share the batches of everybody's single steps. Work of which no row can run is parked
+under one of the tickets it waits for, so that a long queue behind one session costs the others
+nothing.
 """
 
 from collections import deque
@@ -22,11 +21,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.scheduler.feedback import Feedback
 from service.engine.sessions.slots import SlotAllocator
-from service.engine.work.work import Batch, Chunk, Fork, Ints, Kind, Part, Work, has_repeats
+from service.engine.sessions.table import SessionTable
+from service.engine.work.batch import Batch, Part
+from service.engine.work.columns import Ints, has_repeats
+from service.engine.work.work import Chunk, Fork, Kind, Work
 
 _TURNS = tuple(Kind)
-_ROWS = (Kind.STEPS, Kind.DECODE)
 
 
 @dataclass(slots=True, eq=False)
@@ -34,14 +36,27 @@ class _Entry:
     """Queued work and the rows of it that have not run yet."""
 
     work: Work
-    rows: Ints
+    places: Ints | None  # None: all rows
+
+    @property
+    def tickets(self) -> NDArray[np.int32]:
+        """Of these rows, (rows,)."""
+        return self.work.tickets if self.places is None else self.work.tickets[self.places]
+
+    @property
+    def part(self) -> Part:
+        """All of these rows."""
+        places = self.places
+        slots = self.work.slots if places is None else self.work.slots[places]
+        return Part(work=self.work, slots=slots, places=places)
 
 
 class Scheduler:
     """Queues of work, and the turn of each kind.
 
     Args:
-        slots: rows of the arena in all.
+        table: what is queued for each slot.
+        feedback: rows whose draws are their next steps.
         fork_spares: the slots that forks borrow.
         chunk_spares: the slots that chunks of several pieces borrow.
         max_batch: the most rows of a batch; a batch of chunks has as many time steps at most.
@@ -50,66 +65,82 @@ class Scheduler:
 
     def __init__(
         self,
+        table: SessionTable,
+        feedback: Feedback,
         *,
-        slots: int,
         fork_spares: SlotAllocator,
         chunk_spares: SlotAllocator,
         max_batch: int,
         chunk_steps: int,
     ) -> None:
-        # Only compared and counted up: they may wrap around.
-        self._next_ticket = np.zeros(slots, np.int32)
-        self._serving = np.zeros(slots, np.int32)
+        self.parked: dict[tuple[int, int], list[_Entry]] = {}  # by slot and ticket
+        self.waiting = 0  # pieces of work that are queued, parked ones too
+        self.ready_rows = 0  # rows of single steps that may be handed out
+        self.pending_steps = 0  # queued or running
+        self._table = table
+        self._feedback = feedback
         self._ready: dict[Kind, deque[_Entry]] = {kind: deque() for kind in _TURNS}
-        self._parked: dict[tuple[int, int], list[_Entry]] = {}  # by slot and ticket
         self._turn = 0
         self._fork_spares = fork_spares
         self._chunk_spares = chunk_spares
         self._max_batch = max_batch
         self._chunk_steps = chunk_steps
-        self.ready_rows = 0  # single steps and decodes that may be handed out, by rows
-        self.pending_steps = 0  # queued or running
-        self.decoding_steps = 0  # those of them that sessions draw for themselves
 
     def submit(self, work: Work) -> None:
         """Queue work; its rows follow everything their sessions have queued already."""
         slots = work.slots
         assert len(slots) == 1 or not has_repeats(slots), "a session has one row in a piece of work"
-        work.tickets = self._next_ticket[slots]
-        self._next_ticket[slots] += 1
-        self._count(work, work.weight * len(slots))
-        self._enqueue(_Entry(work, np.arange(len(slots))))
+        work.tickets = self._table.tickets[slots]
+        self._table.tickets[slots] += 1
+        self.pending_steps += work.weight * len(slots)
+        self._enqueue(_Entry(work, None))
 
-    def schedule(self) -> Batch | None:
-        """The next batch, or ``None`` when nothing can run now."""
+    def schedule(self, *, decode_steps: int = 1, feedback_rows: int | None = None) -> Batch | None:
+        """The next batch, or ``None`` when nothing can run now.
+
+        Args:
+            decode_steps: steps that rows that feed back read at once, in a batch of their own; one
+                step shares the batch of everybody's single steps.
+            feedback_rows: the most rows that feed back; ``None`` sets no limit.
+        """
         for offset in range(len(_TURNS)):
             kind = _TURNS[(self._turn + offset) % len(_TURNS)]
             ready = self._ready[kind]
-            if not ready:
-                continue
             match kind:
+                case Kind.STEPS:
+                    parts = self._rows(ready)
+                    if decode_steps == 1:
+                        parts += self._fed_back(parts, 1, feedback_rows)
+                        parts = _grouped(parts)
+                case Kind.DECODE:
+                    parts = (
+                        [] if decode_steps == 1 else self._fed_back([], decode_steps, feedback_rows)
+                    )
+                    if parts:
+                        kind = parts[0].work.kind
+                case _ if not ready:
+                    continue
                 case Kind.CHUNKS:
                     parts = self._pieces(ready)
                 case Kind.FORK:
                     parts = self._fork(ready)
-                case Kind.DECODE:  # works differ in how many steps they take
-                    parts = self._rows(ready, works=1)
                 case _:
-                    parts = self._rows(ready)
+                    parts = _grouped(self._rows(ready))
             if parts:
-                self._turn = (_TURNS.index(kind) + 1) % len(_TURNS)
-                return Batch(kind=kind, parts=tuple(parts))
+                self._turn = (self._turn + offset + 1) % len(_TURNS)
+                return self._batch(kind, parts)
         return None
 
     def complete(self, batch: Batch) -> None:
         """The batch has run: serve what comes after it."""
         for part in batch.parts:
-            work = part.work
-            if isinstance(work, Chunk) and not part.is_last:
-                work.done = part.stop
-                self._make_ready(_Entry(work, part.rows))
-            else:
+            if part.is_last:
                 self.finish(part)
+            else:
+                work = part.work
+                assert isinstance(work, Chunk), "all other work ends with its batch"
+                work.done = part.stop
+                self._make_ready(_Entry(work, part.places))
 
     def finish(self, part: Part) -> None:
         """These rows have run, or must not run any more: serve what comes after them."""
@@ -117,44 +148,17 @@ class Scheduler:
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
-        self._count(work, -work.weight * len(part.rows))
-        self._serve_next(part.slots)
+        self.pending_steps -= work.weight * len(part.slots)
+        self._table.serving[part.slots] += 1
+        if self.parked:
+            self.unpark(part.slots)
 
-    def hold(self, slots: Ints) -> None:
-        """A step of each of these sessions, which are idle, runs without having been queued."""
-        self._next_ticket[slots] += 1
-        self.pending_steps += len(slots)
-
-    def release(self, slots: Ints) -> None:
-        """It has run: serve what comes after it."""
-        self.pending_steps -= len(slots)
-        self._serve_next(slots)
-
-    def _serve_next(self, slots: Ints) -> None:
-        self._serving[slots] += 1
-        if self._parked:
-            for key in zip(slots.tolist(), self._serving[slots].tolist(), strict=True):
-                for entry in self._parked.pop(key, ()):
-                    self._make_ready(entry)
-
-    def _count(self, work: Work, steps: int) -> None:
-        self.pending_steps += steps
-        if work.kind is Kind.DECODE:
-            self.decoding_steps += steps
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is queued, though something may run."""
-        return not self._parked and not any(self._ready.values())
-
-    def are_idle(self, slots: Ints) -> NDArray[np.bool_]:
-        """Which slots have nothing queued or running, (slots,)."""
-        idle: NDArray[np.bool_] = self._next_ticket[slots] == self._serving[slots]
-        return idle
-
-    def is_idle(self, slot: int) -> bool:
-        """Whether a slot has nothing queued or running."""
-        return bool(self._next_ticket[slot] == self._serving[slot])
+    def unpark(self, slots: Ints) -> None:
+        """Slots serve their next tickets: what waits for these may run."""
+        for key in zip(slots.tolist(), self._table.serving[slots].tolist(), strict=True):
+            for entry in self.parked.pop(key, ()):
+                self.waiting -= 1
+                self._make_ready(entry)
 
     @property
     def forks_wait(self) -> bool:
@@ -172,82 +176,119 @@ class Scheduler:
 
     def _enqueue(self, entry: _Entry) -> None:
         """Put an entry where it belongs: ready if some row can run, else parked."""
-        work, rows = entry.work, entry.rows
-        blocked = self._serving[work.slots[rows]] != work.tickets[rows]
-        if blocked.all():
-            row = rows[0]
-            key = (int(work.slots[row]), int(work.tickets[row]))
-            self._parked.setdefault(key, []).append(entry)
-        else:
+        part, tickets = entry.part, entry.tickets
+        blocked = self._table.serving[part.slots] != tickets
+        if not blocked.all():
             self._make_ready(entry)
+            return
+        key = (int(part.slots[0]), int(tickets[0]))
+        self.parked.setdefault(key, []).append(entry)
+        self.waiting += 1
 
     def _make_ready(self, entry: _Entry, *, first: bool = False) -> None:
-        kind = entry.work.kind
+        ready = self._ready[entry.work.kind]
         if first:
-            self._ready[kind].appendleft(entry)
+            ready.appendleft(entry)
         else:
-            self._ready[kind].append(entry)
-        if kind in _ROWS:
-            self.ready_rows += len(entry.rows)
+            ready.append(entry)
+        self._count_ready(entry, 1)
 
-    def _rows(self, ready: deque[_Entry], *, works: int | None = None) -> list[Part]:
-        """Runnable rows, first come first served, of so many works at most."""
+    def _take(self, ready: deque[_Entry]) -> _Entry:
+        entry = ready.popleft()
+        self._count_ready(entry, -1)
+        return entry
+
+    def _count_ready(self, entry: _Entry, sign: int) -> None:
+        self.waiting += sign
+        if entry.work.kind is Kind.STEPS:
+            rows = entry.work.slots if entry.places is None else entry.places
+            self.ready_rows += sign * len(rows)
+
+    def _batch(self, kind: Kind, parts: list[Part]) -> Batch:
+        if len(parts) > 1 or parts[0].places is not None or kind is Kind.CHUNKS:
+            return Batch.of(kind, parts)
+        work, rows = parts[0].work, len(parts[0].slots)
+        times = work.weight if kind is Kind.DECODE else 1
+        return Batch(
+            kind=kind,
+            parts=parts,
+            slots=work.slots,
+            expected=work.expected,
+            steps=rows * times,
+            rows=rows * work.effort,
+            times=times,
+        )
+
+    def _rows(self, ready: deque[_Entry]) -> list[Part]:
+        """Runnable rows, first come first served."""
         parts: list[Part] = []
         room = self._max_batch
-        while ready and room > 0 and len(parts) != works:
-            entry = ready.popleft()
-            work, rows = entry.work, entry.rows
-            if work.kind in _ROWS:
-                self.ready_rows -= len(rows)
-            whole = len(rows) == len(work.slots)
-            slots = work.slots if whole else work.slots[rows]
-            tickets = work.tickets if whole else work.tickets[rows]
-            runnable = self._serving[slots] == tickets
-            if len(rows) <= room and runnable.all():
-                parts.append(Part(work=work, rows=rows))
-                room -= len(rows)
+        while ready and room > 0:
+            entry = self._take(ready)
+            part = entry.part
+            runnable = self._table.serving[part.slots] == entry.tickets
+            if len(part.slots) <= room and runnable.all():
+                parts.append(part)
+                room -= len(part.slots)
                 continue
-            can_run = rows[runnable]
+            places = part.all_places
+            can_run = places[runnable]
             taken = can_run[:room]
-            parts.append(Part(work=work, rows=taken))
+            parts.append(Part(work=part.work, slots=part.work.slots[taken], places=taken))
             room -= len(taken)
-            entry.rows = np.setdiff1d(rows, taken, assume_unique=True)
+            entry.places = np.setdiff1d(places, taken, assume_unique=True)
             if len(taken) < len(can_run):
                 self._make_ready(entry, first=True)
             else:
                 self._enqueue(entry)
-        return _grouped(parts)
+        return parts
+
+    def _fed_back(self, others: list[Part], steps: int, at_most: int | None) -> list[Part]:
+        """Rows that feed back, as many as have room beside others."""
+        room = self._max_batch - sum(len(part.slots) for part in others)
+        if at_most is not None:
+            room = min(room, at_most)
+        if not self._feedback.ready_rows or room <= 0:
+            return []
+        work = self._feedback.work(steps=steps, room=room)
+        if work is None:
+            return []
+        self.pending_steps += work.weight * len(work.slots)
+        return [Part(work=work, slots=work.slots)]
 
     def _pieces(self, ready: deque[_Entry]) -> list[Part]:
         """The next piece of each chunk, in turn."""
         parts: list[Part] = []
-        waiting: list[_Entry] = []
+        passed: list[_Entry] = []
         room = self._max_batch
         while ready and room >= self._chunk_steps:
-            entry = ready.popleft()
+            entry = self._take(ready)
             work = entry.work
             assert isinstance(work, Chunk), "the queue of chunks holds nothing else"
             stop = min(work.done + self._chunk_steps, len(work.inputs))
-            wants_spare = work.spare is None and not work.borrowed
-            if stop < len(work.inputs) and wants_spare and not work.cancelled:
+            is_last = stop == len(work.inputs)
+            if not is_last and work.spare is None and not (work.borrowed or work.cancelled):
                 if not self._chunk_spares.free:
-                    waiting.append(entry)
+                    passed.append(entry)
                     continue
                 work.spare = self._chunk_spares.allocate()
-            parts.append(Part(work=work, rows=entry.rows, start=work.done, stop=stop))
+            part = entry.part
+            part.start, part.stop, part.is_last = work.done, stop, is_last
+            parts.append(part)
             room -= self._chunk_steps
-        ready.extendleft(reversed(waiting))
+        for entry in reversed(passed):
+            self._make_ready(entry, first=True)
         return parts
 
     def _fork(self, ready: deque[_Entry]) -> list[Part]:
         """The first fork, once all its copies have a slot; a smaller one does not overtake it."""
         work = ready[0].work
         assert isinstance(work, Fork), "the queue of forks holds nothing else"
-        if not work.cancelled:
-            if work.copies > self._fork_spares.free:
+        if work.failure is None and not work.reply_to.cancelled:
+            if work.effort > self._fork_spares.free:
                 return []
-            work.spares = self._fork_spares.allocate_many(work.copies)
-        return [Part(work=work, rows=ready.popleft().rows)]
+            work.spares = self._fork_spares.allocate_many(work.effort)
+        return [self._take(ready).part]
 
 
 def _grouped(parts: Iterable[Part]) -> list[Part]:

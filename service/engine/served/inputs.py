@@ -1,25 +1,19 @@
 """Reads a caller's inputs for one model: text, token ids or values, checked step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.compile.series_graphs import bounds
+from models.compile.series_graphs import bounds as value_bounds
 from models.manifest import Manifest, TokensInput, ValuesInput
-from service.engine.work.work import Floats, Inputs, Ints
+from service.engine.work.columns import Floats, Inputs, Ints
 from service.errors import BadInputError
 
-_GOOD = np.zeros(1, np.bool_)
 
-
-def _not_bad(step: int) -> BadInputError:
-    raise AssertionError(f"step {step} is a good one")
-
-
-@dataclass(slots=True, kw_only=True)  # not frozen: one is made per lone step
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made per frame
 class CheckedSteps:
     """Steps as the model takes them, and which of them are bad."""
 
@@ -48,24 +42,20 @@ class InputReader:
 
     def __init__(self, manifest: Manifest) -> None:
         self._input = manifest.input
-        self._symbols: tuple[str, ...] = ()
+        self.symbols: tuple[str, ...] = ()
+        """By token id; none for a model that reads values."""
         self._token_of: Ints | None = None
         if isinstance(manifest.input, TokensInput):
-            self._symbols = manifest.input.vocabulary
+            self.symbols = manifest.input.vocabulary
             self._token_of = _code_points(manifest.input)
         else:
             self._positive = np.array(manifest.input.are_positive)  # (width,)
-        self._ids = np.arange(len(self._symbols))
-
-    @property
-    def width(self) -> int:
+        self.width = manifest.input.width
         """Numbers per step."""
-        return self._input.width
-
-    @property
-    def has_tokens(self) -> bool:
+        self.has_tokens = isinstance(manifest.input, TokensInput)
         """Whether steps are tokens, and not values."""
-        return isinstance(self._input, TokensInput)
+        self.single_tokens = _single_tokens(manifest.input)
+        """The token of each character that is one step by itself, its unknown one aside."""
 
     def text(self, text: str) -> CheckedSteps:
         """One step per character; those the vocabulary lacks are its unknown one, if it has one."""
@@ -86,7 +76,7 @@ class InputReader:
         """One step per token id."""
         if isinstance(self._input, ValuesInput):
             raise BadInputError("inputs.tokens", "the model reads values: send inputs.values")
-        bad: NDArray[np.bool_] = np.logical_or(ids < 0, ids >= len(self._symbols))
+        bad: NDArray[np.bool_] = np.logical_or(ids < 0, ids >= len(self.symbols))
         return CheckedSteps(
             inputs=np.where(bad, 0, ids), bad=bad, explain=partial(self._explain_token, ids)
         )
@@ -114,60 +104,30 @@ class InputReader:
             explain=partial(self._explain_value, rows),
         )
 
-    def is_token(self, token: int) -> bool:
-        """Whether it is the id of a token that the model reads."""
-        return 0 <= token < len(self._symbols)
-
-    def one_token(self, token: int) -> CheckedSteps | None:
-        """The step of one token id, if it is a good one."""
-        return self._one(token) if self.is_token(token) else None
-
-    def one_symbol(self, character: str) -> CheckedSteps | None:
-        """The step of one character, if it is a good one."""
-        points = self._token_of
-        if points is None:
-            return None
-        token: int = points.item(min(ord(character), len(points) - 1))
-        return self._one(token) if token >= 0 else None
-
-    def one_row(self, values: Floats) -> CheckedSteps | None:
-        """The step of one row of values (width,), if it is a good one."""
-        if isinstance(self._input, TokensInput) or not np.isfinite(values).all():
+    def one_row(self, values: Floats) -> Floats | None:
+        """The step of one row of values (width,), (1, width), if it is a good one."""
+        if self.has_tokens or not np.isfinite(values).all():
             return None
         if (self._positive & (values <= 0)).any():
             return None
-        return CheckedSteps(inputs=values[None], bad=_GOOD, explain=_not_bad)
-
-    def _one(self, token: int) -> CheckedSteps:
-        return CheckedSteps(inputs=self._ids[token : token + 1], bad=_GOOD, explain=_not_bad)
-
-    def within(self, drawn: Floats) -> Floats:
-        """Drawn values, those that run away kept within what the model reads."""
-        assert isinstance(self._input, ValuesInput), "tokens are drawn from the vocabulary"
-        kept: Floats = np.clip(drawn, *bounds(self._input))
-        return kept
+        return values[None]
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """The symbols of token ids, joined."""
-        symbols = self._symbols
-        return "".join([symbols[token] for token in tokens])
-
-    def symbol(self, token: int) -> str:
-        """The symbol of a token id."""
-        return self._symbols[token]
+        return "".join([self.symbols[token] for token in tokens])
 
     def _explain_text(self, text: str, row: int) -> BadInputError:
         return BadInputError(
             "inputs.text",
             f"{text[row]!r} (U+{ord(text[row]):04X}) is not among the model's "
-            f"{len(self._symbols)} characters",
+            f"{len(self.symbols)} characters",
             row=row,
         )
 
     def _explain_token(self, ids: Ints, row: int) -> BadInputError:
         return BadInputError(
             "inputs.tokens",
-            f"token {int(ids[row])} is outside 0..{len(self._symbols) - 1}",
+            f"token {int(ids[row])} is outside 0..{len(self.symbols) - 1}",
             row=row,
         )
 
@@ -188,6 +148,18 @@ class InputReader:
             f"{self._input.features[column]} is {values[column]}: {wanted}",
             row=row,
         )
+
+
+def bounds(manifest: Manifest) -> tuple[np.float32, np.float32] | None:
+    """What drawn values are kept within to be read again; ``None`` for a model of tokens."""
+    values = manifest.input
+    return value_bounds(values) if isinstance(values, ValuesInput) else None
+
+
+def _single_tokens(steps: TokensInput | ValuesInput) -> Mapping[str, int]:
+    if not isinstance(steps, TokensInput):
+        return {}
+    return {symbol: token for token, symbol in enumerate(steps.vocabulary) if len(symbol) == 1}
 
 
 def _code_points(tokens: TokensInput) -> Ints | None:

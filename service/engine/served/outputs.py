@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from models.manifest import Manifest, PredictionKind
-from service.engine.work.work import NOTHING, Outputs, Sampling
+from service.engine.work.columns import NOTHING, Outputs
+from service.engine.work.sampling import Sampling
 from service.errors import BadInputError
 
 DEFAULT_LEVELS = (0.1, 0.5, 0.9)
@@ -55,7 +56,7 @@ def check_outputs(
         )
     check_levels("outputs.quantiles", outputs.quantiles, at_most=max_levels)
     if sampling is not None:
-        check_sampling("outputs.sample", sampling)
+        sampling.check("outputs.sample")
     return outputs
 
 
@@ -70,18 +71,6 @@ def check_levels(field: str, levels: tuple[float, ...], *, at_most: int) -> None
     for row, level in enumerate(levels):
         if not 0.0 < level < 1.0:
             raise BadInputError(field, f"{level} is not strictly between 0 and 1", row=row)
-
-
-def check_sampling(field: str, sampling: Sampling) -> None:
-    """Temperature is at least 0 and top_p in (0, 1].
-
-    Raises:
-        BadInputError: one of them is not.
-    """
-    if not 0.0 <= sampling.temperature <= 100.0:
-        raise BadInputError(f"{field}.temperature", f"{sampling.temperature} is not in 0..100")
-    if not 0.0 < sampling.top_p <= 1.0:
-        raise BadInputError(f"{field}.top_p", f"{sampling.top_p} is not above 0 and at most 1")
 
 
 def _has(kind: PredictionKind) -> str:
@@ -120,21 +109,16 @@ def check_reply(
         )
 
 
-def check_can_draw(manifest: Manifest, what: str) -> None:
-    """Check that what a model predicts can be its next step.
+def why_no_draws(manifest: Manifest) -> str | None:
+    """Why what a model predicts cannot be its next step; ``None`` where it can.
 
-    Raises:
-        BadInputError: it cannot; ``what`` is what was to be made of it.
+    ``{}`` in it stands for what was to be made of it.
     """
-    if manifest.prediction.kind is PredictionKind.LABELS:
-        raise BadInputError(
-            "session_id",
-            f"the session's model labels sequences: no next step can be {what} from a label",
-        )
-    if manifest.prediction.kind is PredictionKind.RAW:
-        raise BadInputError("session_id", f"the session's model gives nothing to be {what} from")
+    match manifest.prediction.kind:
+        case PredictionKind.LABELS:
+            return "labels sequences: no next step can be {} from a label"
+        case PredictionKind.RAW:
+            return "gives nothing to be {} from"
     if manifest.input.width != 1:
-        raise BadInputError(
-            "session_id",
-            f"the session's model reads {manifest.input.width} values per step, predicts one",
-        )
+        return f"reads {manifest.input.width} values per step, predicts one"
+    return None

@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 
 from service.engine.shard.shard import Shard
-from service.engine.work.work import (
-    Answers,
-    Chunk,
-    Delivery,
-    Draws,
-    Inputs,
-    Ints,
-    Outputs,
-    Sampling,
-    Steps,
-    Work,
-)
+from service.engine.work.columns import Answers, Inputs, Ints, Outputs
+from service.engine.work.replies import Delivery
+from service.engine.work.request import Request
+from service.engine.work.sampling import Draws, Sampling
+from service.engine.work.work import Chunk, Work
 from service.errors import OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -132,7 +125,7 @@ class Promised:
         self._predictor.count_pending(-steps)
 
 
-class SteppingPredictor(Predictor):
+class StatefulPredictor(Predictor):
     """Predicts with a model that has states.
 
     Args:
@@ -196,7 +189,7 @@ class SteppingPredictor(Predictor):
             for delivery in await shard.perform(*works):
                 _place(delivery, found)
         finally:
-            shard.residents.return_spares(borrowed)
+            shard.slots.return_spares(borrowed)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -232,10 +225,11 @@ def _works(
         works.append(
             Chunk(
                 slots=slots[place : place + 1],
-                origin=np.array([row]),
+                rows=np.array([row]),
                 expected=start,
                 outputs=outputs,
                 draws=draws,
+                weight=len(parts[row]),
                 inputs=parts[row],
                 contents=content,
                 commit=False,
@@ -245,9 +239,9 @@ def _works(
     if single:
         inputs: Inputs = np.concatenate([parts[rows[place]] for place in single])
         works.append(
-            Steps(
+            Request(
                 slots=slots[single],
-                origin=np.array([rows[place] for place in single]),
+                rows=np.array([rows[place] for place in single]),
                 expected=np.zeros(len(single), np.int64),
                 outputs=outputs.last_only,
                 draws=None if sampling is None else Draws.repeated(sampling, len(single)),

@@ -1,34 +1,45 @@
-"""The models that are loaded, each with what serves it."""
+"""The models that are loaded, each with what serves it.
+
+Knows nothing of sessions or gRPC.
+"""
 
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 from models.errors import ModelError
 from models.manifest import Manifest, TokensInput
-from service.engine.execution.cpu.runner import Runner
-from service.engine.execution.stateless import WholeRunner
-from service.engine.served.batcher import GatheringPredictor
-from service.engine.served.decoder import Generations
-from service.engine.served.inputs import InputReader
-from service.engine.served.outputs import check_outputs, check_reply
-from service.engine.served.predictor import Predictor, SteppingPredictor
-from service.engine.shard.shard import Shard
-from service.engine.work.lones import Encode, LoneKind
-from service.engine.work.work import Outputs, Sampling
-from service.errors import ModelUnknownError, NotStreamableError, SessionLimitError
+from service.engine.execution.runner import Runner
+from service.engine.execution.stateless import StatelessRunner
+from service.engine.served.dynamic_batcher import DynamicBatcher
+from service.engine.served.inputs import InputReader, bounds
+from service.engine.served.outputs import check_outputs, check_reply, why_no_draws
+from service.engine.served.predictor import Predictor, StatefulPredictor
+from service.engine.shard.shard import Shard, Usage
+from service.engine.work.columns import Outputs
+from service.engine.work.replies import Encode
+from service.engine.work.request import SingleKind
+from service.engine.work.sampling import Sampling
+from service.errors import BadInputError, ModelUnknownError, NotStreamableError, SessionLimitError
 from service.metrics import Metrics
 from service.settings import MOST_SESSIONS, EngineSettings
 
-_CHECKED_OUTPUTS = 1000  # remembered per model
+_REMEMBERED = 1000  # outputs that were checked, per model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
     """A model that is loaded, with what serves it.
 
-    ``predictor`` reads whole sequences; the shards, which a model without states has none of,
-    hold its sessions.
+    Attributes:
+        predictor: reads whole sequences.
+        shards: hold its sessions; a model without states has none.
+        no_draws: why what it predicts cannot be its next step; ``None`` where it can.
+        labels: what its labels are called, if it predicts labels.
+        names: what its labels are called, or else its tokens.
+        single_kinds: by outputs that were checked for one step, and by who encodes them.
     """
 
     name: str
@@ -37,29 +48,56 @@ class ServedModel:
     fingerprint: str
     reader: InputReader
     shards: tuple[Shard, ...]
-    generations: tuple[Generations, ...]  # of each shard
     predictor: Predictor
     limits: EngineSettings
-    _lone_kinds: dict[tuple[Outputs, Encode], LoneKind] = field(default_factory=dict)
-    _checked: dict[tuple[Outputs, int], Outputs] = field(default_factory=dict)
+    no_draws: str | None = field(init=False)
+    labels: tuple[str, ...] = field(init=False)
+    names: tuple[str, ...] = field(init=False)
+    single_kinds: dict[tuple[Outputs, Encode], SingleKind] = field(default_factory=dict)
 
-    def checked_outputs(
-        self, outputs: Outputs, sampling: Sampling | None, *, steps: int
+    def __post_init__(self) -> None:
+        labels, read = self.manifest.prediction.labels, self.manifest.input
+        object.__setattr__(self, "no_draws", why_no_draws(self.manifest))
+        object.__setattr__(self, "labels", labels)
+        symbols = read.vocabulary if isinstance(read, TokensInput) else ()
+        object.__setattr__(self, "names", labels or symbols)
+
+    def check_outputs(
+        self, outputs: Outputs, sampling: Sampling | None, *, steps: int, sequences: int = 1
     ) -> Outputs:
         """The outputs to compute for a request of so many steps.
 
         Raises:
             BadInputError: the model cannot give one of them, or the reply would be too long.
         """
-        key = (outputs, steps)
-        known = self._checked.get(key) if sampling is None else None
-        if known is None:
-            limits = self.limits
-            known = check_outputs(self.manifest, outputs, sampling, max_levels=limits.max_levels)
-            check_reply(self.manifest, known, steps, at_most=limits.max_message_bytes)
-            if sampling is None and len(self._checked) < _CHECKED_OUTPUTS:
-                self._checked[key] = known
-        return known
+        found = check_outputs(self.manifest, outputs, sampling, max_levels=self.limits.max_levels)
+        room = self.limits.max_message_bytes
+        check_reply(self.manifest, found, steps, sequences=sequences, at_most=room)
+        return found
+
+    def single_kind(
+        self, outputs: Outputs, sampling: Sampling | None, encode: Encode
+    ) -> SingleKind:
+        """The kind of single steps with these outputs; mostly the same one for equal arguments.
+
+        Raises:
+            BadInputError: as `check_outputs`.
+        """
+        found = self.check_outputs(outputs, sampling, steps=1)
+        kind = self.single_kinds.get((found, encode)) or SingleKind(found.last_only, encode)
+        if len(self.single_kinds) < _REMEMBERED and sampling is None:
+            self.single_kinds[found, encode] = self.single_kinds[outputs, encode] = kind
+        return kind
+
+    def check_can_draw(self, what: str) -> None:
+        """Check that what the model predicts can be its next step.
+
+        Raises:
+            BadInputError: it cannot; ``what`` is what was to be made of it.
+        """
+        if self.no_draws is not None:
+            reason = self.no_draws.format(what)
+            raise BadInputError("session_id", f"the session's model {reason}")
 
     def require_streamable(self) -> None:
         """Check that there can be sessions of the model.
@@ -74,30 +112,22 @@ class ServedModel:
                 "send whole sequences to ModelService.Predict"
             )
 
-    def names(self, *, of_tokens: bool) -> tuple[str, ...]:
-        """What the model's tokens or labels are called; of tokens only where that is wanted."""
-        if self.manifest.prediction.labels:
-            return self.manifest.prediction.labels
-        read = self.manifest.input
-        return read.vocabulary if of_tokens and isinstance(read, TokensInput) else ()
-
-    def generations_of(self, shard: Shard) -> Generations:
-        """What generates on a shard."""
-        return self.generations[self.shards.index(shard)]
-
-    def lone_kind(self, outputs: Outputs, encode: Encode) -> LoneKind:
-        """The kind of lone steps with these outputs; mostly the same one for equal arguments."""
-        known = self._lone_kinds.get((outputs, encode))
-        if known is None:
-            known = LoneKind(outputs, encode)
-            if len(self._lone_kinds) < _CHECKED_OUTPUTS:
-                self._lone_kinds[outputs, encode] = known
-        return known
-
     @property
-    def pending_steps(self) -> int:
-        """Steps queued or running."""
-        return sum(shard.pending_steps for shard in self.shards) + self.predictor.pending_steps
+    def usage(self) -> Usage:
+        """What is taken of it; whole sequences that wait or run are pending, too."""
+        own = Usage(pending_steps=self.predictor.pending_steps)
+        return reduce(add, (shard.usage for shard in self.shards), own)
+
+    async def drained(self) -> None:
+        """Wait until nothing is queued or running."""
+        await self.predictor.drained()
+        for shard in self.shards:
+            await shard.drained()
+
+    def warm_up(self) -> None:
+        """Learn what runs of each size cost."""
+        for shard in self.shards:
+            shard.warm_up()
 
     def shard_for(self, session_id: str) -> Shard:
         """Where a new session goes: by the hash of its id, or where there is room if not there.
@@ -106,25 +136,24 @@ class ServedModel:
             SessionLimitError: every slot is taken.
         """
         home = zlib.crc32(session_id.encode("utf-8", "surrogatepass")) % len(self.shards)
-        if self.shards[home].slots.free:
+        if self.shards[home].slots.sessions.free:
             return self.shards[home]
-        roomy = max(self.shards, key=lambda shard: shard.slots.free)
-        if not roomy.slots.free:
-            capacity = sum(shard.slots.capacity for shard in self.shards)
+        roomy = max(self.shards, key=lambda shard: shard.slots.sessions.free)
+        if not roomy.slots.sessions.free:
             raise SessionLimitError(
-                f"all {capacity} session slots are in use: close sessions, wait for idle ones to "
-                "expire, or raise --max-sessions"
+                f"all {self.usage.capacity} session slots are in use: close sessions, wait for "
+                "idle ones to expire, or raise --max-sessions"
             )
         return roomy
 
 
-class Catalog:
+class Registry:
     """Finds models by name and version.
 
     Args:
         settings: limits.
         metrics: where to count.
-        clock: seconds since the epoch.
+        clock: seconds, never going back.
     """
 
     def __init__(
@@ -155,22 +184,21 @@ class Catalog:
                 runner,
                 sessions=sessions_of(sessions, number, count),
                 chunk_steps=self._settings.chunk_steps if manifest.lengths is not None else 1,
+                bounds=bounds(manifest),
                 metrics=self._metrics,
                 settings=self._settings,
                 clock=self._clock,
             )
             for number, runner in enumerate(runners)
         )
-        reader = InputReader(manifest)
         served = ServedModel(
             name=name,
             version=version,
             manifest=manifest,
             fingerprint=fingerprint,
-            reader=reader,
+            reader=InputReader(manifest),
             shards=shards,
-            generations=tuple(Generations(shard, reader, self._metrics) for shard in shards),
-            predictor=SteppingPredictor(
+            predictor=StatefulPredictor(
                 f"{name}/{version}", shards, metrics=self._metrics, settings=self._settings
             ),
             limits=self._settings,
@@ -178,14 +206,14 @@ class Catalog:
         self._put(served)
         return served
 
-    def add_whole(
+    def add_stateless(
         self,
         *,
         name: str,
         version: int,
         manifest: Manifest,
         fingerprint: str,
-        runner: WholeRunner,
+        runner: StatelessRunner,
         workers: int = 1,
     ) -> ServedModel:
         """Serve a model without states, by so many runs at once."""
@@ -196,8 +224,7 @@ class Catalog:
             fingerprint=fingerprint,
             reader=InputReader(manifest),
             shards=(),
-            generations=(),
-            predictor=GatheringPredictor(
+            predictor=DynamicBatcher(
                 f"{name}/{version}",
                 runner,
                 workers=workers,
@@ -252,18 +279,13 @@ class Catalog:
     def _show(self, served: ServedModel) -> None:
         """Let the gauges read the shards whenever they are read."""
         model = f"{served.name}/{served.version}"
-        shards = served.shards
         session_bytes = served.manifest.session_bytes
-        self._metrics.session_capacity.labels(model).set(
-            sum(shard.slots.capacity for shard in shards)
-        )
-        self._metrics.sessions.labels(model, "device").set_function(
-            lambda: sum(shard.slots.used for shard in shards)
-        )
+        self._metrics.session_capacity.labels(model).set(served.usage.capacity)
+        self._metrics.sessions.labels(model, "device").set_function(lambda: served.usage.sessions)
         self._metrics.state_bytes.labels(model, "device").set_function(
-            lambda: session_bytes * sum(shard.slots.used for shard in shards)
+            lambda: session_bytes * served.usage.sessions
         )
-        self._metrics.pending_steps.labels(model).set_function(lambda: served.pending_steps)
+        self._metrics.pending_steps.labels(model).set_function(lambda: served.usage.pending_steps)
 
 
 def capacity(settings: EngineSettings, manifest: Manifest) -> int:

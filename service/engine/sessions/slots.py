@@ -1,8 +1,17 @@
-"""Which rows of the arena are taken. Knows nothing of what is in them."""
+"""Which rows of the arena are taken, by whom, and when one is free for the next.
+
+A slot is handed on only once nothing is queued for it: a step of one session can then never reach
+another. Knows nothing of models or requests.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from service.engine.work.work import Ints
+from service.engine.sessions.table import SessionTable
+from service.engine.work.columns import Ints
+from service.engine.work.work import Fork
 from service.errors import SessionLimitError
 
 
@@ -13,27 +22,22 @@ class SlotAllocator:
     so that whoever remembers a slot can tell that it has changed hands.
     """
 
-    def __init__(self, first: int, count: int) -> None:
+    def __init__(self, first: int, count: int, generation: NDArray[np.int32] | None = None) -> None:
+        self.capacity = count
         self._first = first
-        self._capacity = count
         self._unused = 0  # slots from here on were never handed out
         self._freed: list[int] = []
-        self.generation = np.zeros(count, np.int32)
-
-    @property
-    def capacity(self) -> int:
-        """Slots in all."""
-        return self._capacity
+        self._generation = np.zeros(count, np.int32) if generation is None else generation
 
     @property
     def free(self) -> int:
         """Slots that can be allocated."""
-        return self._capacity - self._unused + len(self._freed)
+        return self.capacity - self._unused + len(self._freed)
 
     @property
     def used(self) -> int:
         """Slots that are taken."""
-        return self._capacity - self.free
+        return self.capacity - self.free
 
     def allocate(self) -> int:
         """Take one slot.
@@ -43,9 +47,9 @@ class SlotAllocator:
         """
         if self._freed:
             return self._freed.pop()
-        if self._unused == self._capacity:
+        if self._unused == self.capacity:
             raise SessionLimitError(
-                f"all {self._capacity} session slots are in use: close sessions, wait for idle "
+                f"all {self.capacity} session slots are in use: close sessions, wait for idle "
                 "ones to expire, or raise --max-sessions"
             )
         self._unused += 1
@@ -61,7 +65,98 @@ class SlotAllocator:
             raise SessionLimitError(f"{count} slots wanted, {self.free} free")
         return np.array([self.allocate() for _ in range(count)], np.int64)
 
-    def release(self, slot: int) -> None:
-        """Give one slot back."""
-        self.generation[slot - self._first] += 1
-        self._freed.append(slot)
+    def release(self, *slots: int) -> None:
+        """Give slots back."""
+        for slot in slots:
+            self._generation[slot - self._first] += 1
+        self._freed += slots
+
+
+class SlotManager:
+    """The slots of one shard: those of its sessions, and spare ones that are borrowed.
+
+    Args:
+        table: where each session stands, and what is queued for each slot.
+        sessions: slots of sessions; they come first.
+        spares: slots to borrow, behind them.
+        forget: called with a slot whose session is gone for good.
+        wake: tells that work may run that could not before.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        *,
+        sessions: int,
+        spares: int,
+        forget: Callable[[int], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.generation = np.zeros(sessions + spares, np.int32)  # how often each was released
+        self.sessions = SlotAllocator(0, sessions, self.generation[:sessions])
+        self.spares = SlotAllocator(sessions, spares, self.generation[sessions:])
+        self.leaving: set[int] = set()  # slots to free once nothing is queued for them
+        self._table = table
+        self._forget = forget
+        self._wake = wake
+        self._tenants: list[str | None] = []  # by slot; as long as slots were handed out
+
+    def begin(
+        self, session_id: str, *, opened_s: float, now_s: float, idle_timeout_s: float
+    ) -> int:
+        """Start a session; returns its slot.
+
+        Raises:
+            SessionLimitError: every slot is taken.
+        """
+        slot = self.sessions.allocate()
+        if slot == len(self._tenants):  # slots are handed out in order the first time
+            self._tenants.append(session_id)
+        else:
+            self._tenants[slot] = session_id
+        self._table.open(slot, opened_s=opened_s, now_s=now_s, idle_timeout_s=idle_timeout_s)
+        return slot
+
+    def end(self, slot: int) -> None:
+        """End the session of a slot, which is free once nothing is queued for it."""
+        self._tenants[slot] = None
+        self._table.close(slot)
+        if self._table.is_idle(slot):
+            self._free(slot)
+        else:
+            self.leaving.add(slot)
+
+    def tenant(self, slot: int, generation: int) -> str | None:
+        """The session of a slot, if the slot has not changed hands since that generation."""
+        return self._tenants[slot] if self.generation[slot] == generation else None
+
+    def expired(self, now_s: float, *, at_most: int) -> list[str]:
+        """Sessions that have been idle for longer than their timeout."""
+        return [
+            tenant
+            for slot in self._table.expired(now_s)[:at_most].tolist()
+            if self._table.is_idle(slot) and (tenant := self._tenants[slot]) is not None
+        ]
+
+    def return_spares(self, fork: Fork) -> None:
+        """Give back the spare slots of a fork, each once nothing is queued for it."""
+        idle = self._table.idle(fork.spares)
+        self.leaving.update(fork.spares[~idle].tolist())
+        self.spares.release(*fork.spares[idle].tolist())
+        fork.spares = fork.spares[:0]
+        self._wake()  # somebody may wait for them
+
+    def finished(self, slots: Ints) -> None:
+        """Rows of these slots have run or were refused: free those that were waiting for it."""
+        for slot in self.leaving.intersection(slots.tolist()):
+            if self._table.is_idle(slot):
+                self.leaving.discard(slot)
+                self._free(slot)
+
+    def _free(self, slot: int) -> None:
+        if slot < self.sessions.capacity:
+            self._forget(slot)
+            self.sessions.release(slot)
+        else:
+            self.spares.release(slot)
+            self._wake()

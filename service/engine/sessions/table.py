@@ -1,22 +1,21 @@
-"""Sessions, and what is known of each: one object per session, one column per fact.
+"""What is known of each session: one column per fact.
 
 Columns are indexed by slot, so that a frame of many sessions is checked and committed with a few
 array operations. Knows nothing of queues, models or time: time is an argument.
+
+Order is kept by tickets. Every row of work draws the next ticket of its slot when it is queued, and
+may run when it is the one its slot serves; a slot serves its next ticket once the row before is
+finished. One comparison of two columns finds the runnable rows of a whole frame.
 """
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.work.work import Ints
-
-if TYPE_CHECKING:
-    from service.engine.served.registry import ServedModel
-    from service.engine.shard.shard import Shard
-
+from service.engine.work.columns import Ints, Mask
+from service.engine.work.request import UNCHECKED
 
 _CACHE_LINE = 64  # bytes
 
@@ -28,48 +27,26 @@ class SessionStatus(Enum):
     LOST = "lost"
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Session:
-    """One client-visible sequence in progress."""
-
-    id: str
-    served: "ServedModel"
-    shard: "Shard"
-    slot: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionInfo:
-    """A session as a client sees it; times are seconds since the epoch."""
-
-    id: str
-    model: str
-    version: int
-    status: SessionStatus
-    position: int
-    opened_s: float
-    last_used_s: float
-    idle_timeout_s: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdicts:
     """What becomes of each row of a request; the masks are disjoint and cover all rows."""
 
-    expected: Ints  # (rows,) the position each session must have when its row runs
-    apply: NDArray[np.bool_]  # the session's next step
-    replay: NDArray[np.bool_]  # the step just applied, sent again
-    conflict: NDArray[np.bool_]  # its position, with other content
-    mismatch: NDArray[np.bool_]  # any other position
-    queued: NDArray[np.bool_]  # a position that queued steps will consume: ask again after them
+    apply: Mask  # the session's next step
+    replay: Mask  # the step just applied, sent again
+    conflict: Mask  # its position, with other content
+    mismatch: Mask  # any other position
+    queued: Mask  # a position that queued steps will consume: ask again after them
 
 
 _RECORD = np.dtype(
     {
         "names": [
-            "position", "accepted", "last_content", "opened_s", "last_steps", "lost", "closing",
+            "position", "accepted", "last_content", "opened_s", "last_steps", "tickets", "serving",
+            "lost", "closing", "blocked",
         ],
-        "formats": ["i8", "i8", "i8", "f8", "i4", "?", "?"],
+        "formats": ["i8", "i8", "i8", "f8", "i4", "i4", "i4", "?", "?", "u2"],
+        # Lost and closing together are what blocks a session: read as one number where both matter.
+        "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 45, 44],
         "itemsize": _CACHE_LINE,
     }
 )  # fmt: skip
@@ -89,14 +66,23 @@ class SessionTable:
         rows = _records(slots)
         self.position: Ints = rows["position"]  # steps applied
         self.accepted: Ints = rows["accepted"]  # the same, and the steps that are queued
-        self.lost: NDArray[np.bool_] = rows["lost"]
-        self.closing: NDArray[np.bool_] = rows["closing"]
+        self.lost: Mask = rows["lost"]
+        self.closing: Mask = rows["closing"]
         self.opened_s: NDArray[np.float64] = rows["opened_s"]  # since the epoch
+        # Only compared and counted up: they may wrap around.
+        self.tickets: NDArray[np.int32] = rows["tickets"]  # the next to be drawn
+        self.serving: NDArray[np.int32] = rows["serving"]
+        self._blocked: NDArray[np.uint16] = rows["blocked"]
         self._last_steps: NDArray[np.int32] = rows["last_steps"]  # of the step just applied
         self._last_content: Ints = rows["last_content"]  # digest of its inputs
         # Apart, because the search for idle sessions goes over all of them.
         self.last_used_s = np.zeros(slots, np.float64)
         self.idle_timeout_s = np.zeros(slots, np.float32)  # 0: no session here
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    # -- lives ----------------------------------------------------------------------------
 
     def open(self, slot: int, *, opened_s: float, now_s: float, idle_timeout_s: float) -> None:
         """Begin a session in a slot, whatever was there before."""
@@ -119,48 +105,58 @@ class SessionTable:
         self.closing[slot] = True
         self.idle_timeout_s[slot] = 0.0
 
-    def blocked(self, slots: Ints) -> NDArray[np.bool_]:
+    def fork(self, slot: int, copies: Ints) -> None:
+        """Let spare slots stand where a session stands."""
+        self.position[copies] = self.accepted[copies] = self.position[slot]
+        self.lost[copies] = False
+        self.closing[copies] = False
+
+    def expired(self, now_s: float) -> Ints:
+        """The slots whose session has been idle for longer than its timeout."""
+        timeout = self.idle_timeout_s
+        return np.flatnonzero((timeout > 0) & (self.last_used_s + timeout < now_s))
+
+    # -- questions ------------------------------------------------------------------------
+
+    def blocked(self, slots: Ints) -> Mask:
         """Which sessions must not step: their state is in doubt, or they are ending."""
-        blocked: NDArray[np.bool_] = self.lost[slots] | self.closing[slots]
+        blocked: Mask = self._blocked[slots] != 0
         return blocked
 
     def is_blocked(self, slot: int) -> bool:
         """Whether one session must not step."""
-        return bool(self.lost.item(slot) or self.closing.item(slot))
+        return bool(self._blocked.item(slot))
 
-    def judge(
-        self,
-        slots: Ints,
-        *,
-        positions: Ints | None,
-        steps: Ints,
-        contents: Ints,
-    ) -> Verdicts:
+    def idle(self, slots: Ints) -> Mask:
+        """Which slots have nothing queued or running, (slots,)."""
+        idle: Mask = self.tickets[slots] == self.serving[slots]
+        return idle
+
+    def is_idle(self, slot: int) -> bool:
+        """Whether a slot has nothing queued or running."""
+        return self.tickets.item(slot) == self.serving.item(slot)
+
+    def stand(self, slots: Ints, expected: Ints) -> bool:
+        """Whether all sessions stand where their rows expect them, and may step."""
+        at = self.position[slots] == expected
+        return bool(at.all()) and not self._blocked[slots].any()
+
+    def judge(self, slots: Ints, *, positions: Ints, steps: Ints, contents: Ints) -> Verdicts:
         """Say what must become of each row of a request; changes nothing.
 
         All arguments are columns (rows,): the position each row claims, its number of steps, and
         the digest of its inputs.
         """
         current = self.accepted[slots]
-        none = np.zeros(len(slots), np.bool_)
-        apply = ~none if positions is None else positions == current
-        if positions is None or apply.all():
-            return Verdicts(
-                expected=current,
-                apply=apply,
-                replay=none,
-                conflict=none,
-                mismatch=none,
-                queued=none,
-            )
+        apply = positions == current
         applied = self.position[slots]
         last_steps = self._last_steps[slots]
         # The reply of the last step can be repeated only while no other is on its way.
         again = (positions + last_steps == applied) & (last_steps > 0) & (applied == current)
+        again &= ~apply
         same = (steps == last_steps) & (contents == self._last_content[slots])
         queued = (positions >= applied) & (positions < current)
         return Verdicts(
-            expected=current,
             apply=apply,
             replay=again & same,
             conflict=again & ~same,
@@ -168,43 +164,44 @@ class SessionTable:
             queued=queued,
         )
 
+    # -- steps ----------------------------------------------------------------------------
+
+    def begin(self, slots: Ints, claimed: Ints | None) -> Ints | None:
+        """Begin the next step of idle sessions without queueing it.
+
+        Returns:
+            Where each stands, (rows,); ``None``, and nothing is begun, if a session is busy or
+            blocked, or is not at the position that its row claims.
+        """
+        tickets = self.tickets[slots]
+        if not (tickets == self.serving[slots]).all() or self._blocked[slots].any():
+            return None
+        at = self.position[slots]
+        if claimed is not None:
+            expected = claimed == at
+            if not expected.all() and not (expected | (claimed == UNCHECKED)).all():
+                return None
+        self.tickets[slots] = tickets + 1
+        self.accepted[slots] = at + 1
+        return at
+
     def accept(self, slots: Ints, steps: Ints | int) -> None:
         """Count steps as queued."""
         self.accepted[slots] += steps
-
-    def commit(
-        self,
-        slots: Ints,
-        *,
-        steps: int,
-        contents: Ints,
-        now_s: float,
-        last_steps: int | None = None,
-    ) -> None:
-        """Count steps as applied; ``last_steps`` of them are what may be asked for again."""
-        self.position[slots] += steps
-        self._last_steps[slots] = steps if last_steps is None else last_steps
-        self._last_content[slots] = contents
-        self.last_used_s[slots] = now_s
-
-    def stand(self, slots: Ints, positions: Ints, *, contents: Ints, now_s: float) -> None:
-        """One step of each session was applied: it stands there now."""
-        self.position[slots] = positions
-        self._last_steps[slots] = 1
-        self._last_content[slots] = contents
-        self.last_used_s[slots] = now_s
 
     def withdraw(self, slots: Ints, steps: Ints | int) -> None:
         """Queued steps will not be applied."""
         self.accepted[slots] -= steps
 
-    def fork(self, slot: int, copies: Ints) -> None:
-        """Let spare slots stand where a session stands."""
-        self.position[copies] = self.accepted[copies] = self.position[slot]
-        self.lost[copies] = False
-        self.closing[copies] = False
+    def commit(
+        self, slots: Ints, positions: Ints, *, contents: Ints, last_steps: int = 1, now_s: float
+    ) -> None:
+        """Sessions have read on, and stand at ``positions`` now, (rows,).
 
-    def idle(self, now_s: float) -> Ints:
-        """The slots whose session has been idle for longer than its timeout."""
-        timeout = self.idle_timeout_s
-        return np.flatnonzero((timeout > 0) & (self.last_used_s + timeout < now_s))
+        The last ``last_steps`` of what they read, whose digest is in ``contents``, may be asked for
+        again.
+        """
+        self.position[slots] = positions
+        self._last_steps[slots] = last_steps
+        self._last_content[slots] = contents
+        self.last_used_s[slots] = now_s

@@ -1,59 +1,63 @@
 """One device's share of a model: its sessions' columns, its queue, its runner, its thread.
 
-A tick is one turn: schedule a batch, screen it, run it, commit it, deliver it. Everything but
-the run happens on the event loop. A batch that is expected to run for less than a thread hop
-costs runs on the loop too; a longer one runs on the shard's worker thread. The worker is handed
-its next batch while it still runs one, where waiting would not make that batch cheaper, so that it
-need not wait for the event loop in between.
+A turn is a sentence: the policy decides, a run is chosen, it is executed, committed, delivered.
+Everything but the execution happens on the event loop, and a short execution does too.
 
 Knows nothing of session ids, models' names or gRPC.
 """
 
 import asyncio
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from service.engine.execution.cpu.runner import Runner
-from service.engine.execution.executor import Execution
+from service.engine.execution.executor import Executor
+from service.engine.execution.runner import Runner
 from service.engine.scheduler.admission import Admission
+from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
-from service.engine.sessions.slots import SlotAllocator
-from service.engine.sessions.table import Session, SessionTable
-from service.engine.shard.costs import RunCosts
-from service.engine.shard.ordinary_way import BatchRun, OrdinaryWay
-from service.engine.shard.patience import Patience
-from service.engine.shard.short_way import ShortRun, ShortWay
-from service.engine.shard.slot_manager import Residents
-from service.engine.shard.way import Run
-from service.engine.work.lones import LoneKind, Lones
-from service.engine.work.request import Lone, Request
-from service.engine.work.work import (
-    Caller,
-    Decode,
-    Delivery,
-    Draws,
-    Fork,
-    Inputs,
-    Ints,
-    Kind,
-    Work,
-)
-from service.errors import OverloadedError
+from service.engine.sessions.slots import SlotAllocator, SlotManager
+from service.engine.sessions.table import SessionTable
+from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Turn
+from service.engine.shard.tick import Run, Tick
+from service.engine.shard.worker import Worker
+from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.request import Request, SingleStep, SingleSteps
+from service.engine.work.work import Fork, Kind, Work
+from service.errors import OverloadedError, SessionClosedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-_SECONDS_PER_TURN = 120e-6
-_MOST_TURNS = 8
-_FEW = 1 / 8
-_WORTH_A_BATCH = 128  # rows that gain nothing from more of them, on a CPU
-_HANDED_AT_ONCE = 2  # runs that the worker may have: one runs, one waits
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What is taken of one shard, or of all shards of a model.
+
+    Attributes:
+        capacity: sessions that can be open.
+        sessions: slots that are taken by sessions.
+        spares: slots that are borrowed.
+        pending_steps: steps queued or running.
+        promised_steps: steps by which sessions will have moved on once these have run.
+    """
+
+    capacity: int = 0
+    sessions: int = 0
+    spares: int = 0
+    pending_steps: int = 0
+    promised_steps: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            **{
+                column.name: getattr(self, column.name) + getattr(other, column.name)
+                for column in fields(self)
+            }
+        )
 
 
 class Shard:
@@ -64,6 +68,7 @@ class Shard:
         runner: the device; its arena has ``rows(settings, sessions)`` rows.
         sessions: the most that can be open.
         chunk_steps: the most time steps that one run of this model takes.
+        bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
         metrics: where to count.
         settings: limits.
         clock: seconds, never going back.
@@ -76,59 +81,70 @@ class Shard:
         *,
         sessions: int,
         chunk_steps: int,
+        bounds: tuple[np.float32, np.float32] | None,
         metrics: Metrics,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         rows = self.rows(settings, sessions)
         chunk_spares = settings.max_batch
-        self.slots = SlotAllocator(0, sessions)
-        self.spares = SlotAllocator(sessions, settings.spare_slots)
         self.table = SessionTable(rows)
-        self.scheduler = Scheduler(
-            slots=rows,
-            fork_spares=self.spares,
+        self._executor = Executor(
+            runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
+        )
+        self.slots = SlotManager(
+            self.table,
+            sessions=sessions,
+            spares=settings.spare_slots,
+            forget=self._executor.forget,
+            wake=self.wake,
+        )
+        self._loop = asyncio.get_running_loop()
+        self.feedback = Feedback(
+            self.table,
+            self.slots.generation,
+            bounds=bounds,
+            most_steps=MOST_DECODE_STEPS,
+            wake=self.wake,
+            call_later=self._loop.call_later,
+            count=metrics.generated_tokens.inc,
+        )
+        self._scheduler = Scheduler(
+            self.table,
+            self.feedback,
+            fork_spares=self.slots.spares,
             chunk_spares=SlotAllocator(rows - 1 - chunk_spares, chunk_spares),
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
-        self._settings = settings
-        # Elsewhere a run may cost the same however many rows it has.
-        most = settings.max_batch
-        self._worth_a_batch = most if runner.own_thread else min(_WORTH_A_BATCH, most)
-        self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
-        self._execution = Execution(
-            runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
-        )
-        self.residents = Residents(
-            self.slots,
-            self.spares,
+        self._admission = Admission(self.table, self._scheduler, metrics)
+        self._tick = Tick(
             self.table,
-            self.scheduler,
-            forget=self._execution.forget,
-            wake=self._wake,
+            self._scheduler,
+            self.feedback,
+            self.slots,
+            runner,
+            self._executor,
+            metrics,
+            model=name,
+            max_batch=settings.max_batch,
+            clock=clock,
         )
-        self._admission = Admission(self.table, self.scheduler, metrics)
-        self._inbox: list[Lone | Lones | Request] = []  # what came in since the last tick
-        self._lones: dict[LoneKind, Lones] = {}  # those of the inbox that more can be added to
+        self._settings = settings
+        self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
+        self._own_thread = runner.own_thread
+        self._policy = BatchPolicy(
+            inline_run_s=-math.inf if runner.own_thread else settings.inline_run_s,
+            max_batch=settings.max_batch,
+            can_decode=runner.can_decode,
+        )
+        self._inbox: list[Request | SingleSteps] = []  # what came in since the last tick
+        self._singles: SingleSteps | None = None  # the end of the inbox, if more can be added
         self._inbox_steps = 0
         self._woken = False
-        self._patience = Patience()
-        self._turns_left = 0  # of the event loop, before the next tick
-        self._handed = 0  # runs that the worker has, begun or not
+        self._runs = 0  # that the worker has, begun or not
         self._quiet = asyncio.Event()  # set whenever nothing is queued
-        self._own_thread = runner.own_thread
-        # On a device that wants its own thread no run is short: all go to the worker.
-        self._costs = RunCosts(-math.inf if self._own_thread else settings.inline_run_s)
-        ways = (self.table, self.scheduler, self._execution, self.residents, self._costs, metrics)
-        self._ordinary_way = OrdinaryWay(*ways, model=name, clock=clock)
-        self._short_way = ShortWay(*ways, model=name, clock=clock)
-        self._jobs: queue.SimpleQueue[BatchRun | ShortRun | Callable[[], None] | None] = (
-            queue.SimpleQueue()
-        )
-        self._loop = asyncio.get_running_loop()
-        self._worker = threading.Thread(target=self._work, name=f"shard {name}", daemon=True)
-        self._worker.start()
+        self._worker = Worker(f"shard {name}")
 
     @staticmethod
     def rows(settings: EngineSettings, sessions: int) -> int:
@@ -140,43 +156,46 @@ class Shard:
     @property
     def pending_steps(self) -> int:
         """Steps queued or running."""
-        return self.scheduler.pending_steps + self._inbox_steps
+        return self._scheduler.pending_steps + self._inbox_steps + self.feedback.ready_rows
 
-    def submit(self, entry: Lone | Request, *, limited: bool = True) -> None:
-        """Take steps in; their callers are answered, once for each row.
+    @property
+    def usage(self) -> Usage:
+        """What is taken."""
+        return Usage(
+            capacity=self.slots.sessions.capacity,
+            sessions=self.slots.sessions.used,
+            spares=self.slots.spares.used,
+            pending_steps=self.pending_steps,
+            promised_steps=int((self.table.accepted - self.table.position).sum()),
+        )
+
+    def submit(self, request: Request) -> None:
+        """Take steps in; whom they are answered to hears of each row once.
 
         They are looked at in the next tick, together with all else that comes in before it.
-        Without ``limited`` they are taken however long the queue is.
 
         Raises:
             OverloadedError: the queue is full; nothing was queued.
         """
-        if limited and self.pending_steps + entry.size > self._settings.max_pending_steps:
-            raise OverloadedError(
-                f"{self.pending_steps} steps are queued, the limit is "
-                f"{self._settings.max_pending_steps}: try again shortly"
-            )
-        for caller in entry.callers:
-            caller.wake = self._wake
-        self._lones = {}  # what is added from here on comes behind this
-        self._inbox.append(entry)
-        self._inbox_steps += entry.size
-        self._wake()
+        self._check_room(request.size)
+        self._singles = None  # what is added from here on comes behind this
+        self._inbox.append(request)
+        self._inbox_steps += request.size
+        self.wake()
 
-    def lones(self, kind: LoneKind) -> Lones | None:
-        """Where to add one lone step of a stream, which then counts as submitted.
+    def add(self, step: SingleStep) -> None:
+        """Take one step in, as `submit` does.
 
-        ``None`` when the queue is full.
+        Raises:
+            OverloadedError: the queue is full.
         """
-        if self.pending_steps >= self._settings.max_pending_steps:
-            return None
+        self._check_room(1)
         self._inbox_steps += 1
-        found = self._lones.get(kind)
-        if found is None:
-            found = self._lones[kind] = Lones(kind)
-            self._inbox.append(found)
-            self._wake()
-        return found
+        if self._singles is None:
+            self._singles = SingleSteps()
+            self._inbox.append(self._singles)
+            self.wake()
+        self._singles.rows.append(step)
 
     def gather(self) -> None:
         """Queue what came in since the last tick.
@@ -185,123 +204,69 @@ class Shard:
         """
         if self._inbox:
             entries, self._inbox, self._inbox_steps = self._inbox, [], 0
-            self._lones = {}
-            self._admission.admit(entries)
-
-    def submit_decode(
-        self,
-        caller: Caller,
-        *,
-        slots: Ints,
-        inputs: Inputs,
-        positions: Ints,
-        draws: Draws,
-        origin: Ints,
-        at_most: int,
-    ) -> bool:
-        """Queue several steps that feed on each other, if that is faster.
-
-        With more than a few others waiting it is not: single steps share their batches.
-
-        Every row reads its input (rows,), draws a step, reads that, and so on, ``at_most`` times
-        or less; the answers are the draws, (rows, steps). False: nothing was queued.
-        """
-        self.gather()
-        others = self.pending_steps - self.scheduler.decoding_steps
-        if others > _FEW * len(slots) or not self._execution.can_decode:
-            return False  # sharing their batch costs less
-        room_s = 2 * self._costs.inline_run_s
-        drawn_s = self._costs.expected_s(Kind.DECODE, len(slots))
-        step_s = self._costs.expected_s(Kind.STEPS, len(slots)) or math.inf
-        steps = int(room_s / (step_s if drawn_s is None else drawn_s))
-        if drawn_s is not None and 2 * step_s <= room_s:
-            steps = max(2, steps)  # were it never tried again, it would never look cheaper
-        steps = min(at_most, steps)
-        if steps < 2 or self.table.blocked(slots).any():
-            return False
-        if (self.table.accepted[slots] != positions).any():
-            return False
-        self.table.accept(slots, steps)
-        work = Decode(
-            slots=slots,
-            expected=positions,
-            draws=draws,
-            callers=(caller,),
-            origin=origin,
-            inputs=inputs,
-            steps=steps,
-        )
-        self.scheduler.submit(work)
-        self._wake()
-        return True
-
-    def are_idle(self, slots: Ints) -> NDArray[np.bool_]:
-        """Which slots have nothing queued or running, (slots,)."""
-        self.gather()
-        return self.scheduler.are_idle(slots)
+            self._singles = None
+            for entry in entries:
+                for request in entry.requests() if isinstance(entry, SingleSteps) else (entry,):
+                    self._admission.admit(request)
+        if self.feedback.ready_rows:
+            stray = self.feedback.settle()
+            if stray is not None:
+                self._admission.admit(stray)
 
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
         self.gather()
-        return self.scheduler.is_idle(slot)
+        return self.table.is_idle(slot)
 
     def end(self, slot: int) -> None:
         """End the session of a slot; its queued steps are refused, then the slot is free."""
         self.gather()
-        self.residents.end(slot)
+        for work in self._scheduler.waiting_for_spares(slot):
+            work.failure = SessionClosedError("the session was closed before the steps ran")
+        self.slots.end(slot)
+        self.wake()
 
-    def idle_sessions(self, now_s: float, *, at_most: int) -> list[Session]:
+    def expired_sessions(self, now_s: float, *, at_most: int) -> list[str]:
         """Sessions that have been idle for longer than their timeout."""
         self.gather()
-        return self.residents.idle(now_s, at_most=at_most)
+        return self.slots.expired(now_s, at_most=at_most)
 
     async def borrow(self, copies: int) -> Fork:
         """Spare slots in the initial state, which the caller must return."""
-        fork = Fork(slots=self._scratch, expected=np.zeros(1, np.int64), copies=copies)
-        if self.spares.free < copies or self.scheduler.forks_wait:
+        fork = Fork(slots=self._scratch, expected=np.zeros(1, np.int64), effort=copies)
+        if self.slots.spares.free < copies or self._scheduler.forks_wait:
             await self.perform(fork)  # in its turn
         else:
-            fork.spares = self.spares.allocate_many(copies)
+            fork.spares = self.slots.spares.allocate_many(copies)
             self.table.fork(int(self._scratch[0]), fork.spares)
         return fork
 
     async def perform(self, *works: Work) -> list[Delivery]:
-        """Run work that needs no admission: peeks, forks, barriers, steps of spare slots.
+        """Run work that needs no admission: recalls, forks, barriers, steps of spare slots.
 
         Raises:
             CellarError: a row failed.
         """
-        done = asyncio.Event()
-        deliveries: list[Delivery] = []
-        missing = sum(len(work.slots) for work in works)
-
-        def deliver(delivery: Delivery) -> None:
-            nonlocal missing
-            deliveries.append(delivery)
-            missing -= len(delivery.rows)
-            if missing == 0:
-                done.set()
-
+        done: asyncio.Future[None] = self._loop.create_future()
+        gathered = _Gathered(self.wake, sum(len(work.slots) for work in works), done)
         self.gather()
-        callers = (Caller(deliver),)
         for work in works:
-            work.callers = callers
-            self.scheduler.submit(work)
-        self._wake()
+            work.reply_to = gathered
+            self._scheduler.submit(work)
+        self.wake()
         try:
-            await done.wait()
+            await done
         except asyncio.CancelledError:
+            gathered.cancel()
             for work in works:
-                work.cancelled = True
-                if isinstance(work, Fork) and done.is_set():
+                if isinstance(work, Fork) and not gathered.missing:
                     # It has run, and nobody is left to return its copies.
-                    self.residents.return_spares(work)
-            self._wake()
+                    self.slots.return_spares(work)
             raise
-        for delivery in deliveries:
+        for delivery in gathered.deliveries:
             if delivery.error is not None:
                 raise delivery.error
-        return deliveries
+        return gathered.deliveries
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
@@ -310,147 +275,149 @@ class Shard:
             await self._quiet.wait()
 
     def stop(self) -> None:
-        """End the worker thread, unless a run is stuck: the thread then ends with the process."""
-        self._jobs.put(None)
-        self._worker.join(timeout=5.0)
+        """End the worker thread; call `drained` first."""
+        self._worker.stop()
 
     def warm_up(self) -> None:
         """Run each size class on the scratch row, to learn what it costs."""
-        if not self._own_thread:
-            self._learn_costs()
-            return
-        done: Future[None] = Future()
+        measure = partial(self._executor.measure, self._settings.max_batch)
+        seconds = self._worker.do(measure) if self._own_thread else measure()
+        for rows, found_s in seconds.items():
+            self._policy.observe(Kind.STEPS, rows, found_s)
 
-        def learn() -> None:
-            try:
-                self._learn_costs()
-            except BaseException as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
+    # -- turns ----------------------------------------------------------------------------
 
-        self._jobs.put(learn)
-        done.result()
-
-    def _learn_costs(self) -> None:
-        for size, seconds in self._execution.measure(self._settings.max_batch).items():
-            self._costs.observe(Kind.STEPS, size, seconds)
-
-    # -- ticks ----------------------------------------------------------------------------
-
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have a turn soon, if there is anything to do."""
         if not self.pending_steps:
             self._quiet.set()
-        elif not self._woken and self._handed < _HANDED_AT_ONCE:
+        elif not self._woken:
             self._woken = True
             # After the callbacks that are ready now: what they submit shares the batch.
-            self._loop.call_soon(self._tick)
+            self._loop.call_soon(self._turn)
 
-    def _tick(self) -> None:
-        if self._turns_left > 0:
-            self._turns_left -= 1
-            self._loop.call_soon(self._tick)
+    def _turn(self) -> None:
+        if self._policy.turns_left > 0:
+            self._policy.turns_left -= 1
+            self._loop.call_soon(self._turn)
             return
-        if self._handed:
-            self._woken = False
-            self._hand_ahead()
-            return
-        rows = self._inbox_steps + self.scheduler.ready_rows
-        if not self._patience.is_over(rows, time.monotonic()):
-            self._loop.call_soon(self._tick)
+        turn = self._decide()
+        if turn.action is Action.WAIT:
+            self._loop.call_soon(self._turn)
             return
         self._woken = False
-        following = self._next()
-        if following is None:
+        if turn.action is Action.NOTHING:
+            return
+        run = self._next(turn)
+        if run is None:
             if not self.pending_steps:
                 self._quiet.set()
-        elif following.is_short:
-            self._run_here(following)
-            self._wake()
+        elif turn.action is Action.OVERLAP or not self._runs_here(run):
+            self._hand(run)
         else:
-            self._hand(following)
-            self._hand_ahead()
+            self._run_here(run)
 
-    def _next(self) -> BatchRun | ShortRun | None:
+    def _decide(self, *, at_once: bool = False) -> Turn:
+        return self._policy.decide(
+            single_rows=self._inbox_steps + self._scheduler.ready_rows,
+            feedback_rows=self.feedback.ready_rows,
+            in_flight=self.feedback.in_flight,
+            pending_steps=self.pending_steps,
+            runs=self._runs,
+            now_s=time.monotonic(),
+            at_once=at_once,
+        )
+
+    def _next(self, turn: Turn) -> Run | None:
         """What to run now."""
-        run = self._next_short()
-        if run is not None:
-            return run
+        if self._inbox and not self._scheduler.waiting and not self.feedback.ready_rows:
+            run = self._straight()
+            if run is not None:
+                return run
         self.gather()
-        return self._ordinary_way.next()
+        if turn.action is Action.OVERLAP:
+            ready = self._scheduler.ready_rows + self.feedback.ready_rows
+            if ready < self._policy.worth_a_batch:
+                return None  # rows of sessions that are running are not in the next run
+        return self._tick.queued(decode_steps=turn.decode_steps, feedback_rows=turn.feedback_rows)
 
-    def _next_short(self) -> ShortRun | None:
-        """What came first, if it goes the short way."""
-        if not self._inbox or not self.scheduler.is_empty:
-            return None
-        entry = self._inbox[0]
-        if len(self._inbox) > 1 and entry.size < self._worth_a_batch:
+    def _straight(self) -> Run | None:
+        """What came in first, if it need not be queued."""
+        first = self._inbox[0]
+        if len(self._inbox) > 1 and first.size < self._policy.worth_a_batch:
             return None  # a batch with the others costs less
-        run = self._short_way.prepare(entry, max_batch=self._settings.max_batch)
+        if isinstance(first, SingleSteps):
+            requests = list(first.requests())
+            if first is self._singles:
+                self._singles = None
+            self._inbox[:1] = requests
+            if len(requests) > 1:
+                return None
+            first = requests[0]
+        run = self._tick.straight(first)
         if run is not None:
             del self._inbox[0]
-            self._inbox_steps -= entry.size
-            if isinstance(entry, Lones):
-                self._lones.pop(entry.kind, None)
+            self._inbox_steps -= first.size
         return run
 
-    def _hand(self, run: BatchRun | ShortRun) -> None:
-        """Leave a run to the worker."""
-        self._handed += 1
-        self._jobs.put(run)
-
-    def _hand_ahead(self) -> None:
-        """Hand the worker its next run too, if that would not gain from more rows.
-
-        Rows of sessions that are running do not count: they are not in the next run.
-        """
-        if self._handed == _HANDED_AT_ONCE:
-            return
-        enough = self._worth_a_batch
-        if self._inbox_steps + self.scheduler.ready_rows < enough:
-            return
-        following: BatchRun | ShortRun | None = self._next_short()
-        if following is None:
-            self.gather()
-            if self.scheduler.ready_rows >= enough:
-                following = self._ordinary_way.next()
-        if following is not None:
-            self._hand(following)
-
-    def _make_way(self, seconds: float) -> None:
-        """Let the event loop turn some times after a run that held it up for so long.
-
-        A message takes several turns from the socket to the queue. One turn per run would keep
-        most of them waiting, and the batches small.
-        """
-        self._turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
+    def _runs_here(self, run: Run) -> bool:
+        return self._policy.runs_here(run.batch.kind, run.batch.rows, run.batch.times)
 
     def _run_here(self, run: Run) -> None:
-        """A whole turn on the event loop."""
-        run.run()
-        self._make_way(run.seconds)
-        run.commit()
-        run.deliver()
+        """Run it on the event loop."""
+        self._tick.execute(run)
+        self._finish(run, here=True)
+        self._tick.deliver(run)
+        self.wake()
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if isinstance(job, BatchRun | ShortRun):
-                job.run()
-                self._loop.call_soon_threadsafe(self._done, job)
-            else:
-                job()
+    def _hand(self, run: Run) -> None:
+        """Leave a run to the worker."""
+        self._runs += 1
+        self._worker.hand(partial(self._tick.execute, run), partial(self._done, run))
+        self.wake()  # it may have another one
 
-    def _done(self, run: BatchRun | ShortRun) -> None:
+    def _done(self, run: Run) -> None:
         """Commit; hand the worker what is next, if it has nothing; and only then answer."""
-        self._handed -= 1
-        run.commit()
+        self._runs -= 1
+        self._finish(run)
         following = None
-        if not self._handed:
-            following = self._next()
-            if following is not None and not following.is_short:
+        if not self._runs:
+            following = self._next(self._decide(at_once=True))
+            if following is not None and not self._runs_here(following):
                 self._hand(following)
                 following = None
-        run.deliver()
+        self._tick.deliver(run)
         if following is not None:
             self._run_here(following)
-        self._wake()
+        self.wake()
+
+    def _finish(self, run: Run, *, here: bool = False) -> None:
+        batch = run.batch
+        self._policy.observe(batch.kind, batch.rows, run.seconds / batch.times, here=here)
+        self._tick.commit(run)
+
+    def _check_room(self, steps: int) -> None:
+        limit = self._settings.max_pending_steps
+        if self.pending_steps + steps > limit:
+            raise OverloadedError(
+                f"{self.pending_steps} steps are queued, the limit is {limit}: try again shortly"
+            )
+
+
+class _Gathered(Receiver):
+    """Gathers what becomes of some rows, until none is missing."""
+
+    def __init__(
+        self, wake: Callable[[], None], missing: int, done: "asyncio.Future[None]"
+    ) -> None:
+        self.wake = wake
+        self.deliveries: list[Delivery] = []
+        self.missing = missing
+        self._done = done
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`."""
+        self.deliveries.append(delivery)
+        self.missing -= len(delivery.rows)
+        if not self.missing and not self._done.done():
+            self._done.set_result(None)

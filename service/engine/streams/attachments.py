@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.directory import Session
 from service.engine.engine import Engine
 from service.engine.served.registry import ServedModel
-from service.engine.sessions.table import Session
 from service.engine.shard.shard import Shard
 from service.engine.streams.channels import Channels, Places
 from service.engine.streams.frame import Refusal
-from service.engine.work.work import Ints, has_repeats
+from service.engine.work.columns import Ints, has_repeats
 from service.errors import BadInputError, CellarError
 
-_STEPPED_ALONE = 1000  # channels whose place is remembered
+_STEPPED_SINGLY = 1000  # channels whose place is remembered
 _SESSIONS_AT_ONCE = 1000  # attached or closed before others on the event loop have a turn
 
 
@@ -48,7 +48,7 @@ class Attachments:
         self._last_channels = np.empty(0, np.int64)
         self._last_places = self._channels.look_up(self._last_channels)
         self._last_alive = False
-        self._stepped_alone: dict[int, tuple[Shard, int, int]] = {}  # slot and its generation
+        self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and its generation
 
     async def attach(
         self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
@@ -88,7 +88,7 @@ class Attachments:
         """
         known = self._channels.detach(channels)
         self._last_channels = self._last_channels[:0]
-        self._stepped_alone.clear()
+        self._stepped_singly.clear()
         if close:
             places = self._channels.look_up(known)
             for row, (number, slot, generation) in enumerate(
@@ -100,7 +100,7 @@ class Attachments:
                 ),
                 start=1,
             ):
-                self._engine.close_slot(self._served.shards[number], slot, generation)
+                self._engine.directory.close_slot(self._served.shards[number], slot, generation)
                 if row % _SESSIONS_AT_ONCE == 0:
                     await asyncio.sleep(0)
         return known
@@ -145,15 +145,15 @@ class Attachments:
 
     def find_one(self, channel: int) -> tuple[Shard, int] | None:
         """The shard and the slot of a channel, if its session can be stepped."""
-        place = self._stepped_alone.get(channel)
+        place = self._stepped_singly.get(channel)
         if place is None:
             found = self._channels.place(channel)
             if found is None:
                 return None
             number, slot, generation = found
             place = self._served.shards[number], slot, generation
-            if len(self._stepped_alone) < _STEPPED_ALONE:
-                self._stepped_alone[channel] = place
+            if len(self._stepped_singly) < _STEPPED_SINGLY:
+                self._stepped_singly[channel] = place
         shard, slot, generation = place
         if generation != shard.slots.generation.item(slot) or shard.table.is_blocked(slot):
             return None
@@ -181,7 +181,7 @@ class Attachments:
         Steps of a broken stream may still be running: who attaches learns where they end.
         """
         while True:
-            session = self._engine.find(session_id)
+            session = self._engine.directory.find(session_id)
             served = session.served
             if served is not self._served:
                 raise BadInputError(
@@ -193,7 +193,7 @@ class Attachments:
                 return session
             await self._engine.barrier(session_id)
             # Found anew: while we waited, the id may have gone to another session.
-            if self._engine.find(session_id) is session:
+            if self._engine.directory.find(session_id) is session:
                 return session
 
     def _check_new(self, session_ids: Sequence[str], channels: Ints) -> None:

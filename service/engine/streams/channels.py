@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.work.work import Ints
+from service.engine.work.columns import Ints
 from service.errors import BadInputError
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)

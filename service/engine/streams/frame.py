@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.engine.served.inputs import CheckedSteps
-from service.engine.work.work import Answers, Caller, Ints
+from service.engine.work.columns import Answers, Ints
 from service.errors import BadInputError, CellarError
 from service.settings import EngineSettings
 
@@ -39,7 +39,6 @@ class Frame:
     number: int
     channels: Ints  # (rows,)
     steps: Ints | None  # (rows,); None: one each
-    waiting: dict[Caller, int] = field(default_factory=dict)  # rows not answered
     refusals: list[Refusal] = field(default_factory=list)  # not sent yet
     refused_steps: int = 0  # of those
 

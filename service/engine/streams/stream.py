@@ -5,33 +5,37 @@ Knows channels and columns; nothing of gRPC or protobuf.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.engine import Engine
-from service.engine.scheduler.screening import lost_error
 from service.engine.served.inputs import CheckedSteps
-from service.engine.served.outputs import check_outputs, check_reply, prediction_bytes
+from service.engine.served.outputs import prediction_bytes
 from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
 from service.engine.streams.channels import Places
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
-from service.engine.work.lones import Encode, LoneReplies
+from service.engine.work.columns import Inputs, Ints, Outputs
+from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
-from service.engine.work.work import Caller, Delivery, Draws, Inputs, Ints, Outputs, Sampling
-from service.errors import BadInputError, CellarError, SessionClosedError
+from service.engine.work.sampling import Draws, Sampling
+from service.errors import (
+    BadInputError,
+    CellarError,
+    OverloadedError,
+    SessionClosedError,
+    StateLostError,
+)
 
 _NONE = np.empty(0, np.int64)
-_FIRST = np.zeros(1, np.int64)
 _ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
 
 
-def reply_for_each(rows: LoneReplies) -> list[Reply]:
-    """The replies to lone steps, as they are."""
+def reply_for_each(rows: SingleReplies) -> list[Reply]:
+    """The replies to single steps, as they are."""
     return [
         Reply(
             frame=number,
@@ -43,6 +47,21 @@ def reply_for_each(rows: LoneReplies) -> list[Reply]:
         )
         for row, number in enumerate(rows.numbers.tolist())
     ]
+
+
+class _FrameRows(Receiver):
+    """Rows of a frame that were queued together."""
+
+    def __init__(self, stream: "SessionStream", frame: Frame, rows: int, shard: Shard) -> None:
+        self.wake = shard.wake
+        self.waiting = rows  # not answered yet
+        self._stream = stream
+        self._frame = frame
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`."""
+        self.waiting -= len(delivery.rows)
+        self._stream.deliver(self, self._frame, delivery)
 
 
 class SessionStream:
@@ -60,7 +79,7 @@ class SessionStream:
         outputs: what every step returns.
         sampling: how it draws.
         send: called with each reply, from the event loop.
-        encode: makes what ``send`` is called with for lone steps.
+        encode: makes what ``send`` is called with for single steps.
 
     Raises:
         NotStreamableError: the model has no states.
@@ -80,21 +99,19 @@ class SessionStream:
         served.require_streamable()
         self.served = served
         self.attachments = Attachments(engine, served)
-        self._engine = engine
-        self._outputs = check_outputs(
-            served.manifest, outputs, sampling, max_levels=engine.settings.max_levels
-        )
-        self._lone_kind = served.lone_kind(self._outputs, encode)
         self.sampling = sampling
-        check_reply(served.manifest, self._outputs, 1, at_most=engine.settings.max_message_bytes)
+        self.cancelled = False
+        self.pending_steps = 0
+        self._engine = engine
+        self._outputs = served.check_outputs(outputs, sampling, steps=1)
+        self._single_kind = served.single_kind(outputs, sampling, encode)
+        self._checked_steps = 1  # the most steps of a row whose reply is known to fit
         # Rows whose predictions fit into a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
         self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
         self._send = send
-        self._callers: set[Caller] = set()  # of steps that are not answered in full
-        self.cancelled = False
+        self._queued: set[_FrameRows] = set()  # that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
-        self.pending_steps = 0
 
     def submit(
         self,
@@ -134,70 +151,58 @@ class SessionStream:
             for _ in slices:
                 pass
 
-    def submit_token(self, channel: int, position: int | None, token: int, number: int) -> bool:
-        """Do what ``submit_one`` does, for a token id that may be a bad one."""
-        return self.served.reader.is_token(token) and self._submit_lone(
-            channel, position, token, number
-        )
-
     def submit_one(
-        self, channel: int, position: int | None, steps: CheckedSteps, *, number: int
-    ) -> bool:
-        """Queue a frame of one good step the short way; false where ``submit`` must look at it."""
-        inputs = steps.inputs
-        one = int(inputs[0]) if self.served.reader.has_tokens else inputs
-        return self._submit_lone(channel, position, one, number)
-
-    def _submit_lone(
         self, channel: int, position: int | None, step: int | Inputs, number: int
     ) -> bool:
+        """Queue a frame of one step: a token id, or values (1, width) that are good ones.
+
+        False, and nothing is queued, where `submit` must look at it.
+        """
+        if self._engine.draining or self._outputs.every_step:
+            return False
+        if isinstance(step, int) and not 0 <= step < len(self.served.reader.symbols):
+            return False
         place = self.attachments.find_one(channel)
-        if place is None or self._engine.draining or self._outputs.every_step:
+        if place is None:
             return False
         shard, slot = place
-        lones = shard.lones(self._lone_kind)
-        if lones is None:
-            return False
         claimed = UNCHECKED if position is None else position
-        lones.rows.append((slot, step, claimed, channel, number, self))
+        try:
+            shard.add((self._single_kind, slot, step, claimed, channel, number, self))
+        except OverloadedError:
+            return False
         self.pending_steps += 1
         return True
 
     def put(self, reply: Any) -> None:
-        """Send the reply to one lone step."""
+        """Send the reply to one single step; see `SingleReceiver`."""
         self.pending_steps -= 1
         self._send(reply)
 
-    def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
-        """Send what else became of a lone step: refused, or answered again."""
-        self._callers.discard(caller)
-        caller.let_go()
+    def put_other(self, channel: int, number: int, delivery: Delivery) -> None:
+        """Send what else became of a single step; see `SingleReceiver`."""
         column = np.array([channel])
         if delivery.error is not None:
             frame = Frame(number=number, channels=column, steps=None)
             refusals = same_refusal(column, delivery.positions, delivery.error)
-            self._refuse(frame, _FIRST, refusals)
+            self._refuse(frame, delivery.rows, refusals)
             return
         self.put(
             Reply(
                 frame=number,
                 channels=column,
                 positions=delivery.positions,
-                counts=np.ones(1, np.int64) if self._outputs.every_step else None,
+                counts=None,
                 answers=delivery.answers,
                 replayed=delivery.replayed,
             )
         )
 
-    def track(self, caller: Caller) -> None:
-        """Cancel this caller too when the client goes."""
-        self._callers.add(caller)
-
     def end(self) -> None:
         """The client is gone: drop what the device has not been given."""
         self.cancelled = True
-        for caller in list(self._callers):
-            caller.cancel()
+        for rows in list(self._queued):
+            rows.cancel()
 
     def _slices(
         self,
@@ -210,7 +215,9 @@ class SessionStream:
         """Check a frame and queue it part by part."""
         limits = self._engine.settings
         longest = check_columns(limits, channels, steps, positions, inputs)
-        check_reply(self.served.manifest, self._outputs, longest, at_most=limits.max_message_bytes)
+        if longest > self._checked_steps:
+            self.served.check_outputs(self._outputs, self.sampling, steps=longest)
+            self._checked_steps = longest
         places, alive = self.attachments.find(channels)
         frame = Frame(number=number, channels=channels, steps=steps)
         readable: NDArray[np.bool_] | None = None
@@ -259,8 +266,7 @@ class SessionStream:
             rows, slots, whole = rows[~blocked], slots[~blocked], False
         if not len(rows):
             return
-        caller = Caller()
-        caller.deliver = partial(self._deliver, frame, caller)
+        queued = _FrameRows(self, frame, len(rows), shard)
         sampling = self.sampling
         request = Request(
             slots=slots,
@@ -269,18 +275,18 @@ class SessionStream:
             positions=positions if whole or positions is None else positions[rows],
             outputs=self._outputs,
             draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
-            callers=(caller,),
-            origin=None if whole else rows,
+            reply_to=queued,
+            rows=None if whole else rows,
         )
         try:
-            self._engine.check_ready()
+            if self._engine.draining:
+                self._engine.check_ready()
             shard.submit(request)
         except CellarError as error:
             now = shard.table.position[slots]
             self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
             return
-        frame.waiting[caller] = len(rows)
-        self._callers.add(caller)
+        self._queued.add(queued)
 
     def _explain(self, frame: Frame, rows: Ints, inputs: CheckedSteps) -> list[Refusal]:
         """Say of each row that cannot be used why it is."""
@@ -302,20 +308,18 @@ class SessionStream:
             else:
                 position = int(table.position[slot])
                 if table.lost[slot]:
-                    error = lost_error(position)
+                    error = StateLostError(position)
                 else:
                     own = frame.steps_of_rows(rows[index : index + 1])
                     error = inputs.explain(int(own[inputs.bad[own].argmax()]))
             refusals.append(Refusal(channel=channel, error=error, position=position))
         return refusals
 
-    def _deliver(self, frame: Frame, caller: Caller, delivery: Delivery) -> None:
+    def deliver(self, queued: _FrameRows, frame: Frame, delivery: Delivery) -> None:
+        """Send what became of some rows of a frame."""
         rows = delivery.rows
-        frame.waiting[caller] -= len(rows)
-        if not frame.waiting[caller]:
-            del frame.waiting[caller]
-            self._callers.discard(caller)
-            caller.let_go()
+        if not queued.waiting:
+            self._queued.discard(queued)
         channels = frame.channels if len(rows) == len(frame.channels) else frame.channels[rows]
         if delivery.error is not None:
             self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))
@@ -367,6 +371,3 @@ class SessionStream:
                     refusals=refusals,
                 )
             )
-
-
-__all__ = ["Refusal", "Reply", "SessionStream"]

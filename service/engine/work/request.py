@@ -2,244 +2,242 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+import structlog
 
-from service.engine.work.lones import Lones, Tags
-from service.engine.work.work import (
-    Caller,
-    Draws,
-    Inputs,
-    Ints,
-    Outputs,
-    Sampling,
-    has_repeats,
-)
+from service.engine.work.columns import Inputs, Ints, Mask, Outputs
+from service.engine.work.replies import Delivery, Encode, SingleReceiver, SingleReplies
+from service.engine.work.sampling import Draws
+from service.engine.work.work import Kind, Work
+from service.errors import InternalError
 
 UNCHECKED = -1
-_FIRST = np.zeros(1, np.int64)
+"""The position of a row that may be applied at any."""
+_NO_INTS = np.empty(0, np.int64)
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Lone:
-    """One step of one session, checked and ready to be queued.
+class Request(Work):
+    """Steps for several sessions, in columns, checked; no session twice.
 
-    Those that come in one turn of the event loop are merged into one request, so that a thousand
-    callers with a step each cost little more than one caller with a thousand.
+    One of single steps is queued, and runs, as it is.
     """
 
-    slot: int
-    inputs: Inputs  # (1,) or (1, width)
-    position: int | None  # or unchecked
-    outputs: Outputs
-    sampling: Sampling | None
-    caller: Caller
+    kind = Kind.STEPS
 
-    submitted_s: float = field(default_factory=time.monotonic)
+    inputs: Inputs  # the steps of all rows, concatenated: (steps,) or (steps, width)
+    steps: Ints | None = None  # (rows,) each at least 1; None: one each
+    positions: Ints | None = None  # (rows,), UNCHECKED where a row may be applied at any; or all
+    contents: Ints = field(default_factory=_NO_INTS.view)
+    """(rows,) a digest of each row's inputs, see `digest`."""
+    commit: bool = True
 
     @property
     def size(self) -> int:
         """Steps in all."""
-        return 1
+        return len(self.inputs)
 
-    @property
-    def callers(self) -> tuple[Caller]:
-        """The one who asked."""
-        return (self.caller,)
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Request:
-    """Steps for several sessions, checked and ready to be queued; no session twice."""
-
-    slots: Ints  # (rows,)
-    steps: Ints | None  # (rows,) each at least 1; None: one each
-    inputs: Inputs  # the steps of all rows, concatenated: (steps,) or (steps, width)
-    positions: Ints | None  # (rows,), UNCHECKED where a row may be applied at any; or all may
-    outputs: Outputs
-    draws: Draws | None
-    callers: Sequence[Caller] = ()  # one for all rows, or one per row
-    tags: Tags | None = None  # instead of callers: lone steps of streams
-    commit: bool = True
-    origin: Ints | None = None  # (rows,) rows of the one caller's request; None: 0, 1, 2, ...
-    submitted_s: float = field(default_factory=time.monotonic)
-    size: int = field(init=False)  # steps in all
-
-    def __post_init__(self) -> None:
-        self.size = len(self.inputs)
-
-    @classmethod
-    def merged(cls, lones: Sequence[Lone]) -> "Request":
-        """One request for steps of different sessions, which want the same outputs."""
-        first = lones[0]
-        return cls(
-            slots=np.array([lone.slot for lone in lones], np.int64),
-            steps=None,
-            inputs=np.concatenate([lone.inputs for lone in lones]),
-            positions=(
-                None
-                if first.position is None
-                else np.array([lone.position for lone in lones], np.int64)
-            ),
-            outputs=first.outputs,
-            draws=(
-                Draws.of([lone.sampling for lone in lones if lone.sampling is not None])
-                if first.outputs.sample
-                else None
-            ),
-            callers=[lone.caller for lone in lones],
-            origin=_FIRST if len(lones) == 1 else np.zeros(len(lones), np.int64),
-            submitted_s=first.submitted_s,
-        )
-
-    @classmethod
-    def of_lones(cls, lones: Lones, rows: slice = slice(None)) -> "Request":
-        """One request for lone steps of different sessions."""
-        slots, inputs, positions, channels, numbers, senders = zip(*lones.rows[rows], strict=True)
-        outputs = lones.kind.outputs
-        draws = None
-        if outputs.sample:
-            draws = Draws.of([s for sender in senders if (s := sender.sampling) is not None])
-        return cls(
-            slots=np.array(slots, np.int64),
-            steps=None,
-            inputs=(
-                np.array(inputs, np.int64) if isinstance(inputs[0], int) else np.concatenate(inputs)
-            ),
-            positions=np.array(positions, np.int64),
-            outputs=outputs,
-            draws=draws,
-            tags=Tags(
-                channels=channels, numbers=numbers, senders=senders, encode=lones.kind.encode
-            ),
-            submitted_s=lones.submitted_s,
-        )
-
-    def is_called_off(self) -> bool:
-        """Whether somebody waits for their row no more."""
-        if self.tags is not None:
-            return any(self.tags.called_off())
-        return any(caller.cancelled for caller in self.callers)
-
-    def called_off(self) -> NDArray[np.bool_]:
-        """Which rows nobody waits for any more, (rows,)."""
-        if self.tags is not None:
-            return np.array(self.tags.called_off())
-        gone = [caller.cancelled for caller in self.callers]
-        return np.array(gone if len(gone) == len(self.slots) else gone * len(self.slots))
-
-    def caller(self, row: int) -> Caller:
-        """Who asked for a row."""
-        if self.tags is not None:
-            return self.tags.caller(row)
-        return self.callers[0 if len(self.callers) == 1 else row]
-
-    def origin_of(self, rows: Ints) -> Ints:
-        """Which rows of their callers' requests some rows are."""
-        if self.tags is not None:
-            return np.zeros(len(rows), np.int64)
-        return rows if self.origin is None else self.origin[rows]
-
-    def steps_of(self, rows: Ints) -> Ints:
+    def steps_at(self, places: Ints) -> Ints:
         """The steps of some rows, (rows,)."""
-        return np.ones(len(rows), np.int64) if self.steps is None else self.steps[rows]
+        return np.ones(len(places), np.int64) if self.steps is None else self.steps[places]
 
-    def only(self, row: int) -> "Request":
+    def single_steps(self, places: Ints) -> "Request":
+        """The request for some of its rows that have one step each."""
+        inputs = places if self.steps is None else np.cumsum(self.steps)[places] - 1
+        return self._cut(places, self.inputs[inputs], steps=None)
+
+    def row(self, place: int) -> "Request":
         """The request for one of its rows."""
-        start, count = row, 1
-        if self.steps is not None:
-            start, count = int(self.steps[:row].sum()), int(self.steps[row])
-        one = slice(row, row + 1)
+        one = np.array([place])
+        if self.steps is None:
+            return self.single_steps(one)
+        stop = int(self.steps[: place + 1].sum())
+        inputs = self.inputs[stop - int(self.steps[place]) : stop]
+        return self._cut(one, inputs, steps=self.steps[one])
+
+    def _cut(self, places: Ints, inputs: Inputs, *, steps: Ints | None) -> "Request":
         return Request(
-            slots=self.slots[one],
-            steps=None if self.steps is None else self.steps[one],
-            inputs=self.inputs[start : start + count],
-            positions=None if self.positions is None else self.positions[one],
+            slots=self.slots[places],
+            expected=self.expected[places] if len(self.expected) else self.expected,
             outputs=self.outputs,
-            draws=None if self.draws is None else self.draws.take(one),
-            callers=(self.caller(row),),
+            draws=None if self.draws is None else self.draws.take(places),
+            reply_to=self.reply_to,
+            rows=self.rows_at(places),
             commit=self.commit,
-            origin=self.origin_of(np.array([row])),
+            feeds_back=self.feeds_back,
             submitted_s=self.submitted_s,
+            inputs=inputs,
+            steps=steps,
+            positions=None if self.positions is None else self.positions[places],
+            contents=self.contents[places] if len(self.contents) else self.contents,
         )
 
-    def position(self, row: int) -> int:
-        """The position that a row claims; only rows that claim one are judged by it."""
-        assert self.positions is not None, "a row without a position is never refused for it"
-        return int(self.positions[row])
-
-    def contents(self) -> Ints:
+    def digest(self) -> Ints:
         """A digest of each row's inputs, (rows,), equal for equal inputs in any company.
 
         A single token or value is its own digest.
         """
-        scalar = self.inputs.ndim == 1 or self.inputs.shape[1] == 1
-        flat = self.inputs.reshape(-1)
-        bits: Ints = (flat.view(np.int32) if flat.dtype == np.float32 else flat).astype(
-            np.int64, copy=False
-        )
-        if self.steps is None:
-            if scalar:
+        flat = self.inputs if self.inputs.ndim == 1 else self.inputs.reshape(-1)
+        scalar = len(flat) == len(self.inputs)
+        if scalar:
+            bits: Ints = flat.view(np.int32 if flat.dtype == np.float32 else np.int64).astype(
+                np.int64, copy=False
+            )
+            if self.steps is None:
                 return bits
-            return np.array([_digest(row[None], self.outputs) for row in self.inputs], np.int64)
+        if self.steps is None:
+            return np.array([_digest(row, every_step=False) for row in self.inputs], np.int64)
         stops = np.cumsum(self.steps)
         found = np.zeros(len(self.slots), np.int64)
         hashed = np.arange(len(self.slots))
         if scalar:
             found[:] = bits[stops - 1]
             hashed = np.flatnonzero(self.steps > 1)
-        for row in hashed.tolist():
-            own = self.inputs[stops[row] - self.steps[row] : stops[row]]
-            found[row] = _digest(own, self.outputs)
+        for place in hashed.tolist():
+            count = int(self.steps[place])
+            own = self.inputs[stops[place] - count : stops[place]]
+            every_step = self.outputs.every_step and count > 1
+            found[place] = _digest(own, every_step=every_step)
         return found
 
 
-def requests_of(entries: Iterable[Lone | Lones | Request]) -> Iterator[Lone | Request]:
-    """What came in, in order, with lone steps of streams as requests."""
-    for entry in entries:
-        if not isinstance(entry, Lones):
-            yield entry
-        elif entry.are_distinct:
-            yield Request.of_lones(entry)
-        else:
-            start, seen = 0, set[int]()
-            for row, (slot, *_) in enumerate(entry.rows):
-                if slot in seen:
-                    yield Request.of_lones(entry, slice(start, row))
-                    start, seen = row, set()
-                seen.add(slot)
-            yield Request.of_lones(entry, slice(start, len(entry.rows)))
+@dataclass(frozen=True, slots=True, eq=False)
+class SingleKind:
+    """Single steps that can run and be answered together."""
+
+    outputs: Outputs
+    encode: Encode
 
 
-def runs(entries: Iterable[Lone | Request]) -> Iterator[list[Lone | Request]]:
-    """Cut what came in, in order, so that no session appears twice in a run."""
-    run: list[Lone | Request] = []
-    seen: set[int] = set()
-    for entry in entries:
-        slots = {entry.slot} if isinstance(entry, Lone) else set(entry.slots.tolist())
-        if not seen.isdisjoint(slots):
-            yield run
-            run, seen = [], set()
-        run.append(entry)
-        seen |= slots
-    yield run
+SingleStep: TypeAlias = tuple[SingleKind, int, int | Inputs, int, int, int, SingleReceiver]
+"""Kind; slot; token id, or values (1, width); position or ``UNCHECKED``; channel; number; whom."""
 
 
-def are_distinct(entries: Sequence[Lone | Request]) -> bool:
-    """Whether no session appears twice."""
-    if len(entries) == 1:
-        return True
-    slots = [entry.slot for entry in entries if isinstance(entry, Lone)]
-    if len(slots) == len(entries):
-        return len(set(slots)) == len(slots)
-    columns = [entry.slots for entry in entries if isinstance(entry, Request)]
-    return not has_repeats(np.concatenate([np.array(slots, np.int64), *columns]))
+@dataclass(slots=True, eq=False)
+class SingleSteps:
+    """Single steps of many callers, gathered until the next tick, in the order they came.
+
+    A caller who sends one step at a time costs nothing here but a tuple: a tick turns them into the
+    columns of few requests, and their answers into one reply per row, all at once.
+    """
+
+    rows: list[SingleStep] = field(default_factory=list)
+    submitted_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def size(self) -> int:
+        """Steps in all."""
+        return len(self.rows)
+
+    def requests(self) -> Iterator[Request]:
+        """Requests of different sessions each, in order."""
+        if len({row[1] for row in self.rows}) == len(self.rows):
+            yield from self._by_kind(self.rows)
+            return
+        start, seen = 0, set[int]()
+        for place, row in enumerate(self.rows):
+            if row[1] in seen:
+                yield from self._by_kind(self.rows[start:place])
+                start, seen = place, set()
+            seen.add(row[1])
+        yield from self._by_kind(self.rows[start:])
+
+    def _by_kind(self, rows: Sequence[SingleStep]) -> Iterator[Request]:
+        kinds = {row[0]: None for row in rows}
+        for kind in kinds:
+            yield self._request([row for row in rows if row[0] is kind] if len(kinds) > 1 else rows)
+
+    def _request(self, rows: Sequence[SingleStep]) -> Request:
+        kinds, slots, inputs, positions, channels, numbers, receivers = zip(*rows, strict=True)
+        outputs = kinds[0].outputs
+        return Request(
+            slots=np.array(slots, np.int64),
+            inputs=(
+                np.array(inputs, np.int64) if isinstance(inputs[0], int) else np.concatenate(inputs)
+            ),
+            positions=np.array(positions, np.int64),
+            outputs=outputs,
+            draws=Draws.of([one.sampling for one in receivers]) if outputs.sample else None,
+            reply_to=_Singles(kinds[0].encode, channels, numbers, receivers),
+            submitted_s=self.submitted_s,
+        )
 
 
-def _digest(inputs: Inputs, outputs: Outputs) -> int:
-    salt = b"every" if outputs.every_step else b"last"
+class _Singles:
+    """Whom single steps are answered to and under which name, a column each, (rows,)."""
+
+    __slots__ = ("_channels", "_encode", "_numbers", "_receivers")
+
+    def __init__(
+        self,
+        encode: Encode,
+        channels: Sequence[int],
+        numbers: Sequence[int],
+        receivers: Sequence[SingleReceiver],
+    ) -> None:
+        self._encode = encode
+        self._channels = channels
+        self._numbers = numbers
+        self._receivers = receivers
+
+    @property
+    def cancelled(self) -> bool:
+        """See `ReplyTo.cancelled`."""
+        return True in [receiver.cancelled for receiver in self._receivers]
+
+    def cancelled_rows(self, rows: Ints) -> Mask:
+        """See `ReplyTo.cancelled_rows`."""
+        return np.array([self._receivers[row].cancelled for row in rows.tolist()], np.bool_)
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`; where replies cannot be made, that is said to each."""
+        answers = delivery.answers
+        channels, numbers, receivers = self._channels, self._numbers, self._receivers
+        if len(delivery.rows) < len(receivers):
+            wanted = delivery.rows.tolist()
+            channels = [channels[row] for row in wanted]
+            numbers = [numbers[row] for row in wanted]
+            receivers = [receivers[row] for row in wanted]
+        if answers is not None and not delivery.replayed:
+            try:
+                replies = self._encode(
+                    SingleReplies(
+                        channels=np.array(channels, np.int64),
+                        numbers=np.array(numbers, np.uint64),
+                        positions=delivery.positions,
+                        answers=answers,
+                    )
+                )
+                assert len(replies) == len(receivers), "one reply per row"
+            except Exception:  # whatever makes replies
+                _log.exception("replies could not be made")
+                delivery.answers = None
+                delivery.error = InternalError(
+                    "the step was applied, but its reply could not be made; the server's log "
+                    "tells why"
+                )
+            else:
+                for receiver, reply in zip(receivers, replies, strict=True):
+                    try:
+                        receiver.put(reply)
+                    except Exception:  # one receiver's fault keeps no answer from the others
+                        _log.exception("reply could not be handed over")
+                return
+        for index, (channel, number, receiver) in enumerate(
+            zip(channels, numbers, receivers, strict=True)
+        ):
+            try:
+                receiver.put_other(channel, number, delivery.row(index))
+            except Exception:
+                _log.exception("reply could not be handed over")
+
+
+def _digest(inputs: Inputs, *, every_step: bool) -> int:
+    salt = b"every" if every_step else b"last"
     digest = hashlib.blake2b(inputs.tobytes(), digest_size=8, salt=salt).digest()
     return int.from_bytes(digest, "little", signed=True)

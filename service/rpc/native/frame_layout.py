@@ -68,3 +68,5 @@ _LAYOUTS = dict(
     _layout(has_position=position, has_number=number)
     for position, number in product((True, False), repeat=2)
 )
+LENGTHS = frozenset(_LAYOUTS)
+"""Of the messages that may be such frames."""

@@ -19,19 +19,19 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        models = [encode.model(self._engine, m, whole=False) for m in self._engine.catalog.all()]
+        models = [encode.model(self._engine, m, whole=False) for m in self._engine.registry.all()]
         return pb.ListModelsResponse(models=models)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        served = self._engine.catalog.find(request.name, request.version)
+        served = self._engine.registry.find(request.name, request.version)
         return pb.GetModelResponse(model=encode.model(self._engine, served, whole=True))
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        served = self._engine.catalog.find(request.model, request.model_version)
+        served = self._engine.registry.find(request.model, request.model_version)
         outputs, sampling = decode.outputs(request.outputs)
         result = await predict(
             self._engine,
@@ -41,7 +41,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             outputs=outputs,
             sampling=sampling,
         )
-        names = served.names(of_tokens=request.inputs.WhichOneof("kind") == "text")
+        names = served.names if request.inputs.HasField("text") else served.labels
         return encode.predicted(result, served, names)
 
 

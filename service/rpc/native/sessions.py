@@ -7,9 +7,8 @@ from typing import Any
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc
 from service.engine.calls.forecast import forecast
-from service.engine.calls.generate import generate
+from service.engine.calls.generate import Piece, generate
 from service.engine.engine import Engine
-from service.engine.served.decoder import Piece
 from service.engine.served.outputs import DEFAULT_LEVELS
 from service.rpc.calls import Calls
 from service.rpc.native import decode, encode
@@ -17,7 +16,7 @@ from service.rpc.native.streams import StreamCall
 
 
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
-    """Sessions over gRPC. Errors leave as exceptions; an interceptor gives them their status."""
+    """Sessions over gRPC. Errors leave as exceptions; `Calls` gives them their status."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -26,21 +25,25 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> Any:
         """See the service's definition."""
         self._engine.check_ready()
-        served = self._engine.catalog.find(request.model, request.model_version)
+        served = self._engine.registry.find(request.model, request.model_version)
         timeout_s = None
         if request.HasField("idle_timeout"):
             timeout_s = request.idle_timeout.seconds + request.idle_timeout.nanos * 1e-9
         session = self._engine.open(served, request.session_id, idle_timeout_s=timeout_s)
-        return pb.OpenSessionResponse(session=encode.session(self._engine.describe(session.id)))
+        info = self._engine.directory.describe(session.id)
+        return pb.OpenSessionResponse(session=encode.session(info))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> Any:
         """See the service's definition."""
-        info = self._engine.describe(request.session_id)
+        self._check_loaded()
+        info = self._engine.directory.describe(request.session_id)
         return pb.GetSessionResponse(session=encode.session(info))
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
         """See the service's definition."""
-        return pb.CloseSessionResponse(position=self._engine.close(request.session_id))
+        self._check_loaded()
+        position = self._engine.directory.close(request.session_id)
+        return pb.CloseSessionResponse(position=position)
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:
         """See the service's definition."""
@@ -49,19 +52,25 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Step(self, request: pb.StepRequest, context: Any) -> Any:
         """See the service's definition."""
-        self._engine.check_ready()
-        served = self._engine.find(request.session_id).served
+        session = self._engine.session(request.session_id)
+        served = session.served
         outputs, sampling = decode.outputs(request.outputs)
-        steps = decode.one_step(request.inputs, served.reader)
-        result = await self._engine.step(
-            request.session_id,
-            steps or decode.inputs(request.inputs, served.reader),
-            outputs=outputs,
-            sampling=sampling,
-            position=decode.position(request),
-            commit=request.commit if request.HasField("commit") else True,
-        )
-        names = served.names(of_tokens=request.inputs.WhichOneof("kind") == "text")
+        position = decode.position(request)
+        step = decode.one_step(request.inputs, served.reader)
+        if step is not None and (request.commit or not request.HasField("commit")):
+            call = self._engine.submit_one(session, step, outputs, sampling, position)
+            result = await call.result()
+        else:
+            result = await self._engine.step(
+                session,
+                decode.inputs(request.inputs, served.reader),
+                outputs=outputs,
+                sampling=sampling,
+                position=position,
+                commit=request.commit if request.HasField("commit") else True,
+            )
+        # Tokens come back as they were sent.
+        names = served.names if request.inputs.HasField("text") else served.labels
         return pb.StepResponse(
             position=result.position,
             predictions=encode.predictions(result.answers, names),
@@ -79,11 +88,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         """See the service's definition."""
-        self._engine.check_ready()
-        served = self._engine.find(request.session_id).served
         prompt = None
-        if request.prompt.WhichOneof("kind") is not None:
-            prompt = decode.inputs(request.prompt, served.reader)
+        if request.HasField("prompt") and request.prompt.WhichOneof("kind") is not None:
+            reader = self._engine.session(request.session_id).served.reader
+            prompt = decode.inputs(request.prompt, reader)
         pieces: AsyncGenerator[Piece, None] = generate(
             self._engine,
             request.session_id,
@@ -99,16 +107,20 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
         """See the service's definition."""
-        self._engine.check_ready()
         result = await forecast(
             self._engine,
             request.session_id,
             horizon=request.horizon,
             paths=request.paths,
-            levels=decode.levels(request.quantiles) or DEFAULT_LEVELS,
+            levels=tuple(request.quantiles) or DEFAULT_LEVELS,
             seed=request.seed,
         )
         return encode.forecast(result, include_paths=request.include_paths)
+
+    def _check_loaded(self) -> None:
+        """A session that is not found may be one of a server that has not loaded its models."""
+        if self._engine.loading:
+            self._engine.check_ready()
 
     def end_streams(self) -> None:
         """Let every open stream finish its queued steps and end."""

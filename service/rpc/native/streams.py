@@ -13,8 +13,7 @@ from service.engine.engine import Engine
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
 from service.errors import BadInputError, DrainingError
-from service.rpc.native import decode, encode
-from service.rpc.native import frame_layout as layouts
+from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
 
@@ -34,7 +33,7 @@ class StreamCall:
     def __init__(self, engine: Engine, context: Any) -> None:
         self._engine = engine
         self._context = context
-        # Answers to lone steps as they are, all else with the number of steps it answers.
+        # Answers to single steps as they are, all else with the number of steps it answers.
         self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
         self._unwritten_steps = 0
         self._all_put = False
@@ -86,7 +85,7 @@ class StreamCall:
         if request is grpc.aio.EOF or request.WhichOneof("message") != "start":
             raise BadInputError("start", "the first message of a stream must be start")
         self._engine.check_ready()
-        served = self._engine.catalog.find(request.start.model, request.start.model_version)
+        served = self._engine.registry.find(request.start.model, request.start.model_version)
         outputs, sampling = decode.outputs(request.start.outputs)
         stream = SessionStream(
             self._engine,
@@ -94,7 +93,7 @@ class StreamCall:
             outputs=outputs,
             sampling=sampling,
             send=self._send,
-            encode=encode.lone_replies,
+            encode=frame_encoder.single_replies,
         )
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
@@ -122,9 +121,10 @@ class StreamCall:
             data = await self._context.read()
             if data is grpc.aio.EOF:
                 return
-            lone = layouts.one_token(data)
-            if lone is not None and stream.submit_token(*lone):
-                continue
+            if len(data) in frame_layout.LENGTHS:
+                single = frame_layout.one_token(data)
+                if single is not None and stream.submit_one(*single):
+                    continue
             request = _parsed(data)
             match request.WhichOneof("message"):
                 case "frame":
@@ -147,7 +147,7 @@ class StreamCall:
                     answer = encode.attached(result)
                     for start in range(0, len(result.refusals), _REFUSALS_AT_ONCE):
                         some = result.refusals[start : start + _REFUSALS_AT_ONCE]
-                        answer.attached.errors.extend(map(encode.row_error, some))
+                        answer.attached.errors.extend(map(frame_encoder.row_error, some))
                         await asyncio.sleep(0)
                     self._post(answer, len(request.attach.channels))
                 case "detach":
@@ -171,7 +171,7 @@ class StreamCall:
                     continue
                 content, steps = letter
                 if isinstance(content, Reply):
-                    for message in encode.replies(content, refusals_at_once=_REFUSALS_AT_ONCE):
+                    for message in frame_encoder.replies(content, at_once=_REFUSALS_AT_ONCE):
                         await self._context.write(message)
                 else:
                     await self._context.write(content)
@@ -216,14 +216,14 @@ def _parsed(data: bytes) -> pb.StreamRequest:
 
 
 def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:
-    """Queue a frame of one step the short way, if it goes that way."""
+    """Queue a frame of one step as a single step, if it is a good one."""
     if frame.steps or len(frame.positions) > 1:
         return False
     step = decode.one_step(frame.inputs, stream.served.reader)
     if step is None:
         return False
     position = min(frame.positions[0], decode.LARGEST) if frame.positions else None
-    return stream.submit_one(frame.channels[0], position, step, number=frame.number)
+    return stream.submit_one(frame.channels[0], position, step, frame.number)
 
 
 def _draining_error() -> DrainingError:

@@ -52,10 +52,10 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     metrics = Metrics()
     engine = Engine(settings, metrics, clock=clock)
     runner = FakeRunner(arena_rows(settings, fake_manifest()))
-    served = engine.catalog.add(
+    served = engine.registry.add(
         name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runners=(runner,)
     )
-    served.shards[0].warm_up()
+    served.warm_up()
     runner.batches.clear()
     engine.loading = False
     yield House(engine=engine, served=served, runner=runner, metrics=metrics, clock=clock)

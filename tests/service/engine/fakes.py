@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
-from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
+from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.sampling import Draws
 
 VOCABULARY = 64
 MODULUS = 9973
@@ -89,7 +90,7 @@ class FakeRunner:
     def blank(self, rows: int) -> Inputs:
         return np.zeros((rows, 1), np.int64)
 
-    def peek(self, slots: Ints) -> Floats:
+    def recall(self, slots: Ints) -> Floats:
         return _predictions(self.state[slots])
 
     def copy(self, read: int, write: Ints) -> None:
@@ -101,7 +102,7 @@ class FakeRunner:
         if outputs.probabilities:
             raise RuntimeError("no such head")
         token = (predictions[:, 0].astype(np.int64) % VOCABULARY).astype(np.int32)
-        return Answers(
+        return Answers.of(
             raw=predictions.copy() if outputs.raw else None,
             argmax=token if outputs.argmax else None,
             sampled_tokens=token if outputs.sample else None,

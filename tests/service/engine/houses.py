@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compile.arena import compile_model
-from models.compile.stateless import compile_whole
+from models.compile.stateless import compile_stateless
 from models.manifest import Manifest
+from service.engine.directory import Session
 from service.engine.engine import Engine
 from service.engine.execution.cpu.runner import OrtRunner
-from service.engine.execution.stateless import WholeRunner
+from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.registry import ServedModel, arena_rows
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -35,11 +36,24 @@ INLINE, WORKER = 1e9, 0.0  # settings of inline_run_s
 
 
 @dataclass(kw_only=True)
-class Fakes:
-    """An engine with one fake model on several shards."""
+class House:
+    """An engine with one model on several shards."""
 
     engine: Engine
     served: ServedModel
+
+    def find(self, name: str) -> Session:
+        return self.engine.directory.find(name)
+
+    def position(self, name: str) -> int:
+        """Where a session stands."""
+        return self.engine.directory.describe(name).position
+
+
+@dataclass(kw_only=True)
+class Fakes(House):
+    """A house with a fake model."""
+
     runners: list[FakeRunner]
 
     def open(self, name: str) -> str:
@@ -47,28 +61,25 @@ class Fakes:
 
     def state(self, name: str) -> int:
         """What the device holds for a session."""
-        session = self.engine.find(name)
+        session = self.find(name)
         return int(self.runners[self.served.shards.index(session.shard)].state[session.slot])
 
     async def settle(self) -> None:
         """Wait until all that was submitted is answered."""
-        for shard in self.served.shards:
-            await shard.drained()
+        await self.served.drained()
         for _ in range(3):  # refusals go out behind the tick
             await asyncio.sleep(0)
 
 
 @dataclass(kw_only=True)
-class Reals:
-    """An engine with one real model on several shards."""
+class Reals(House):
+    """A house with a real model."""
 
-    engine: Engine
-    served: ServedModel
     runners: list[OrtRunner]
 
     def state(self, name: str) -> list[NDArray[np.float32]]:
         """What the device holds for a session."""
-        session = self.engine.find(name)
+        session = self.find(name)
         arena = self.runners[self.served.shards.index(session.shard)].arena
         return [array[session.slot].copy() for array in arena]
 
@@ -114,16 +125,16 @@ async def reals(case: Case, shards: int = 1, **settings: float) -> AsyncIterator
 
 @asynccontextmanager
 async def wholes(
-    case: WholeCase, *, runner: WholeRunner | None = None, workers: int = 1, **settings: float
+    case: WholeCase, *, runner: StatelessRunner | None = None, workers: int = 1, **settings: float
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     """A house with a model that reads whole sequences."""
     engine = Engine(EngineSettings.model_validate(settings), Metrics())
-    served = engine.catalog.add_whole(
+    served = engine.registry.add_stateless(
         name=case.manifest.name,
         version=1,
         manifest=case.manifest,
         fingerprint="f",
-        runner=runner or WholeRunner(compile_whole(case.model)),
+        runner=runner or StatelessRunner(compile_stateless(case.model)),
         workers=workers,
     )
     engine.loading = False
@@ -139,11 +150,10 @@ async def _serving(
     limits: EngineSettings, manifest: Manifest, runners: list[FakeRunner] | list[OrtRunner]
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     engine = Engine(limits, Metrics())
-    served = engine.catalog.add(
+    served = engine.registry.add(
         name=manifest.name, version=1, manifest=manifest, fingerprint="f", runners=runners
     )
-    for shard in served.shards:
-        shard.warm_up()
+    served.warm_up()
     engine.loading = False
     try:
         yield engine, served

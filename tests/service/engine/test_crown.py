@@ -19,7 +19,8 @@ from service.engine.engine import Engine
 from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import ServedModel, arena_rows
-from service.engine.work.work import Answers, Outputs, Sampling
+from service.engine.work.columns import Answers, Outputs
+from service.engine.work.sampling import Sampling
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case, char_case, series_case, torch_predictions
@@ -42,7 +43,7 @@ class Device:
     runner: OrtRunner
 
     def state(self, session: str) -> list[NDArray[np.float32]]:
-        slot = self.engine.find(session).slot
+        slot = self.engine.directory.find(session).slot
         return [array[slot].copy() for array in self.runner.arena]
 
 
@@ -57,14 +58,14 @@ def make_device(case: Case, *, inline_run_s: float = 0.0005, precision: str = "f
         slots=arena_rows(settings, case.manifest),
         max_batch=settings.max_batch,
     )
-    served = engine.catalog.add(
+    served = engine.registry.add(
         name=case.model.name,
         version=1,
         manifest=case.manifest,
         fingerprint=case.model.fingerprint,
         runners=(runner,),
     )
-    served.shards[0].warm_up()
+    served.warm_up()
     engine.loading = False
     return Device(engine=engine, served=served, runner=runner)
 

@@ -9,10 +9,12 @@ import pytest
 from service import errors
 from service.engine.calls.generate import generate
 from service.engine.engine import StepResult
-from service.engine.served.decoder import FinishReason
+from service.engine.scheduler.feedback import FinishReason
 from service.engine.sessions.table import SessionStatus
-from service.engine.streams.stream import Reply, SessionStream
-from service.engine.work.work import Outputs, Sampling
+from service.engine.streams.frame import Reply
+from service.engine.streams.stream import SessionStream
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
 
@@ -94,7 +96,7 @@ async def test_a_retry_that_overtakes_the_first_try_is_applied_once(house: House
     )
     assert {state_of(result)[0] for result in both} == set(run_alone([5]))
     assert sorted(result.replayed for result in both) == [False, True, True]
-    assert house.engine.describe("a").position == 1
+    assert house.engine.directory.describe("a").position == 1
 
 
 async def test_other_content_at_the_same_position_conflicts(house: House) -> None:
@@ -115,7 +117,7 @@ async def test_any_other_position_is_refused_with_the_current_one(house: House, 
     with pytest.raises(errors.PositionMismatchError) as caught:
         await step(house, "a", 3, position=sent)
     assert caught.value.metadata == {"position": "3"}
-    assert house.engine.describe("a").position == 3
+    assert house.engine.directory.describe("a").position == 3
 
 
 async def test_steps_sent_ahead_run_in_order(house: House) -> None:
@@ -150,7 +152,7 @@ async def test_a_cancelled_step_is_not_applied(house: House) -> None:
         await queued
     await running
     assert state_of(await step(house, "a", 3, position=60)) == run_alone([*LONG, 3])[-1:]
-    assert house.served.shards[0].pending_steps == 0
+    assert house.served.usage.pending_steps == 0
 
 
 async def test_a_step_behind_a_cancelled_one_is_refused_not_misapplied(house: House) -> None:
@@ -181,7 +183,7 @@ async def test_a_long_chunk_that_is_cancelled_half_way_leaves_the_session_as_it_
     with pytest.raises(asyncio.CancelledError):
         await running
     assert state_of(await step(house, "a", 2, position=1)) == run_alone([1, 2])[-1:]
-    assert house.served.shards[0].spares.used == 0
+    assert house.served.usage.spares == 0
 
 
 async def test_a_fault_is_told_and_the_session_can_be_reset(house: House) -> None:
@@ -193,7 +195,7 @@ async def test_a_fault_is_told_and_the_session_can_be_reset(house: House) -> Non
     with pytest.raises(errors.StateLostError) as caught:
         await step(house, "a", 2, position=1)
     assert "position 1" in str(caught.value)
-    assert house.engine.describe("a").status is SessionStatus.LOST
+    assert house.engine.directory.describe("a").status is SessionStatus.LOST
     with pytest.raises(errors.StateLostError):
         await step(house, "a", 2, position=1)
     assert state_of(await step(house, "b", 2)) == run_alone([1, 2])[-1:], "others go on"
@@ -208,9 +210,9 @@ async def test_a_fault_inside_a_long_chunk_leaves_the_session_as_it_was(house: H
     house.runner.fail_next = True  # the first piece: it writes a spare slot only
     with pytest.raises(errors.InternalError):
         await step(house, "a", *range(10), position=1)
-    assert house.engine.describe("a").status is SessionStatus.OPEN
+    assert house.engine.directory.describe("a").status is SessionStatus.OPEN
     assert state_of(await step(house, "a", 2, position=1)) == run_alone([1, 2])[-1:]
-    assert house.served.shards[0].spares.used == 0
+    assert house.served.usage.spares == 0
 
 
 async def test_a_faulty_dry_run_loses_nothing(house: House) -> None:
@@ -236,7 +238,7 @@ async def test_a_closed_session_says_so_and_its_slot_is_clean_for_the_next(house
         for n in range(32):
             assert state_of(await step(house, f"s{n}", n)) == run_alone([n])
         for n in range(32):
-            assert house.engine.close(f"s{n}") == 1
+            assert house.engine.directory.close(f"s{n}") == 1
     with pytest.raises(errors.SessionClosedError):
         await step(house, "s0", 1)
     with pytest.raises(errors.SessionUnknownError):
@@ -248,13 +250,13 @@ async def test_closing_refuses_queued_steps_and_spares_the_next_tenant(house: Ho
     open_session(house)
     queued = asyncio.create_task(step(house, "a", 1, position=0))
     await asyncio.sleep(0)
-    house.engine.close("a")
+    house.engine.directory.close("a")
     open_session(house, "b")
     first = asyncio.create_task(step(house, "b", 7, position=0))
     with pytest.raises(errors.SessionClosedError):
         await queued
     assert state_of(await first) == run_alone([7])
-    assert house.engine.describe("b").position == 1
+    assert house.engine.directory.describe("b").position == 1
 
 
 async def test_ids_limits_and_duplicates(house: House) -> None:
@@ -265,7 +267,7 @@ async def test_ids_limits_and_duplicates(house: House) -> None:
     with pytest.raises(errors.SessionLimitError) as caught:
         open_session(house, "one too many")
     assert caught.value.retry_after_s is not None
-    house.engine.close("s3")
+    house.engine.directory.close("s3")
     open_session(house, "fits")
     for bad in ("x" * 129, "line\nbreak"):
         with pytest.raises(errors.BadInputError):
@@ -279,16 +281,16 @@ async def test_idle_sessions_expire_and_busy_ones_do_not(house: House) -> None:
     open_session(house, "busy")
     house.engine.open(house.served, "short", idle_timeout_s=10)
     house.clock.now_s += 11
-    assert house.engine.expire() == 1
+    assert house.engine.directory.expire() == 1
     house.clock.now_s += 3000
     await step(house, "busy", 1)
     house.clock.now_s += 1000
-    assert house.engine.expire() == 1
+    assert house.engine.directory.expire() == 1
     for gone in ("idle", "short"):
         with pytest.raises(errors.SessionExpiredError):
             await step(house, gone, 1)
-    assert house.engine.describe("busy").position == 1
-    assert house.served.shards[0].slots.used == 1
+    assert house.engine.directory.describe("busy").position == 1
+    assert house.served.usage.sessions == 1
 
 
 async def test_a_full_queue_refuses_and_changes_nothing(house: House) -> None:
@@ -299,7 +301,7 @@ async def test_a_full_queue_refuses_and_changes_nothing(house: House) -> None:
     refused = [result for result in results if isinstance(result, errors.OverloadedError)]
     assert len(refused) == 1
     assert refused[0].retry_after_s is not None
-    assert [house.engine.describe(f"s{n}").position for n in range(4)] == [90] * 4
+    assert [house.engine.directory.describe(f"s{n}").position for n in range(4)] == [90] * 4
 
 
 async def test_bad_input_names_field_and_row(house: House) -> None:
@@ -318,7 +320,7 @@ async def test_bad_input_names_field_and_row(house: House) -> None:
         await step(house, "a", 1, outputs=Outputs(top_k=VOCABULARY + 1))
     with pytest.raises(errors.BadInputError, match="temperature"):
         await step(house, "a", 1, outputs=Outputs(sample=True), sampling=Sampling(temperature=-1.0))
-    assert house.engine.describe("a").position == 0
+    assert house.engine.directory.describe("a").position == 0
 
 
 async def test_a_draining_engine_finishes_what_runs_and_takes_nothing_new(house: House) -> None:
@@ -373,7 +375,7 @@ async def test_generation_stops_at_a_stop_string(house: House) -> None:
     for _ in range(6):
         tokens.append(state % VOCABULARY)
         state = advance(state, tokens[-1])
-    stop = reader.symbol(tokens[4]) + reader.symbol(tokens[5])
+    stop = reader.symbols[tokens[4]] + reader.symbols[tokens[5]]
     pieces = [
         piece
         async for piece in generate(
@@ -405,7 +407,7 @@ async def test_generation_refuses_what_it_cannot_do(house: House) -> None:
         await run(stop=[""])
     with pytest.raises(errors.PositionMismatchError):
         await run(prompt=house.served.reader.tokens(np.array([1], np.int64)), position=4)
-    assert house.engine.describe("a").position == 0
+    assert house.engine.directory.describe("a").position == 0
 
 
 async def test_draining_ends_even_when_all_that_was_queued_is_cancelled(house: House) -> None:
@@ -416,7 +418,7 @@ async def test_draining_ends_even_when_all_that_was_queued_is_cancelled(house: H
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.wait_for(drained, 5)
-    assert house.served.shards[0].pending_steps == 0
+    assert house.served.usage.pending_steps == 0
 
 
 async def test_an_answer_that_fails_hurts_only_who_asked_for_it(house: House) -> None:
@@ -432,7 +434,7 @@ async def test_an_answer_that_fails_hurts_only_who_asked_for_it(house: House) ->
     assert isinstance(a, StepResult)
     assert isinstance(c, StepResult)
     for name in "abc":
-        info = house.engine.describe(name)
+        info = house.engine.directory.describe(name)
         assert (info.position, info.status) == (1, SessionStatus.OPEN)
         assert state_of(await step(house, name, 2, position=1)) == run_alone([1, 2])[-1:]
 
@@ -449,9 +451,9 @@ async def test_a_retry_in_other_company_is_still_the_same_step(house: House) -> 
         np.array([0, 0]),
         reader.tokens(np.array([5, 6, 7, 8])),
     )
-    await house.served.shards[0].drained()
+    await house.served.drained()
     stream.submit(np.array([0]), None, np.array([0]), reader.tokens(np.array([5])))
-    await house.served.shards[0].drained()
+    await house.served.drained()
     assert not any(reply.refusals for reply in replies)
     assert replies[-1].replayed
 
@@ -471,14 +473,13 @@ async def test_a_reset_takes_its_turn_under_a_steady_stream_of_steps(house: Hous
 
     steppers = [asyncio.create_task(pipeline()) for _ in range(4)]
     async with asyncio.timeout(20):
-        while (before := house.engine.describe("a").position) < 200:  # noqa: ASYNC110
+        while (before := house.engine.directory.describe("a").position) < 200:  # noqa: ASYNC110
             await asyncio.sleep(0)
     await asyncio.wait_for(house.engine.reset("a"), 5)
-    assert house.engine.describe("a").position < before
+    assert house.engine.directory.describe("a").position < before
     stopping = True
     await asyncio.gather(*steppers)
-    table = house.served.shards[0].table
-    assert (table.accepted == table.position).all(), "nothing is queued, so nothing is promised"
+    assert house.served.usage.promised_steps == 0, "nothing is queued, so nothing is promised"
 
 
 async def test_many_retries_of_a_queued_step_count_against_the_limit(house: House) -> None:
@@ -491,7 +492,7 @@ async def test_many_retries_of_a_queued_step_count_against_the_limit(house: Hous
     assert len(overloaded) >= 400, "the queue's limit is 400"
     assert len(overloaded) + len(answered) == 801
     assert {tuple(state_of(result)) for result in answered} == {tuple(run_alone(LONG)[-1:])}
-    assert house.engine.describe("a").position == len(LONG)
+    assert house.engine.directory.describe("a").position == len(LONG)
 
 
 async def test_a_stale_retry_is_refused_at_once_while_others_are_queued(house: House) -> None:
@@ -510,12 +511,12 @@ async def test_a_session_closed_while_a_retry_waits_stays_closed(house: House) -
     running = asyncio.create_task(step(house, "a", *LONG, position=0))
     retry = asyncio.create_task(step(house, "a", *LONG, position=0))
     await asyncio.sleep(0)
-    house.engine.close("a")
+    house.engine.directory.close("a")
     open_session(house, "b")
     for task in (running, retry):
         with pytest.raises(errors.SessionClosedError):
             await task
-    assert house.engine.describe("b").position == 0
+    assert house.engine.directory.describe("b").position == 0
     assert state_of(await step(house, "b", 3, position=0)) == run_alone([3])
 
 

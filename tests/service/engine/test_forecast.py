@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from service import errors
 from service.engine.calls.forecast import ForecastResult, forecast
-from service.engine.work.work import Outputs
+from service.engine.work.columns import Outputs
 from tests.recurrent import series_case
 from tests.service.engine.test_crown import Device, make_device, stop
 
@@ -38,7 +38,7 @@ async def test_forecasts_that_do_not_fit_together_wait_for_each_other() -> None:
     for name in "abcd":
         await open_session(device, name, 100, 101, 102)
     together = await asyncio.wait_for(asyncio.gather(*(run(device, n) for n in "abcd")), 20)
-    assert device.served.shards[0].spares.used == 0
+    assert device.served.usage.spares == 0
     alone = await run(device, "a")
     for result in together:
         assert np.array_equal(result.paths, alone.paths), "same history, same seed"
@@ -55,8 +55,8 @@ async def test_a_cancelled_forecast_gives_its_spare_slots_back(ticks: int) -> No
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await device.served.shards[0].drained()
-    assert device.served.shards[0].spares.used == 0
+    await device.served.drained()
+    assert device.served.usage.spares == 0
     await stop(device)
 
 
@@ -92,11 +92,11 @@ async def test_a_session_closed_while_its_forecast_waits_is_never_another_one() 
     busy = asyncio.create_task(step(device, "a", *[100.0] * 200))
     waiting = asyncio.create_task(run(device, "a"))
     await asyncio.sleep(0)
-    device.engine.close("a")
+    device.engine.directory.close("a")
     for name in "xyz":  # one of them gets the slot
         device.engine.open(device.served, name)
     for task in (busy, waiting):
         with pytest.raises(errors.SessionClosedError):
             await task
-    assert device.served.shards[0].spares.used == 0
+    assert device.served.usage.spares == 0
     await stop(device)

@@ -10,11 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.engine.calls.generate import generate
+from service.engine.calls.generate import Piece, generate
 from service.engine.execution.cpu.runner import OrtRunner
-from service.engine.served.decoder import FinishReason, Piece
+from service.engine.scheduler.feedback import FinishReason
 from service.engine.served.inputs import CheckedSteps
-from service.engine.work.work import Outputs, Sampling
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
 from tests.recurrent import Case, char_case, series_case
 from tests.service.engine.houses import INLINE, WORKER, Reals, reals
 
@@ -138,7 +139,7 @@ async def play(
             assert len(result.steps) == asked_of(number)["max_steps"]
             assert result.pieces[-1].finish_reason is FinishReason.LENGTH
             position = len(prompt_of(house, number)) + len(result.steps)
-            assert house.engine.describe(f"s{number}").position == position
+            assert house.position(f"s{number}") == position
         return {
             number: (result, house.state(f"s{number}"))
             for number, result in zip(numbers, found, strict=True)
@@ -219,7 +220,7 @@ async def test_the_last_generated_step_can_be_sent_again(
             )
             assert (again.replayed, again.position) == (True, position)
             assert again.answers.raw is not None
-            recalled = house.runners[0].peek(np.array([house.engine.find(f"s{number}").slot]))
+            recalled = house.runners[0].recall(np.array([house.find(f"s{number}").slot]))
             assert np.array_equal(again.answers.raw, recalled)
             with pytest.raises(errors.PositionMismatchError):
                 await house.engine.step(f"s{number}", steps, outputs=wanted, position=position - 2)
@@ -258,7 +259,7 @@ async def test_nothing_is_read_beyond_a_stop_string(company: int) -> None:
                 assert result.text == free.text[:end]
                 assert result.pieces[-1].finish_reason is FinishReason.STOP
                 position = len(prompt_of(house, number)) + end
-                assert house.engine.describe(name).position == position
+                assert house.position(name) == position
         stepping.cancel()
         await asyncio.gather(stepping, return_exceptions=True)
 
@@ -288,7 +289,6 @@ async def test_a_generation_that_is_given_up_stops_and_leaves_the_session_in_ord
     inline_run_s: float,
 ) -> None:
     async with reals(CASES["char"], inline_run_s=inline_run_s) as house:
-        (shard,) = house.served.shards
         free = await run(house, "free", 0, max_steps=2000, sampling=Sampling(seed=5))
         for round_ in range(40):  # more than there are rows at first: they are used again
             name = f"s{round_}"
@@ -296,13 +296,13 @@ async def test_a_generation_that_is_given_up_stops_and_leaves_the_session_in_ord
             call = pieces_of(house, name, 0, max_steps=2000, sampling=Sampling(seed=5))
             seen = [await anext(call) for _ in range(1 + round_ % 3)]
             await call.aclose()
-            await shard.drained()
+            await house.served.drained()
             for _ in range(20):
                 await asyncio.sleep(0)
-            position = house.engine.describe(name).position
+            position = house.position(name)
             assert seen[-1].position <= position < 2000
             await asyncio.sleep(0.002)
-            assert house.engine.describe(name).position == position, "it has stopped"
+            assert house.position(name) == position, "it has stopped"
             # The session goes on from there as if nobody had ever left.
             read = position - len(prompt_of(house, 0))
             more = [
@@ -312,8 +312,8 @@ async def test_a_generation_that_is_given_up_stops_and_leaves_the_session_in_ord
                 )
             ]
             assert "".join(piece.text for piece in more) == free.text[read : read + 5]
-            house.engine.close(name)
-        assert shard.slots.used == 1
+            house.engine.directory.close(name)
+        assert house.served.usage.sessions == 1
 
 
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
@@ -330,7 +330,7 @@ async def test_a_session_closed_while_it_generates_says_so_and_spares_the_next_t
             closing = asyncio.create_task(read(house, "old", 0, max_steps=50_000))
             for _ in range(turns):
                 await asyncio.sleep(0)
-            house.engine.close("old")
+            house.engine.directory.close("old")
             tenants = [asyncio.create_task(run(house, f"new{n}", 1, max_steps=60)) for n in "ab"]
             result = await asyncio.wait_for(closing, 10)
             assert isinstance(result.error, errors.SessionClosedError)
@@ -339,10 +339,10 @@ async def test_a_session_closed_while_it_generates_says_so_and_spares_the_next_t
             for name, tenant in zip("abc", tenants, strict=True):
                 assert (await tenant).text == free.text
                 position = len(prompt_of(house, 1)) + 60
-                assert house.engine.describe(f"new{name}").position == position
-            assert slot in {house.engine.find(f"new{n}").slot for n in "abc"}
+                assert house.position(f"new{name}") == position
+            assert slot in {house.find(f"new{n}").slot for n in "abc"}
             for name in "abc":
-                house.engine.close(f"new{name}")
+                house.engine.directory.close(f"new{name}")
         stepping.cancel()
         await asyncio.gather(stepping, return_exceptions=True)
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service import errors
-from service.engine.served.decoder import FinishReason
+from service.engine.scheduler.feedback import FinishReason
 from tests.service.engine.houses import INLINE, reals
 from tests.service.engine.test_generations import (
     CASES,
@@ -24,16 +24,15 @@ async def test_a_generation_that_nobody_reads_waits_and_goes_on(
     if not decodes:
         monkeypatch.setattr("tests.service.engine.houses.OrtRunner", Stepwise)
     async with reals(CASES["char"], inline_run_s=INLINE) as house:
-        (shard,) = house.served.shards
         call = pieces_of(house, house.engine.open(house.served, "a").id, 0, max_steps=12_000)
         pieces = [await anext(call)]
 
         async def held() -> int:
             """Where the session stands once it moves no more."""
             before = -1
-            while (now := house.engine.describe("a").position) != before:
+            while (now := house.position("a")) != before:
                 before = now
-                await shard.drained()
+                await house.served.drained()
                 await asyncio.sleep(0.15)  # what is not in a piece is put into one by then
             return now
 
@@ -54,20 +53,19 @@ async def test_a_generation_that_nobody_reads_waits_and_goes_on(
 
 async def test_a_generation_that_is_held_ends_when_it_is_given_up_or_its_session_is() -> None:
     async with reals(CASES["char"], inline_run_s=INLINE) as house:
-        (shard,) = house.served.shards
         calls = {}
         for name in ("given up", "closed"):
             house.engine.open(house.served, name)
             calls[name] = pieces_of(house, name, 0, max_steps=50_000)
             await anext(calls[name])
         for _ in range(4):
-            await shard.drained()
+            await house.served.drained()
             await asyncio.sleep(0.1)
-        position = house.engine.describe("given up").position
+        position = house.position("given up")
         await calls["given up"].aclose()
-        house.engine.close("closed")
+        house.engine.directory.close("closed")
         with pytest.raises(errors.SessionClosedError):
             async for _ in calls["closed"]:
                 pass
-        assert house.engine.describe("given up").position == position
-        assert shard.pending_steps == 0
+        assert house.position("given up") == position
+        assert house.served.usage.pending_steps == 0

@@ -7,7 +7,8 @@ import numpy as np
 
 from service import errors
 from service.engine.calls.generate import generate
-from service.engine.work.work import Outputs, Sampling
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
 
@@ -41,7 +42,7 @@ async def test_of_two_generations_on_one_session_only_one_goes_on(house: House) 
         return_exceptions=True,
     )
     done = [result for result in results[:2] if isinstance(result, list)]
-    read = house.engine.describe("a").position - 1
+    read = house.engine.directory.describe("a").position - 1
     refused = [result for result in results[:2] if isinstance(result, Exception)]
     assert all(
         isinstance(error, errors.PositionMismatchError | errors.StepConflictError)

@@ -25,9 +25,8 @@ def reader(*, unknown: int | None, vocabulary: str = "\nabc\ufffd") -> InputRead
 def test_strangers_are_the_unknown_symbol(stranger: str) -> None:
     taken = reader(unknown=4)
     assert taken.text(f"a{stranger}\n").require().tolist() == [1, 4, 0]
-    alone = taken.one_symbol(stranger)
-    assert alone is not None
-    assert alone.inputs.tolist() == [4]
+    assert taken.text(stranger).require().tolist() == [4]
+    assert stranger not in taken.single_tokens
 
 
 @pytest.mark.parametrize("stranger", ["z", "`", "\0", "é", "\uffff", "🙂", "\U0010ffff"])
@@ -37,15 +36,14 @@ def test_strangers_are_refused_without_one(stranger: str) -> None:
     assert checked.bad.tolist() == [False, True, False]
     with pytest.raises(BadInputError, match=f"row 1: .*U\\+{ord(stranger):04X}"):
         checked.require()
-    assert strict.one_symbol(stranger) is None
+    assert stranger not in strict.single_tokens
 
 
 @pytest.mark.parametrize("unknown", [None, 4])
 def test_the_vocabulary_is_itself_either_way(unknown: int | None) -> None:
     either = reader(unknown=unknown)
     assert either.text("\nabc\ufffd").require().tolist() == [0, 1, 2, 3, 4]
-    found = [either.one_symbol(symbol) for symbol in "\nabc\ufffd"]
-    assert [step.inputs.item() for step in found if step] == [0, 1, 2, 3, 4]
+    assert [either.single_tokens[symbol] for symbol in "\nabc\ufffd"] == [0, 1, 2, 3, 4]
     assert either.text_of([1, 4]) == "a\ufffd"
 
 

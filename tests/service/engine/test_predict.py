@@ -4,7 +4,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.compile.stateless import compile_whole
+from models.compile.stateless import compile_stateless
 from service.engine.calls.predict import PredictResult, predict
 from service.engine.engine import Engine
-from service.engine.execution.stateless import WholeRunner
+from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import ServedModel
 from service.engine.streams.stream import SessionStream
-from service.engine.work.work import NOTHING, Answers, Floats, Inputs, Outputs, Sampling
+from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Outputs
+from service.engine.work.sampling import Sampling
 from service.errors import (
     BadInputError,
     CellarError,
@@ -70,8 +71,7 @@ async def predicted(
 
 
 def bits(answers: Answers) -> dict[str, bytes]:
-    columns = {field.name: getattr(answers, field.name) for field in fields(answers)}
-    return {name: column.tobytes() for name, column in columns.items() if column is not None}
+    return {name: column.tobytes() for name, column in answers.columns.items()}
 
 
 STREAMED = {
@@ -112,9 +112,16 @@ async def test_a_sequence_has_the_bits_of_a_session_that_reads_it(
         for number, before in enumerate(states):
             for one, other in zip(before, house.state(f"s{number}"), strict=True):
                 assert np.array_equal(one, other)
-        assert [house.engine.describe(f"s{n}").position for n in range(6)] == [1, 20, 3, 1, 8, 9]
+        assert [house.position(f"s{n}") for n in range(6)] == [
+            1,
+            20,
+            3,
+            1,
+            8,
+            9,
+        ]
         await house.engine.drain()
-        assert all(shard.spares.used == 0 for shard in house.served.shards)
+        assert house.served.usage.spares == 0
 
 
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
@@ -133,9 +140,9 @@ async def test_more_sequences_than_there_are_spare_slots(inline_run_s: float) ->
         for result in results:
             assert bits(result.answers) == bits(results[0].answers)
         assert bits(results[0].answers.rows(0, 20)) == bits(Answers.joined(alone))
-        assert house.served.pending_steps == 0
+        assert house.served.usage.pending_steps == 0
         await house.engine.drain()
-        assert all(shard.spares.used == 0 for shard in house.served.shards)
+        assert house.served.usage.spares == 0
 
 
 async def test_steps_are_counted_once() -> None:
@@ -154,14 +161,14 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind() -> None:
             predict(house.engine, house.served, steps, np.array([20] * 3), outputs=NOTHING)
         )
         await asyncio.sleep(0.05)
-        assert house.served.pending_steps == 60
+        assert house.served.usage.pending_steps == 60
         call.cancel()
         house.runners[0].gate.set()
         with pytest.raises(asyncio.CancelledError):
             await call
         await asyncio.wait_for(house.engine.drain(), 5)
-        assert house.served.shards[0].spares.used == 0
-        assert house.served.pending_steps == 0
+        assert house.served.usage.spares == 0
+        assert house.served.usage.pending_steps == 0
 
 
 async def test_too_much_is_refused() -> None:
@@ -212,7 +219,7 @@ WHOLE = {
     for cell in ("lstm", "gru", "rnn")
     for features in (0, 3)
 }
-RUNNERS = {key: WholeRunner(compile_whole(case.model)) for key, case in WHOLE.items()}
+RUNNERS = {key: StatelessRunner(compile_stateless(case.model)) for key, case in WHOLE.items()}
 
 
 def runner_alone(case: WholeCase, steps: Inputs) -> Floats:
@@ -232,7 +239,7 @@ async def test_a_graph_whose_rows_see_each_other_gets_them_one_by_one() -> None:
         assert found.counts.tolist() == [3, 3, 2]
 
 
-class Gated(WholeRunner):
+class Gated(StatelessRunner):
     """Runs when told to; cannot run sequences that begin with token 26."""
 
     gate: threading.Event
@@ -240,7 +247,7 @@ class Gated(WholeRunner):
 
     @classmethod
     def make(cls) -> "Gated":
-        runner = cls(compile_whole(WHOLE["lstm", 0].model), isolated=False)
+        runner = cls(compile_stateless(WHOLE["lstm", 0].model), isolated=False)
         runner.gate, runner.batches = threading.Event(), []
         return runner
 
@@ -260,7 +267,7 @@ async def test_sequences_of_all_callers_share_runs_that_are_padded_little() -> N
             for lengths in ([5], [30, 3, 4], [4, 5, 29], [64], [3] * 9)
         ]
         await asyncio.sleep(0.05)
-        assert house[1].pending_steps == 5 + 37 + 38 + 64 + 27
+        assert house[1].usage.pending_steps == 5 + 37 + 38 + 64 + 27
         draining = asyncio.create_task(house[0].drain())
         await asyncio.sleep(0)
         with pytest.raises(DrainingError):
@@ -268,7 +275,7 @@ async def test_sequences_of_all_callers_share_runs_that_are_padded_little() -> N
         runner.gate.set()
         await asyncio.gather(*calls)  # what runs is finished
         await draining
-        assert house[1].pending_steps == 0
+        assert house[1].usage.pending_steps == 0
         assert runner.batches[0] == [5]
         assert sorted(runner.batches[1]) == [3, 3, 3, 3, 3, 4, 4, 5]
         for batch in runner.batches:
@@ -323,7 +330,7 @@ def refusal_of(text: str, counts: list[int] | None, **outputs: object) -> Cellar
                     None if counts is None else np.array(counts),
                     outputs=Outputs(**outputs),  # type: ignore[arg-type]
                 )
-            assert served.pending_steps == 0
+            assert served.usage.pending_steps == 0
             return caught.value
 
     return asyncio.run(ask())
@@ -361,4 +368,4 @@ async def test_there_are_no_sessions_of_a_model_without_states() -> None:
             engine.open(served, "mine")
         with pytest.raises(NotStreamableError, match=wanted):
             SessionStream(engine, served, outputs=NOTHING, sampling=None, send=print)
-        assert engine.expire() == 0
+        assert engine.directory.expire() == 0

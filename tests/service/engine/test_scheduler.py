@@ -7,20 +7,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.slots import SlotAllocator
-from service.engine.work.work import (
-    Barrier,
-    Batch,
-    Chunk,
-    Fork,
-    Kind,
-    Outputs,
-    Part,
-    Peek,
-    Steps,
-    Work,
-)
+from service.engine.sessions.table import SessionTable
+from service.engine.work.batch import Batch, Part
+from service.engine.work.columns import Outputs
+from service.engine.work.request import Request
+from service.engine.work.work import Barrier, Chunk, Fork, Kind, Recall, Work
+from service.errors import SessionClosedError
 
 SLOTS = 6
 FORK_SPARES = 3
@@ -56,19 +51,39 @@ class Log:
                 self.ran[slot].append(self.numbers[id(part.work)])
 
 
-def make_scheduler() -> Scheduler:
+def make_table() -> SessionTable:
+    return SessionTable(SLOTS + FORK_SPARES + CHUNK_SPARES + 1)
+
+
+def make_scheduler(
+    fork_spares: SlotAllocator | None = None,
+    chunk_spares: SlotAllocator | None = None,
+    max_batch: int = MAX_BATCH,
+    table: SessionTable | None = None,
+) -> Scheduler:
+    table = table or make_table()
+    nobody = Feedback(
+        table,
+        np.zeros(len(table), np.int32),
+        bounds=None,
+        most_steps=1,
+        wake=lambda: None,
+        call_later=lambda *_: None,
+        count=lambda _: None,
+    )
     return Scheduler(
-        slots=SLOTS + FORK_SPARES + CHUNK_SPARES + 1,
-        fork_spares=SlotAllocator(SLOTS, FORK_SPARES),
-        chunk_spares=SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES),
-        max_batch=MAX_BATCH,
+        table,
+        nobody,
+        fork_spares=fork_spares or SlotAllocator(SLOTS, FORK_SPARES),
+        chunk_spares=chunk_spares or SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES),
+        max_batch=max_batch,
         chunk_steps=CHUNK_STEPS,
     )
 
 
-def steps_of(slots: list[int], top_k: int = 0) -> Steps:
+def steps_of(slots: list[int], top_k: int = 0) -> Request:
     rows = len(slots)
-    return Steps(
+    return Request(
         slots=np.array(slots),
         expected=np.zeros(rows, np.int64),
         inputs=np.zeros(rows, np.int64),
@@ -82,16 +97,17 @@ def chunk_of(slot: int, steps: int) -> Chunk:
         slots=np.array([slot]),
         expected=np.zeros(1, np.int64),
         inputs=np.zeros(steps, np.int64),
+        weight=steps,
         contents=np.zeros(1, np.int64),
     )
 
 
-def peek_of(slots: list[int]) -> Peek:
-    return Peek(slots=np.array(slots), expected=np.zeros(len(slots), np.int64))
+def recall_of(slots: list[int]) -> Recall:
+    return Recall(slots=np.array(slots), expected=np.zeros(len(slots), np.int64))
 
 
 def fork_of(slot: int, copies: int) -> Fork:
-    return Fork(slots=np.array([slot]), expected=np.zeros(1, np.int64), copies=copies)
+    return Fork(slots=np.array([slot]), expected=np.zeros(1, np.int64), effort=copies)
 
 
 def barrier_of(slot: int) -> Barrier:
@@ -102,7 +118,7 @@ slot_sets = st.lists(st.integers(0, SLOTS - 1), min_size=1, max_size=SLOTS, uniq
 works = st.one_of(
     st.builds(steps_of, slot_sets, st.integers(0, 2)),
     st.builds(chunk_of, st.integers(0, SLOTS - 1), st.integers(2, 20)),
-    st.builds(peek_of, slot_sets),
+    st.builds(recall_of, slot_sets),
     st.builds(fork_of, st.integers(0, SLOTS - 1), st.integers(1, FORK_SPARES)),
     st.builds(barrier_of, st.integers(0, SLOTS - 1)),
 )
@@ -114,13 +130,8 @@ acts = st.lists(st.one_of(works, st.sampled_from(["tick", "finish", "cancel"])),
 def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
     fork_spares = SlotAllocator(SLOTS, FORK_SPARES)
     chunk_spares = SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES)
-    scheduler = Scheduler(
-        slots=SLOTS + FORK_SPARES + CHUNK_SPARES + 1,
-        fork_spares=fork_spares,
-        chunk_spares=chunk_spares,
-        max_batch=MAX_BATCH,
-        chunk_steps=CHUNK_STEPS,
-    )
+    table = make_table()
+    scheduler = make_scheduler(fork_spares, chunk_spares, table=table)
     log = Log(scheduler)
     running: list[Batch] = []
     waiting: list[Work] = []
@@ -164,7 +175,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
             else:
                 kept.append(part)
         if kept:
-            running.append(Batch(kind=batch.kind, parts=tuple(kept)))
+            running.append(Batch.of(batch.kind, kept))
         return True
 
     for act in script:
@@ -174,7 +185,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
         elif act == "tick":
             tick()
         elif act == "cancel" and waiting:
-            waiting.pop(len(waiting) // 2).cancelled = True
+            waiting.pop(len(waiting) // 2).failure = SessionClosedError("closed")
         elif act == "finish" and running:
             finish()
     for _ in range(10_000):
@@ -185,33 +196,27 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
         finish()
     assert log.ran == log.submitted, "work was lost, doubled or reordered"
     assert (scheduler.pending_steps, scheduler.ready_rows) == (0, 0)
-    assert scheduler.is_empty
-    assert all(scheduler.is_idle(slot) for slot in range(SLOTS))
+    assert (scheduler.waiting, scheduler.parked) == (0, {})
+    assert table.idle(np.arange(SLOTS)).all()
     assert (fork_spares.used, chunk_spares.used) == (0, 0)
 
 
 def test_rows_are_ready_until_they_are_handed_out_and_not_while_they_wait_for_others() -> None:
     scheduler = make_scheduler()
     scheduler.submit(steps_of([0, 1, 2]))
-    assert (scheduler.ready_rows, scheduler.is_empty) == (3, False)
+    assert (scheduler.ready_rows, scheduler.waiting) == (3, 1)
     first = scheduler.schedule()
     assert first is not None
-    assert (scheduler.ready_rows, scheduler.is_empty) == (0, True)
+    assert (scheduler.ready_rows, scheduler.waiting) == (0, 0)
     scheduler.submit(steps_of([2, 1]))
     scheduler.submit(chunk_of(3, 9))
-    assert (scheduler.ready_rows, scheduler.is_empty) == (0, False)
+    assert (scheduler.ready_rows, scheduler.waiting) == (0, 2)
     scheduler.complete(first)
     assert scheduler.ready_rows == 2
 
 
 def test_a_batch_leaves_the_rows_that_have_no_room_ready() -> None:
-    most = Scheduler(
-        slots=12,
-        fork_spares=SlotAllocator(10, 1),
-        chunk_spares=SlotAllocator(11, 1),
-        max_batch=4,
-        chunk_steps=CHUNK_STEPS,
-    )
+    most = make_scheduler(max_batch=4)
     most.submit(steps_of([0, 1, 2]))
     most.submit(steps_of([3, 4, 5]))
     batch = most.schedule()
@@ -230,7 +235,9 @@ def test_a_long_queue_behind_one_session_costs_the_others_nothing() -> None:
     others = scheduler.schedule()
     assert others is not None
     assert sorted(slot for part in others.parts for slot in part.slots) == list(range(1, SLOTS))
-    assert sum(map(len, scheduler._ready.values())) == 0, "what cannot run is not looked at"
+    assert scheduler.schedule() is None
+    assert scheduler.waiting == 4999
+    assert scheduler.ready_rows == 0, "what cannot run is not looked at"
     scheduler.complete(first)
     scheduler.complete(others)
     following = scheduler.schedule()
@@ -257,11 +264,11 @@ def test_single_steps_do_not_wait_for_a_long_chunk() -> None:
 
 
 def test_a_long_chunk_does_not_starve_under_single_steps() -> None:
-    scheduler = make_scheduler()
-    chunk = chunk_of(0, 9)
-    scheduler.submit(chunk)
+    table = make_table()
+    scheduler = make_scheduler(table=table)
+    scheduler.submit(chunk_of(0, 9))
     kinds = []
-    while not scheduler.is_idle(0):
+    while not table.is_idle(0):
         scheduler.submit(steps_of([1]))
         batch = scheduler.schedule()
         assert batch is not None
@@ -319,7 +326,7 @@ def test_a_fork_waits_for_all_its_copies_and_stops_nobody_else() -> None:
         kinds.append(batch.kind)
         scheduler.complete(batch)
     assert sorted(kind.value for kind in kinds) == ["chunks", "chunks", "steps"]
-    second.cancelled = True
+    second.failure = SessionClosedError("closed")
     batch = scheduler.schedule()
     assert batch is not None
     assert batch.parts[0].work is second, "a cancelled fork wants no copies: it can be dropped"

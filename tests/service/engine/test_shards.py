@@ -14,7 +14,8 @@ from service import errors
 from service.engine.calls.forecast import ForecastResult, forecast
 from service.engine.calls.generate import generate
 from service.engine.sessions.table import SessionStatus
-from service.engine.work.work import Outputs, Sampling
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
 from tests.recurrent import char_case, series_case
 from tests.service.engine.fakes import run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, Reals, fakes, reals
@@ -25,11 +26,11 @@ SHARDS = [1, 2, 3]
 
 
 def used(house: Fakes | Reals) -> list[int]:
-    return [shard.slots.used for shard in house.served.shards]
+    return [shard.usage.sessions for shard in house.served.shards]
 
 
 def free_slots(house: Fakes) -> list[int]:
-    return [shard.slots.free for shard in house.served.shards]
+    return [s.usage.capacity - s.usage.sessions for s in house.served.shards]
 
 
 @pytest.mark.parametrize("shards", SHARDS)
@@ -38,7 +39,7 @@ async def test_sessions_are_spread_by_their_ids_and_the_same_way_each_time(shard
     for _ in range(2):
         async with fakes(shards, max_sessions=3000) as house:
             names = [house.open(f"session-{n}") for n in range(900)]
-            homes.append([house.served.shards.index(house.engine.find(n).shard) for n in names])
+            homes.append([house.served.shards.index(house.find(n).shard) for n in names])
             assert max(used(house)) - min(used(house)) < 0.2 * 900
     assert homes[0] == homes[1]
 
@@ -47,7 +48,7 @@ async def test_sessions_are_spread_by_their_ids_and_the_same_way_each_time(shard
 @pytest.mark.parametrize("shards", SHARDS)
 async def test_every_slot_is_taken_before_a_session_is_refused(shards: int, sessions: int) -> None:
     async with fakes(shards, max_sessions=sessions) as house:
-        assert sum(shard.slots.capacity for shard in house.served.shards) == sessions
+        assert house.served.usage.capacity == sessions
         for n in range(sessions):
             house.open(f"s{n}")
         assert free_slots(house) == [0] * shards
@@ -56,7 +57,7 @@ async def test_every_slot_is_taken_before_a_session_is_refused(shards: int, sess
                 house.open("one too many")
         assert sum(used(house)) == sessions
         for n in range(sessions):  # each slot is found again, whatever shard it is on
-            house.engine.close(f"s{n}")
+            house.engine.directory.close(f"s{n}")
             house.open(f"t{n}")
             with pytest.raises(errors.SessionLimitError):
                 house.open("one too many")
@@ -70,7 +71,7 @@ async def test_a_shard_for_no_session_is_no_harm() -> None:
     async with fakes(3, max_sessions=1) as house:
         house.open("a")
         wire = await Wire(house).attach("a")
-        row = wire.lone(0, 4)
+        row = wire.single(0, 4)
         await house.settle()
         assert row.reply[1] == run_alone([4])[0]
 
@@ -131,7 +132,7 @@ def test_rows_that_are_refused_on_one_shard_are_refused_alone(
             closed = data.draw(st.sets(st.integers(0, 23), max_size=8))
             wrong = data.draw(st.sets(st.integers(0, 23), max_size=8)) - closed
             for n in closed:
-                house.engine.close(scene.names[n])
+                house.engine.directory.close(scene.names[n])
             for n in range(len(closed)):  # somebody else gets the slots
                 house.open(f"new{n}")
             rows = scene.wire.frame({n: ([n], 5 if n in wrong else 0) for n in range(24)})
@@ -152,14 +153,14 @@ async def test_one_session_on_two_channels_is_noticed_and_equal_slots_are_not() 
     """Sessions of different shards live in slots of the same number."""
     async with fakes(2) as house:
         scene = await spread(house)
-        slots = Counter(house.engine.find(name).slot for name in scene.names)
+        slots = Counter(house.find(name).slot for name in scene.names)
         assert max(slots.values()) == 2
         scene.wire.frame({n: ([n], 0) for n in range(24)})
         await scene.wire.attach("s3", first=100)
         with pytest.raises(errors.BadInputError, match="twice"):
             scene.wire.frame({3: ([1], -1), 100: ([1], -1)})
         await house.settle()
-        assert {house.engine.describe(name).position for name in scene.names} == {1}
+        assert {house.position(name) for name in scene.names} == {1}
 
 
 @pytest.mark.parametrize("shards", SHARDS)
@@ -185,7 +186,7 @@ async def test_sessions_detach_close_and_expire_on_their_own_shard(shards: int) 
         await house.settle()
         expected = [[9], [3, 9], [9], [0, 9], [1, 9], [2, 9]]
         assert [row.reply[1] for row in rows] == [run_alone(tokens)[-1] for tokens in expected]
-        late = sum(len(shard.idle_sessions(1e12, at_most=100)) for shard in house.served.shards)
+        late = sum(len(s.expired_sessions(1e12, at_most=100)) for s in house.served.shards)
         assert late == sum(used(house)) == 18
 
 
@@ -196,13 +197,13 @@ async def test_resets_barriers_and_faults_stay_on_their_shard() -> None:
         await house.settle()
         await asyncio.gather(*(house.engine.reset(name) for name in scene.names[::3]))
         house.runners[1].fail_next = True
-        shard = {n: house.engine.find(name).shard for n, name in enumerate(scene.names)}
+        shard = {n: house.find(name).shard for n, name in enumerate(scene.names)}
         rows = scene.wire.frame({n: ([7], 0 if n % 3 == 0 else 1) for n in range(24)})
         await house.settle()
         lost = {n for n, row in enumerate(rows) if row.refusals}
         assert 0 < len(lost) <= 8, "one batch of one shard"
         for n, row in enumerate(rows):
-            status = house.engine.describe(scene.names[n]).status
+            status = house.engine.directory.describe(scene.names[n]).status
             if n in lost:
                 assert shard[n] is house.served.shards[1]
                 assert isinstance(row.refusal, errors.StateLostError)
@@ -214,16 +215,16 @@ async def test_resets_barriers_and_faults_stay_on_their_shard() -> None:
 
 
 @pytest.mark.parametrize("shards", SHARDS)
-async def test_a_stream_that_ends_calls_off_its_steps_on_all_shards(shards: int) -> None:
+async def test_a_stream_that_ends_cancels_its_steps_on_all_shards(shards: int) -> None:
     async with fakes(shards) as house:
         scene = await spread(house)
         rows = scene.wire.frame({n: ([n], 0) for n in range(24)})
-        rows += [scene.wire.lone(n, 1) for n in range(24)]
+        rows += [scene.wire.single(n, 1) for n in range(24)]
         scene.wire.stream.end()
         await house.settle()
         for row in rows:
             assert isinstance(row.refusal, errors.CallerGoneError)
-        assert {house.engine.describe(name).position for name in scene.names} == {0}
+        assert {house.position(name) for name in scene.names} == {0}
 
 
 async def test_metrics_add_up_over_shards() -> None:
@@ -264,8 +265,8 @@ async def test_forecasts_of_several_shards_at_once_are_each_their_own() -> None:
                 else [await run(house, name) for name in names]
             )
             found.append([result.paths for result in results])
-            assert [shard.spares.used for shard in house.served.shards] == [0] * shards
-            assert {house.engine.describe(name).position for name in names} == {5}
+            assert house.served.usage.spares == 0
+            assert {house.position(name) for name in names} == {5}
     for others in found[1:]:
         for mine, other in zip(found[0], others, strict=True):
             assert np.array_equal(mine, other)
@@ -288,7 +289,7 @@ async def test_generations_of_all_shards_end_together(shards: int) -> None:
             for token in tokens:
                 assert token == run_alone(drawn)[-1] % 64
                 drawn.append(token)
-            assert house.engine.describe(names[n]).position == 16
+            assert house.position(names[n]) == 16
             assert house.state(names[n]) == run_alone(drawn)[-1]
 
 

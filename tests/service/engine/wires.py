@@ -1,14 +1,15 @@
 """Clients of a fake house who file every answer under what they asked."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from service import errors
+from service.engine.engine import StepCall, StepResult
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.engine.work.request import Lone, Request
-from service.engine.work.work import Caller, Delivery, Outputs
+from service.engine.work.columns import Outputs
 from tests.service.engine.fakes import VOCABULARY
 from tests.service.engine.houses import Fakes
 
@@ -60,13 +61,11 @@ class Wire:
         assert not attached.refusals
         return self
 
-    def lone(self, channel: int, token: int, position: int | None = None) -> Row:
+    def single(self, channel: int, token: int, position: int | None = None) -> Row:
         """A frame of one step, by the way that the servicer takes."""
         row = self._row(channel, [token], position)
         reader = self._house.served.reader
-        step = reader.one_token(token)
-        assert step is not None
-        if not self.stream.submit_one(channel, position, step, number=self._numbers):
+        if not self.stream.submit_one(channel, position, token, self._numbers):
             self.stream.submit(
                 np.array([channel]),
                 None,
@@ -120,40 +119,26 @@ class Wire:
                 self.order.setdefault(channel, []).append(reply.frame)
 
 
-def ask(house: Fakes, name: str, tokens: list[int], position: int | None) -> tuple[Row, Caller]:
-    """What the engine submits for a unary step, without the wait."""
+def ask(
+    house: Fakes, name: str, tokens: list[int], position: int | None
+) -> tuple[Row, StepCall | None]:
+    """A unary step, without the wait; whoever cancels it still hears what became of it."""
     row = Row(tokens=tokens, position=position)
 
-    def deliver(delivery: Delivery) -> None:
-        assert delivery.rows.tolist() == [0]
-        if delivery.error is not None:
-            row.refusals.append(delivery.error)
-        else:
-            assert delivery.answers is not None
-            assert delivery.answers.raw is not None
-            row.answered(int(delivery.positions[0]), delivery.answers.raw[0, 0], delivery.replayed)
+    def answered(done: "asyncio.Future[StepResult]") -> None:
+        error = done.exception()
+        if isinstance(error, errors.CellarError):
+            row.refusals.append(error)
+            return
+        result = done.result()
+        assert result.answers.raw is not None
+        row.answered(result.position, result.answers.raw[0, 0], result.replayed)
 
-    caller = Caller(deliver)
-    session = house.engine.find(name)
-    inputs = np.array(tokens)
-    session.shard.submit(
-        Lone(
-            slot=session.slot,
-            inputs=inputs,
-            position=position,
-            outputs=RAW,
-            sampling=None,
-            caller=caller,
-        )
-        if len(tokens) == 1
-        else Request(
-            slots=np.array([session.slot]),
-            steps=np.array([len(tokens)]),
-            inputs=inputs,
-            positions=None if position is None else np.array([position]),
-            outputs=RAW,
-            draws=None,
-            callers=(caller,),
-        )
-    )
-    return row, caller
+    steps = house.served.reader.tokens(np.array(tokens))
+    try:
+        call = house.engine.submit(name, steps, outputs=RAW, position=position)
+    except errors.StateLostError as error:  # which is said at once
+        row.refusals.append(error)
+        return row, None
+    call.done.add_done_callback(answered)
+    return row, call

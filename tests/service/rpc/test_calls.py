@@ -8,7 +8,7 @@ import pytest
 
 from cellar.v1 import model_pb2, values_pb2
 from cellar.v1 import session_pb2 as pb
-from service.engine.engine import Engine
+from service.engine.directory import Directory
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.test_sessions import refused, text
 
@@ -92,7 +92,7 @@ async def test_a_fault_of_ours_is_counted_and_tells_nothing(
     def fail(*_: object) -> None:
         raise RuntimeError("the secret of the house")
 
-    monkeypatch.setattr(Engine, "describe", fail)
+    monkeypatch.setattr(Directory, "describe", fail)
     for _ in range(2):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await wire.sessions.GetSession(pb.GetSessionRequest(session_id="a"))

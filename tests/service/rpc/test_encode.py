@@ -1,7 +1,5 @@
 """Replies that are written as bytes, read back with the messages that clients have."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,17 +8,16 @@ from hypothesis import strategies as st
 from cellar.v1 import session_pb2 as pb
 from service.engine.streams.frame import Refusal, Reply
 from service.engine.streams.stream import reply_for_each
-from service.engine.work.lones import LoneReplies
-from service.engine.work.work import Answers
+from service.engine.work.columns import ANSWERS, Answers
+from service.engine.work.replies import SingleReplies
 from service.errors import OverloadedError, PositionMismatchError
-from service.rpc.native import encode
+from service.rpc.native import frame_encoder
 
 MOST_REFUSALS = 10
 TOKENS = ("argmax", "sampled_tokens", "top_tokens")
 PAIRED = {"top_tokens": "top_probabilities"}  # columns of the same width, wanted together
 WIDE = ("top_tokens", "top_probabilities", "probabilities", "quantiles", "raw")
-COLUMNS = tuple(field.name for field in fields(Answers))
-KINDS = sorted(set(COLUMNS) - set(PAIRED.values()))
+KINDS = sorted(set(ANSWERS) - set(PAIRED.values()))
 
 channels = st.one_of(st.sampled_from([0, 2**32 - 1]), st.integers(0, 2**32 - 1))
 positions = st.one_of(st.sampled_from([0, 2**63 - 1]), st.integers(0, 2**63 - 1))
@@ -38,7 +35,7 @@ def make_answers(rows: int, wanted: set[str], width: int, seed: int) -> Answers:
         bits.flat[0] = noise.choice([-(2**31), -1, 0, 2**31 - 1])
         numbers = bits.view(np.float32)
         found[name] = bits if name in TOKENS else np.where(np.isnan(numbers), np.inf, numbers)
-    return Answers(**found)
+    return Answers(found)
 
 
 @st.composite
@@ -49,9 +46,9 @@ def answers(draw: st.DrawFn, rows: int) -> Answers:
 
 
 @st.composite
-def lone_replies(draw: st.DrawFn) -> LoneReplies:
+def single_replies(draw: st.DrawFn) -> SingleReplies:
     rows = draw(some_rows)
-    return LoneReplies(
+    return SingleReplies(
         channels=np.array(draw(st.lists(channels, min_size=rows, max_size=rows)), np.int64),
         numbers=np.array(draw(st.lists(numbers, min_size=rows, max_size=rows)), np.uint64),
         positions=np.array(draw(st.lists(positions, min_size=rows, max_size=rows)), np.int64),
@@ -67,7 +64,7 @@ def read(message: bytes) -> pb.StreamReply:
 
 def check_predictions(reply: pb.StreamReply, expected: Answers) -> None:
     """Every column holds the numbers that were answered, bit for bit, and no other does."""
-    for name in COLUMNS:
+    for name in ANSWERS:
         column = getattr(expected, name)
         sent = getattr(reply.predictions, name)
         if column is None:
@@ -77,10 +74,10 @@ def check_predictions(reply: pb.StreamReply, expected: Answers) -> None:
     assert not reply.predictions.argmax_symbols
 
 
-@given(lone_replies())
+@given(single_replies())
 @settings(max_examples=150, deadline=None)
-def test_lone_replies_say_what_was_answered(rows: LoneReplies) -> None:
-    messages = encode.lone_replies(rows)
+def test_single_replies_say_what_was_answered(rows: SingleReplies) -> None:
+    messages = frame_encoder.single_replies(rows)
     assert len(messages) == len(rows.channels)
     for row, message in enumerate(messages):
         reply = read(message)
@@ -93,12 +90,12 @@ def test_lone_replies_say_what_was_answered(rows: LoneReplies) -> None:
         assert not reply.errors
 
 
-@given(lone_replies())
+@given(single_replies())
 @settings(max_examples=100, deadline=None)
-def test_many_lone_replies_are_the_messages_that_single_ones_are(rows: LoneReplies) -> None:
-    together = encode.lone_replies(rows)
+def test_many_single_replies_are_the_messages_that_single_ones_are(rows: SingleReplies) -> None:
+    together = frame_encoder.single_replies(rows)
     for message, reply in zip(together, reply_for_each(rows), strict=True):
-        (alone,) = encode.replies(reply, refusals_at_once=MOST_REFUSALS)
+        (alone,) = frame_encoder.replies(reply, at_once=MOST_REFUSALS)
         # Not the bytes: a number of 0 may be left out. What clients read is the same.
         assert read(message).SerializeToString(deterministic=True) == read(alone).SerializeToString(
             deterministic=True
@@ -108,13 +105,13 @@ def test_many_lone_replies_are_the_messages_that_single_ones_are(rows: LoneRepli
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 6, 300])
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_output_is_laid_out_well(name: str, rows: int) -> None:
-    found = LoneReplies(
+    found = SingleReplies(
         channels=np.array([2**32 - rows + row for row in range(rows)]),
         numbers=np.array([2**64 - rows + row for row in range(rows)], np.uint64),
         positions=np.array([2**63 - rows + row for row in range(rows)]),
         answers=make_answers(rows, {name}, 5, rows),
     )
-    for row, message in enumerate(encode.lone_replies(found)):
+    for row, message in enumerate(frame_encoder.single_replies(found)):
         reply = read(message)
         assert (reply.channels[0], reply.positions[0], reply.frame) == (
             2**32 - rows + row,
@@ -127,28 +124,28 @@ def test_every_kind_of_output_is_laid_out_well(name: str, rows: int) -> None:
 @pytest.mark.parametrize("width", [1, 27, 31, 32, 96, 4000, 5000])
 def test_lengths_of_one_byte_and_of_several(width: int) -> None:
     raw = np.random.default_rng(0).normal(size=(8, width)).astype(np.float32)
-    rows = LoneReplies(
+    rows = SingleReplies(
         channels=np.arange(8),
         numbers=np.arange(8, dtype=np.uint64),
         positions=np.arange(8),
-        answers=Answers(
+        answers=Answers.of(
             raw=raw, probabilities=raw[:, ::-1], argmax=raw.argmax(axis=1).astype("i4")
         ),
     )
-    for row, message in enumerate(encode.lone_replies(rows)):
+    for row, message in enumerate(frame_encoder.single_replies(rows)):
         check_predictions(read(message), rows.answers.rows(row, row + 1))
 
 
 def test_columns_that_are_not_contiguous_are_sent_in_order() -> None:
     wide = np.arange(60, dtype=np.float32).reshape(6, 10)
-    every_other = Answers(quantiles=wide[:, ::2], raw=wide.T[:6, :6])
-    rows = LoneReplies(
+    every_other = Answers.of(quantiles=wide[:, ::2], raw=wide.T[:6, :6])
+    rows = SingleReplies(
         channels=np.arange(12)[::2],
         numbers=np.arange(6, dtype=np.uint64),
         positions=np.arange(6)[::-1],
         answers=every_other,
     )
-    for row, message in enumerate(encode.lone_replies(rows)):
+    for row, message in enumerate(frame_encoder.single_replies(rows)):
         reply = read(message)
         assert (reply.channels[0], reply.positions[0]) == (2 * row, 5 - row)
         check_predictions(reply, every_other.rows(row, row + 1))
@@ -176,7 +173,7 @@ def frame_replies(draw: st.DrawFn) -> Reply:
 @given(frame_replies())
 @settings(max_examples=100, deadline=None)
 def test_replies_to_frames_say_what_was_answered(result: Reply) -> None:
-    (message,) = encode.replies(result, refusals_at_once=MOST_REFUSALS)
+    (message,) = frame_encoder.replies(result, at_once=MOST_REFUSALS)
     reply = read(message)
     assert reply.frame == result.frame
     assert list(reply.channels) == result.channels.tolist()
@@ -206,7 +203,7 @@ def test_refusals_come_in_messages_that_are_quickly_made(count: int) -> None:
         replayed=False,
         refusals=refusals,
     )
-    replies = [read(m) for m in encode.replies(result, refusals_at_once=MOST_REFUSALS)]
+    replies = [read(m) for m in frame_encoder.replies(result, at_once=MOST_REFUSALS)]
     assert len(replies) == -(-count // MOST_REFUSALS)
     found = [error for reply in replies for error in reply.errors]
     assert [error.channel for error in found] == [refusal.channel for refusal in refusals]

@@ -46,7 +46,7 @@ async def test_a_client_that_leaves_stops_its_generation(wire: Wire) -> None:
         pb.StepRequest(session_id="s", inputs=text("a"), position=stopped)
     )
     assert reply.position == stopped + 1, "the session is free to go on"
-    assert wire.server.engine.catalog.find("letters", 0).pending_steps == 0
+    assert wire.server.engine.registry.find("letters", 0).usage.pending_steps == 0
 
 
 async def test_a_client_that_does_not_read_is_waited_for(wire: Wire) -> None:

@@ -113,7 +113,7 @@ async def test_gauges_tell_how_things_are_when_they_are_read(wire: Wire) -> None
         while not read()[2]:  # noqa: ASYNC110 (the server tells nobody)
             await asyncio.sleep(0)
     assert read()[0] == 1
-    wire.server.engine.close("a")  # in this turn of the loop: steps are queued
+    wire.server.engine.directory.close("a")  # in this turn of the loop: steps are queued
     for _ in range(2):  # started, attached
         await call.read()
     assert (await call.read()).reply.errors

@@ -159,7 +159,7 @@ async def test_a_forecast_leaves_the_session_untouched(wire: Wire) -> None:
     widths = quantiles[:, 2] - quantiles[:, 0]
     assert widths[-1] > widths[0], "uncertainty grows with the horizon"
     assert await wire.sessions.Step(dry) == before
-    assert wire.server.engine.catalog.find("prices", 1).shards[0].spares.used == 0
+    assert wire.server.engine.registry.find("prices", 1).usage.spares == 0
 
 
 async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:

@@ -12,10 +12,10 @@ from cellar.v1 import session_pb2 as pb
 from cellar.v1 import values_pb2
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.engine.work.lones import LoneReplies
-from service.engine.work.work import Outputs
+from service.engine.work.columns import Outputs
+from service.engine.work.replies import SingleReplies
 from service.errors import BadInputError
-from service.rpc.native import encode
+from service.rpc.native import frame_encoder
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.test_sessions import refused
@@ -249,9 +249,9 @@ async def test_a_draining_server_answers_what_it_took_and_ends_the_stream(wire: 
     stream = await Stream(wire, raw=True).begin()
     await stream.attach([0], ["a"])
     await stream.send([0], steps=[900], inputs=tokens(*[1] * 900))
-    scheduler = wire.server.engine.catalog.find("letters", 0).shards[0].scheduler
+    letters = wire.server.engine.registry.find("letters", 0)
     async with asyncio.timeout(20):
-        while not scheduler.pending_steps:  # noqa: ASYNC110 (the server tells nobody)
+        while not letters.usage.pending_steps:  # noqa: ASYNC110 (the server tells nobody)
             await asyncio.sleep(0)
     stopping = asyncio.create_task(wire.server.stop())
     good, bad = await stream.rows(1)
@@ -280,7 +280,7 @@ async def test_a_session_needs_a_name_to_be_attached(wire: Wire, open_sessions: 
     attached = await stream.attach([0, 1], ["", "a"], open=open_sessions)
     assert {error.channel: error.reason for error in attached.errors} == {0: "BAD_INPUT"}
     assert list(attached.channels) == [1]
-    assert wire.server.engine.catalog.find("letters", 2).shards[0].slots.used == 1
+    assert wire.server.engine.registry.find("letters", 2).usage.sessions == 1
 
 
 async def test_rows_refused_together_come_in_one_reply(wire: Wire) -> None:
@@ -299,7 +299,7 @@ async def test_rows_refused_together_come_in_one_reply(wire: Wire) -> None:
 
 async def test_a_big_attach_and_a_big_detach_let_others_have_their_turn(wire: Wire) -> None:
     engine = wire.server.engine
-    served = engine.catalog.find("prices", 1)
+    served = engine.registry.find("prices", 1)
     stream = SessionStream(engine, served, outputs=Outputs(), sampling=None, send=print)
     turns = 0
 
@@ -342,7 +342,6 @@ async def test_steps_that_have_not_run_when_a_detach_closes_are_refused(wire: Wi
 
 
 async def test_a_client_that_does_not_read_is_not_read_from(wire: Wire) -> None:
-    letters = wire.server.engine.catalog.find("letters", 2)
     object.__setattr__(wire.server.settings, "max_stream_steps", 100)
     stream = await Stream(wire, probabilities=True, raw=True).begin()
     channels = list(range(50))
@@ -355,7 +354,7 @@ async def test_a_client_that_does_not_read_is_not_read_from(wire: Wire) -> None:
         if not writing.done():
             break
     assert not writing.done(), "the client is not held back"
-    applied = int(letters.shards[0].table.position[0])
+    applied = wire.server.engine.directory.describe("s0").position
     assert applied < 1000, "replies pile up in memory"
     for _ in range(applied):
         good, bad = await stream.rows(50)
@@ -367,14 +366,14 @@ async def test_a_client_that_does_not_read_is_not_read_from(wire: Wire) -> None:
 async def test_a_reply_that_cannot_be_made_ends_its_own_stream_only(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make = encode.replies
+    make = frame_encoder.replies
 
     def fail(reply: Reply, **options: int) -> Iterator[bytes]:
         if reply.frame == 13:
             raise RuntimeError("no such reply")
         yield from make(reply, **options)
 
-    monkeypatch.setattr(encode, "replies", fail)
+    monkeypatch.setattr(frame_encoder, "replies", fail)
     broken = await Stream(wire).begin()
     whole = await Stream(wire).begin()
     await broken.attach([0, 1], ["a", "c"])
@@ -397,13 +396,13 @@ async def test_a_reply_that_cannot_be_made_ends_a_stream_that_was_read_to_its_en
     engine = wire.server.engine
     stream = await Stream(wire).begin()
     await stream.attach([0, 1, 2], ["a", "b", "c"])
-    long = engine.catalog.find("letters", 0).reader.text("a" * 1000)
-    busy = [  # so that all is read before the frames are answered, the lone step last
+    long = engine.registry.find("letters", 0).reader.text("a" * 1000)
+    busy = [  # so that all is read before the frames are answered, the single step last
         asyncio.create_task(engine.step(name, long, outputs=Outputs(argmax=True)))
         for name in "abababab" + "c" * 12
     ]
     await asyncio.sleep(0)
-    monkeypatch.setattr(encode, "replies", fail)
+    monkeypatch.setattr(frame_encoder, "replies", fail)
     await stream.send([0, 1], inputs=tokens(1, 1))
     await stream.send([2], inputs=tokens(1))
     await stream.call.done_writing()
@@ -412,26 +411,25 @@ async def test_a_reply_that_cannot_be_made_ends_a_stream_that_was_read_to_its_en
     await asyncio.gather(*busy)
 
 
-async def test_lone_replies_that_cannot_be_made_are_refused_and_streams_live(
+async def test_single_replies_that_cannot_be_made_are_refused_and_streams_live(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds = wire.server.engine.catalog.find("letters", 0)._lone_kinds
+    make, fails = frame_encoder.single_replies, True
 
-    def fail(rows: LoneReplies) -> list[bytes]:
-        raise RuntimeError(f"no replies to {len(rows.channels)}")
+    def may_fail(rows: SingleReplies) -> list[bytes]:
+        if fails:
+            raise RuntimeError(f"no replies to {len(rows.channels)}")
+        return make(rows)
 
+    monkeypatch.setattr(frame_encoder, "single_replies", may_fail)
     streams = [await Stream(wire).begin() for _ in range(8)]
     for number, stream in enumerate(streams):
-        await stream.attach([0], [f"lone {number}"])
-    (kind,) = kinds.values()
-    whole = kind.encode
-    object.__setattr__(kind, "encode", fail)
-    for stream in streams:
+        await stream.attach([0], [f"single {number}"])
         await stream.send([0], inputs=tokens(1))
     for stream in streams:
         _, refused_rows = await stream.rows(1)
         assert refused_rows[0].reason == "INTERNAL"
-    object.__setattr__(kind, "encode", whole)
+    fails = False
     for stream in streams:
         await stream.send([0], inputs=tokens(1))
     for stream in streams:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compile.serving import ArenaTensor
-from service.engine.work.work import Floats, Ints
+from service.engine.work.columns import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,8 @@ class Memory:
     """
 
     def __init__(self, tensors: Sequence[ArenaTensor], *, slots: int) -> None:
-        self._slots = slots
+        self.initial = slots
+        """The row that fresh sessions start from."""
         self._tensors = tuple(tensors)
         self._blocks = {
             tensor.shape: _Block(
@@ -49,18 +50,11 @@ class Memory:
         self.siblings = sorted({tensor.siblings for tensor in tensors})
         self.views = [self._blocks[tensor.shape].rows[:slots, tensor.place] for tensor in tensors]
         """Each tensor's rows, (slots, *shape), in the arena's order."""
+        self.rows = [block.rows for block in self._blocks.values()]
+        """All rows, (slots + 1, siblings, *shape), by shape."""
 
     def bindable(self) -> list[tuple[ArenaTensor, NDArray[Any]]]:
         """Each tensor with the contiguous memory to bind for it."""
         return [
             (tensor, self._blocks[tensor.shape].tensor(tensor.place)) for tensor in self._tensors
         ]
-
-    def starts(self, read: Ints, fresh: NDArray[np.bool_]) -> Ints:
-        """The row each lane starts from: its slot, or the initial row if it is fresh."""
-        return np.where(fresh, self._slots, read)
-
-    def copy(self, read: int, write: Ints) -> None:
-        """Copy one slot's rows to other slots."""
-        for block in self._blocks.values():
-            block.rows[write] = block.rows[read]

@@ -7,7 +7,7 @@ touches only the rows of its batch. Calls on one runner must not overlap.
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,95 +25,13 @@ from models.compile.serving import (
 )
 from models.manifest import TokensInput
 from service.engine.execution.cpu.arena import Memory
-from service.engine.execution.heads import Heads, Rows, Way, parameters, ways
+from service.engine.execution.heads import ALL, DrawMode, Heads, Rows, draw_modes, parameters
 from service.engine.execution.runtime import Binding, Session, bindable, input_shapes, open_session
-from service.engine.work.sampling import uniforms
-from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
+from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.sampling import Draws, Sampling, uniforms
 
 _ROWS_AT_ONCE = 256
-
-
-class Runner(Protocol):
-    """What the engine needs of a device."""
-
-    def step(
-        self,
-        *,
-        read: Ints,
-        write: Ints,
-        fresh: NDArray[np.bool_],
-        inputs: Inputs,
-        lengths: Ints,
-        every_step: bool,
-    ) -> Floats:
-        """Advance rows and write their new state; no row reads a slot that another one writes.
-
-        Args:
-            read: slot each row starts from, (rows,).
-            write: slot each row ends in, (rows,).
-            fresh: rows that start from the initial state instead, (rows,).
-            inputs: (rows, time) token ids or (rows, time, width) values; padding is any valid one.
-            lengths: valid steps of each row, (rows,), each at least 1.
-            every_step: return all predictions instead of each row's last.
-
-        Returns:
-            Predictions (rows, width), or (rows, time, width); valid until the next call.
-        """
-
-    @property
-    def own_thread(self) -> bool:
-        """Whether all calls must come from one thread, which the first one decides."""
-
-    @property
-    def can_decode(self) -> bool:
-        """Whether the model has a graph for several steps that feed on each other."""
-
-    def decode(
-        self,
-        *,
-        read: Ints,
-        write: Ints,
-        fresh: NDArray[np.bool_],
-        inputs: Inputs,
-        positions: Ints,
-        draws: Draws,
-        steps: int,
-    ) -> NDArray[Any]:
-        """Read a step, draw the next one, read that, and so on, in one run.
-
-        Only where `can_decode`.
-
-        Args:
-            read: slot each row starts from, (rows,).
-            write: slot each row ends in, (rows,).
-            fresh: rows that start from the initial state instead, (rows,).
-            inputs: what each row reads first: tokens (rows,), or values (rows, 1).
-            positions: each row's position once it has read that, (rows,).
-            draws: how each row draws.
-            steps: how many steps each row reads, and draws.
-
-        Returns:
-            What was drawn, (rows, steps): tokens int32, or values float32 within what the model
-            takes. The last one is not read yet: the state is that after the one before.
-        """
-
-    def blank(self, rows: int) -> Inputs:
-        """One valid step for each of several rows, to measure with."""
-
-    def peek(self, slots: Ints) -> Floats:
-        """The last predictions of some slots' sessions, (rows, width)."""
-
-    def copy(self, read: int, write: Ints) -> None:
-        """Copy one slot's rows to other slots."""
-
-    def answer(
-        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
-    ) -> Answers:
-        """Turn predictions (rows, width) into answers.
-
-        ``positions`` (rows,) are the positions the predictions stand at; with the seeds in
-        ``draws`` they decide what is drawn.
-        """
+_MOST_BOUND = 256  # sizes of decodes and recalls that stay bound
 
 
 class _Run(NamedTuple):
@@ -123,6 +41,14 @@ class _Run(NamedTuple):
     rows: int
     time: int
     every_step: bool
+
+
+class _Bound(NamedTuple):
+    """A graph with the memory that it reads and writes: binding costs more than a small run."""
+
+    binding: Binding
+    feeds: dict[str, NDArray[Any]]
+    found: NDArray[Any]
 
 
 class OrtRunner:
@@ -142,8 +68,8 @@ class OrtRunner:
         self._chunk = open_session(graph.chunk)
         self._step = self._chunk if graph.step is None else open_session(graph.step)
         self._every = None if graph.every is None else open_session(graph.every)
-        self._recall = None if graph.recall is None else open_session(graph.recall)
-        self._decode = {Way(name): open_session(part) for name, part in graph.decode.items()}
+        self._recalls = None if graph.recall is None else open_session(graph.recall)
+        self._decode = {DrawMode(name): open_session(part) for name, part in graph.decode.items()}
         self._heads = Heads(graph.heads, manifest)
         self._memory = Memory(graph.arena, slots=slots)
         self.arena = self._memory.views
@@ -162,6 +88,7 @@ class OrtRunner:
         self._all = np.zeros((max_batch, manifest.prediction.width), np.float32)
         # Binding costs more than a small model runs: bind each shape once, over these buffers.
         self._bindings: dict[_Run, Binding] = {}
+        self._bound: dict[tuple[object, ...], _Bound] = {}  # decodes and recalls, latest last
         self._every_bindings: dict[tuple[int, int], Binding] = {}
         self._max_batch = max_batch
         if self._every is not None:
@@ -219,60 +146,47 @@ class OrtRunner:
         found = np.empty((rows, steps), np.int32 if self._is_tokens else np.float32)
         at = positions[None, :] + np.arange(steps)[:, None]  # (steps, rows)
         uniform = uniforms(draws.seed, at)
-        for way, chosen in self._ways(draws):
-            own = draws.take(chosen)
-            count = len(own.seed)
+        for mode, chosen in self._draw_modes(draws):
+            own = draws if chosen is ALL else draws.take(chosen)
             self._place(read[chosen], write[chosen], fresh[chosen])
-            session = self._decode[way]
-            binding = session.io_binding()
-            first = inputs[chosen]
-            feeds: dict[str, NDArray[Any]] = {
-                FIRST: first.astype(np.int64) if self._is_tokens else first.reshape(count, 1, 1),
+            bound = self._bound_decode(mode, len(own.seed), steps)
+            feeds = {
+                FIRST: inputs[chosen].reshape(bound.feeds[FIRST].shape),
                 UNIFORM: uniform[:, chosen, None],
-                **parameters(own, way),
+                **parameters(own, mode),
             }
-            # The runtime borrows memory: these must live until it has run.
-            values = {name: bindable(np.ascontiguousarray(array)) for name, array in feeds.items()}
-            for name, value in values.items():
-                binding.bind_ortvalue_input(name, value)
-            self._bind_arena(binding, session, slice(count))
-            drawn = np.empty((steps, count), found.dtype)
-            binding.bind_ortvalue_output(DECODED, bindable(drawn))
-            session.run_with_iobinding(binding)
-            found[chosen] = drawn.T
+            for name, memory in bound.feeds.items():
+                memory[...] = feeds[name]
+            self._decode[mode].run_with_iobinding(bound.binding)
+            found[chosen] = bound.found.T
         return found
 
-    def _ways(self, draws: Draws) -> Iterable[tuple[Way, Rows]]:
+    def _draw_modes(self, draws: Draws) -> Iterable[tuple[DrawMode, Rows]]:
         if self._is_tokens:
-            return ways(draws, vocabulary=self._manifest.prediction.width)
-        return [(Way.VALUES, slice(None))]
+            return draw_modes(draws, vocabulary=self._manifest.prediction.width)
+        return [(DrawMode.VALUES, ALL)]
 
     @property
     def can_decode(self) -> bool:
         """See ``Runner.can_decode``."""
         return bool(self._decode)
 
-    def peek(self, slots: Ints) -> Floats:
-        """See ``Runner.peek``."""
-        if self._recall is None:
+    def recall(self, slots: Ints) -> Floats:
+        """See ``Runner.recall``."""
+        if self._recalls is None:
             rows: Floats = self.arena[-1][slots]
             return rows
-        found = np.empty((len(slots), self._manifest.prediction.width), np.float32)
-        binding = self._recall.io_binding()
-        wanted = input_shapes(self._recall)
-        index = {n: slots * n for n in self._memory.siblings}  # lives until the run is over
-        for tensor, value in self._arena:
-            if tensor.input in wanted:
-                binding.bind_ortvalue_input(tensor.input, value)
-                name = read_rows(tensor.siblings)
-                binding.bind_ortvalue_input(name, bindable(index[tensor.siblings]))
-        binding.bind_ortvalue_output(PREDICTION, bindable(found))
-        self._recall.run_with_iobinding(binding)
-        return found
+        bound = self._bound_recall(self._recalls, len(slots))
+        for siblings in self._memory.siblings:
+            if read_rows(siblings) in bound.feeds:
+                np.multiply(slots, siblings, out=bound.feeds[read_rows(siblings)])
+        self._recalls.run_with_iobinding(bound.binding)
+        return bound.found
 
     def copy(self, read: int, write: Ints) -> None:
         """See ``Runner.copy``."""
-        self._memory.copy(read, write)
+        for rows in self._memory.rows:
+            rows[write] = rows[read]
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
@@ -296,10 +210,59 @@ class OrtRunner:
     def _place(self, read: Ints, write: Ints, fresh: NDArray[np.bool_]) -> None:
         """Say which rows a run reads and writes."""
         rows = len(read)
-        start = self._memory.starts(read, fresh)
+        start = np.where(fresh, self._memory.initial, read)
         for siblings in self._memory.siblings:
             np.multiply(start, siblings, out=self._read[siblings][:rows])
             np.multiply(write, siblings, out=self._write[siblings][:rows])
+
+    def _bound_decode(self, mode: DrawMode, rows: int, steps: int) -> "_Bound":
+        """A decode graph with memory for so many rows and steps."""
+        bound = self._bound.get((mode, rows, steps))
+        if bound is None:
+            session = self._decode[mode]
+            first = (rows,) if self._is_tokens else (rows, 1, 1)
+            feeds: dict[str, NDArray[Any]] = {
+                FIRST: np.zeros(first, np.int64 if self._is_tokens else np.float32),
+                UNIFORM: np.zeros((steps, rows, 1), np.float32),
+            }
+            for name, column in parameters(Draws.repeated(Sampling(), rows), mode).items():
+                feeds[name] = np.ascontiguousarray(column)
+            found = np.empty((steps, rows), np.int32 if self._is_tokens else np.float32)
+            bound = self._keep((mode, rows, steps), session, feeds, found, DECODED)
+            self._bind_arena(bound.binding, session, slice(rows))
+        return bound
+
+    def _bound_recall(self, session: Session, rows: int) -> "_Bound":
+        """The graph of predictions with memory for so many rows."""
+        bound = self._bound.get((rows,))
+        if bound is None:
+            wanted = input_shapes(session)
+            read = [read_rows(n) for n in self._memory.siblings if read_rows(n) in wanted]
+            found = np.empty((rows, self._manifest.prediction.width), np.float32)
+            feeds: dict[str, NDArray[Any]] = {name: np.zeros(rows, np.int64) for name in read}
+            bound = self._keep((rows,), session, feeds, found, PREDICTION)
+            for tensor, value in self._arena:
+                if tensor.input in wanted:
+                    bound.binding.bind_ortvalue_input(tensor.input, value)
+        return bound
+
+    def _keep(
+        self,
+        key: tuple[object, ...],
+        session: Session,
+        feeds: dict[str, NDArray[Any]],
+        found: NDArray[Any],
+        output: str,
+    ) -> "_Bound":
+        """Bind memory to a graph, and remember that; the oldest of many makes room."""
+        binding = session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_ortvalue_input(name, bindable(array))
+        binding.bind_ortvalue_output(output, bindable(found))
+        if len(self._bound) == _MOST_BOUND:
+            del self._bound[next(iter(self._bound))]
+        bound = self._bound[key] = _Bound(binding=binding, feeds=feeds, found=found)
+        return bound
 
     def _bind_arena(self, binding: Binding, session: Session, rows: slice) -> None:
         wanted = input_shapes(session)

@@ -16,7 +16,7 @@ from models.compile.serving import ArenaTensor, read_rows, write_rows
 from models.errors import ModelError
 from service.engine.execution.cuda import graphs
 from service.engine.execution.runtime import Block, Place, View, open_session, run_to_host
-from service.engine.work.work import Ints
+from service.engine.work.columns import Ints
 
 MOST_NUMBERS = 2**31 - 1
 """In one tensor: offsets beyond it would wrap around and write to another row."""

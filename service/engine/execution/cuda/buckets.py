@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.work.work import Inputs, Ints
+from service.engine.work.columns import Inputs, Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

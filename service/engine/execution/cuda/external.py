@@ -14,7 +14,7 @@ from models.manifest import Manifest, TokensInput
 from service.engine.execution.cuda.arena import DeviceArena
 from service.engine.execution.cuda.steps import Bucket
 from service.engine.execution.runtime import Place, View, input_shapes, open_session, run_to_host
-from service.engine.work.work import Floats, Inputs, Ints
+from service.engine.work.columns import Floats, Inputs, Ints
 
 
 class ForeignGraph:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from models.manifest import Manifest
 from service.engine.execution.cuda import graphs as device_graphs
 from service.engine.execution.cuda.predictions import OnDevice
-from service.engine.execution.heads import HeadsOf, Way, parameters, ways
+from service.engine.execution.heads import DrawMode, HeadsOf, draw_modes, parameters
 from service.engine.execution.runtime import Block, Bound, Place, Session, View, open_session
-from service.engine.work.sampling import uniforms
-from service.engine.work.work import Draws, Floats, Ints, Outputs
+from service.engine.work.columns import Floats, Ints, Outputs
+from service.engine.work.sampling import Draws, uniforms
 
 _MIDDLE = 0.5  # a level or a share that any lane may be given
 
@@ -96,12 +96,12 @@ class DeviceHeads(HeadsOf[OnDevice]):
         """(rows, vocabulary) -> (rows,)."""
         tokens = np.empty(len(logits), np.int32)
         uniform = uniforms(draws.seed, positions)[:, None]
-        for way, rows in ways(draws, vocabulary=logits.shape[1]):
-            if way is Way.GREEDY:
+        for mode, rows in draw_modes(draws, vocabulary=logits.shape[1]):
+            if mode is DrawMode.GREEDY:
                 drawn = self._argmax(logits)
             else:  # of all rows, with the parameters of each: those of another way are not used
-                feeds = {"uniform": uniform, **parameters(draws, way)}
-                drawn = self._run(way.value, logits, feeds)["sample"]
+                feeds = {"uniform": uniform, **parameters(draws, mode)}
+                drawn = self._run(mode.value, logits, feeds)["sample"]
             tokens[rows] = drawn[rows]
         return tokens
 

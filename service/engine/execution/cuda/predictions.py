@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.execution.runtime import Block
-from service.engine.work.work import Floats
+from service.engine.work.columns import Floats
 
 
 class OnDevice:

@@ -22,7 +22,8 @@ from service.engine.execution.cuda.heads import DeviceHeads
 from service.engine.execution.cuda.predictions import OnDevice
 from service.engine.execution.cuda.steps import Bucket, bind_steps, blank, open_steps, record
 from service.engine.execution.runtime import Block, Bound, Place, input_shapes, open_session
-from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs
+from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.sampling import Draws
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +75,7 @@ class CudaRunner:
         else:
             step = open_steps(graph.step, place, tf32=tf32)
             self._steps = bind_steps(step, self.arena, self._buckets)
-        self._peeks = self._bind_peeks(graph, tf32=tf32)
+        self._recalls = self._bind_recalls(graph, tf32=tf32)
         self._moves = self._bind_moves(graph)
         _log.info(
             "arena taken",
@@ -145,11 +146,11 @@ class CudaRunner:
         """See ``Runner.decode``: its scan cannot be recorded."""
         raise NotImplementedError("a GPU draws one step per run: see can_decode")
 
-    def peek(self, slots: Ints) -> Floats:
-        """See ``Runner.peek``; what is returned is `OnDevice`, or an array if there are many."""
+    def recall(self, slots: Ints) -> Floats:
+        """See ``Runner.recall``; what is returned is `OnDevice`, or an array if there are many."""
         if len(slots) > self._max_batch:
             cuts = range(0, len(slots), self._max_batch)
-            parts = [self.peek(slots[cut : cut + self._max_batch]).copy() for cut in cuts]
+            parts = [self.recall(slots[cut : cut + self._max_batch]).copy() for cut in cuts]
             return np.concatenate(parts)
         self.arena.check(slots)
         self._begin()
@@ -157,7 +158,7 @@ class CudaRunner:
         read = np.full(bucket.size, self.arena.initial)
         read[: len(slots)] = slots
         bucket.place_rows(read, np.full(bucket.size, self.arena.scratch))
-        self._peeks[bucket.size].run()
+        self._recalls[bucket.size].run()
         return self._on_device(bucket, len(slots))
 
     def copy(self, read: int, write: Ints) -> None:
@@ -266,7 +267,7 @@ class CudaRunner:
         block.write(whole)
         return OnDevice(block, 0, rows, lambda: True)
 
-    def _bind_peeks(self, graph: ServingGraph, *, tf32: bool) -> dict[int, Bound]:
+    def _bind_recalls(self, graph: ServingGraph, *, tf32: bool) -> dict[int, Bound]:
         """By size: from the rows that are read to their predictions."""
         if graph.recall is None:
             model, output = graphs.fetch(graph.arena[-1]), graphs.FOUND

@@ -25,7 +25,7 @@ from service.engine.execution.runtime import (
     input_shapes,
     open_session,
 )
-from service.engine.work.work import Inputs, Ints
+from service.engine.work.columns import Inputs, Ints
 
 _READ, _WRITE, _TOKENS = range(3)
 

@@ -14,7 +14,7 @@ from service.engine.engine import Engine
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.runtime import CPU, Place
 from service.engine.served.registry import ServedModel, arena_rows
-from service.engine.work.work import Outputs
+from service.engine.work.columns import Outputs
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case
@@ -38,7 +38,7 @@ class Device:
     def states(self) -> list[list[Array]]:
         """Each session's rows."""
         resident = self.runner.arena.copied()
-        slots = [self.engine.find(f"s{n}").slot for n in range(SESSIONS)]
+        slots = [self.engine.directory.find(f"s{n}").slot for n in range(SESSIONS)]
         return [[rows[slot] for rows in resident] for slot in slots]
 
 
@@ -52,14 +52,14 @@ def make_device(case: Case, place: Place, *, deterministic: bool) -> Device:
         place=place,
         deterministic=deterministic,
     )
-    served = engine.catalog.add(
+    served = engine.registry.add(
         name=case.model.name,
         version=1,
         manifest=case.manifest,
         fingerprint=case.model.fingerprint,
         runners=(runner,),
     )
-    served.shards[0].warm_up()
+    served.warm_up()
     engine.loading = False
     return Device(engine=engine, served=served, runner=runner)
 
@@ -133,10 +133,10 @@ async def test_a_device_with_a_thread_of_its_own_is_never_run_on_the_loop() -> N
     settings = EngineSettings(**LIMITS, inline_run_s=1e9)
     engine = Engine(settings, Metrics())
     runner = _OwnThreadRunner(arena_rows(settings, fake_manifest()))
-    served = engine.catalog.add(
+    served = engine.registry.add(
         name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runners=(runner,)
     )
-    served.shards[0].warm_up()
+    served.warm_up()
     engine.loading = False
     engine.open(served, "s0")
     for _ in range(3):
@@ -153,9 +153,9 @@ async def test_what_goes_wrong_in_the_warm_up_is_said() -> None:
     engine = Engine(settings, Metrics())
     runner = _OwnThreadRunner(arena_rows(settings, fake_manifest()))
     runner.fail_next = True
-    served = engine.catalog.add(
+    served = engine.registry.add(
         name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runners=(runner,)
     )
     with pytest.raises(RuntimeError, match="caught fire"):
-        served.shards[0].warm_up()
+        served.warm_up()
     engine.stop()

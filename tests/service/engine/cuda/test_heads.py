@@ -1,12 +1,11 @@
 """Answers computed on the device are those of the CPU, whichever rows are asked for."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 
 from service.engine.execution.runtime import Place
-from service.engine.work.work import Answers, Draws, Outputs, Sampling
+from service.engine.work.columns import Answers, Outputs
+from service.engine.work.sampling import Draws, Sampling
 from tests.recurrent import char_case
 from tests.service.engine.cuda.bench import (
     MAX_BATCH,
@@ -38,16 +37,14 @@ def draws(rows: int) -> Draws:
 
 
 def agree(found: Answers, expected: Answers, place: Place) -> None:
-    for field in fields(Answers):
-        mine, theirs = getattr(found, field.name), getattr(expected, field.name)
-        assert (mine is None) == (theirs is None), field.name
-        if mine is None:
-            continue
+    assert found.columns.keys() == expected.columns.keys()
+    for name, mine in found.columns.items():
+        theirs = expected.columns[name]
         assert mine.dtype == theirs.dtype
         if mine.dtype == np.int32:
-            assert np.array_equal(mine, theirs), field.name
+            assert np.array_equal(mine, theirs), name
         else:
-            assert_near(mine, theirs, place, field.name)
+            assert_near(mine, theirs, place, name)
 
 
 @pytest.mark.parametrize("kind", ["char", "series"])
@@ -72,9 +69,9 @@ def test_answers_are_those_of_the_cpu(kind: str, place: Place) -> None:
 
 def same(found: Answers, expected: Answers) -> None:
     """Bit for bit."""
-    for field in fields(Answers):
-        mine, theirs = getattr(found, field.name), getattr(expected, field.name)
-        assert (mine is None and theirs is None) or np.array_equal(mine, theirs), field.name
+    assert found.columns.keys() == expected.columns.keys()
+    for name, column in found.columns.items():
+        assert np.array_equal(column, expected.columns[name]), name
 
 
 def test_many_predictions_are_answered_in_pieces(place: Place) -> None:
@@ -115,8 +112,8 @@ def test_a_large_vocabulary_is_summed_otherwise(place: Place) -> None:
 
 
 def test_joined_answers_have_all_rows() -> None:
-    one = Answers(argmax=np.array([1, 2], np.int32))
-    both = Answers.joined([one, Answers(argmax=np.array([3], np.int32))])
+    one = Answers.of(argmax=np.array([1, 2], np.int32))
+    both = Answers.joined([one, Answers.of(argmax=np.array([3], np.int32))])
     assert both.argmax is not None
     assert both.argmax.tolist() == [1, 2, 3]
     assert both.raw is None

@@ -64,7 +64,7 @@ def test_only_the_rows_of_a_run_change(kind: str, rows: int, place: Place) -> No
     if time > 1:
         play.step(own, some_inputs(kind, rows, time), write=np.full(rows, SCRATCH))
         play.step(own, some_inputs(kind, rows, time), lengths=1 + np.arange(rows) % time)
-    runner.peek(own)
+    runner.recall(own)
     runner.copy(int(own[0]), copies)
     for before, after in zip(canaries, runner.arena.copied(), strict=True):
         assert np.array_equal(after[still], before[still])
@@ -85,7 +85,7 @@ def test_a_chunk_is_its_single_steps_bit_for_bit(
     slots = np.random.default_rng(rows).permutation(SCRATCH)[:rows]
     inputs = some_inputs(kind, rows, time)
     lengths = 1 + np.random.default_rng(2).permutation(max(rows, time))[:rows] % time
-    expected = np.zeros((rows, time, whole.runner.peek(slots[:1]).shape[1]), np.float32)
+    expected = np.zeros((rows, time, whole.runner.recall(slots[:1]).shape[1]), np.float32)
     for now in range(time):
         # All lanes run, as they do in the chunk: those that are done write the scratch row.
         write = np.where(now < lengths, slots, SCRATCH)
@@ -143,12 +143,12 @@ def test_peek_repeats_the_last_prediction(place: Place) -> None:
         play = Play(runner)
         slots = np.array([5, 1, 30])
         last = play.steps(slots, some_inputs(kind, 3, 4))[-1]
-        assert np.array_equal(runner.peek(slots), last)
+        assert np.array_equal(runner.recall(slots), last)
         copies = np.arange(6, 6 + MAX_BATCH + 3)
         runner.copy(30, copies)
-        many = runner.peek(copies)
+        many = runner.recall(copies)
         assert_near(many, last[[2] * len(copies)], place)
-        assert np.array_equal(runner.peek(copies[:3]), last[[2, 2, 2]])
+        assert np.array_equal(runner.recall(copies[:3]), last[[2, 2, 2]])
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_foreign_graph_of_single_steps(batch_axis: int, place: Place) -> None:
         found = play.step([4, 0, 7], inputs, fresh=step == 0)
         total = total * np.float32(0.5) + inputs[:, 0]
         assert_near(found, total, place)
-    assert_near(play.runner.peek(np.array([7])), total[2:], place)
+    assert_near(play.runner.recall(np.array([7])), total[2:], place)
     assert not isinstance(found, np.ndarray), "predictions stay on the device"
 
 

@@ -1,4 +1,4 @@
-"""A lone step that finds the queue empty, and lone steps that meet others: the corner cases."""
+"""Steps that find the queue empty, and steps that meet others: the corner cases."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 
 from service import errors
 from service.engine.sessions.table import SessionStatus
-from service.engine.work.work import Outputs
+from service.engine.work.columns import Outputs
 from tests.service.engine.fakes import VOCABULARY, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW, Row, Wire, ask
@@ -45,12 +45,12 @@ def states(rows: list[Row]) -> list[int]:
     return [row.reply[1] for row in rows]
 
 
-async def test_each_lone_step_that_finds_the_queue_empty_runs_at_once_and_alone(
+async def test_each_single_step_that_finds_the_queue_empty_runs_at_once_and_alone(
     scene: Scene,
 ) -> None:
     rows = []
     for position, token in enumerate((3, 1, 4, 1, 5)):
-        rows.append(scene.one.lone(0, token, position if position % 2 else None))
+        rows.append(scene.one.single(0, token, position if position % 2 else None))
         await scene.house.settle()
         assert scene.runs() == len(rows)
     assert states(rows) == run_alone([3, 1, 4, 1, 5])
@@ -62,9 +62,9 @@ async def test_each_lone_step_that_finds_the_queue_empty_runs_at_once_and_alone(
 
 
 async def test_a_step_that_ran_alone_can_be_repeated_and_conflicted_with(scene: Scene) -> None:
-    first = scene.one.lone(0, 7, 0)
+    first = scene.one.single(0, 7, 0)
     await scene.house.settle()
-    again, conflict, wrong = (scene.one.lone(0, *sent) for sent in ((7, 0), (8, 0), (7, 5)))
+    again, conflict, wrong = (scene.one.single(0, *sent) for sent in ((7, 0), (8, 0), (7, 5)))
     await scene.house.settle()
     unary, _ = ask(scene.house, "a", [7], 0)
     await scene.house.settle()
@@ -76,13 +76,13 @@ async def test_a_step_that_ran_alone_can_be_repeated_and_conflicted_with(scene: 
     assert scene.runs() == 1
 
 
-async def test_one_session_steps_by_lone_frames_of_two_streams_in_one_tick(scene: Scene) -> None:
+async def test_one_session_steps_by_single_frames_of_two_streams_in_one_tick(scene: Scene) -> None:
     rows = [
-        scene.one.lone(0, 1),
-        scene.other.lone(0, 2),
-        scene.other.lone(1, 9),
-        scene.one.lone(0, 3, 2),
-        scene.other.lone(0, 4, 3),
+        scene.one.single(0, 1),
+        scene.other.single(0, 2),
+        scene.other.single(1, 9),
+        scene.one.single(0, 3, 2),
+        scene.other.single(0, 4, 3),
     ]
     await scene.house.settle()
     assert states(rows[:2] + rows[3:]) == run_alone([1, 2, 3, 4])
@@ -90,21 +90,21 @@ async def test_one_session_steps_by_lone_frames_of_two_streams_in_one_tick(scene
 
 
 async def test_positions_that_are_sent_and_left_out_mix_on_one_stream(scene: Scene) -> None:
-    good = [scene.one.lone(0, 1, 0), scene.one.lone(1, 1), scene.one.lone(2, 1, 0)]
+    good = [scene.one.single(0, 1, 0), scene.one.single(1, 1), scene.one.single(2, 1, 0)]
     await scene.house.settle()
-    mixed = [scene.one.lone(0, 2), scene.one.lone(1, 2, 1), scene.one.lone(2, 2, 5)]
+    mixed = [scene.one.single(0, 2), scene.one.single(1, 2, 1), scene.one.single(2, 2, 5)]
     await scene.house.settle()
     assert states(good + mixed[:2]) == [*run_alone([1]) * 3, *run_alone([1, 2])[1:] * 2]
     assert isinstance(mixed[2].refusal, errors.PositionMismatchError)
     assert mixed[2].refusal.position == 1
 
 
-async def test_lone_frames_around_a_frame_of_the_same_session_keep_their_order(
+async def test_single_frames_around_a_frame_of_the_same_session_keep_their_order(
     scene: Scene,
 ) -> None:
-    before = [scene.one.lone(0, 1), scene.one.lone(1, 1)]
+    before = [scene.one.single(0, 1), scene.one.single(1, 1)]
     frame = scene.one.frame({0: ([2, 3], -1), 1: ([2], -1), 2: ([7], -1)})
-    after = [scene.one.lone(1, 5, 2), scene.one.lone(0, 5, 3), scene.one.lone(2, 5)]
+    after = [scene.one.single(1, 5, 2), scene.one.single(0, 5, 3), scene.one.single(2, 5)]
     await scene.house.settle()
     last = [run_alone([1, 2, 3, 5])[-1], run_alone([1, 2, 5])[-1], run_alone([7, 5])[-1]]
     assert [scene.house.state(name) for name in NAMES] == last
@@ -121,18 +121,18 @@ async def test_unary_steps_of_many_callers_share_a_run(scene: Scene) -> None:
         ask(house, name, [5], position)[0]
         for name, position in zip(NAMES, (0, None, 0), strict=True)
     ]
-    rows.append(scene.one.lone(0, 6))
+    rows.append(scene.one.single(0, 6))
     await house.settle()
     assert states(rows) == [*run_alone([5]) * 3, run_alone([5, 6])[1]]
     assert scene.runs() < len(rows)
 
 
-async def test_a_full_queue_refuses_lone_steps_and_changes_nothing() -> None:
+async def test_a_full_queue_refuses_single_steps_and_changes_nothing() -> None:
     async with fakes(max_pending_steps=3) as house:
         for name in NAMES:
             house.open(name)
         wire = await Wire(house).attach(*NAMES)
-        rows = [wire.lone(number % 3, 1) for number in range(5)]
+        rows = [wire.single(number % 3, 1) for number in range(5)]
         with pytest.raises(errors.OverloadedError):
             ask(house, "a", [1], None)
         await house.settle()
@@ -140,31 +140,31 @@ async def test_a_full_queue_refuses_lone_steps_and_changes_nothing() -> None:
         for row in rows[3:]:
             assert isinstance(row.refusal, errors.OverloadedError)
         assert wire.stream.pending_steps == 0
-        assert [house.engine.describe(name).position for name in NAMES] == [1, 1, 1]
-        again = wire.lone(0, 2)
+        assert [house.position(name) for name in NAMES] == [1, 1, 1]
+        again = wire.single(0, 2)
         await house.settle()
         assert states([again]) == run_alone([1, 2])[1:], "there is room again"
 
 
-async def test_a_fault_on_the_short_way_loses_the_session_that_ran_and_no_other(
+async def test_a_fault_in_a_single_step_loses_the_session_that_ran_and_no_other(
     scene: Scene,
 ) -> None:
     house = scene.house
-    rows = [scene.one.lone(number, 1) for number in range(3)]
+    rows = [scene.one.single(number, 1) for number in range(3)]
     await house.settle()
     house.runners[0].fail_next = True
-    failed = scene.one.lone(0, 2, 1)
+    failed = scene.one.single(0, 2, 1)
     await house.settle()
     assert isinstance(failed.refusal, errors.StateLostError)
     assert "position 1" in str(failed.refusal)
-    lost, others = scene.other.lone(0, 2), [scene.one.lone(1, 2, 1), scene.other.lone(2, 2)]
+    lost, others = scene.other.single(0, 2), [scene.one.single(1, 2, 1), scene.other.single(2, 2)]
     await house.settle()
     assert isinstance(lost.refusal, errors.StateLostError)
     assert states(rows + others) == [*run_alone([1]) * 3, *run_alone([1, 2])[1:] * 2]
-    statuses = [house.engine.describe(name).status for name in NAMES]
+    statuses = [house.engine.directory.describe(name).status for name in NAMES]
     assert statuses == [SessionStatus.LOST, SessionStatus.OPEN, SessionStatus.OPEN]
     assert (await house.engine.reset("a")).position == 0
-    afresh = scene.one.lone(0, 9, 0)
+    afresh = scene.one.single(0, 9, 0)
     await house.settle()
     assert afresh.reply == (1, run_alone([9])[0], False)
 
@@ -174,20 +174,20 @@ async def test_a_unary_step_that_fails_alone_tells_its_caller(scene: Scene) -> N
     row, _ = ask(scene.house, "b", [2], None)
     await scene.house.settle()
     assert isinstance(row.refusal, errors.StateLostError)
-    assert scene.house.engine.describe("b").status is SessionStatus.LOST
-    assert scene.house.engine.describe("b").position == 0
+    assert scene.house.engine.directory.describe("b").status is SessionStatus.LOST
+    assert scene.house.position("b") == 0
 
 
-async def test_a_head_that_fails_on_the_short_way_leaves_the_step_applied(scene: Scene) -> None:
+async def test_a_head_that_fails_leaves_the_step_applied(scene: Scene) -> None:
     house = scene.house
     wire = await Wire(house, Outputs(raw=True, probabilities=True)).attach("a")
-    failed = wire.lone(0, 1)  # the fake has no such head
+    failed = wire.single(0, 1)  # the fake has no such head
     await house.settle()
     assert isinstance(failed.refusal, errors.InternalError)
     assert "applied" in str(failed.refusal)
-    info = house.engine.describe("a")
+    info = house.engine.directory.describe("a")
     assert (info.position, info.status) == (1, SessionStatus.OPEN)
-    following = scene.one.lone(0, 2, 1)
+    following = scene.one.single(0, 2, 1)
     await house.settle()
     assert states([following]) == run_alone([1, 2])[1:]
     assert wire.stream.pending_steps == 0
@@ -198,36 +198,35 @@ async def test_a_session_closed_with_steps_in_the_inbox_keeps_its_slot_until_the
     scene: Scene, tenants: int
 ) -> None:
     house = scene.house
-    mine = [scene.one.lone(0, 1), scene.other.lone(0, 2), ask(house, "a", [3], None)[0]]
-    house.engine.close("a")
+    mine = [scene.one.single(0, 1), scene.other.single(0, 2), ask(house, "a", [3], None)[0]]
+    house.engine.directory.close("a")
     for number in range(tenants):  # one of them could get the slot
         house.open(f"new{number}")
     wire = await Wire(house).attach(*(f"new{number}" for number in range(tenants)))
-    theirs = [wire.lone(number, 7, 0) for number in range(tenants)]
-    late = scene.one.lone(0, 4)
+    theirs = [wire.single(number, 7, 0) for number in range(tenants)]
+    late = scene.one.single(0, 4)
     await house.settle()
     for row in [*mine, late]:
         assert isinstance(row.refusal, errors.SessionClosedError)
     assert states(theirs) == run_alone([7]) * tenants
-    assert [house.engine.describe(f"new{n}").position for n in range(tenants)] == [1] * tenants
+    assert [house.position(f"new{n}") for n in range(tenants)] == [1] * tenants
 
 
 async def test_a_session_with_steps_in_the_inbox_is_not_idle(scene: Scene) -> None:
     """The clock of this house is the real one: ask for what happens long from now."""
     house = scene.house
     (shard,) = house.served.shards
-    row = scene.one.lone(0, 1)
-    idle = shard.idle_sessions(1e12, at_most=10)
-    assert {session.id for session in idle} == {"b", "c"}
+    row = scene.one.single(0, 1)
+    assert set(shard.expired_sessions(1e12, at_most=10)) == {"b", "c"}
     await house.settle()
     assert states([row]) == run_alone([1])
-    assert {session.id for session in shard.idle_sessions(1e12, at_most=10)} == set(NAMES)
+    assert set(shard.expired_sessions(1e12, at_most=10)) == set(NAMES)
 
 
 async def test_the_end_of_a_stream_cancels_what_it_has_in_the_inbox(scene: Scene) -> None:
     house = scene.house
-    gone = [scene.one.lone(0, 1), scene.one.lone(1, 1), *scene.one.frame({2: ([1, 2], -1)})]
-    kept = [scene.other.lone(0, 5), scene.other.lone(1, 5), scene.other.lone(2, 5)]
+    gone = [scene.one.single(0, 1), scene.one.single(1, 1), *scene.one.frame({2: ([1, 2], -1)})]
+    kept = [scene.other.single(0, 5), scene.other.single(1, 5), scene.other.single(2, 5)]
     scene.one.stream.end()
     await house.settle()
     for row in gone:
@@ -236,24 +235,25 @@ async def test_the_end_of_a_stream_cancels_what_it_has_in_the_inbox(scene: Scene
     assert (scene.one.stream.pending_steps, scene.other.stream.pending_steps) == (0, 0)
 
 
-async def test_a_lone_step_whose_stream_ends_before_it_runs_alone_is_not_applied(
+async def test_a_single_step_whose_stream_ends_before_it_runs_alone_is_not_applied(
     scene: Scene,
 ) -> None:
-    row = scene.one.lone(0, 1)
+    row = scene.one.single(0, 1)
     scene.one.stream.end()
     await scene.house.settle()
     assert isinstance(row.refusal, errors.CallerGoneError)
-    assert scene.house.engine.describe("a").position == 0
+    assert scene.house.position("a") == 0
     assert scene.runs() == 0
 
 
 async def test_a_cancelled_unary_step_in_the_inbox_is_not_applied(scene: Scene) -> None:
     (gone, caller), (kept, _) = ask(scene.house, "a", [1], 0), ask(scene.house, "b", [1], 0)
+    assert caller is not None
     caller.cancel()
     await scene.house.settle()
     assert isinstance(gone.refusal, errors.CallerGoneError)
     assert states([kept]) == run_alone([1])
-    assert scene.house.engine.describe("a").position == 0
+    assert scene.house.position("a") == 0
 
 
 async def test_a_fault_in_a_frame_loses_its_sessions_and_no_other(scene: Scene) -> None:
@@ -269,7 +269,7 @@ async def test_a_fault_in_a_frame_loses_its_sessions_and_no_other(scene: Scene) 
     await house.settle()
     assert states([*first, after[0]]) == [*run_alone([1]) * 2, run_alone([5])[0]]
     assert isinstance(after[1].refusal, errors.StateLostError)
-    assert [house.engine.describe(name).position for name in NAMES] == [1, 1, 1]
+    assert [house.position(name) for name in NAMES] == [1, 1, 1]
 
 
 async def test_frames_that_find_the_queue_empty_are_answered_and_can_be_repeated(
@@ -292,12 +292,12 @@ async def test_frames_that_find_the_queue_empty_are_answered_and_can_be_repeated
 
 async def test_tokens_wrap_nowhere(scene: Scene) -> None:
     last = VOCABULARY - 1
-    rows = [scene.one.lone(0, last), scene.one.lone(1, 0)]
+    rows = [scene.one.single(0, last), scene.one.single(1, 0)]
     await scene.house.settle()
     assert states(rows) == [run_alone([last])[0], run_alone([0])[0]]
 
 
-async def test_a_steady_stream_of_lone_steps_leaves_room_for_everything_else(
+async def test_a_steady_stream_of_single_steps_leaves_room_for_everything_else(
     scene: Scene,
 ) -> None:
     house = scene.house
@@ -307,7 +307,7 @@ async def test_a_steady_stream_of_lone_steps_leaves_room_for_everything_else(
         while stepping:
             for channel in range(3):
                 if scene.one.stream.pending_steps < 30:
-                    scene.one.lone(channel, 1)
+                    scene.one.single(channel, 1)
             await asyncio.sleep(0)
 
     task = asyncio.create_task(keep_stepping())

@@ -110,7 +110,7 @@ async def test_long_requests_do_not_go_ahead_of_a_step_that_comes_later(scene: S
     late = await scene.send(SECOND[:1], 1)
     scene.let_go(runs=1)
     await scene.house.settle()
-    alone = scene.device.batches.index([scene.house.engine.find(NAMES[SECOND[0]]).slot])
+    alone = scene.device.batches.index([scene.house.find(NAMES[SECOND[0]]).slot])
     assert alone == 1, "it ran behind the first piece"
     assert states(rows) == run_alone(long)[-1:] * FULL
     assert states(late) == run_alone([1])
@@ -141,7 +141,7 @@ async def test_a_fault_in_the_first_loses_nothing_of_the_second(scene: Scene) ->
     for row in failed:
         assert isinstance(row.refusal, errors.StateLostError)
     assert states(others) == run_alone([2]) * FULL
-    status = {name: scene.house.engine.describe(name).status for name in NAMES}
+    status = {name: scene.house.engine.directory.describe(name).status for name in NAMES}
     assert [status[NAMES[n]] for n in FIRST] == [SessionStatus.LOST] * FULL
     assert [status[NAMES[n]] for n in SECOND] == [SessionStatus.OPEN] * FULL
 
@@ -153,14 +153,14 @@ async def test_a_session_closed_while_its_step_waits_on_the_worker_keeps_its_slo
     await scene.send(FIRST, 1)
     rows = await scene.send(SECOND, 2)
     closed = NAMES[SECOND[0]]
-    slot = engine.find(closed).slot
-    engine.close(closed)
+    slot = engine.directory.find(closed).slot
+    engine.directory.close(closed)
     held = [scene.house.open(f"new{number}") for number in range(8)]  # all that have room
-    assert slot not in {engine.find(name).slot for name in held}
+    assert slot not in {engine.directory.find(name).slot for name in held}
     scene.let_go(runs=2)
     await scene.house.settle()
     assert states(rows) == run_alone([2]) * FULL, "it had begun: the step is answered"
-    assert engine.find(scene.house.open("later")).slot == slot
+    assert engine.directory.find(scene.house.open("later")).slot == slot
 
 
 async def test_what_the_worker_has_is_applied_although_its_caller_goes(scene: Scene) -> None:
@@ -168,10 +168,11 @@ async def test_what_the_worker_has_is_applied_although_its_caller_goes(scene: Sc
     asked = [ask(scene.house, NAMES[number], [2], 0) for number in SECOND]
     await scene.turn()
     for _, caller in asked:
+        assert caller is not None
         caller.cancel()
     scene.let_go(runs=2)
     await scene.house.settle()
-    positions = [scene.house.engine.describe(NAMES[number]).position for number in SECOND]
+    positions = [scene.house.position(NAMES[number]) for number in SECOND]
     assert positions == [1] * FULL
     again, _ = ask(scene.house, NAMES[SECOND[0]], [2], 0)
     await scene.house.settle()

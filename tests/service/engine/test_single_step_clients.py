@@ -1,4 +1,4 @@
-"""Whoever sends lone steps may answer at once, close, go deaf or go away: nobody else notices."""
+"""Whoever sends single steps may answer at once, close, go deaf or go away: nobody else notices."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import structlog
 
 from service import errors
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.engine.work.lones import LoneKind, LoneReplies
-from service.engine.work.work import Caller, Delivery
 from tests.service.engine.fakes import run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW
@@ -31,22 +30,17 @@ async def test_a_client_that_answers_at_once_loses_no_step(open_house: Fakes) ->
     """It sends its next step while the reply to the last one is handed to it."""
     house = open_house
     answered: list[int] = []
-    reader = house.served.reader
 
     def go_on(reply: Reply) -> None:
         assert reply.answers is not None
         assert reply.answers.raw is not None
         answered.append(int(reply.answers.raw[0, 0]))
         if len(answered) < 20:
-            step = reader.one_token(len(answered))
-            assert step is not None
-            assert stream.submit_one(0, len(answered), step, number=len(answered))
+            assert stream.submit_one(0, len(answered), len(answered), len(answered))
 
     stream = SessionStream(house.engine, house.served, outputs=RAW, sampling=None, send=go_on)
     await stream.attachments.attach(["a"], np.array([0]), open_sessions=False)
-    first = reader.one_token(0)
-    assert first is not None
-    assert stream.submit_one(0, 0, first, number=0)
+    assert stream.submit_one(0, 0, 0, 0)
     async with asyncio.timeout(5):
         while len(answered) < 20:  # noqa: ASYNC110 (the stream tells nobody else)
             await asyncio.sleep(0)
@@ -63,12 +57,12 @@ async def test_a_client_that_closes_its_session_at_once_steps_only_once(
 
     def close(reply: Reply) -> None:
         replies.append(reply)
-        assert house.engine.close("a") == 1
+        assert house.engine.directory.close("a") == 1
 
     stream = SessionStream(house.engine, house.served, outputs=RAW, sampling=None, send=close)
     await stream.attachments.attach(NAMES, np.arange(3), open_sessions=False)
     step = house.served.reader.tokens(np.array([7] * rows))
-    if rows > 1 or not stream.submit_one(0, 0, step, number=0):
+    if rows > 1 or not stream.submit_one(0, 0, 7, 0):
         stream.submit(np.arange(rows), None, np.zeros(rows, np.int64), step, number=0)
     await house.settle()
     assert [reply.positions.tolist() for reply in replies] == [[1] * rows]
@@ -79,67 +73,57 @@ async def test_a_client_that_closes_its_session_at_once_steps_only_once(
 
 @dataclass(eq=False)
 class Client:
-    """Whoever sends lone steps, and writes down what comes of them."""
+    """A stream whose client may go deaf or away, and what it is sent."""
 
+    stream: SessionStream = field(init=False)
     deaf: bool = False
-    cancelled: bool = False
-    sampling: None = None
     replies: list[int] = field(default_factory=list)  # states
-    others: list[errors.CellarError | None] = field(default_factory=list)
-    tracked: list[Caller] = field(default_factory=list)
-    heard: list[Caller] = field(default_factory=list)  # of those
+    refusals: list[errors.CellarError] = field(default_factory=list)
 
-    def put(self, reply: int) -> None:
+    async def begin(self, house: Fakes) -> "Client":
+        self.stream = SessionStream(
+            house.engine, house.served, outputs=RAW, sampling=None, send=self._receive
+        )
+        await self.stream.attachments.attach(NAMES, np.arange(3), open_sessions=False)
+        return self
+
+    def send(self, name: str, token: int) -> None:
+        assert self.stream.submit_one(NAMES.index(name), None, token, 0)
+
+    def _receive(self, reply: Reply) -> None:
         if self.deaf:
             raise RuntimeError("nobody listens")
-        self.replies.append(reply)
-
-    def put_other(self, caller: Caller, channel: int, number: int, delivery: Delivery) -> None:
-        self.heard.append(caller)
-        self.others.append(delivery.error)
-
-    def track(self, caller: Caller) -> None:
-        self.tracked.append(caller)
-
-
-def raw_of(rows: LoneReplies) -> list[int]:
-    assert rows.answers.raw is not None
-    return [int(raw) for raw in rows.answers.raw[:, 0]]
-
-
-KIND = LoneKind(RAW, raw_of)
-
-
-def send(house: Fakes, client: Client, name: str, token: int) -> None:
-    session = house.engine.find(name)
-    lones = session.shard.lones(KIND)
-    assert lones is not None
-    lones.rows.append((session.slot, token, -1, 0, 0, client))
+        self.refusals += [refusal.error for refusal in reply.refusals]
+        if reply.answers is not None:
+            assert reply.answers.raw is not None
+            self.replies += [int(raw) for raw in reply.answers.raw[:, 0]]
 
 
 async def test_a_client_that_cannot_be_answered_keeps_no_answer_from_the_others(
     open_house: Fakes,
 ) -> None:
-    clients = [Client(), Client(deaf=True), Client()]
+    clients = [await Client(deaf=deaf).begin(open_house) for deaf in (False, True, False)]
     for client, name in zip(clients, NAMES, strict=True):
-        send(open_house, client, name, 3)
-    await open_house.settle()
+        client.send(name, 3)
+    with structlog.testing.capture_logs():
+        await open_house.settle()
     for client in (clients[0], clients[2]):
         assert client.replies == run_alone([3])
-        assert not client.others, "a second answer to the same step"
-    assert [open_house.engine.describe(name).position for name in NAMES] == [1, 1, 1]
+        assert not client.refusals, "a second answer to the same step"
+    assert [open_house.position(name) for name in NAMES] == [1, 1, 1]
 
 
-async def test_a_client_keeps_no_track_of_steps_that_were_answered(open_house: Fakes) -> None:
-    """What is tracked and never heard of again would pile up as long as the stream lives."""
-    gone, stays = Client(), Client()
+async def test_steps_of_a_client_that_goes_are_refused_and_those_of_others_are_not(
+    open_house: Fakes,
+) -> None:
     for token in range(5):
+        gone, stays = await Client().begin(open_house), await Client().begin(open_house)
         for name in "ab":
-            send(open_house, stays, name, token)
-        send(open_house, gone, "c", token)
-        gone.cancelled = True
+            stays.send(name, token)
+        gone.send("c", token)
+        gone.stream.end()
         await open_house.settle()
-    assert len(stays.replies) == 10
-    assert len(gone.others) == 5
-    for client in (gone, stays):
-        assert set(client.tracked) == set(client.heard)
+        assert len(stays.replies) == 2
+        assert [type(error) for error in gone.refusals] == [errors.CallerGoneError]
+        assert gone.stream.pending_steps == stays.stream.pending_steps == 0
+    assert open_house.position("c") == 0

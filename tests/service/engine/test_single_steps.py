@@ -1,4 +1,4 @@
-"""Lone steps against everything else that can happen to their sessions, on any schedule."""
+"""Single steps against everything else that can happen to their sessions, on any schedule."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
+from service.engine.engine import StepCall
 from service.engine.sessions.table import SessionStatus
-from service.engine.work.work import Caller, Outputs
+from service.engine.work.columns import Outputs
 from tests.service.engine.fakes import VOCABULARY, advance
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW, Row, Wire, ask
@@ -131,8 +132,8 @@ pieces = st.one_of(
     st.lists(token, min_size=1, max_size=1), st.lists(token, min_size=1, max_size=10)
 )
 strict_acts = st.one_of(
-    st.tuples(st.just("lone"), session, st.integers(0, STREAMS - 1), choices, token),
-    st.tuples(st.just("lone"), session, st.integers(0, STREAMS - 1), choices, token),
+    st.tuples(st.just("single"), session, st.integers(0, STREAMS - 1), choices, token),
+    st.tuples(st.just("single"), session, st.integers(0, STREAMS - 1), choices, token),
     st.tuples(st.just("unary"), session, st.just(0), choices, pieces),
     st.tuples(
         st.just("frame"),
@@ -182,12 +183,12 @@ def test_any_interleaving_answers_as_each_session_alone_would(
             lane: dict[int, Outputs] = {}
             for act in script:
                 match act:
-                    case ("lone", number, wire, choice, step):
+                    case ("single", number, wire, choice, step):
                         if lane.setdefault(number, KINDS[wire]) != KINDS[wire]:
                             continue
                         tokens, position = alone[number].choose(choice, [step])
                         if len(tokens) == 1:
-                            expect(number, streams[wire].lone(number, tokens[0], position))
+                            expect(number, streams[wire].single(number, tokens[0], position))
                     case ("unary", number, _, choice, piece):
                         tokens, position = alone[number].choose(choice, piece)
                         expect(number, ask(house, names[number], tokens, position)[0])
@@ -224,7 +225,7 @@ def test_any_interleaving_answers_as_each_session_alone_would(
             for check, settlement, number in checks:
                 check(spans.count((settlement, number)) == 1)
             for session in alone:
-                assert house.engine.describe(session.name).position == session.position
+                assert house.position(session.name) == session.position
                 assert not session.position or house.state(session.name) == session.state
             for wire in streams:
                 assert wire.stream.pending_steps == 0
@@ -234,8 +235,8 @@ def test_any_interleaving_answers_as_each_session_alone_would(
 
 
 rough_acts = st.one_of(
-    st.tuples(st.just("lone"), session, st.integers(0, STREAMS - 1), choices, token),
-    st.tuples(st.just("lone"), session, st.integers(0, STREAMS - 1), choices, token),
+    st.tuples(st.just("single"), session, st.integers(0, STREAMS - 1), choices, token),
+    st.tuples(st.just("single"), session, st.integers(0, STREAMS - 1), choices, token),
     st.tuples(st.just("unary"), session, choices, pieces),
     st.tuples(
         st.just("frame"),
@@ -270,23 +271,24 @@ def test_cancels_closes_and_faults_never_lose_double_or_swap_a_step(
             streams = await wires(house)
             tenants = {n: Tenant(name=name) for n, name in enumerate(names)}
             past: list[Tenant] = []
-            callers: list[Caller] = []
+            callers: list[StepCall] = []
             lane: dict[int, Outputs] = {}
             for act in script:
                 match act:
-                    case ("lone", number, wire, choice, step):
+                    case ("single", number, wire, choice, step):
                         tenant = tenants[number]
                         if lane.setdefault(number, KINDS[wire]) == KINDS[wire]:
                             tokens, position = tenant.guess.choose(choice, [step])
                             if len(tokens) == 1:
                                 channel = tenant.channel * SESSIONS + number
-                                tenant.asked(streams[wire].lone(channel, tokens[0], position))
+                                tenant.asked(streams[wire].single(channel, tokens[0], position))
                     case ("unary", number, choice, piece):
                         tenant = tenants[number]
                         tokens, position = tenant.guess.choose(choice, piece)
                         row, caller = ask(house, tenant.name, tokens, position)
                         tenant.asked(row)
-                        callers.append(caller)
+                        if caller is not None:
+                            callers.append(caller)
                     case ("frame", wire, wanted):
                         columns = {
                             tenants[number].channel * SESSIONS + number: (piece, -1)
@@ -301,7 +303,7 @@ def test_cancels_closes_and_faults_never_lose_double_or_swap_a_step(
                         callers.pop(number % len(callers)).cancel()
                     case ("close", number):
                         old = tenants[number]
-                        house.engine.close(old.name)
+                        house.engine.directory.close(old.name)
                         past.append(old)
                         lane.pop(number, None)
                         new = tenants[number] = Tenant(name=f"{old.name}'", channel=old.channel + 1)
@@ -328,14 +330,14 @@ def test_cancels_closes_and_faults_never_lose_double_or_swap_a_step(
                         await house.settle()
                         lane.clear()
                         for tenant in tenants.values():
-                            tenant.guess.position = house.engine.describe(tenant.name).position
+                            tenant.guess.position = house.position(tenant.name)
             await house.settle()
             for tenant in [*past, *tenants.values()]:
                 assert all(row.answers == 1 for row in tenant.rows), "each row once"
             for tenant in past:
                 tenant.possible()
             for tenant in tenants.values():
-                info = house.engine.describe(tenant.name)
+                info = house.engine.directory.describe(tenant.name)
                 standings = tenant.possible()
                 if info.status is SessionStatus.LOST:
                     assert info.position in {position for position, _ in standings}
@@ -344,11 +346,9 @@ def test_cancels_closes_and_faults_never_lose_double_or_swap_a_step(
                     assert (info.position, state) in standings
             for wire in streams:
                 assert wire.stream.pending_steps == 0
-            for shard in house.served.shards:
-                assert shard.pending_steps == 0
-                table = shard.table
-                assert (table.accepted == table.position).all(), "nothing more is promised"
-            assert sum(s.slots.used for s in house.served.shards) == SESSIONS
+            usage = house.served.usage
+            assert (usage.pending_steps, usage.promised_steps) == (0, 0)
+            assert usage.sessions == SESSIONS
 
     with structlog.testing.capture_logs():  # faults are told at length
         asyncio.run(run())

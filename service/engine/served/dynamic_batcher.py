@@ -16,9 +16,10 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
-from service.engine.execution.stateless import WholeRunner
+from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.predictor import Predictor, Promised, Sequences
-from service.engine.work.work import Answers, Draws, Floats, Inputs, Ints, Outputs, Sampling
+from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.sampling import Draws, Sampling
 from service.errors import InternalError
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -63,7 +64,7 @@ class _Queued:
     steps: Inputs
 
 
-class GatheringPredictor(Predictor):
+class DynamicBatcher(Predictor):
     """Predicts with a model without states.
 
     Args:
@@ -77,7 +78,7 @@ class GatheringPredictor(Predictor):
     def __init__(
         self,
         name: str,
-        runner: WholeRunner,
+        runner: StatelessRunner,
         *,
         workers: int,
         metrics: Metrics,
@@ -135,8 +136,12 @@ class GatheringPredictor(Predictor):
         """Hand the workers what they can take."""
         while self._running < self._workers and (batch := self._next()):
             began = time.monotonic()
-            self._metrics.queue_seconds.observe(began - batch[0].job.submitted_s)
-            self._metrics.batch_size.observe(sum(len(queued.steps) for queued in batch))
+            for distribution, value in (
+                (self._metrics.queue_seconds, began - batch[0].job.submitted_s),
+                (self._metrics.batch_size, sum(len(queued.steps) for queued in batch)),
+            ):
+                distribution.noted.append(value)
+                distribution.count_noted()
             running = self._begin(self._run, batch)
             running.add_done_callback(partial(self._ran, batch))
 

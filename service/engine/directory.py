@@ -1,0 +1,193 @@
+"""Session ids: which session each one names, or what became of it.
+
+Everything here runs on one event loop. Knows nothing of steps or gRPC.
+"""
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.engine.served.registry import Registry, ServedModel
+from service.engine.sessions.table import SessionStatus
+from service.engine.shard.shard import Shard
+from service.errors import (
+    BadInputError,
+    SessionClosedError,
+    SessionExistsError,
+    SessionExpiredError,
+    SessionUnknownError,
+)
+from service.metrics import Metrics
+from service.settings import EngineSettings
+
+_EXPIRED_AT_ONCE = 1000  # per shard and call, so that steps need not wait for long
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Session:
+    """One client-visible sequence in progress, and where it lives."""
+
+    id: str
+    served: ServedModel
+    shard: Shard
+    slot: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session as a client sees it; times are seconds since the epoch."""
+
+    id: str
+    model: str
+    version: int
+    status: SessionStatus
+    position: int
+    opened_s: float
+    last_used_s: float
+    idle_timeout_s: float
+
+
+class Directory:
+    """The sessions that are open, by id, and some of those that were.
+
+    Args:
+        settings: limits.
+        metrics: where to count.
+        registry: the models.
+        clock: seconds, never going back: for idleness.
+        wall_clock: seconds since the epoch: for people.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        metrics: Metrics,
+        registry: Registry,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.sessions: dict[str, Session] = {}
+        """Those that are open."""
+        self._settings = settings
+        self._metrics = metrics
+        self._registry = registry
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
+
+    def open(
+        self, served: ServedModel, session_id: str = "", *, idle_timeout_s: float | None = None
+    ) -> Session:
+        """Open a session at position 0.
+
+        Raises:
+            BadInputError: the id or the timeout cannot be used.
+            SessionExistsError: the id is open already.
+            SessionLimitError: every slot is taken.
+            NotStreamableError: the model has no states.
+        """
+        served.require_streamable()
+        session_id = session_id or uuid.uuid4().hex
+        settings = self._settings
+        if len(session_id) > settings.max_id_length or not session_id.isprintable():
+            raise BadInputError(
+                "session_id", f"use at most {settings.max_id_length} printable characters"
+            )
+        if session_id in self.sessions:
+            raise SessionExistsError(f"session_id: '{session_id}' is open already")
+        timeout_s = settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
+        if not 0 < timeout_s <= settings.max_idle_timeout_s:
+            raise BadInputError(
+                "idle_timeout",
+                f"{timeout_s:g} s is not above 0 and at most {settings.max_idle_timeout_s:g} s",
+            )
+        shard = served.shard_for(session_id)
+        slot = shard.slots.begin(
+            session_id,
+            opened_s=self._wall_clock(),
+            now_s=self._clock(),
+            idle_timeout_s=timeout_s,
+        )
+        session = Session(id=session_id, served=served, shard=shard, slot=slot)
+        self.sessions[session_id] = session
+        self._gone.pop(session_id, None)
+        self._metrics.session_events.labels("opened").inc()
+        return session
+
+    def find(self, session_id: str) -> Session:
+        """An open session.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session = self.sessions.get(session_id)
+        if session is not None:
+            return session
+        gone = self._gone.get(session_id)
+        if gone is SessionExpiredError:
+            raise SessionExpiredError(
+                f"session_id: '{session_id}' was idle for too long and expired; open a new session"
+            )
+        if gone is SessionClosedError:
+            raise SessionClosedError(f"session_id: '{session_id}' is closed; open a new session")
+        raise SessionUnknownError(f"session_id: '{session_id}' is not open here; open it first")
+
+    def describe(self, session_id: str) -> SessionInfo:
+        """Where a session stands.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session = self.find(session_id)
+        table = session.shard.table
+        slot = session.slot
+        return SessionInfo(
+            id=session.id,
+            model=session.served.name,
+            version=session.served.version,
+            status=SessionStatus.LOST if table.lost[slot] else SessionStatus.OPEN,
+            position=int(table.position[slot]),
+            opened_s=float(table.opened_s[slot]),
+            last_used_s=self._wall_clock() - (self._clock() - float(table.last_used_s[slot])),
+            idle_timeout_s=float(table.idle_timeout_s[slot]),
+        )
+
+    def close(self, session_id: str) -> int:
+        """Close a session; steps that are queued, and not given to the device, are refused.
+
+        Returns its position.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session = self.find(session_id)
+        position = int(session.shard.table.position[session.slot])
+        self._end(session, SessionClosedError)
+        self._metrics.session_events.labels("closed").inc()
+        return position
+
+    def close_slot(self, shard: Shard, slot: int, generation: int) -> None:
+        """Close the session of a slot, unless the slot has changed hands since."""
+        tenant = shard.slots.tenant(slot, generation)
+        if tenant is not None:
+            self.close(tenant)
+
+    def expire(self) -> int:
+        """Close sessions that have been idle for too long, some at a time; returns how many."""
+        now_s = self._clock()
+        count = 0
+        for shard in self._registry.shards():
+            for session_id in shard.expired_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
+                self._end(self.sessions[session_id], SessionExpiredError)
+                self._metrics.session_events.labels("expired").inc()
+                count += 1
+        return count
+
+    def _end(self, session: Session, how: type[SessionClosedError | SessionExpiredError]) -> None:
+        del self.sessions[session.id]
+        self._gone[session.id] = how
+        while len(self._gone) > self._settings.remembered_sessions:
+            self._gone.popitem(last=False)
+        session.shard.end(session.slot)

@@ -1,0 +1,490 @@
+"""Rows that feed back: each draw becomes the session's next step, columns at a time.
+
+Generations and the sampled paths of forecasts are rows of one table. A batch takes those that are
+ready, and when it is committed their draws are what they read next: nothing of this leaves the
+shard. What was read is handed to the calls in pieces. Knows nothing of devices or gRPC.
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.sessions.table import SessionTable
+from service.engine.work.columns import SAMPLE, Answers, Ints, Mask
+from service.engine.work.replies import Delivery
+from service.engine.work.request import Request
+from service.engine.work.sampling import Draws, Sampling
+from service.engine.work.work import Decode, Work
+from service.errors import CellarError, InternalError, SessionClosedError
+
+PIECE_STEPS = 256  # the most in one piece
+_UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond this
+# Pieces per second of all generations of a shard together. A message costs ten times what a step
+# does: a few generations are sent step by step, many of them several steps at a time.
+_PIECES_PER_S = 1500.0
+_BURST = 64.0  # pieces
+_LATEST_S = 0.1  # what was generated is sent by then if nothing follows
+
+
+class FinishReason(Enum):
+    """Why a row ended."""
+
+    LENGTH = "length"
+    STOP = "stop"
+
+
+class FeedbackCall(ABC):
+    """A call whose rows feed back.
+
+    Attributes:
+        is_paced: it wants what its rows have read as it comes, and tells how much it has taken.
+        watches: it looks at each step, and may end a row with it.
+        cancelled: nobody waits for it any more.
+        error: what ended it.
+    """
+
+    is_paced = False
+    watches = False
+    cancelled = False
+    error: CellarError | None = None
+
+    @abstractmethod
+    def put(
+        self, rows: Ints, steps: NDArray[Any], position: int, reason: FinishReason | None
+    ) -> None:
+        """Take what some of its rows have read, (rows, steps); they count from 0 in each call.
+
+        Args:
+            rows: which, (rows,).
+            steps: what each has read.
+            position: where the last of them stands now.
+            reason: why it ends with that, if it does.
+        """
+
+    @abstractmethod
+    def end(self, rows: Ints, draws: NDArray[Any]) -> None:
+        """Some of its rows have ended; their ``draws`` (rows,) were not read any more."""
+
+    def is_over(self, step: Any) -> bool:  # noqa: ARG002
+        """Whether a row ends with the step it has just read, if the call watches."""
+        return False
+
+
+class _Fate(Enum):
+    """What becomes of a row once its batch is answered."""
+
+    GOES_ON = 0
+    LENGTH = 1
+    STOP = 2
+    CANCELLED = 3
+    BAD_DRAW = 4
+
+
+_REASONS = {_Fate.LENGTH.value: FinishReason.LENGTH, _Fate.STOP.value: FinishReason.STOP}
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Rows:
+    """What is known of each row, a column each."""
+
+    slot: Ints
+    tenancy: NDArray[np.int32]  # the slot's generation: whose it is
+    number: Ints  # among the rows of its call
+    at: Ints  # the session's position
+    left: Ints  # steps to read
+    filled: Ints  # steps that are not in a piece
+    unread: Ints  # steps in pieces that nobody has taken
+    is_paced: Mask
+    special: Mask  # its call looks at each step, or was cancelled: to be looked at one by one
+    held: Mask  # waits for its client to read
+    flying: Ints  # steps that it reads in a batch that runs
+    fate: Ints  # a `_Fate`
+    next: NDArray[Any]  # the step to read next
+    done: NDArray[Any]  # (rows, PIECE_STEPS) steps that are not in a piece
+    draws: Draws
+
+    @classmethod
+    def empty(cls, rows: int, dtype: type[np.generic]) -> "_Rows":
+        """So many rows of no call."""
+        columns: dict[str, Any] = {name: np.zeros(rows, np.int64) for name in _INTS}
+        columns |= {name: np.zeros(rows, np.bool_) for name in _MASKS}
+        return cls(
+            **columns,
+            tenancy=np.zeros(rows, np.int32),
+            next=np.zeros(rows, dtype),
+            done=np.zeros((rows, PIECE_STEPS), dtype),
+            draws=Draws.repeated(Sampling(), rows),
+        )
+
+    def doubled(self) -> "_Rows":
+        """The same, and as many empty rows behind them."""
+        more = self.empty(len(self.slot), self.next.dtype.type)
+        joined = {
+            column.name: np.concatenate([getattr(self, column.name), getattr(more, column.name)])
+            for column in fields(self)
+            if column.name != "draws"
+        }
+        return _Rows(**joined, draws=Draws.joined((self.draws, more.draws)))
+
+
+_INTS = ("slot", "number", "at", "left", "filled", "unread", "fate", "flying")
+_MASKS = ("is_paced", "special", "held")
+
+
+class Feedback:
+    """Those of one shard.
+
+    Args:
+        table: where each session stands.
+        generation: how often each slot was released, see `SlotManager`.
+        bounds: what drawn values are kept within; ``None`` for tokens.
+        most_steps: the most steps that a row reads in one batch.
+        wake: tells that rows are ready.
+        call_later: calls something after so many seconds.
+        count: counts steps that generations have drawn.
+    """
+
+    cancelled = False
+
+    def __init__(
+        self,
+        table: SessionTable,
+        generation: NDArray[np.int32],
+        *,
+        bounds: tuple[np.float32, np.float32] | None,
+        most_steps: int,
+        wake: Callable[[], None],
+        call_later: Callable[[float, Callable[[], None]], Any],
+        count: Callable[[int], None],
+    ) -> None:
+        self.ready_rows = 0  # whose next step is known
+        self.drawn = "sampled_tokens" if bounds is None else "sampled_values"
+        """The column of answers that holds draws."""
+        self.in_flight = 0  # steps that rows read in batches that run
+        self._table = table
+        self._generation = generation
+        self._bounds = bounds
+        self._most_steps = most_steps
+        self._wake = wake
+        self._call_later = call_later
+        self._count = count
+        self._rows = _Rows.empty(16, np.int64 if bounds is None else np.float32)
+        self._calls: list[FeedbackCall | None] = [None] * 16  # by row
+        self._free = list(range(15, -1, -1))
+        self._ready: list[Ints] = []
+        self._unsent: deque[int] = deque()  # rows with steps that are not in a piece, oldest first
+        self._allowance = _BURST  # pieces that may be sent now
+        self._allowed_s = time.monotonic()
+        self._timer: Any = None
+
+    # -- calls ----------------------------------------------------------------------------
+
+    def start(
+        self,
+        call: FeedbackCall,
+        *,
+        slots: Ints,
+        position: int,
+        first: NDArray[Any],
+        draws: Draws,
+        steps: int,
+    ) -> Ints:
+        """Let sessions that stand at ``position`` read what they draw, so many steps.
+
+        Args:
+            call: whose rows they are.
+            slots: of the sessions, (rows,).
+            position: where they stand.
+            first: the draws that they read first, (rows,).
+            draws: how they draw on.
+            steps: how many each reads.
+
+        Returns:
+            The rows, for `cancel` and `taken`.
+
+        Raises:
+            InternalError: a draw cannot be a step.
+        """
+        if self._bounds is not None and not np.isfinite(first).all():
+            raise InternalError("the model drew what cannot be its next step")
+        while len(self._free) < len(slots):
+            self._grow()
+        new = np.array([self._free.pop() for _ in range(len(slots))], np.int64)
+        for row in new.tolist():
+            self._calls[row] = call
+        rows = self._rows
+        rows.slot[new] = slots
+        rows.tenancy[new] = self._generation[slots]
+        rows.number[new] = np.arange(len(slots))
+        rows.at[new] = position
+        rows.left[new] = steps
+        rows.filled[new] = rows.unread[new] = rows.fate[new] = rows.flying[new] = 0
+        rows.is_paced[new] = call.is_paced
+        rows.special[new] = call.watches
+        rows.held[new] = False
+        rows.next[new] = self.within(first)
+        rows.draws.put(new, draws)
+        self._go_on(new)
+        self._wake()
+        return new
+
+    def within(self, drawn: NDArray[Any]) -> NDArray[Any]:
+        """Draws, with values that run away kept within what the model reads."""
+        return drawn if self._bounds is None else np.clip(drawn, *self._bounds)
+
+    def taken(self, row: int) -> None:
+        """All pieces of a row were taken."""
+        self._rows.unread[row] = 0
+        if self._rows.held[row]:
+            self._rows.held[row] = False
+            self._go_on(np.array([row]))
+            self._wake()
+
+    def cancel(self, call: FeedbackCall, rows: Ints) -> None:
+        """Nobody waits for a call any more; a batch that holds its rows may still run."""
+        call.cancelled = True
+        for row in rows.tolist():
+            if self._calls[row] is call:
+                self._rows.special[row] = True
+                if self._rows.held[row]:
+                    self._rows.fate[row] = _Fate.CANCELLED.value
+                    self._end(np.array([row]))
+        self._wake()
+
+    # -- batches --------------------------------------------------------------------------
+
+    def settle(self) -> Request | None:
+        """End the ready rows that must not go on, and leave only those that can run now.
+
+        Returns:
+            Rows whose session waits behind other work, or does not stand where it did, as a request
+            to be judged and queued like any other: they must not hold the others up.
+        """
+        ready, rows = np.concatenate(self._ready), self._rows
+        moved = rows.tenancy[ready] != self._generation[rows.slot[ready]]
+        over = moved | rows.special[ready]
+        if over.any():
+            for index in np.flatnonzero(over).tolist():
+                row = int(ready[index])
+                call = self._call(row)
+                over[index] = moved[index] or call.cancelled
+                if moved[index]:
+                    call.error = SessionClosedError("the session was closed while it generated")
+            rows.fate[ready[over]] = _Fate.CANCELLED.value
+            self._end(ready[over])
+            ready = ready[~over]
+        slots = rows.slot[ready]
+        _, first = np.unique(slots, return_index=True)
+        later = ready[:0]
+        if len(first) < len(ready):  # of several on one session, the first is the one that goes on
+            later = np.delete(ready, first)
+            ready = ready[np.sort(first)]
+            slots = rows.slot[ready]
+        runs = self._table.idle(slots) & ~self._table.blocked(slots)
+        runs &= self._table.position[slots] == rows.at[ready]
+        stray = ready[~runs]
+        self._ready = [ready[runs], later] if len(later) else [ready[runs]]
+        self.ready_rows = len(self._ready[0]) + len(later)
+        if not len(stray):
+            return None
+        request = self._request(stray)
+        request.positions = rows.at[stray]
+        return request
+
+    def work(self, *, steps: int, room: int) -> Work | None:
+        """Ready rows as work that runs now; `settle` was called in this turn.
+
+        Rows that are looked at step by step run by themselves, after the others.
+        """
+        ready, rows = self._ready[0], self._rows
+        special = rows.special[ready]
+        chosen = ~special if not special.all() else special
+        places = np.flatnonzero(chosen)[:room]
+        if not len(places):
+            return None
+        taken = ready[places]
+        steps = 1 if special[places[0]] else min(steps, int(rows.left[taken].min()))
+        self._ready[0] = np.delete(ready, places)
+        self.ready_rows -= len(taken)
+        at = self._table.begin(rows.slot[taken], None)
+        assert at is not None, "`settle` has seen that they can run"
+        if steps == 1:
+            request = self._request(taken)
+            request.expected = at
+            bits = request.inputs.view(np.int64 if self._bounds is None else np.int32)
+            request.contents = bits.ravel().astype(np.int64)
+            work: Work = request
+        else:
+            self._table.accept(rows.slot[taken], steps - 1)
+            work = Decode(
+                slots=rows.slot[taken],
+                expected=at,
+                draws=rows.draws.take(taken),
+                reply_to=self,
+                rows=taken,
+                commit=True,
+                feeds_back=True,
+                weight=steps,
+                inputs=rows.next[taken],
+            )
+        rows.flying[taken] = steps
+        self.in_flight += steps * len(taken)
+        return work
+
+    def feed(self, done: Ints, answers: Answers) -> None:
+        """A batch was committed: its rows read on with what they have drawn."""
+        rows = self._rows
+        self._land(done)
+        drawn = self.within(answers.columns[self.drawn])
+        if drawn.ndim == 1:
+            drawn = drawn[:, None]  # (rows, steps)
+        steps = drawn.shape[1]
+        filled = rows.filled[done]
+        rows.done[done[:, None], filled[:, None] + np.arange(steps)] = np.concatenate(
+            [rows.next[done, None], drawn[:, :-1]], axis=1
+        )
+        rows.filled[done] = filled + steps
+        rows.at[done] += steps
+        rows.left[done] -= steps
+        rows.next[done] = drawn[:, -1]
+        paced = rows.is_paced[done]
+        self._count(steps * int(paced.sum()))
+        self._unsent.extend(done[(filled == 0) & paced].tolist())
+        self._decide(done)
+        held = (rows.fate[done] == 0) & (rows.unread[done] > _UNREAD_STEPS)
+        rows.held[done] = held
+        self._go_on(done[(rows.fate[done] == 0) & ~held])
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`: hand what was read to the calls."""
+        rows = self._rows
+        if delivery.error is not None:
+            self._land(delivery.rows)
+            for row in delivery.rows.tolist():
+                self._call(row).error = delivery.error
+            rows.fate[delivery.rows] = _Fate.CANCELLED.value
+        fate = rows.fate[delivery.rows]
+        self._end(delivery.rows[fate != 0])
+        filled = rows.filled[delivery.rows]
+        full = delivery.rows[(fate == 0) & (filled > PIECE_STEPS - self._most_steps)]
+        for row in full.tolist():
+            self._put(row, None)
+        self._send_pieces()
+
+    def cancelled_rows(self, rows: Ints) -> Mask:
+        """See `ReplyTo.cancelled_rows`: those that must not go on never become work."""
+        return np.zeros(len(rows), np.bool_)
+
+    # -- inside ---------------------------------------------------------------------------
+
+    def _request(self, rows: Ints) -> Request:
+        columns = self._rows
+        inputs = columns.next[rows]
+        return Request(
+            slots=columns.slot[rows],
+            inputs=inputs if self._bounds is None else inputs[:, None],
+            outputs=SAMPLE,
+            draws=columns.draws.take(rows),
+            reply_to=self,
+            rows=rows,
+            feeds_back=True,
+        )
+
+    def _go_on(self, rows: Ints) -> None:
+        if len(rows):
+            self._ready.append(rows)
+            self.ready_rows += len(rows)
+
+    def _land(self, rows: Ints) -> None:
+        self.in_flight -= int(self._rows.flying[rows].sum())
+        self._rows.flying[rows] = 0
+
+    def _decide(self, done: Ints) -> None:
+        """Say which rows end with the step they have just read."""
+        rows = self._rows
+        fate = np.where(rows.left[done] == 0, _Fate.LENGTH.value, _Fate.GOES_ON.value)
+        if self._bounds is not None:
+            bad = (fate == 0) & ~np.isfinite(rows.next[done])
+            fate[bad] = _Fate.BAD_DRAW.value
+        for index in np.flatnonzero(rows.special[done]).tolist():
+            row = int(done[index])
+            call = self._call(row)
+            if call.cancelled:
+                fate[index] = _Fate.CANCELLED.value
+            elif call.watches:
+                last = rows.done[row, rows.filled[row] - 1]
+                if call.is_over(last):
+                    fate[index] = _Fate.STOP.value
+        rows.fate[done] = fate
+
+    def _send_pieces(self) -> None:
+        """Make pieces of what was generated, oldest first, as many as may be sent now."""
+        now_s = time.monotonic()
+        earned = (now_s - self._allowed_s) * _PIECES_PER_S
+        self._allowance = max(self._allowance, min(_BURST, self._allowance + earned))
+        self._allowed_s = now_s
+        while self._unsent and self._allowance >= 1.0:
+            row = self._unsent.popleft()
+            if self._calls[row] is not None and self._rows.filled[row]:
+                self._put(row, None)
+                self._allowance -= 1.0
+        if self._unsent and self._timer is None:
+            self._timer = self._call_later(_LATEST_S, self._send_late)
+
+    def _send_late(self) -> None:
+        """No step has come for a while that would have sent them."""
+        self._timer = None
+        if time.monotonic() - self._allowed_s > _LATEST_S / 2:
+            self._allowance = float(len(self._unsent))
+        self._send_pieces()
+
+    def _put(self, row: int, reason: FinishReason | None) -> None:
+        self._put_all(self._call(row), np.array([row]), int(self._rows.filled[row]), reason)
+
+    def _put_all(
+        self, call: FeedbackCall, own: Ints, count: int, reason: FinishReason | None
+    ) -> None:
+        rows = self._rows
+        rows.filled[own] = 0
+        if call.is_paced:
+            rows.unread[own] += count
+        steps = rows.done[own, :count]
+        call.put(rows.number[own], steps, int(rows.at[own[-1]]), reason)
+
+    def _call(self, row: int) -> FeedbackCall:
+        call = self._calls[row]
+        assert call is not None, "a row belongs to its call until the call ends"
+        return call
+
+    def _end(self, ended: Ints) -> None:
+        """Rows end as their fates say; those of one call that stand alike, together."""
+        rows = self._rows
+        alike: dict[tuple[FeedbackCall, int, int], list[int]] = {}
+        for row in ended.tolist():
+            key = self._call(row), rows.filled.item(row), rows.fate.item(row)
+            alike.setdefault(key, []).append(row)
+        for (call, filled, fate), numbers in alike.items():
+            own = np.array(numbers)
+            if fate == _Fate.BAD_DRAW.value:
+                call.error = InternalError(
+                    f"the model drew {rows.next[own[0]]}, which cannot be its next step"
+                )
+            if filled:  # they have read them, even if they now fail
+                self._put_all(call, own, filled, _REASONS.get(fate))
+            call.end(rows.number[own], rows.next[own])
+            for row in numbers:
+                self._calls[row] = None
+            self._free += numbers
+
+    def _grow(self) -> None:
+        size = len(self._calls)
+        self._rows = self._rows.doubled()
+        self._calls += [None] * size
+        self._free = list(range(2 * size - 1, size - 1, -1)) + self._free

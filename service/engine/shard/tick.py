@@ -1,0 +1,348 @@
+"""One turn of a shard: what is next is prepared, run, committed and delivered.
+
+A run comes straight from a request whose sessions have nothing queued, or from the queue; from
+there on both are the same. Everything but `execute` happens on the event loop.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+
+from service.engine.execution.executor import Answered, Executor, answer_failed
+from service.engine.execution.runner import Runner
+from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.scheduler import Scheduler
+from service.engine.scheduler.screening import screen
+from service.engine.sessions.slots import SlotManager
+from service.engine.sessions.table import SessionTable
+from service.engine.work.batch import Batch, Part
+from service.engine.work.columns import Answers, Ints
+from service.engine.work.replies import Delivery
+from service.engine.work.request import Request
+from service.engine.work.work import Barrier, Chunk, Decode, Fork, Kind, Recall
+from service.errors import CellarError, InternalError, StateLostError
+from service.metrics import Metrics
+
+_STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
+_COUNTED_AT_ONCE = 256  # runs
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Run:
+    """A batch from when it is chosen until its callers are answered."""
+
+    batch: Batch
+    request: Request | None = None  # it is all of the batch, and applies its steps
+    answers: list[Answered] = field(default_factory=list)  # of each part
+    positions: list[Ints] = field(default_factory=list)  # of each part, that its replies tell
+    fault: Exception | None = None  # it failed: what it writes is in doubt
+    began_s: float = 0.0
+    seconds: float = 0.0
+
+
+class Tick:
+    """What a turn of one shard consists of.
+
+    Args:
+        table: where each session stands.
+        scheduler: the queue.
+        feedback: rows whose draws are their next steps.
+        slots: who lives in which slot.
+        runner: the device.
+        executor: what runs batches on it.
+        metrics: where to count.
+        model: under which name to count and log.
+        max_batch: the most rows of a run.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        scheduler: Scheduler,
+        feedback: Feedback,
+        slots: SlotManager,
+        runner: Runner,
+        executor: Executor,
+        metrics: Metrics,
+        *,
+        model: str,
+        max_batch: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._scheduler = scheduler
+        self._feedback = feedback
+        self._slots = slots
+        self._runner = runner
+        self._executor = executor
+        self._of_runs = metrics.of_runs
+        self._count_steps = metrics.steps.labels(model).inc
+        self._model = model
+        self._max_batch = max_batch
+        self._clock = clock
+        self._numbers = np.arange(max_batch)
+        self._ones = np.ones(max_batch, np.int64)
+
+    # -- what is next ---------------------------------------------------------------------
+
+    def straight(self, request: Request) -> Run | None:
+        """A request as a run, if it is one step of each of sessions that have nothing queued.
+
+        Most requests are, and what the queue costs is spared: 5 us of a lone frame's 17. ``None``
+        where anything wants a closer look; nothing has changed then.
+        """
+        if request.steps is not None or not request.commit or len(request.slots) > self._max_batch:
+            return None
+        if request.reply_to.cancelled:
+            return None
+        at = self._table.begin(request.slots, request.positions)
+        if at is None:
+            return None
+        request.expected = at
+        self._scheduler.pending_steps += len(at)
+        slots, rows = request.slots, len(at)
+        part = Part(work=request, slots=slots)
+        batch = Batch(
+            kind=Kind.STEPS, parts=(part,), slots=slots, expected=at, steps=rows, rows=rows
+        )
+        return Run(batch=batch, request=request)
+
+    def queued(self, *, decode_steps: int, feedback_rows: int | None) -> Run | None:
+        """The next batch of what is queued; rows that must not run are refused.
+
+        The arguments are those of `Scheduler.schedule`.
+        """
+        while True:
+            batch = self._scheduler.schedule(decode_steps=decode_steps, feedback_rows=feedback_rows)
+            if batch is None:
+                return None
+            if self._is_doubtful(batch):
+                screened = screen(batch, self._table)
+                for part, error in screened.refused:
+                    self._refuse(part, error)
+                if screened.batch is None:
+                    continue
+                batch = screened.batch
+            return Run(batch=batch, request=_only_request(batch))
+
+    # -- running --------------------------------------------------------------------------
+
+    def execute(self, run: Run) -> None:
+        """Run it, on any thread; a failure is part of the run."""
+        run.began_s = time.monotonic()
+        try:
+            if run.request is not None:
+                run.answers = [self._step(run.request)]
+            elif run.batch.kind is Kind.STEPS:
+                run.answers = self._executor.run_steps(run.batch)
+            else:
+                run.answers = self._executor.run(run.batch)
+        except Exception as fault:  # whatever the runtime throws must not kill the thread
+            run.fault = fault
+        run.seconds = time.monotonic() - run.began_s
+
+    def commit(self, run: Run) -> None:
+        """Apply what has run: the one place where sessions move.
+
+        From here on what waits for their next steps may run. The positions that replies tell are
+        taken here: a later run may have moved the sessions on before they are sent.
+        """
+        batch, table = run.batch, self._table
+        if run.fault is not None:
+            _log.error("run failed", shard=self._model, kind=batch.kind.value, exc_info=run.fault)
+            for part in batch.parts:
+                self._contain(part)
+        elif run.request is not None:
+            request = run.request
+            contents = request.contents if len(request.contents) else request.digest()
+            self._apply(request.slots, request.expected + 1, contents=contents)
+        elif batch.kind is Kind.STEPS:
+            applied: Batch | None = batch
+            if not all(part.work.commit for part in batch.parts):
+                parts = [part for part in batch.parts if part.work.commit]
+                applied = Batch.of(batch.kind, parts) if parts else None
+            if applied is not None:
+                contents = applied.column("contents")
+                self._apply(applied.slots, applied.expected + 1, contents=contents)
+        else:
+            for part, answers in zip(batch.parts, run.answers, strict=True):
+                self._apply_part(part, answers)
+        run.positions = [table.position[part.slots] for part in batch.parts]
+        if run.request is not None:
+            table.serving[slots := run.request.slots] += 1
+            self._scheduler.pending_steps -= len(slots)
+            if self._scheduler.parked:
+                self._scheduler.unpark(slots)
+        else:
+            self._scheduler.complete(batch)
+        if run.fault is None:
+            for part, answers in zip(batch.parts, run.answers, strict=True):
+                if part.work.feeds_back and isinstance(answers, Answers):
+                    self._feedback.feed(self._rows(part), answers)
+        if self._slots.leaving:
+            self._slots.finished(batch.slots)
+
+    def deliver(self, run: Run) -> None:
+        """Answer whoever asked; one receiver's fault disturbs nobody else."""
+        began_s, batch = time.monotonic(), run.batch
+        for index, part in enumerate(batch.parts):
+            if not part.is_last:
+                continue
+            if run.fault is not None:
+                self._deliver_fault(part, run.positions[index])
+                continue
+            work, answers = part.work, run.answers[index]
+            delivery = Delivery(rows=self._rows(part), positions=run.positions[index])
+            if isinstance(answers, CellarError):
+                delivery.error = answers
+            else:
+                delivery.answers = answers
+                delivery.replayed = isinstance(work, Recall) and work.replays
+            self._hand_over(part, delivery)
+        if batch.kind in _STEPPING:
+            queued_s = max(0.0, run.began_s - batch.parts[0].work.submitted_s)
+            self._note((batch.steps, queued_s, run.seconds, time.monotonic() - began_s))
+
+    # -- inside ---------------------------------------------------------------------------
+
+    def _is_doubtful(self, batch: Batch) -> bool:
+        """Whether some of the rows may have to be refused."""
+        for part in batch.parts:
+            work = part.work
+            if work.failure is not None or work.reply_to.cancelled:
+                return True
+        if len(batch.parts) == 1 and not len(part.work.tickets):
+            return False  # it was never queued: `Feedback` has begun it in this turn
+        return batch.kind is Kind.BARRIER or not self._table.stand(batch.slots, batch.expected)
+
+    def _step(self, request: Request) -> Answered:
+        """What `Executor.run_steps` does, for a batch that is one whole request."""
+        predictions = self._runner.step(
+            read=request.slots,
+            write=request.slots,
+            fresh=request.expected == 0,
+            inputs=request.inputs[:, None],
+            lengths=self._ones[: len(request.slots)],
+            every_step=False,
+        )
+        try:
+            return self._runner.answer(
+                predictions, request.outputs, request.draws, request.expected + 1
+            )
+        except Exception as fault:  # the heads': the step was applied
+            return answer_failed(fault)
+
+    def _apply(
+        self, slots: Ints, positions: Ints, *, contents: Ints, read: int = 1, last_steps: int = 1
+    ) -> None:
+        """Sessions have read so many steps each, and stand at ``positions`` now."""
+        self._table.commit(
+            slots, positions, contents=contents, last_steps=last_steps, now_s=self._clock()
+        )
+        if self._executor.histories:  # earlier replies are not asked for again
+            for slot in slots.tolist():
+                self._executor.forget(slot)
+        self._count_steps(read * len(slots))
+
+    def _apply_part(self, part: Part, answers: Answered) -> None:
+        work, slots = part.work, part.slots
+        match work:
+            case Decode():
+                assert isinstance(answers, Answers), "a decode fails as a whole"
+                # As if they had come one by one: the last that was read may be asked for again.
+                (drawn,) = answers.columns.values()
+                last = np.ascontiguousarray(drawn[:, -2])
+                bits = last if last.dtype == np.int32 else last.view(np.int32)
+                positions, contents = work.expected + work.weight, bits.astype(np.int64)
+                self._apply(slots, positions, contents=contents, read=work.weight)
+            case Chunk(commit=True) if part.is_last:
+                count = work.weight
+                self._apply(
+                    slots,
+                    work.expected + count,
+                    contents=work.contents,
+                    read=count,
+                    last_steps=count,
+                )
+                self._executor.remember(work)
+            case Fork():
+                self._table.fork(int(slots[0]), work.spares)
+                if work.reply_to.cancelled:
+                    self._slots.return_spares(work)
+            case Barrier(reset=True):
+                self._executor.forget(int(slots[0]))
+                self._table.reset(int(slots[0]), now_s=self._clock())
+
+    def _contain(self, part: Part) -> None:
+        """A run failed: what it may have half written is lost, and says so."""
+        work = part.work
+        if work.commit and part.is_last:
+            self._table.lost[part.slots] = True
+            self._table.withdraw(part.slots, work.weight)
+        elif isinstance(work, Chunk) and not part.is_last:
+            # Its earlier pieces are on a spare slot: the session was not touched.
+            work.failure = _not_run()
+        elif isinstance(work, Fork):
+            self._slots.return_spares(work)
+
+    def _refuse(self, part: Part, error: CellarError) -> None:
+        """These rows will not run."""
+        work = part.work
+        if isinstance(work, Fork):
+            self._slots.return_spares(work)
+        if work.commit:
+            self._table.withdraw(part.slots, work.weight)
+        self._scheduler.finish(part)
+        if self._slots.leaving:
+            self._slots.finished(part.slots)
+        positions = self._table.position[part.slots]
+        self._hand_over(part, Delivery(rows=self._rows(part), positions=positions, error=error))
+
+    def _deliver_fault(self, part: Part, positions: Ints) -> None:
+        """Tell each row what the failed run means for its session."""
+        rows = self._rows(part)
+        if not part.work.commit:
+            self._hand_over(part, Delivery(rows=rows, positions=positions, error=_not_run()))
+            return
+        for row, position in enumerate(positions.tolist()):
+            one = slice(row, row + 1)
+            error = StateLostError(position)
+            self._hand_over(part, Delivery(rows=rows[one], positions=positions[one], error=error))
+
+    def _rows(self, part: Part) -> Ints:
+        """Which rows of the request they are."""
+        if part.places is not None:
+            return part.rows
+        return self._numbers[: len(part.slots)] if part.work.rows is None else part.work.rows
+
+    def _note(self, values: tuple[float, ...]) -> None:
+        for distribution, value in zip(self._of_runs, values, strict=True):
+            distribution.noted.append(value)
+        if len(self._of_runs[0].noted) >= _COUNTED_AT_ONCE:
+            for distribution in self._of_runs:
+                distribution.count_noted()
+
+    def _hand_over(self, part: Part, delivery: Delivery) -> None:
+        try:
+            part.work.reply_to.deliver(delivery)
+        except Exception:  # whatever a receiver does must not keep the others waiting
+            _log.exception("reply could not be handed over")
+
+
+def _only_request(batch: Batch) -> Request | None:
+    """The request that a batch is all of, if it applies its steps."""
+    (part, *others), kind = batch.parts, batch.kind
+    work = part.work
+    if others or kind is not Kind.STEPS or part.places is not None or not work.commit:
+        return None
+    assert isinstance(work, Request), "a batch of steps holds requests"
+    return work
+
+
+def _not_run() -> InternalError:
+    return InternalError("the model could not be run; the server's log tells why")

@@ -1,0 +1,138 @@
+"""Replies of streams as bytes: columns are copied, not turned into a Python number per element."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cellar.v1 import session_pb2, values_pb2
+from service.engine.streams.frame import Refusal, Reply
+from service.engine.streams.stream import reply_for_each
+from service.engine.work.columns import ANSWERS, Answers
+from service.engine.work.replies import SingleReplies
+from service.rpc import status
+from service.rpc.native import packed
+
+# Numbers as they are on the wire.
+_UINT32, _UINT64 = np.dtype("<u4"), np.dtype("<u8")
+_INT32, _FLOAT = np.dtype("<i4"), np.dtype("<f4")
+_TOKENS = ("argmax", "top_tokens", "sampled_tokens")
+_WIRE = {name: _INT32 if name in _TOKENS else _FLOAT for name in ANSWERS}
+
+
+def replies(result: Reply, *, at_once: int) -> Iterator[bytes]:
+    """Rows of a stream, as serialised messages; many refusals come in several."""
+    for start in range(0, len(result.refusals), at_once):
+        refused = session_pb2.StreamReply(frame=result.frame)
+        refused.errors.extend(map(row_error, result.refusals[start : start + at_once]))
+        yield session_pb2.StreamResponse(reply=refused).SerializeToString()
+    if len(result.channels):
+        yield _answers(result)
+
+
+def _answers(result: Reply) -> bytes:
+    message = packed.StreamResponse()
+    rows = message.reply
+    rows.frame = result.frame
+    rows.channels = channels = result.channels.astype(_UINT32).tobytes()
+    rows.positions = result.positions.astype(_UINT64, copy=False).tobytes()
+    if result.counts is not None:
+        rows.counts = result.counts.astype(_UINT32).tobytes()
+    if result.answers is not None:
+        predictions = rows.predictions
+        for name, column in result.answers.columns.items():
+            setattr(predictions, name, column.astype(_WIRE[name], copy=False).tobytes())
+    if result.replayed:
+        rows.replayed = channels
+    found: bytes = message.SerializeToString()
+    return found
+
+
+def single_replies(rows: SingleReplies) -> list[bytes]:
+    """One serialised message for each of several single steps.
+
+    All are alike but for their numbers, so they are laid out as the rows of one matrix of bytes.
+    """
+    count = len(rows.channels)
+    if count < _WORTH_A_MATRIX:
+        return [_answers(reply) for reply in reply_for_each(rows)]
+    nothing = np.empty((count, 0), np.uint8)
+    columns = _prediction_columns(rows.answers)
+    predictions = sum(len(head) + values.shape[1] for head, values in columns)
+    reply = [
+        (_head(_REPLY["channels"], 4), _bytes(rows.channels, _UINT32)),
+        (_head(_REPLY["positions"], 8), _bytes(rows.positions, _UINT64)),
+        (_head(_REPLY["predictions"], predictions), nothing),
+        *columns,
+        (_tag(_REPLY["frame"], _FIXED_64), _bytes(rows.numbers, _UINT64)),
+    ]
+    size = sum(len(head) + values.shape[1] for head, values in reply)
+    parts = [(_head(_RESPONSE["reply"], size), nothing), *reply]
+    width = sum(len(head) + values.shape[1] for head, values in parts)
+    matrix = np.empty((count, width), np.uint8)
+    at = 0
+    for head, values in parts:
+        matrix[:, at : at + len(head)] = np.frombuffer(head, np.uint8)
+        at += len(head)
+        matrix[:, at : at + values.shape[1]] = values
+        at += values.shape[1]
+    data = matrix.tobytes()
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _prediction_columns(answers: Answers) -> list[tuple[bytes, NDArray[np.uint8]]]:
+    """What goes before each column of a row's predictions, and the column, (rows, bytes)."""
+    columns = []
+    for name in sorted(answers.columns, key=_PREDICTIONS.__getitem__):  # as serialisers do
+        values = _bytes(answers.columns[name], _WIRE[name])
+        columns.append((_head(_PREDICTIONS[name], values.shape[1]), values))
+    return columns
+
+
+def _bytes(column: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[np.uint8]:
+    """A column's rows as bytes, (rows, bytes)."""
+    rows = np.ascontiguousarray(column.astype(dtype, copy=False)).reshape(len(column), -1)
+    return rows.view(np.uint8)
+
+
+@lru_cache(maxsize=4096)
+def _head(number: int, size: int) -> bytes:
+    """What goes before a field of so many bytes."""
+    return _tag(number, _LENGTH) + _varint(size)
+
+
+def _tag(number: int, wire_type: int) -> bytes:
+    return _varint(number << 3 | wire_type)
+
+
+def _varint(number: int) -> bytes:
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
+
+
+def _numbers(message: Any) -> dict[str, int]:
+    return {field.name: field.number for field in message.DESCRIPTOR.fields}
+
+
+_LENGTH, _FIXED_64 = 2, 1  # wire types
+_RESPONSE = _numbers(session_pb2.StreamResponse)
+_REPLY = _numbers(session_pb2.StreamReply)
+_PREDICTIONS = _numbers(values_pb2.Predictions)
+_WORTH_A_MATRIX = 5  # rows
+
+
+def row_error(refusal: Refusal) -> session_pb2.RowError:
+    """Why one row was refused."""
+    return session_pb2.RowError(
+        channel=refusal.channel,
+        code=status.code_number(refusal.error),
+        reason=refusal.error.reason,
+        message=status.row_message(refusal.error),
+        position=refusal.position,
+    )
