@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cellar.client_protocol import new_session_id
-from cellar.errors import BadInputError, CellarError, DeadlineExceededError, RowsRefusedError
+from cellar.errors import BadInputError, CellarError, DeadlineExceededError
 from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
 from cellar.pending import Frame, Pending
 from cellar.predictions import Positions
 from cellar.procedures import Write, drive
-from cellar.results import StreamReply
+from cellar.results import RowsRefusedError, StreamReply
 from cellar.retry import PARTING_S, Attempts
 from cellar.stream_protocol import StreamProtocol
 from cellar.transport import Duplex, Transport

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from cellar.aio.transport import Duplex, Transport
 from cellar.client_protocol import new_session_id
-from cellar.errors import CellarError, DeadlineExceededError, RowsRefusedError
+from cellar.errors import CellarError, DeadlineExceededError
 from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
 from cellar.pending import Frame, Pending
 from cellar.predictions import Positions
 from cellar.procedures import drive_async
-from cellar.results import StreamReply
+from cellar.results import RowsRefusedError, StreamReply
 from cellar.retry import PARTING_S
 from cellar.stream_protocol import StreamProtocol
 
