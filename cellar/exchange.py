@@ -32,7 +32,7 @@ class Exchange:
     ) -> None:
         """Nothing is sent yet."""
         self._protocol = protocol
-        self._flight = protocol.flight
+        self._in_flight = protocol.in_flight
         self._duplex = Duplex(transport)
         self._timeout_s = timeout_s
         self._sent: set[int] = set()
@@ -41,7 +41,7 @@ class Exchange:
 
     def send(self, channels: npt.ArrayLike, inputs: FrameInputs) -> int:
         """Sends a frame without waiting; returns its number. ``receive`` its reply later."""
-        frame = self._flight.frame(channels, inputs)
+        frame = self._in_flight.frame(channels, inputs)
         self._sent.add(frame.number)
         self._submit(frame)
         return frame.number
@@ -57,14 +57,14 @@ class Exchange:
         """
         attempts = self._attempts(timeout_s)
         while not self._replies:
-            if not self._flight.in_flight:
+            if not self._in_flight.awaited_frames:
                 raise BadInputError("nothing is in flight on the stream")
             self._pump(attempts)
         return self._replies.popleft()
 
     def replies(self) -> Iterator[StreamReply]:
         """The replies to frames that were sent; ends when nothing is in flight."""
-        while self._replies or self._flight.in_flight:
+        while self._replies or self._in_flight.awaited_frames:
             yield self.receive()
 
     def close(self) -> None:

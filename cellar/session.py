@@ -18,7 +18,7 @@ from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
 from cellar.predictions import Floats, Prediction, Predictions
 from cellar.procedures import Procedure
 from cellar.results import Forecast, Piece
-from cellar.retry import PARTING_S
+from cellar.retry import CLEANUP_TIMEOUT_S
 from cellar.session_protocol import SessionProtocol
 from cellar.transport import Transport
 
@@ -221,7 +221,7 @@ class Session:
     ) -> None:
         """Closes the session; a failure to do so never hides the error that ended the block."""
         with suppress(*((CellarError,) if error else ())):
-            self.close(timeout_s=PARTING_S if error else None)
+            self.close(timeout_s=CLEANUP_TIMEOUT_S if error else None)
 
     def _run(self, procedure: Procedure[T]) -> T:
         return drive(procedure, self._transport.perform)

@@ -32,12 +32,12 @@ class Exchange:
     ) -> None:
         """Nothing is sent yet."""
         self._protocol = protocol
-        self._flight = protocol.flight
+        self._in_flight = protocol.in_flight
         self._duplex = Duplex(transport)
         self._timeout_s = timeout_s
         self._sent: set[int] = set()
         self._replies: deque[StreamReply | CellarError] = deque()
-        self._news = asyncio.Condition()
+        self._changed = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
         self.model: ModelInfo = protocol.model
 
@@ -46,7 +46,7 @@ class Exchange:
 
         Waits only while the connection cannot take more.
         """
-        frame = self._flight.frame(channels, inputs)
+        frame = self._in_flight.frame(channels, inputs)
         self._sent.add(frame.number)
         await self._submit(frame)
         return frame.number
@@ -62,8 +62,8 @@ class Exchange:
                 them is safe.
         """
         try:
-            async with asyncio.timeout(timeout_s), self._news:
-                await self._news.wait_for(lambda: bool(self._replies))
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: bool(self._replies))
         except TimeoutError:
             raise DeadlineExceededError("no reply on the stream in time") from None
         reply = self._replies.popleft()
@@ -99,8 +99,8 @@ class Exchange:
             async with asyncio.timeout(attempts.remaining_s()):
                 for each in asked:
                     await self._submit(each)
-                async with self._news:
-                    await self._news.wait_for(lambda: all(each.done for each in asked))
+                async with self._changed:
+                    await self._changed.wait_for(lambda: all(each.done for each in asked))
         except BaseException as error:
             for each in asked:
                 if failed := self._protocol.abandon(each):
@@ -127,8 +127,8 @@ class Exchange:
                     self._sent.remove(each.number)
                     self._replies.append(each.reply())
             if done:
-                async with self._news:
-                    self._news.notify_all()
+                async with self._changed:
+                    self._changed.notify_all()
 
     async def _stop(self) -> None:
         self._duplex.close()
@@ -138,11 +138,11 @@ class Exchange:
             await asyncio.wait([reader])
 
     async def _failed(self, failed: Sequence[Pending]) -> None:
-        async with self._news:
+        async with self._changed:
             lost = [
                 each for each in failed if isinstance(each, Frame) and each.number in self._sent
             ]
             if lost and lost[0].error is not None:
                 self._sent.clear()
                 self._replies.append(lost[0].error)
-            self._news.notify_all()
+            self._changed.notify_all()

@@ -17,7 +17,7 @@ from cellar.errors import CellarError
 from cellar.inputs import FrameInputs
 from cellar.predictions import Positions
 from cellar.results import RowsRefusedError, StreamReply
-from cellar.retry import PARTING_S
+from cellar.retry import CLEANUP_TIMEOUT_S
 from cellar.stream_protocol import StreamProtocol
 
 
@@ -83,7 +83,7 @@ class Stream(Exchange):
             BadInputError: the frame is malformed; nothing was sent.
             CellarError: no answer. To repeat the same frame is safe.
         """
-        frame = self._flight.frame(channels, inputs)
+        frame = self._in_flight.frame(channels, inputs)
         await self._ask([frame], timeout_s)
         reply = frame.reply()
         return reply.check() if strict else reply
@@ -97,18 +97,18 @@ class Stream(Exchange):
     ) -> None:
         """Lets go of channels; their sessions stay open, unless they are to be closed."""
         numbers = np.atleast_1d(np.asarray(channels, np.int64)).tolist()
-        detach = self._flight.detach(numbers, close=close)
+        detach = self._in_flight.detach(numbers, close=close)
         self._opened.difference_update(numbers)
         if not detach.done:
             await self._ask([detach], timeout_s)
 
     def positions(self, channels: npt.ArrayLike) -> Positions:
         """Where channels will be once all frames in flight are applied (rows,)."""
-        return self._flight.positions(np.atleast_1d(np.asarray(channels, np.int64)))
+        return self._in_flight.positions(np.atleast_1d(np.asarray(channels, np.int64)))
 
     def session_id(self, channel: int) -> str:
         """The id of the session on a channel."""
-        return self._flight.session_id(channel)
+        return self._in_flight.session_id(channel)
 
     async def __aenter__(self) -> Self:
         """Returns the stream."""
@@ -124,15 +124,15 @@ class Stream(Exchange):
         try:
             if self._opened:
                 with suppress(*((CellarError,) if error else ())):
-                    parting_s = PARTING_S if error else None
-                    await self.detach(sorted(self._opened), close=True, timeout_s=parting_s)
+                    cleanup_s = CLEANUP_TIMEOUT_S if error else None
+                    await self.detach(sorted(self._opened), close=True, timeout_s=cleanup_s)
         finally:
             await self.close()
 
     async def _attach(
         self, ids: Sequence[str], *, open: bool, timeout_s: float | None
     ) -> Positions:
-        attaches = self._flight.attach(ids, open=open)
+        attaches = self._in_flight.attach(ids, open=open)
         channels = [channel for attach in attaches for channel in attach.waiting]
         await self._ask(attaches, timeout_s)
         failures = [failure for attach in attaches for failure in attach.failures]
