@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet --quiet
-SOURCES := cellar models service training examples benchmarks tests
+SOURCES := cellar models service training examples benchmarks tests tools
 PROTOS := $(shell find proto/cellar -name '*.proto' | sort)
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto
 VARIANT ?= cpu
@@ -85,7 +85,7 @@ test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there 
 	  status=$$?; test $$status != 5 || echo "test-gpu: no test was run" >&2; exit $$status; }
 
 .PHONY: lint
-lint: lint-style lint-types lint-imports lint-proto lint-stubs ## style, types, imports, protos and stubs
+lint: lint-style lint-types lint-imports lint-proto lint-stubs lint-sync ## style, types, imports, protos and what is generated
 
 .PHONY: lint-style
 lint-style: setup
@@ -122,6 +122,16 @@ lint-stubs: setup
 	  echo "cellar/v1 is not what proto/ says; mend it with: make proto" >&2; exit 1; }
 	@echo "stubs: ok"
 
+.PHONY: lint-sync
+lint-sync: setup
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(BIN)/python -m tools.sync_client "$$fresh" && \
+	for file in $$(grep --files-with-matches '^# Generated from cellar/aio/' cellar/*.py "$$fresh"/*.py); do \
+	  name=$$(basename "$$file") && diff --brief --new-file "$$fresh/$$name" "cellar/$$name" || { \
+	  echo "cellar/$$name is not what cellar/aio says; mend it with: make sync-client" >&2; exit 1; }; \
+	done
+	@echo "synchronous client: ok"
+
 .PHONY: docker-check
 docker-check: $(VENV)/.deploy-ready ## lint Dockerfile and manifests; build, start and probe what the image holds
 	@deploy/check.sh $(BIN)
@@ -134,6 +144,10 @@ proto: setup ## write cellar/v1 anew from proto/
 	@rm -f cellar/v1/*_pb2.py cellar/v1/*_pb2.pyi cellar/v1/*_pb2_grpc.py
 	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 	@touch cellar/v1/__init__.py
+
+.PHONY: sync-client
+sync-client: setup ## write the synchronous client anew from cellar/aio
+	@$(BIN)/python -m tools.sync_client
 
 .PHONY: format
 format: setup ## lay out the code and mend what can be mended

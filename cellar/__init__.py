@@ -32,7 +32,6 @@ from cellar.errors import (
     PreconditionError,
     ProtocolError,
     ReplyLostError,
-    RowsRefusedError,
     ServerError,
     SessionClosedError,
     SessionExistsError,
@@ -52,6 +51,7 @@ from cellar.results import (
     Forecast,
     Piece,
     RowFailure,
+    RowsRefusedError,
     SequencePredictions,
     StreamReply,
 )

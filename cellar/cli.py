@@ -21,7 +21,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cellar.client import DEFAULT_SERVER, Client, connect
+from cellar.client import Client, connect
+from cellar.connection import DEFAULT_SERVER
 from cellar.errors import CellarError, ConnectionLostError
 from cellar.inputs import StepInputs
 from cellar.model_info import InputKind, ModelInfo

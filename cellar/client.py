@@ -1,3 +1,4 @@
+# Generated from cellar/aio/client.py by `make sync-client`; do not edit.
 """The synchronous client."""
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from typing import Self, Unpack
 import grpc
 
 from cellar.client_protocol import ClientProtocol
+from cellar.connection import CHANNEL_OPTIONS, DEFAULT_SERVER, Metadata, Options
+from cellar.drive import drive
 from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo
 from cellar.outputs import OutputOptions
-from cellar.procedures import drive
+from cellar.procedures import Procedure
 from cellar.results import SequencePredictions
 from cellar.retry import RetryPolicy
 from cellar.session import Session
+from cellar.session_protocol import SessionProtocol
 from cellar.stream import Stream
-from cellar.transport import CHANNEL_OPTIONS, Metadata, Options, Transport
-
-DEFAULT_SERVER = "localhost:8001"
+from cellar.stream_protocol import StreamProtocol
+from cellar.transport import Transport
 
 
 def connect(
@@ -45,15 +48,19 @@ def connect(
         sleep: waits for so many seconds between tries.
     """
     all_options = [*CHANNEL_OPTIONS, *options]
-    if credentials is None:
-        channel = grpc.insecure_channel(server, options=all_options)
-    else:
-        channel = grpc.secure_channel(server, credentials, options=all_options)
-    return Client(Transport(channel, metadata, sleep), retry or RetryPolicy(), timeout_s)
+
+    def begin() -> Client:
+        if credentials is None:
+            channel = grpc.insecure_channel(server, options=all_options)
+        else:
+            channel = grpc.secure_channel(server, credentials, options=all_options)
+        return Client(Transport(channel, metadata, sleep), retry or RetryPolicy(), timeout_s)
+
+    return begin()
 
 
 class Client:
-    """A connection to a server. Threads may share it, but not one session or one stream.
+    """A connection to a server. Threads may share it, but not one session or stream.
 
     Every request may raise a ``CellarError``; ``timeout_s`` bounds it, retries included.
     """
@@ -141,7 +148,7 @@ class Client:
         procedure = self._protocol.open_session(
             model, version, id, idle_timeout_s, resume, timeout_s
         )
-        return Session(drive(procedure, self._transport.perform), self._transport)
+        return self._session(procedure)
 
     def attach(self, id: str, *, timeout_s: float | None = None) -> Session:
         """Continues a session that is open, from the position where it is.
@@ -150,7 +157,7 @@ class Client:
             SessionNotFoundError: it is not open.
         """
         procedure = self._protocol.attach_session(id, timeout_s)
-        return Session(drive(procedure, self._transport.perform), self._transport)
+        return self._session(procedure)
 
     def stream(
         self,
@@ -171,8 +178,7 @@ class Client:
             **outputs: which predictions come back: see ``OutputOptions``.
         """
         procedure = self._protocol.stream(model, version, every_step, outputs, timeout_s)
-        protocol = drive(procedure, self._transport.perform)
-        return Stream(protocol, self._transport, timeout_s)
+        return self._stream(procedure, timeout_s)
 
     def close(self) -> None:
         """Closes the connection. Sessions that are open stay open on the server."""
@@ -190,3 +196,10 @@ class Client:
     ) -> None:
         """Closes the connection."""
         self.close()
+
+    def _session(self, procedure: Procedure[SessionProtocol]) -> Session:
+        return Session(drive(procedure, self._transport.perform), self._transport)
+
+    def _stream(self, procedure: Procedure[StreamProtocol], timeout_s: float | None) -> Stream:
+        protocol = drive(procedure, self._transport.perform)
+        return Stream(protocol, self._transport, timeout_s)

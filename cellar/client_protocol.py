@@ -29,7 +29,7 @@ def new_session_id() -> str:
 
 
 class ClientProtocol:
-    """What all sessions and streams of a client share: its patience, and what it knows."""
+    """What all sessions and streams of a client share: retry policy, timeout, known models."""
 
     def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
         """``timeout_s`` is for requests that bring none of their own."""

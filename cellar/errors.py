@@ -31,16 +31,14 @@
         ├── StateLostError
         └── InternalError
 
-Knows nothing of gRPC: ``status.py`` turns failed calls into these.
+``RowsRefusedError`` stands in ``results.py``, with the rows that it carries. Knows nothing of
+gRPC: ``status.py`` turns failed calls into these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from cellar.results import RowFailure, StreamReply
+from collections.abc import Mapping
+from typing import ClassVar
 
 
 class CellarError(Exception):
@@ -130,27 +128,6 @@ class ReplyLostError(CellarError):
     Its frame was sent ahead of other replies and the connection broke (``position`` is then the
     session's), or the reply is larger than a message may be. Ask where the session is, and go on.
     """
-
-
-class RowsRefusedError(CellarError):
-    """Some rows were refused; the others went through.
-
-    Attributes:
-        failures: the refused rows, each with its own typed error.
-        reply: the reply with the rows that went through; None for an attach.
-    """
-
-    def __init__(self, failures: Sequence[RowFailure], reply: StreamReply | None = None) -> None:
-        """Builds the message from the first failure."""
-        first = failures[0]
-        super().__init__(
-            f"{len(failures)} row(s) refused, the first on channel {first.channel}: {first.error}",
-            reason=first.error.reason,
-            code=first.error.code,
-            position=first.error.position,
-        )
-        self.failures = tuple(failures)
-        self.reply = reply
 
 
 class ServerError(CellarError):

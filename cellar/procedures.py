@@ -3,14 +3,14 @@
 A procedure is a generator. It yields *effects* ("make this call", "sleep so long") and is sent
 their answers; a failed effect is thrown into it as a ``CellarError``. So every rule of the
 client (what is retried, which position is sent, how a stream resumes) is written once, and the
-synchronous and the asynchronous face differ in one loop each: ``drive`` and ``drive_async``.
+synchronous and the asynchronous client differ in how they wait, and in nothing else: see
+``aio/drive.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -22,7 +22,6 @@ from cellar.retry import Attempts
 from cellar.v1 import session_pb2
 
 T = TypeVar("T")
-E = TypeVar("E")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,45 +108,3 @@ def retried(
         else:
             assert isinstance(response, method.response)
             return response
-
-
-def drive(procedure: Generator[E, Any, T], perform: Callable[[E], object]) -> T:
-    """Runs a procedure to its end; ``perform`` does the effects."""
-    resume: Callable[[], E] = partial(next, procedure)
-    try:
-        while True:
-            try:
-                effect = resume()
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            try:
-                answer = perform(effect)
-            except CellarError as error:
-                resume = partial(procedure.throw, error)
-            else:
-                resume = partial(procedure.send, answer)
-    finally:
-        procedure.close()
-
-
-async def drive_async(
-    procedure: Generator[E, Any, T], perform: Callable[[E], Awaitable[object]]
-) -> T:
-    """Runs a procedure to its end; ``perform`` does the effects."""
-    resume: Callable[[], E] = partial(next, procedure)
-    try:
-        while True:
-            try:
-                effect = resume()
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            try:
-                answer = await perform(effect)
-            except CellarError as error:
-                resume = partial(procedure.throw, error)
-            else:
-                resume = partial(procedure.send, answer)
-    finally:
-        procedure.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cellar.errors import CellarError, ProtocolError, RowsRefusedError
+from cellar.errors import CellarError, ProtocolError
 from cellar.predictions import Floats, Ints, Positions, Predictions, column, decode, table
 from cellar.v1 import model_pb2, session_pb2
 
@@ -223,3 +223,24 @@ class StreamReply:
         if self.failures:
             raise RowsRefusedError(self.failures, self)
         return self
+
+
+class RowsRefusedError(CellarError):
+    """Some rows were refused; the others went through.
+
+    Attributes:
+        failures: the refused rows, each with its own typed error.
+        reply: the reply with the rows that went through; None for an attach.
+    """
+
+    def __init__(self, failures: Sequence[RowFailure], reply: StreamReply | None = None) -> None:
+        """Builds the message from the first failure."""
+        first = failures[0]
+        super().__init__(
+            f"{len(failures)} row(s) refused, the first on channel {first.channel}: {first.error}",
+            reason=first.error.reason,
+            code=first.error.code,
+            position=first.error.position,
+        )
+        self.failures = tuple(failures)
+        self.reply = reply

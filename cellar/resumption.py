@@ -10,51 +10,53 @@ from collections.abc import Mapping
 import numpy as np
 
 from cellar.errors import CellarError, ReplyLostError, SessionNotFoundError
-from cellar.flight import Flight
+from cellar.in_flight import InFlight
 from cellar.pending import Attach, Detach, Frame
 
 
-def resume(flight: Flight, positions: Mapping[int, int], errors: Mapping[int, CellarError]) -> None:
+def resume(
+    in_flight: InFlight, positions: Mapping[int, int], errors: Mapping[int, CellarError]
+) -> None:
     """Takes in where the server has the sessions; both mappings are by channel.
 
     What nobody waits for is dropped; rows whose reply is gone are refused; the rest is as before
     and is to be sent once more, under its old numbers: replies to the first sending ended with
     their connection.
     """
-    flight.pending = [
-        each for each in flight.pending if not (isinstance(each, Frame) and each.forgotten)
+    in_flight.pending = [
+        each for each in in_flight.pending if not (isinstance(each, Frame) and each.forgotten)
     ]
-    for each in flight.pending:
+    for each in in_flight.pending:
         if isinstance(each, Attach):
             for channel in [channel for channel in each.waiting if channel in positions]:
                 del each.waiting[channel]
-                flight.channels.attached(channel, positions[channel])
+                in_flight.channels.attached(channel, positions[channel])
     for channel, error in errors.items():
-        _not_reattached(flight, channel, error)
-    _refuse_lost_replies(flight, positions)
+        _not_reattached(in_flight, channel, error)
+    _refuse_lost_replies(in_flight, positions)
 
 
-def _not_reattached(flight: Flight, channel: int, error: CellarError) -> None:
+def _not_reattached(in_flight: InFlight, channel: int, error: CellarError) -> None:
     gone = isinstance(error, SessionNotFoundError)
-    for each in flight.pending:
+    for each in in_flight.pending:
         if isinstance(each, Attach) and channel in each.waiting:
             if not (gone and each.open):
-                flight.refuse_attach(channel, error)
+                in_flight.refuse_attach(channel, error)
             return
         if isinstance(each, Detach) and channel in each.waiting:
             each.waiting.discard(channel)
-            flight.channels.release([channel])
+            in_flight.channels.release([channel])
             return
-    for frame in flight.frames():
+    for frame in in_flight.frames():
         _, rows = frame.rows_of(np.array([channel]))
         for row in rows.tolist():
-            frame.refuse(row, flight.failure(channel, error))
-    flight.channels.lose(channel, error)
+            frame.refuse(row, in_flight.failure(channel, error))
+    in_flight.channels.lose(channel, error)
 
 
-def _refuse_lost_replies(flight: Flight, positions: Mapping[int, int]) -> None:
+def _refuse_lost_replies(in_flight: InFlight, positions: Mapping[int, int]) -> None:
     """Refuses the rows whose reply is gone: applied, and not the last that was."""
-    for frame in flight.frames():
+    for frame in in_flight.frames():
         for row in frame.waiting.tolist():
             channel = int(frame.channels[row])
             position = positions.get(channel, 0)
@@ -63,4 +65,4 @@ def _refuse_lost_replies(flight: Flight, positions: Mapping[int, int]) -> None:
                     "the step was applied, but its reply was lost with the connection",
                     position=position,
                 )
-                frame.refuse(row, flight.failure(channel, error))
+                frame.refuse(row, in_flight.failure(channel, error))

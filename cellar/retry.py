@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cellar.errors import CellarError, DeadlineExceededError
 
-PARTING_S = 1.0
+CLEANUP_TIMEOUT_S = 1.0
 """What closing may take, in seconds, when an error has ended the block: it may be the network's."""
 
 

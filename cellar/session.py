@@ -1,3 +1,4 @@
+# Generated from cellar/aio/session.py by `make sync-client`; do not edit.
 """The synchronous session."""
 
 from __future__ import annotations
@@ -5,18 +6,19 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import numpy as np
 
+from cellar.drive import drive
 from cellar.errors import CellarError
 from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
 from cellar.predictions import Floats, Prediction, Predictions
-from cellar.procedures import CallEffect, drive
+from cellar.procedures import Procedure
 from cellar.results import Forecast, Piece
-from cellar.retry import PARTING_S
+from cellar.retry import CLEANUP_TIMEOUT_S
 from cellar.session_protocol import SessionProtocol
 from cellar.transport import Transport
 
@@ -26,7 +28,7 @@ T = TypeVar("T")
 class Generation(Iterator[Piece]):
     """A generation in progress: iterate over its pieces, or take it whole."""
 
-    def __init__(self, pieces: Iterator[Piece]) -> None:
+    def __init__(self, pieces: Generator[Piece, None]) -> None:
         """Use ``Session.generate``."""
         self._pieces = pieces
 
@@ -36,16 +38,15 @@ class Generation(Iterator[Piece]):
 
     def text(self) -> str:
         """All that is still to come, as text."""
-        return "".join(piece.text for piece in self)
+        return "".join([piece.text for piece in self])
 
     def values(self) -> Floats:
         """All that is still to come, as values (steps,)."""
-        return np.concatenate([np.zeros(0, np.float32), *(piece.values for piece in self)])
+        return np.concatenate([np.zeros(0, np.float32), *[piece.values for piece in self]])
 
     def close(self) -> None:
         """Stops the generation where it is."""
-        if isinstance(self._pieces, Generator):
-            self._pieces.close()
+        self._pieces.close()
 
 
 class Session:
@@ -220,7 +221,7 @@ class Session:
     ) -> None:
         """Closes the session; a failure to do so never hides the error that ended the block."""
         with suppress(*((CellarError,) if error else ())):
-            self.close(timeout_s=PARTING_S if error else None)
+            self.close(timeout_s=CLEANUP_TIMEOUT_S if error else None)
 
-    def _run(self, procedure: Generator[CallEffect, Any, T]) -> T:
+    def _run(self, procedure: Procedure[T]) -> T:
         return drive(procedure, self._transport.perform)

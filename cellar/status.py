@@ -96,8 +96,8 @@ def from_row(row: session_pb2.RowError) -> errors.CellarError:
     """The exception for one refused row of a stream."""
     code = _CODE_NAMES.get(row.code, "UNKNOWN")
     kind = _kind(row.reason, code)
-    spoken = kind if issubclass(kind, errors.ServerError) else errors.ServerError
-    return spoken(
+    refusal = kind if issubclass(kind, errors.ServerError) else errors.ServerError
+    return refusal(
         row.message or row.reason or code,
         reason=row.reason,
         code=code,

@@ -1,9 +1,9 @@
+# Generated from cellar/aio/stream.py by `make sync-client`; do not edit.
 """The synchronous stream."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -12,25 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from cellar.client_protocol import new_session_id
-from cellar.errors import BadInputError, CellarError, DeadlineExceededError, RowsRefusedError
+from cellar.errors import CellarError
+from cellar.exchange import Exchange
 from cellar.inputs import FrameInputs
-from cellar.model_info import ModelInfo
-from cellar.pending import Frame, Pending
 from cellar.predictions import Positions
-from cellar.procedures import Write, drive
-from cellar.results import StreamReply
-from cellar.retry import PARTING_S, Attempts
+from cellar.results import RowsRefusedError, StreamReply
+from cellar.retry import CLEANUP_TIMEOUT_S
 from cellar.stream_protocol import StreamProtocol
-from cellar.transport import Duplex, Transport
+from cellar.transport import Transport
 
 
-class Stream:
+class Stream(Exchange):
     """Many sessions of one model on one connection. For one thread at a time.
 
     A *channel* is a session's number on this stream; a *frame* is one message with the steps
-    of many channels. When the connection breaks, the stream connects again by itself, and
-    every step in flight is still applied once. As a context manager it closes the sessions
-    that it opened, and leaves those that it attached.
+    of many channels; many frames may be in flight. When the connection breaks, the stream
+    connects again by itself, and every step in flight is still applied once. As a context
+    manager it closes the sessions that it opened, and leaves those that it attached.
 
     A channel whose session is elsewhere than the stream believes (``PositionMismatchError``,
     ``ReplyLostError``) is to be detached and attached again, which reads the position.
@@ -43,14 +41,8 @@ class Stream:
         self, protocol: StreamProtocol, transport: Transport, timeout_s: float | None
     ) -> None:
         """Use ``Client.stream``."""
-        self._protocol = protocol
-        self._flight = protocol.flight
-        self._duplex = Duplex(transport)
-        self._timeout_s = timeout_s
+        super().__init__(protocol, transport, timeout_s)
         self._opened: set[int] = set()
-        self._sent: set[int] = set()
-        self._replies: deque[StreamReply] = deque()
-        self.model: ModelInfo = protocol.model
 
     def open(self, count: int, *, timeout_s: float | None = None) -> Positions:
         """Opens so many sessions; returns their channels (count,).
@@ -92,39 +84,10 @@ class Stream:
             BadInputError: the frame is malformed; nothing was sent.
             CellarError: no answer. To repeat the same frame is safe.
         """
-        frame = self._flight.frame(channels, inputs)
-        self._submit(frame)
-        self._wait([frame], timeout_s)
+        frame = self._in_flight.frame(channels, inputs)
+        self._ask([frame], timeout_s)
         reply = frame.reply()
         return reply.check() if strict else reply
-
-    def send(self, channels: npt.ArrayLike, inputs: FrameInputs) -> int:
-        """Sends a frame without waiting; returns its number. ``receive`` its reply later."""
-        frame = self._flight.frame(channels, inputs)
-        self._sent.add(frame.number)
-        self._submit(frame)
-        return frame.number
-
-    def receive(self, *, timeout_s: float | None = None) -> StreamReply:
-        """The next whole reply to a frame that was sent, in the order they complete.
-
-        Refused rows are in its ``failures``; ``reply.check()`` raises them.
-
-        Raises:
-            BadInputError: nothing is in flight.
-            CellarError: no answer.
-        """
-        attempts = self._attempts(timeout_s)
-        while not self._replies:
-            if not self._flight.in_flight:
-                raise BadInputError("nothing is in flight on the stream")
-            self._pump(attempts)
-        return self._replies.popleft()
-
-    def replies(self) -> Iterator[StreamReply]:
-        """The replies to frames that were sent; ends when nothing is in flight."""
-        while self._replies or self._flight.in_flight:
-            yield self.receive()
 
     def detach(
         self,
@@ -135,24 +98,18 @@ class Stream:
     ) -> None:
         """Lets go of channels; their sessions stay open, unless they are to be closed."""
         numbers = np.atleast_1d(np.asarray(channels, np.int64)).tolist()
-        detach = self._flight.detach(numbers, close=close)
+        detach = self._in_flight.detach(numbers, close=close)
         self._opened.difference_update(numbers)
         if not detach.done:
-            self._submit(detach)
-            self._wait([detach], timeout_s)
+            self._ask([detach], timeout_s)
 
     def positions(self, channels: npt.ArrayLike) -> Positions:
         """Where channels will be once all frames in flight are applied (rows,)."""
-        return self._flight.positions(np.atleast_1d(np.asarray(channels, np.int64)))
+        return self._in_flight.positions(np.atleast_1d(np.asarray(channels, np.int64)))
 
     def session_id(self, channel: int) -> str:
         """The id of the session on a channel."""
-        return self._flight.session_id(channel)
-
-    def close(self) -> None:
-        """Ends the stream, and leaves its sessions open."""
-        self._protocol.close()
-        self._duplex.close()
+        return self._in_flight.session_id(channel)
 
     def __enter__(self) -> Self:
         """Returns the stream."""
@@ -168,52 +125,18 @@ class Stream:
         try:
             if self._opened:
                 with suppress(*((CellarError,) if error else ())):
-                    parting_s = PARTING_S if error else None
-                    self.detach(sorted(self._opened), close=True, timeout_s=parting_s)
+                    cleanup_s = CLEANUP_TIMEOUT_S if error else None
+                    self.detach(sorted(self._opened), close=True, timeout_s=cleanup_s)
         finally:
             self.close()
 
     def _attach(self, ids: Sequence[str], *, open: bool, timeout_s: float | None) -> Positions:
-        attaches = self._flight.attach(ids, open=open)
+        attaches = self._in_flight.attach(ids, open=open)
         channels = [channel for attach in attaches for channel in attach.waiting]
-        for attach in attaches:
-            self._submit(attach)
-        self._wait(attaches, timeout_s)
+        self._ask(attaches, timeout_s)
         failures = [failure for attach in attaches for failure in attach.failures]
         if open:
             self._opened.update(set(channels) - {failure.channel for failure in failures})
         if failures:
             raise RowsRefusedError(failures)
         return np.array(channels, np.int64)
-
-    def _submit(self, pending: Pending) -> None:
-        if self._protocol.live:
-            self._duplex.perform(Write(pending.request()))
-
-    def _wait(self, asked: Sequence[Pending], timeout_s: float | None) -> None:
-        attempts = self._attempts(timeout_s)
-        try:
-            while not all(each.done for each in asked):
-                self._pump(attempts)
-        except BaseException:
-            for each in asked:
-                self._protocol.abandon(each)
-            raise
-
-    def _pump(self, attempts: Attempts) -> None:
-        try:
-            done = drive(self._protocol.pump(attempts.remaining_s()), self._duplex.perform)
-        except DeadlineExceededError:
-            raise
-        except CellarError as error:
-            self._sent.clear()
-            self._protocol.give_up(error)
-            self._duplex.close()
-            raise
-        for each in done:
-            if isinstance(each, Frame) and each.number in self._sent:
-                self._sent.remove(each.number)
-                self._replies.append(each.reply())
-
-    def _attempts(self, timeout_s: float | None) -> Attempts:
-        return self._protocol.attempts(self._timeout_s if timeout_s is None else timeout_s)

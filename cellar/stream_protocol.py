@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from cellar import resumption, status
 from cellar.errors import CellarError, ClosedError, DeadlineExceededError, ProtocolError
-from cellar.flight import ATTACH_AT_ONCE, Flight
+from cellar.in_flight import ATTACH_AT_ONCE, InFlight
 from cellar.model_info import ModelInfo
 from cellar.pending import Attach, Frame, Pending
 from cellar.procedures import Read, Reopen, Sleep, StreamProcedure, Write
@@ -27,7 +27,7 @@ class StreamProtocol:
 
     Attributes:
         model: the model, with the version that all sessions of the stream share.
-        flight: what is asked and not yet answered.
+        in_flight: what is asked and not yet answered.
         attempts: turns a timeout (None: the client's) into the tries of a request.
         live: True while requests may be written; otherwise the next ``pump`` resumes first,
             and sends all that is pending.
@@ -43,7 +43,7 @@ class StreamProtocol:
     ) -> None:
         """Prepares a stream."""
         self.model = model
-        self.flight = Flight(model, levels)
+        self.in_flight = InFlight(model, levels)
         self.live = False
         self.attempts = attempts
         self._outputs = outputs
@@ -69,9 +69,9 @@ class StreamProtocol:
             self.live = False
             yield from self._pause(error, timeout_s)
             return (yield from self._resume(timeout_s))
-        self.flight.receive(response)
+        self.in_flight.receive(response)
         self._attempts = None
-        return self.flight.take_done()
+        return self.in_flight.take_done()
 
     def give_up(self, error: CellarError) -> list[Pending]:
         """Ends the connection; all that is pending has failed, and is returned.
@@ -80,12 +80,12 @@ class StreamProtocol:
         """
         self.live = False
         self._attempts = None
-        return self.flight.give_up(error)
+        return self.in_flight.give_up(error)
 
     def abandon(self, pending: Pending) -> list[Pending]:
         """Nobody waits for this any more; returns what has failed with it."""
         if isinstance(pending, Frame):
-            self.flight.forget(pending)
+            self.in_flight.forget(pending)
             return []
         if pending.done:
             return []
@@ -109,15 +109,15 @@ class StreamProtocol:
                 if response.WhichOneof("message") != "started":
                     raise ProtocolError("a stream did not begin with started")
                 yield from self._attach_again(attempts)
-                for pending in self.flight.pending:  # grows while others ask for more
+                for pending in self.in_flight.pending:  # grows while others ask for more
                     if not pending.done:
                         yield Write(pending.request())
             except CellarError as error:
                 yield from self._pause(error, timeout_s)
             else:
                 self.live = True
-                done = self.flight.take_done()
-                if not self.flight.pending:
+                done = self.in_flight.take_done()
+                if not self.in_flight.pending:
                     self._attempts = None
                 return done
 
@@ -130,7 +130,7 @@ class StreamProtocol:
 
     def _attach_again(self, attempts: Attempts) -> StreamProcedure[None]:
         """Attaches all sessions that the stream had, and those it was about to have."""
-        sessions = list(self.flight.channels.sessions.items())
+        sessions = list(self.in_flight.channels.sessions.items())
         positions: dict[int, int] = {}
         errors: dict[int, CellarError] = {}
         for start in range(0, len(sessions), ATTACH_AT_ONCE):
@@ -142,4 +142,4 @@ class StreamProtocol:
             attached = response.attached
             positions.update(zip(attached.channels, attached.positions, strict=True))
             errors.update({row.channel: status.from_row(row) for row in attached.errors})
-        resumption.resume(self.flight, positions, errors)
+        resumption.resume(self.in_flight, positions, errors)

@@ -9,20 +9,21 @@ from typing import Self, Unpack
 
 import grpc
 
+from cellar.aio.drive import drive
 from cellar.aio.opening import Opening
 from cellar.aio.session import Session
 from cellar.aio.stream import Stream
 from cellar.aio.transport import Transport
-from cellar.client import DEFAULT_SERVER
 from cellar.client_protocol import ClientProtocol
+from cellar.connection import CHANNEL_OPTIONS, DEFAULT_SERVER, Metadata, Options
 from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo
 from cellar.outputs import OutputOptions
-from cellar.procedures import Procedure, drive_async
+from cellar.procedures import Procedure
 from cellar.results import SequencePredictions
 from cellar.retry import RetryPolicy
 from cellar.session_protocol import SessionProtocol
-from cellar.transport import CHANNEL_OPTIONS, Metadata, Options
+from cellar.stream_protocol import StreamProtocol
 
 
 def connect(
@@ -35,9 +36,9 @@ def connect(
     options: Options = (),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Opening[Client]:
-    """A client of a server: ``await`` it, or ``async with`` it.
+    """Returns a client of a server. Nothing is sent before the first request.
 
-    Nothing is sent before the first request.
+    ``await`` it, or ``async with`` it.
 
     Args:
         server: host:port, or any other gRPC target.
@@ -57,7 +58,7 @@ def connect(
             channel = grpc.aio.secure_channel(server, credentials, options=all_options)
         return Client(Transport(channel, metadata, sleep), retry or RetryPolicy(), timeout_s)
 
-    return Opening(begin)
+    return Opening(lambda: begin())
 
 
 class Client:
@@ -73,7 +74,7 @@ class Client:
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
         """Lists every version of every model, without vocabularies."""
-        return await drive_async(self._protocol.models(timeout_s), self._transport.perform)
+        return await drive(self._protocol.models(timeout_s), self._transport.perform)
 
     async def model(
         self, name: str = "", *, version: int = 0, timeout_s: float | None = None
@@ -88,9 +89,7 @@ class Client:
         Raises:
             ModelUnknownError: there is none.
         """
-        return await drive_async(
-            self._protocol.model(name, version, timeout_s), self._transport.perform
-        )
+        return await drive(self._protocol.model(name, version, timeout_s), self._transport.perform)
 
     async def predict(
         self,
@@ -121,7 +120,7 @@ class Client:
         procedure = self._protocol.predict(
             sequences, model, version, every_step, outputs, timeout_s
         )
-        return await drive_async(procedure, self._transport.perform)
+        return await drive(procedure, self._transport.perform)
 
     def session(
         self,
@@ -133,7 +132,7 @@ class Client:
         resume: bool = False,
         timeout_s: float | None = None,
     ) -> Opening[Session]:
-        """Opens a session, which as a context manager closes itself.
+        """Opens a session; as a context manager it closes itself.
 
         ``await`` it, or ``async with`` it.
 
@@ -153,7 +152,7 @@ class Client:
         procedure = self._protocol.open_session(
             model, version, id, idle_timeout_s, resume, timeout_s
         )
-        return Opening(lambda: self._begin(procedure))
+        return Opening(lambda: self._session(procedure))
 
     def attach(self, id: str, *, timeout_s: float | None = None) -> Opening[Session]:
         """Continues a session that is open, from the position where it is.
@@ -162,7 +161,7 @@ class Client:
             SessionNotFoundError: it is not open.
         """
         procedure = self._protocol.attach_session(id, timeout_s)
-        return Opening(lambda: self._begin(procedure))
+        return Opening(lambda: self._session(procedure))
 
     def stream(
         self,
@@ -183,12 +182,7 @@ class Client:
             **outputs: which predictions come back: see ``OutputOptions``.
         """
         procedure = self._protocol.stream(model, version, every_step, outputs, timeout_s)
-
-        async def begin() -> Stream:
-            protocol = await drive_async(procedure, self._transport.perform)
-            return Stream(protocol, self._transport, timeout_s)
-
-        return Opening(begin)
+        return Opening(lambda: self._stream(procedure, timeout_s))
 
     async def close(self) -> None:
         """Closes the connection. Sessions that are open stay open on the server."""
@@ -207,5 +201,11 @@ class Client:
         """Closes the connection."""
         await self.close()
 
-    async def _begin(self, procedure: Procedure[SessionProtocol]) -> Session:
-        return Session(await drive_async(procedure, self._transport.perform), self._transport)
+    async def _session(self, procedure: Procedure[SessionProtocol]) -> Session:
+        return Session(await drive(procedure, self._transport.perform), self._transport)
+
+    async def _stream(
+        self, procedure: Procedure[StreamProtocol], timeout_s: float | None
+    ) -> Stream:
+        protocol = await drive(procedure, self._transport.perform)
+        return Stream(protocol, self._transport, timeout_s)

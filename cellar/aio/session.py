@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack
 
 import numpy as np
 
+from cellar.aio.drive import drive
 from cellar.aio.transport import Transport
 from cellar.errors import CellarError
 from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
 from cellar.predictions import Floats, Prediction, Predictions
-from cellar.procedures import CallEffect, drive_async
+from cellar.procedures import Procedure
 from cellar.results import Forecast, Piece
-from cellar.retry import PARTING_S
+from cellar.retry import CLEANUP_TIMEOUT_S
 from cellar.session_protocol import SessionProtocol
 
 T = TypeVar("T")
@@ -219,7 +220,7 @@ class Session:
     ) -> None:
         """Closes the session; a failure to do so never hides the error that ended the block."""
         with suppress(*((CellarError,) if error else ())):
-            await self.close(timeout_s=PARTING_S if error else None)
+            await self.close(timeout_s=CLEANUP_TIMEOUT_S if error else None)
 
-    async def _run(self, procedure: Generator[CallEffect, Any, T]) -> T:
-        return await drive_async(procedure, self._transport.perform)
+    async def _run(self, procedure: Procedure[T]) -> T:
+        return await drive(procedure, self._transport.perform)

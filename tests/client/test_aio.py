@@ -1,4 +1,4 @@
-"""The asynchronous face: the same rules, and many frames in flight."""
+"""The asynchronous client: the same rules, and many frames in flight."""
 
 from __future__ import annotations
 

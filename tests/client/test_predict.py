@@ -1,4 +1,4 @@
-"""Whole sequences, through both faces of the client and the command."""
+"""Whole sequences, through both clients and the command."""
 
 from __future__ import annotations
 

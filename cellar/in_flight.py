@@ -25,7 +25,7 @@ ATTACH_AT_ONCE = 4096
 """Sessions per attach message."""
 
 
-class Flight:
+class InFlight:
     """The channels of a stream, and all that is asked and not yet answered.
 
     Attributes:
@@ -105,7 +105,7 @@ class Flight:
         return failed
 
     @property
-    def in_flight(self) -> int:
+    def awaited_frames(self) -> int:
         """Frames that someone waits for."""
         return sum(isinstance(each, Frame) and not each.forgotten for each in self.pending)
 

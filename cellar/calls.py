@@ -1,0 +1,28 @@
+"""How blocking calls of gRPC are read, and how they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from cellar import status
+from cellar.errors import ClosedError
+
+
+@contextmanager
+def failures() -> Iterator[None]:
+    """Turns the failures of a call into exceptions of the client."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise status.from_call(error) from None
+    except ValueError as error:  # grpc's word for a channel that was closed
+        raise ClosedError(f"the client was closed: {error}") from None
+
+
+def next_message(call: Any) -> Any:
+    """The next message of a call whose response is a stream; None at its end."""
+    return next(call, None)

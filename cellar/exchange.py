@@ -1,0 +1,108 @@
+"""What a synchronous stream sends and receives."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import numpy.typing as npt
+
+from cellar.drive import drive
+from cellar.duplex import Duplex
+from cellar.errors import BadInputError, CellarError, DeadlineExceededError
+from cellar.inputs import FrameInputs
+from cellar.model_info import ModelInfo
+from cellar.pending import Frame, Pending
+from cellar.procedures import Write
+from cellar.results import StreamReply
+from cellar.retry import Attempts
+from cellar.stream_protocol import StreamProtocol
+from cellar.transport import Transport
+
+
+class Exchange:
+    """One thread asks, and reads the answers while it waits for its own.
+
+    Attributes:
+        model: the model.
+    """
+
+    def __init__(
+        self, protocol: StreamProtocol, transport: Transport, timeout_s: float | None
+    ) -> None:
+        """Nothing is sent yet."""
+        self._protocol = protocol
+        self._in_flight = protocol.in_flight
+        self._duplex = Duplex(transport)
+        self._timeout_s = timeout_s
+        self._sent: set[int] = set()
+        self._replies: deque[StreamReply] = deque()
+        self.model: ModelInfo = protocol.model
+
+    def send(self, channels: npt.ArrayLike, inputs: FrameInputs) -> int:
+        """Sends a frame without waiting; returns its number. ``receive`` its reply later."""
+        frame = self._in_flight.frame(channels, inputs)
+        self._sent.add(frame.number)
+        self._submit(frame)
+        return frame.number
+
+    def receive(self, *, timeout_s: float | None = None) -> StreamReply:
+        """The next whole reply to a frame that was sent, in the order they complete.
+
+        Refused rows are in its ``failures``; ``reply.check()`` raises them.
+
+        Raises:
+            BadInputError: nothing is in flight.
+            CellarError: no answer.
+        """
+        attempts = self._attempts(timeout_s)
+        while not self._replies:
+            if not self._in_flight.awaited_frames:
+                raise BadInputError("nothing is in flight on the stream")
+            self._pump(attempts)
+        return self._replies.popleft()
+
+    def replies(self) -> Iterator[StreamReply]:
+        """The replies to frames that were sent; ends when nothing is in flight."""
+        while self._replies or self._in_flight.awaited_frames:
+            yield self.receive()
+
+    def close(self) -> None:
+        """Ends the stream, and leaves its sessions open."""
+        self._protocol.close()
+        self._duplex.close()
+
+    def _submit(self, pending: Pending) -> None:
+        if self._protocol.live:
+            self._duplex.perform(Write(pending.request()))
+
+    def _ask(self, asked: Sequence[Pending], timeout_s: float | None) -> None:
+        """Sends what is asked, and waits until all of it is answered."""
+        for each in asked:
+            self._submit(each)
+        attempts = self._attempts(timeout_s)
+        try:
+            while not all(each.done for each in asked):
+                self._pump(attempts)
+        except BaseException:
+            for each in asked:
+                self._protocol.abandon(each)
+            raise
+
+    def _pump(self, attempts: Attempts) -> None:
+        try:
+            done = drive(self._protocol.pump(attempts.remaining_s()), self._duplex.perform)
+        except DeadlineExceededError:
+            raise
+        except CellarError as error:
+            self._sent.clear()
+            self._protocol.give_up(error)
+            self._duplex.close()
+            raise
+        for each in done:
+            if isinstance(each, Frame) and each.number in self._sent:
+                self._sent.remove(each.number)
+                self._replies.append(each.reply())
+
+    def _attempts(self, timeout_s: float | None) -> Attempts:
+        return self._protocol.attempts(self._timeout_s if timeout_s is None else timeout_s)
