@@ -5,7 +5,7 @@ import warnings
 
 from cellar.v1 import model_pb2 as cellar_dot_v1_dot_model__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class ModelServiceStub:
+class ModelServiceStub(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
@@ -55,7 +55,7 @@ class ModelServiceStub:
                 _registered_method=True)
 
 
-class ModelServiceServicer:
+class ModelServiceServicer(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
@@ -111,7 +111,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ModelService:
+class ModelService(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as

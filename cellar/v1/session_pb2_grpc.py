@@ -5,7 +5,7 @@ import warnings
 
 from cellar.v1 import session_pb2 as cellar_dot_v1_dot_session__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class SessionServiceStub:
+class SessionServiceStub(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
@@ -80,7 +80,7 @@ class SessionServiceStub:
                 _registered_method=True)
 
 
-class SessionServiceServicer:
+class SessionServiceServicer(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
@@ -195,7 +195,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class SessionService:
+class SessionService(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
