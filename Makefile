@@ -88,6 +88,10 @@ scores: setup ## train and score on public data (some 25 minutes); ARGS='--only 
 test: setup ## run the tests, one process per core; ARGS='-k arena'
 	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
+.PHONY: test-long
+test-long: setup ## run the tests that take minutes, or install packages
+	@$(BIN)/pytest -m long $(ARGS)
+
 .PHONY: test-gpu
 test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there is none
 	@$(BIN)/pytest -m gpu $(ARGS) || { \
