@@ -36,9 +36,9 @@ with tritonclient.grpc.InferenceServerClient(sys.argv[1]) as other:
 with cellar.connect(sys.argv[1]) as client, client.session("stdlib-text") as session:
     print(session.step("impor", top_k=1).top[0].symbol)
     try:
-        session.step("", top_k=1)
+        session.step("\\0")
     except cellar.BadInputError as error:
-        print(error.field)
+        print(error.reason, error.field)
 """
 
 
@@ -167,7 +167,7 @@ def test_the_client_runs_beside_tritonclient(
     environment = Environment(tmp_path)
     environment.install(str(wheel), "tritonclient[grpc]")
     done = environment.run("python", "-c", STEPS_BESIDE_TRITON, server.address)
-    assert (done.stdout.split(), done.stderr) == (["6", "t", "inputs.text"], "")
+    assert (done.stdout.split(), done.stderr) == (["6", "t", "BAD_INPUT", "inputs.text"], "")
     shown = environment.run("cellar", "models", "--server", server.address)
     assert "stdlib-text" in shown.stdout, shown.stderr
     for command in ("cellar-serve", "cellar-train"):
