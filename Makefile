@@ -102,9 +102,9 @@ lint: lint-style lint-types lint-imports lint-proto lint-stubs ## style, types, 
 
 .PHONY: lint-style
 lint-style: setup
-	@$(BIN)/ruff check --quiet $(SOURCES)
-	@$(BIN)/ruff format --check --quiet $(SOURCES) || { \
-	  $(BIN)/ruff format --check $(SOURCES); echo "mend it with: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet $(SOURCES) deploy
+	@$(BIN)/ruff format --check --quiet $(SOURCES) deploy || { \
+	  $(BIN)/ruff format --check $(SOURCES) deploy; echo "mend it with: make format" >&2; exit 1; }
 	@echo "style: ok"
 
 .PHONY: lint-types
@@ -157,8 +157,8 @@ release-proto: lint-proto ## what proto/ has gained is released: from now on it 
 
 .PHONY: format
 format: setup ## lay out the code and mend what can be mended
-	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
-	@$(BIN)/ruff format --quiet $(SOURCES)
+	@$(BIN)/ruff check --quiet --fix-only $(SOURCES) deploy
+	@$(BIN)/ruff format --quiet $(SOURCES) deploy
 
 .PHONY: image
 image: ## build the container image; VARIANT=cpu or cuda

@@ -22,12 +22,12 @@ _OURS = ("cellar", "models", "service", "training")
 
 def serve() -> Any:
     """Run ``cellar-serve``; returns its exit status."""
-    return _run("cellar-serve", "serve", _server)
+    return _run("cellar-serve", package="service", extra="serve", load=_server)
 
 
 def train() -> Any:
     """Run ``cellar-train``; returns its exit status."""
-    return _run("cellar-train", "train", _training)
+    return _run("cellar-train", package="training", extra="train", load=_training)
 
 
 def _server() -> ModuleType:
@@ -45,11 +45,10 @@ def _training() -> ModuleType:
     return import_module("training.cli")
 
 
-def _run(command: str, extra: str, load: Callable[[], ModuleType]) -> Any:
-    package = {"serve": "service", "train": "training"}[extra]
-    remedy = f"in a checkout of Cellar, run pip install -e '.[{extra}]'"
+def _run(command: str, *, package: str, extra: str, load: Callable[[], ModuleType]) -> Any:
+    remedy = f"pip install -e '.[{extra}]' in a checkout of Cellar"
     if not (_ROOT / package / "__init__.py").is_file():
-        print(f"{command}: only Cellar's client is installed here; {remedy}", file=sys.stderr)
+        print(f"{command}: only Cellar's client is installed here: {remedy}", file=sys.stderr)
         return 1
     _prefer_ours(package)
     try:
@@ -59,7 +58,7 @@ def _run(command: str, extra: str, load: Callable[[], ModuleType]) -> Any:
         if missing.partition(".")[0] in _OURS:
             raise
         print(
-            f"{command}: needs the extra '{extra}' (there is no {missing}); {remedy}",
+            f"{command}: needs the extra '{extra}' (there is no {missing}): {remedy}",
             file=sys.stderr,
         )
         return 1

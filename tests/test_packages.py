@@ -110,7 +110,7 @@ def test_the_client_alone_says_what_to_install(command: str, tmp_path: Path) -> 
     done = run("-c", COMMANDS[command], "--help", path=(tmp_path,), at=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"{command}: only Cellar's client is installed here; in a checkout")
+    assert line.startswith(f"{command}: only Cellar's client is installed here: pip install -e")
 
 
 def test_the_client_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
