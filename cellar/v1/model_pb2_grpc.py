@@ -29,7 +29,7 @@ class ModelServiceStub(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or MODEL_UNKNOWN.
+    BAD_INPUT or MODEL_UNKNOWN: see ErrorReason.
     """
 
     def __init__(self, channel):
@@ -59,7 +59,7 @@ class ModelServiceServicer(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or MODEL_UNKNOWN.
+    BAD_INPUT or MODEL_UNKNOWN: see ErrorReason.
     """
 
     def ListModels(self, request, context):
@@ -115,7 +115,7 @@ class ModelService(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or MODEL_UNKNOWN.
+    BAD_INPUT or MODEL_UNKNOWN: see ErrorReason.
     """
 
     @staticmethod

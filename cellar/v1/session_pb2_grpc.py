@@ -29,7 +29,8 @@ class SessionServiceStub(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or POSITION_MISMATCH; a request that fails has changed nothing.
+    BAD_INPUT or POSITION_MISMATCH: see ErrorReason. A request that fails has changed nothing, unless
+    its reason says otherwise.
     """
 
     def __init__(self, channel):
@@ -84,7 +85,8 @@ class SessionServiceServicer(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or POSITION_MISMATCH; a request that fails has changed nothing.
+    BAD_INPUT or POSITION_MISMATCH: see ErrorReason. A request that fails has changed nothing, unless
+    its reason says otherwise.
     """
 
     def OpenSession(self, request, context):
@@ -199,7 +201,8 @@ class SessionService(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or POSITION_MISMATCH; a request that fails has changed nothing.
+    BAD_INPUT or POSITION_MISMATCH: see ErrorReason. A request that fails has changed nothing, unless
+    its reason says otherwise.
     """
 
     @staticmethod
