@@ -11,10 +11,11 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS builder
 ARG VARIANT=cpu
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
-COPY deploy/make-venv.sh deploy/
+COPY pyproject.toml constraints.txt LICENSE README.md ./
+COPY deploy/build_hook.py deploy/make-venv.sh deploy/
 COPY cellar cellar
 COPY models models
+COPY proto proto
 COPY service service
 COPY training training
 RUN --mount=type=cache,target=/root/.cache/pip deploy/make-venv.sh "${VARIANT}" /opt/cellar
@@ -25,6 +26,7 @@ FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="Cellar" \
       org.opencontainers.image.description="Serves recurrent networks: send the next step, the server keeps the state." \
+      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 RUN groupadd --gid 10001 cellar \
  && useradd --uid 10001 --gid cellar --no-create-home --home-dir /nonexistent \

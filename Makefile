@@ -4,9 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet --quiet
-SOURCES := cellar models service training examples benchmarks tests tools
+SOURCES := cellar models service training examples benchmarks deploy tests
+# cellar.v1 as it was last released; a change may add to it, and break nothing.
+RELEASED := proto/cellar.v1.binpb
 PROTOS := $(shell find proto/cellar -name '*.proto' | sort)
-PROTOC = $(BIN)/python -m grpc_tools.protoc -Iproto
+# The generator of the stubs has an environment of its own: see proto/requirements.txt.
+PROTO_VENV := .venv-proto
+PROTOC = $(PROTO_VENV)/bin/python -m grpc_tools.protoc -Iproto
 VARIANT ?= cpu
 ENGINE ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool) 2>/dev/null)))
 
@@ -39,6 +43,11 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.deploy-ready: $(VENV)/.ready
 	@$(PIP) install -c constraints.txt -e '.[deploy]'
+	@touch $@
+
+$(PROTO_VENV)/.ready: proto/requirements.txt
+	@test -x $(PROTO_VENV)/bin/python || $(PYTHON) -m venv $(PROTO_VENV)
+	@$(PROTO_VENV)/bin/pip --disable-pip-version-check --quiet --quiet install -r proto/requirements.txt
 	@touch $@
 
 node_modules/.ready: package.json
@@ -79,6 +88,10 @@ scores: setup ## train and score on public data (some 25 minutes); ARGS='--only 
 test: setup ## run the tests, one process per core; ARGS='-k arena'
 	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
+.PHONY: test-long
+test-long: setup ## run the tests that take minutes, or install packages
+	@$(BIN)/pytest -m long $(ARGS)
+
 .PHONY: test-gpu
 test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there is none
 	@$(BIN)/pytest -m gpu $(ARGS) || { \
@@ -89,9 +102,9 @@ lint: lint-style lint-types lint-imports lint-proto lint-stubs lint-sync ## styl
 
 .PHONY: lint-style
 lint-style: setup
-	@$(BIN)/ruff check --quiet $(SOURCES)
-	@$(BIN)/ruff format --check --quiet $(SOURCES) || { \
-	  $(BIN)/ruff format --check $(SOURCES); echo "mend it with: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet $(SOURCES) deploy
+	@$(BIN)/ruff format --check --quiet $(SOURCES) deploy || { \
+	  $(BIN)/ruff format --check $(SOURCES) deploy; echo "mend it with: make format" >&2; exit 1; }
 	@echo "style: ok"
 
 .PHONY: lint-types
@@ -107,6 +120,8 @@ lint-imports: setup
 ifneq ($(shell command -v npm 2>/dev/null),)
 lint-proto: node_modules/.ready
 	@node_modules/.bin/buf lint proto
+	@node_modules/.bin/buf breaking proto --against $(RELEASED) || { \
+	  echo "cellar.v1 is released: add to it, and change nothing that is there" >&2; exit 1; }
 	@echo "protos: ok"
 else
 lint-proto:
@@ -114,7 +129,7 @@ lint-proto:
 endif
 
 .PHONY: lint-stubs
-lint-stubs: setup
+lint-stubs: $(PROTO_VENV)/.ready
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" $(PROTOS) && \
 	diff --recursive --brief --exclude=__init__.py --exclude=__pycache__ \
@@ -125,7 +140,7 @@ lint-stubs: setup
 .PHONY: lint-sync
 lint-sync: setup
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(BIN)/python -m tools.sync_client "$$fresh" && \
+	$(BIN)/python -m deploy.sync_client "$$fresh" && \
 	for file in $$(grep --files-with-matches '^# Generated from cellar/aio/' cellar/*.py "$$fresh"/*.py); do \
 	  name=$$(basename "$$file") && diff --brief --new-file "$$fresh/$$name" "cellar/$$name" || { \
 	  echo "cellar/$$name is not what cellar/aio says; mend it with: make sync-client" >&2; exit 1; }; \
@@ -140,19 +155,24 @@ docker-check: $(VENV)/.deploy-ready ## lint Dockerfile and manifests; build, sta
 # ---- make ----
 
 .PHONY: proto
-proto: setup ## write cellar/v1 anew from proto/
+proto: $(PROTO_VENV)/.ready ## write cellar/v1 and the table of docs/errors.md anew from proto/
 	@rm -f cellar/v1/*_pb2.py cellar/v1/*_pb2.pyi cellar/v1/*_pb2_grpc.py
 	@$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 	@touch cellar/v1/__init__.py
+	@$(PYTHON) -m tests.reasons
+
+.PHONY: release-proto
+release-proto: lint-proto ## what proto/ has gained is released: from now on it may not change
+	@node_modules/.bin/buf build proto --exclude-source-info --output $(RELEASED)
 
 .PHONY: sync-client
 sync-client: setup ## write the synchronous client anew from cellar/aio
-	@$(BIN)/python -m tools.sync_client
+	@$(BIN)/python -m deploy.sync_client
 
 .PHONY: format
 format: setup ## lay out the code and mend what can be mended
-	@$(BIN)/ruff check --quiet --fix-only $(SOURCES)
-	@$(BIN)/ruff format --quiet $(SOURCES)
+	@$(BIN)/ruff check --quiet --fix-only $(SOURCES) deploy
+	@$(BIN)/ruff format --quiet $(SOURCES) deploy
 
 .PHONY: image
 image: ## build the container image; VARIANT=cpu or cuda
@@ -161,6 +181,6 @@ image: ## build the container image; VARIANT=cpu or cuda
 
 .PHONY: clean
 clean: ## remove everything that can be made again
-	@rm -rf $(VENV) .bench-triton node_modules build dist *.egg-info \
+	@rm -rf $(VENV) $(PROTO_VENV) .bench-triton node_modules build dist *.egg-info \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

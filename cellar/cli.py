@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cellar", description="A client of a Cellar server.")
+    version = next((each.version for each in distributions(name="cellar")), "not installed")
+    parser.add_argument("--version", action="version", version=f"cellar {version}")
     common = _Parser(add_help=False)
     server = os.environ.get("CELLAR_SERVER", DEFAULT_SERVER)
     common.add_argument("--server", default=server, help="host:port [CELLAR_SERVER, %(default)s]")

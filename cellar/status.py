@@ -9,28 +9,35 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from cellar import errors
-from cellar.v1 import session_pb2
+from cellar.v1 import errors_pb2, session_pb2
 
 DOMAIN = "cellar"
 
+_KINDS: dict[int, type[errors.CellarError]] = {
+    errors_pb2.ERROR_REASON_BAD_INPUT: errors.BadInputError,
+    errors_pb2.ERROR_REASON_STEP_CONFLICT: errors.StepConflictError,
+    errors_pb2.ERROR_REASON_MODEL_UNKNOWN: errors.ModelUnknownError,
+    errors_pb2.ERROR_REASON_SESSION_UNKNOWN: errors.SessionUnknownError,
+    errors_pb2.ERROR_REASON_SESSION_EXPIRED: errors.SessionExpiredError,
+    errors_pb2.ERROR_REASON_SESSION_CLOSED: errors.SessionClosedError,
+    errors_pb2.ERROR_REASON_SESSION_EXISTS: errors.SessionExistsError,
+    errors_pb2.ERROR_REASON_POSITION_MISMATCH: errors.PositionMismatchError,
+    errors_pb2.ERROR_REASON_NOT_STARTED: errors.NotStartedError,
+    errors_pb2.ERROR_REASON_NOT_STREAMABLE: errors.NotStreamableError,
+    errors_pb2.ERROR_REASON_REPLY_LOST: errors.ReplyLostError,
+    errors_pb2.ERROR_REASON_OVERLOADED: errors.OverloadedError,
+    errors_pb2.ERROR_REASON_SESSION_LIMIT: errors.SessionLimitError,
+    errors_pb2.ERROR_REASON_DRAINING: errors.DrainingError,
+    errors_pb2.ERROR_REASON_LOADING: errors.LoadingError,
+    errors_pb2.ERROR_REASON_CANCELLED: errors.ConnectionLostError,
+    errors_pb2.ERROR_REASON_STATE_LOST: errors.StateLostError,
+    errors_pb2.ERROR_REASON_INTERNAL: errors.InternalError,
+}
+# By what travels: the value's name without its prefix.
 _BY_REASON: dict[str, type[errors.CellarError]] = {
-    "SESSION_UNKNOWN": errors.SessionUnknownError,
-    "SESSION_EXPIRED": errors.SessionExpiredError,
-    "SESSION_CLOSED": errors.SessionClosedError,
-    "SESSION_EXISTS": errors.SessionExistsError,
-    "MODEL_UNKNOWN": errors.ModelUnknownError,
-    "BAD_INPUT": errors.BadInputError,
-    "STEP_CONFLICT": errors.StepConflictError,
-    "POSITION_MISMATCH": errors.PositionMismatchError,
-    "NOT_STARTED": errors.NotStartedError,
-    "NOT_STREAMABLE": errors.NotStreamableError,
-    "OVERLOADED": errors.OverloadedError,
-    "SESSION_LIMIT": errors.SessionLimitError,
-    "LOADING": errors.LoadingError,
-    "DRAINING": errors.DrainingError,
-    "REPLY_LOST": errors.ReplyLostError,
-    "STATE_LOST": errors.StateLostError,
-    "INTERNAL": errors.InternalError,
+    name.removeprefix("ERROR_REASON_"): _KINDS[number]
+    for name, number in errors_pb2.ErrorReason.items()
+    if number != errors_pb2.ERROR_REASON_UNSPECIFIED
 }
 
 # For failures without a reason: the transport's own, and those of servers in between. A Cellar

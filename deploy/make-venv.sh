@@ -17,7 +17,8 @@ trap 'rm -rf "$work"' EXIT
 
 pip() { "${PYTHON:-python3}" -m pip --disable-pip-version-check "$@"; }
 
-pip wheel --quiet --quiet --no-deps --wheel-dir "$work" .
+# Not the client alone, which is what a wheel holds otherwise.
+CELLAR_PACKAGES=server pip wheel --quiet --quiet --no-deps --wheel-dir "$work" .
 wheel=$(echo "$work"/cellar-*.whl)
 # Without pip: what is in the image serves, and installs nothing.
 "${PYTHON:-python3}" -m venv --without-pip "$target"

@@ -17,8 +17,9 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 mkdir -p "$room/src/deploy"
-cp -R pyproject.toml constraints.txt README.md cellar models service training "$room/src"
-cp deploy/make-venv.sh "$room/src/deploy"
+cp -R pyproject.toml constraints.txt LICENSE README.md cellar models proto service training \
+  "$room/src"
+cp deploy/build_hook.py deploy/make-venv.sh "$room/src/deploy"
 find "$room/src" -name __pycache__ -type d -prune -exec rm -rf {} +
 cp -R models/zoo "$room/models"
 

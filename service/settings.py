@@ -3,7 +3,9 @@
 import re
 import sys
 import tomllib
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -222,10 +225,13 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
     Ends the process with a usage message where they are wrong.
     """
+    flags = CliSettingsSource[ArgumentParser](Settings)
+    version = next((each.version for each in distributions(name="cellar")), "not installed")
+    flags.root_parser.add_argument("--version", action="version", version=f"cellar-serve {version}")
     try:
         # The command line is a source of pydantic-settings that only this private-looking
         # argument turns on.
-        return Settings(_cli_parse_args=list(arguments))
+        return Settings(_cli_settings_source=flags(args=list(arguments)))
     except ValidationError as error:
         for problem in error.errors():
             name = "-".join(str(part) for part in problem["loc"]).replace("_", "-")

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="cellar-train",
         description="Train a recurrent network and publish it, ready to serve.",
     )
+    version = next((each.version for each in distributions(name="cellar")), "not installed")
+    parser.add_argument("--version", action="version", version=f"cellar-train {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, family in FAMILIES.items():
         summary = family.summary

@@ -73,7 +73,7 @@ class Model(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     streamable: bool
     predicts_per_step: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., default_version: _Optional[bool] = ..., task: _Optional[str] = ..., input: _Optional[_Union[InputKind, str]] = ..., width: _Optional[int] = ..., vocabulary: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., prediction: _Optional[_Union[PredictionKind, str]] = ..., prediction_width: _Optional[int] = ..., session_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., provenance_json: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., streamable: _Optional[bool] = ..., predicts_per_step: _Optional[bool] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., default_version: bool = ..., task: _Optional[str] = ..., input: _Optional[_Union[InputKind, str]] = ..., width: _Optional[int] = ..., vocabulary: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., prediction: _Optional[_Union[PredictionKind, str]] = ..., prediction_width: _Optional[int] = ..., session_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., provenance_json: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., streamable: bool = ..., predicts_per_step: bool = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

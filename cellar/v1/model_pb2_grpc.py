@@ -5,7 +5,7 @@ import warnings
 
 from cellar.v1 import model_pb2 as cellar_dot_v1_dot_model__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,11 +25,11 @@ if _version_not_supported:
     )
 
 
-class ModelServiceStub:
+class ModelServiceStub(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or MODEL_UNKNOWN.
+    BAD_INPUT or MODEL_UNKNOWN: see ErrorReason.
     """
 
     def __init__(self, channel):
@@ -55,11 +55,11 @@ class ModelServiceStub:
                 _registered_method=True)
 
 
-class ModelServiceServicer:
+class ModelServiceServicer(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or MODEL_UNKNOWN.
+    BAD_INPUT or MODEL_UNKNOWN: see ErrorReason.
     """
 
     def ListModels(self, request, context):
@@ -111,11 +111,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class ModelService:
+class ModelService(object):
     """The models a server holds.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or MODEL_UNKNOWN.
+    BAD_INPUT or MODEL_UNKNOWN: see ErrorReason.
     """
 
     @staticmethod

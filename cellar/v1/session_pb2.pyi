@@ -116,7 +116,7 @@ class StepRequest(_message.Message):
     position: int
     commit: bool
     outputs: _values_pb2.Outputs
-    def __init__(self, session_id: _Optional[str] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., position: _Optional[int] = ..., commit: _Optional[bool] = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., position: _Optional[int] = ..., commit: bool = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ...) -> None: ...
 
 class StepResponse(_message.Message):
     __slots__ = ("position", "predictions", "replayed")
@@ -126,7 +126,7 @@ class StepResponse(_message.Message):
     position: int
     predictions: _values_pb2.Predictions
     replayed: bool
-    def __init__(self, position: _Optional[int] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
+    def __init__(self, position: _Optional[int] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: bool = ...) -> None: ...
 
 class StreamRequest(_message.Message):
     __slots__ = ("start", "attach", "frame", "detach")
@@ -158,7 +158,7 @@ class StreamAttach(_message.Message):
     session_ids: _containers.RepeatedScalarFieldContainer[str]
     channels: _containers.RepeatedScalarFieldContainer[int]
     open: bool
-    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: _Optional[bool] = ...) -> None: ...
+    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: bool = ...) -> None: ...
 
 class StreamFrame(_message.Message):
     __slots__ = ("channels", "steps", "positions", "inputs", "number")
@@ -180,7 +180,7 @@ class StreamDetach(_message.Message):
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     channels: _containers.RepeatedScalarFieldContainer[int]
     close: bool
-    def __init__(self, channels: _Optional[_Iterable[int]] = ..., close: _Optional[bool] = ...) -> None: ...
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., close: bool = ...) -> None: ...
 
 class StreamResponse(_message.Message):
     __slots__ = ("started", "attached", "reply", "detached")
@@ -294,7 +294,7 @@ class ForecastRequest(_message.Message):
     quantiles: _containers.RepeatedScalarFieldContainer[float]
     seed: int
     include_paths: bool
-    def __init__(self, session_id: _Optional[str] = ..., horizon: _Optional[int] = ..., paths: _Optional[int] = ..., quantiles: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., include_paths: _Optional[bool] = ...) -> None: ...
+    def __init__(self, session_id: _Optional[str] = ..., horizon: _Optional[int] = ..., paths: _Optional[int] = ..., quantiles: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., include_paths: bool = ...) -> None: ...
 
 class ForecastResponse(_message.Message):
     __slots__ = ("position", "levels", "quantiles", "mean", "paths")

@@ -5,7 +5,7 @@ import warnings
 
 from cellar.v1 import session_pb2 as cellar_dot_v1_dot_session__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -25,11 +25,12 @@ if _version_not_supported:
     )
 
 
-class SessionServiceStub:
+class SessionServiceStub(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or POSITION_MISMATCH; a request that fails has changed nothing.
+    BAD_INPUT or POSITION_MISMATCH: see ErrorReason. A request that fails has changed nothing, unless
+    its reason says otherwise.
     """
 
     def __init__(self, channel):
@@ -80,11 +81,12 @@ class SessionServiceStub:
                 _registered_method=True)
 
 
-class SessionServiceServicer:
+class SessionServiceServicer(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or POSITION_MISMATCH; a request that fails has changed nothing.
+    BAD_INPUT or POSITION_MISMATCH: see ErrorReason. A request that fails has changed nothing, unless
+    its reason says otherwise.
     """
 
     def OpenSession(self, request, context):
@@ -195,11 +197,12 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class SessionService:
+class SessionService(object):
     """Sessions: sequences in progress, each with its recurrent state on the server.
 
     Every failure carries a google.rpc.ErrorInfo with domain "cellar" and a reason such as
-    BAD_INPUT or POSITION_MISMATCH; a request that fails has changed nothing.
+    BAD_INPUT or POSITION_MISMATCH: see ErrorReason. A request that fails has changed nothing, unless
+    its reason says otherwise.
     """
 
     @staticmethod

@@ -44,7 +44,7 @@ class Outputs(_message.Message):
     quantiles: _containers.RepeatedScalarFieldContainer[float]
     raw: bool
     every_step: bool
-    def __init__(self, argmax: _Optional[bool] = ..., top_k: _Optional[int] = ..., probabilities: _Optional[bool] = ..., sample: _Optional[_Union[Sampling, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., raw: _Optional[bool] = ..., every_step: _Optional[bool] = ...) -> None: ...
+    def __init__(self, argmax: bool = ..., top_k: _Optional[int] = ..., probabilities: bool = ..., sample: _Optional[_Union[Sampling, _Mapping]] = ..., quantiles: _Optional[_Iterable[float]] = ..., raw: bool = ..., every_step: bool = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "seed")

@@ -29,7 +29,7 @@ class Calls:
     def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
         self._server = server
         self._requests = metrics.requests
-        self._counters: dict[tuple[str, grpc.StatusCode], Any] = {}  # looking one up is slow
+        self._counters: dict[tuple[str, status.Code], Any] = {}  # looking one up is slow
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Leave it to the next one, which is called with the same handlers."""
@@ -41,7 +41,7 @@ class Calls:
         self._server.add_generic_rpc_handlers((generic,))
         self._server.add_registered_method_handlers(service, wrapped)
 
-    def _count(self, method: str, code: grpc.StatusCode) -> None:
+    def _count(self, method: str, code: status.Code) -> None:
         counter = self._counters.get((method, code))
         if counter is None:
             counter = self._counters[method, code] = self._requests.labels(method, code.name)
@@ -61,17 +61,17 @@ class Calls:
         )
 
         async def call(request: Any, context: Any) -> Any:
-            code = grpc.StatusCode.OK
+            code = status.OK
             try:
                 return await inner(request, context)
             except CellarError as error:
                 code = status.code_of(error)
                 await status.abort(context, error)
             except asyncio.CancelledError:
-                code = grpc.StatusCode.CANCELLED
+                code = status.CANCELLED
                 raise
             except Exception as fault:  # ours: the caller learns nothing of its inside
-                code = grpc.StatusCode.INTERNAL
+                code = status.INTERNAL
                 _log.exception("call failed", method=method, error=type(fault).__name__)
                 await status.abort(context, InternalError("internal error; see the server's log"))
             finally:

@@ -1,4 +1,4 @@
-"""The one table from errors to gRPC status codes."""
+"""The one table from errors to gRPC status codes; no other module of the server names one."""
 
 from typing import NoReturn
 
@@ -9,6 +9,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
+from cellar.v1 import errors_pb2
 from service import errors
 
 DOMAIN = "cellar"
@@ -18,31 +19,43 @@ _CALL_BYTES = 1024
 _ROW_BYTES = 160
 _FACT_BYTES = 128
 
-_CODES: dict[type[errors.CellarError], grpc.StatusCode] = {
-    errors.BadInputError: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.StepConflictError: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.ModelUnknownError: grpc.StatusCode.NOT_FOUND,
-    errors.SessionUnknownError: grpc.StatusCode.NOT_FOUND,
-    errors.SessionExpiredError: grpc.StatusCode.NOT_FOUND,
-    errors.SessionClosedError: grpc.StatusCode.NOT_FOUND,
-    errors.SessionExistsError: grpc.StatusCode.ALREADY_EXISTS,
-    errors.PositionMismatchError: grpc.StatusCode.ABORTED,
-    errors.NotStartedError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.NotStreamableError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.SessionLimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.DrainingError: grpc.StatusCode.UNAVAILABLE,
-    errors.LoadingError: grpc.StatusCode.UNAVAILABLE,
-    errors.CallerGoneError: grpc.StatusCode.CANCELLED,
-    errors.StateLostError: grpc.StatusCode.DATA_LOSS,
-    errors.ReplyLostError: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.InternalError: grpc.StatusCode.INTERNAL,
+Code = grpc.StatusCode
+OK = Code.OK
+CANCELLED = Code.CANCELLED
+INTERNAL = Code.INTERNAL
+
+# By reason, in the order of proto/cellar/v1/errors.proto, whose comments name the same codes.
+_CODES: dict[int, Code] = {
+    errors_pb2.ERROR_REASON_BAD_INPUT: Code.INVALID_ARGUMENT,
+    errors_pb2.ERROR_REASON_STEP_CONFLICT: Code.INVALID_ARGUMENT,
+    errors_pb2.ERROR_REASON_MODEL_UNKNOWN: Code.NOT_FOUND,
+    errors_pb2.ERROR_REASON_SESSION_UNKNOWN: Code.NOT_FOUND,
+    errors_pb2.ERROR_REASON_SESSION_EXPIRED: Code.NOT_FOUND,
+    errors_pb2.ERROR_REASON_SESSION_CLOSED: Code.NOT_FOUND,
+    errors_pb2.ERROR_REASON_SESSION_EXISTS: Code.ALREADY_EXISTS,
+    errors_pb2.ERROR_REASON_POSITION_MISMATCH: Code.ABORTED,
+    errors_pb2.ERROR_REASON_NOT_STARTED: Code.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_NOT_STREAMABLE: Code.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_REPLY_LOST: Code.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_OVERLOADED: Code.RESOURCE_EXHAUSTED,
+    errors_pb2.ERROR_REASON_SESSION_LIMIT: Code.RESOURCE_EXHAUSTED,
+    errors_pb2.ERROR_REASON_DRAINING: Code.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_LOADING: Code.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_CANCELLED: Code.CANCELLED,
+    errors_pb2.ERROR_REASON_STATE_LOST: Code.DATA_LOSS,
+    errors_pb2.ERROR_REASON_INTERNAL: Code.INTERNAL,
+}
+# By what an error calls its reason, which is what travels.
+_CODES_BY_NAME: dict[str, Code] = {
+    name.removeprefix("ERROR_REASON_"): _CODES[number]
+    for name, number in errors_pb2.ErrorReason.items()
+    if number != errors_pb2.ERROR_REASON_UNSPECIFIED
 }
 
 
-def code_of(error: errors.CellarError) -> grpc.StatusCode:
+def code_of(error: errors.CellarError) -> Code:
     """The status code of an error."""
-    return _CODES[type(error)]
+    return _CODES_BY_NAME[error.reason]
 
 
 def code_number(error: errors.CellarError) -> int:

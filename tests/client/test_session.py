@@ -27,6 +27,7 @@ KINDS = {
     "SESSION_LIMIT": cellar.SessionLimitError,
     "LOADING": cellar.LoadingError,
     "DRAINING": cellar.DrainingError,
+    "REPLY_LOST": cellar.ReplyLostError,
     "STATE_LOST": cellar.StateLostError,
     "INTERNAL": cellar.InternalError,
 }

@@ -1,6 +1,6 @@
 """Writes the synchronous client from the asynchronous one: ``make sync-client``.
 
-``python -m tools.sync_client [FOLDER]`` writes into ``FOLDER`` (``cellar``). unasync turns
+``python -m deploy.sync_client [FOLDER]`` writes into ``FOLDER`` (``cellar``). unasync turns
 names (``async``, ``await``, ``__aenter__``) into their twins; what is more than a name is in
 ``_TEXT`` below; ruff drops the imports that are then unused, and lays the code out.
 """

@@ -1,0 +1,120 @@
+"""The commands start, or say in one line why not; and what is packed for whom."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import service
+from cellar import cli
+from tests.reasons import ROOT
+
+# What the scripts of an installation do.
+SERVE = "import sys; from cellar.commands import serve; sys.exit(serve())"
+TRAIN = "import sys; from cellar.commands import train; sys.exit(train())"
+COMMANDS = {"cellar-serve": SERVE, "cellar-train": TRAIN}
+MODULES = {"cellar-serve": "service.server", "cellar-train": "training.cli"}
+
+
+def run(
+    *arguments: str, path: tuple[Path, ...] = (ROOT,), at: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Python in a folder, with other folders on its path."""
+    mine = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=at,
+        env={**mine, "PYTHONPATH": os.pathsep.join(map(str, path))},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of modules that are called as ours are, and end whoever imports them."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for name in ("models", "service", "training"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('the {name}.py of the user')\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_starts_among_modules_of_the_same_names(command: str, hostile: Path) -> None:
+    done = run("-c", COMMANDS[command], "--version", path=(hostile, ROOT), at=hostile)
+    assert (done.stdout, done.stderr) == (f"{command} {version('cellar')}\n", "")
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_a_module_starts_beside_a_models_py(command: str, hostile: Path, tmp_path: Path) -> None:
+    shutil.copy(hostile / "models.py", tmp_path)
+    done = run("-m", MODULES[command], "--version", at=tmp_path)
+    assert (done.stdout, done.stderr) == (f"{command} {version('cellar')}\n", "")
+    # A module of the very name is what `python -m` was asked for, unless it is told not to look.
+    done = run("-P", "-m", MODULES[command], "--version", at=hostile)
+    assert (done.stdout, done.stderr) == (f"{command} {version('cellar')}\n", "")
+
+
+def test_the_path_stays_as_it_was_where_nothing_is_in_the_way(tmp_path: Path) -> None:
+    look = "import sys; before = list(sys.path); import {}; print(sys.path == before)"
+    for name in ("service", "training"):
+        assert run("-c", look.format(name), at=tmp_path).stdout == "True\n"
+
+
+def test_the_server_tells_grpc_how_to_run_before_it_is_imported() -> None:
+    spoken = "import os; print(os.environ.get('GRPC_EXPERIMENTS'), flush=True);"
+    done = run("-c", spoken + SERVE, "--version")
+    assert done.stdout.splitlines() == [
+        "None",
+        service.GRPC_EXPERIMENTS,
+        f"cellar-serve {version('cellar')}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "extra"),
+    [
+        ("cellar-serve", "onnxruntime", "serve"),
+        ("cellar-serve", "pydantic", "serve"),
+        ("cellar-serve", "grpc_health", "serve"),
+        ("cellar-train", "torch", "train"),
+        ("cellar-train", "lightning_fabric", "train"),
+    ],
+)
+def test_a_missing_extra_is_one_line(command: str, missing: str, extra: str) -> None:
+    without = f"import sys; sys.modules['{missing}'] = None;"
+    done = run("-c", without + COMMANDS[command], "--version")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{command}: needs the extra '{extra}' (there is no {missing}")
+    assert f"pip install -e '.[{extra}]'" in line
+
+
+def test_a_module_of_our_own_that_is_missing_is_our_fault() -> None:
+    done = run("-c", "import sys; sys.modules['training.compare'] = None;" + TRAIN, "--version")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_client_alone_says_what_to_install(command: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "cellar", tmp_path / "cellar")
+    done = run("-c", COMMANDS[command], "--help", path=(tmp_path,), at=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{command}: only Cellar's client is installed here: pip install -e")
+
+
+def test_the_client_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"cellar {version('cellar')}\n"
