@@ -69,6 +69,10 @@ bench: setup ## measure speed and memory (some 8 minutes); ARGS='--quick', ARGS=
 bench-triton: setup ## measure beside NVIDIA Triton, which it installs in .bench-triton; ARGS='--quick'
 	@$(BIN)/python -m benchmarks.triton $(ARGS)
 
+.PHONY: hops
+hops: setup ## count the files of service/ that one call goes through; ARGS='--show step'
+	@$(BIN)/python -m benchmarks.hops $(ARGS)
+
 .PHONY: scores
 scores: setup ## train and score on public data (some 25 minutes); ARGS='--only labels --seeds 1'
 	@$(BIN)/python -m benchmarks.scores $(ARGS)
