@@ -189,6 +189,12 @@ def ratio(over: Series, under: Series, metric: Metric) -> Figure:
     return Figure.of([metric(a) / max(metric(b), 1e-12) for a, b in pairs])
 
 
+def difference(more: Series, less: Series, metric: Metric) -> Figure:
+    """One contestant's metric less another's, round by round."""
+    pairs = zip(more.samples, less.samples, strict=True)
+    return Figure.of([metric(a) - metric(b) for a, b in pairs])
+
+
 __all__ = [
     "FULL",
     "QUICK",
@@ -201,6 +207,7 @@ __all__ = [
     "Series",
     "alternate",
     "cpu",
+    "difference",
     "p50",
     "p99",
     "ratio",
