@@ -65,6 +65,11 @@ zoo: setup ## train the models of models/zoo anew (some 5 minutes)
 bench: setup ## measure speed and memory (some 8 minutes); ARGS='--quick', ARGS='--save NAME'
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-compare
+bench-compare: setup ## hold CPU per step against another commit's (some 11 minutes); BASE=commit, ARGS='--only frames'
+	@test -n "$(BASE)" || { echo "name a commit: make bench-compare BASE=main" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.compare '$(BASE)' $(ARGS)
+
 .PHONY: bench-triton
 bench-triton: setup ## measure beside NVIDIA Triton, which it installs in .bench-triton; ARGS='--quick'
 	@$(BIN)/python -m benchmarks.triton $(ARGS)
