@@ -74,6 +74,10 @@ bench-compare: setup ## hold CPU per step against another commit's (some 11 minu
 bench-triton: setup ## measure beside NVIDIA Triton, which it installs in .bench-triton; ARGS='--quick'
 	@$(BIN)/python -m benchmarks.triton $(ARGS)
 
+.PHONY: gpu-check
+gpu-check: setup ## check and time the arithmetic on an NVIDIA GPU; fails where there is none; ARGS='--quick'
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 .PHONY: hops
 hops: setup ## count the files of service/ that one call goes through; ARGS='--show step'
 	@$(BIN)/python -m benchmarks.hops $(ARGS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.bench import Findings
@@ -68,7 +69,7 @@ def print_figures(console: Console, findings: Mapping[str, Findings]) -> None:
             )
         for key, reason in found.skipped.items():
             target = TARGETS[key]
-            table.add_row(key, "—", "", "", str(target), "", f"not measured: {reason}")
+            table.add_row(key, "—", "", "", str(target), "", escape(f"not measured: {reason}"))
     console.print(table)
 
 

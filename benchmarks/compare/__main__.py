@@ -105,7 +105,7 @@ def _measure_all(
                 cases.append((group, comparison.measure(prepare)))
                 print_case(console, *cases[-1])
         except UnmeasuredError as error:
-            console.print(f"{group}: not measured: {error}")
+            console.print(f"{group}: not measured: {error}", markup=False)
             skipped[group] = str(error)
     return cases, skipped
 

@@ -94,6 +94,7 @@ class Comparison:
 
 
 def _idle_shares(servers: dict[str, CellarServer]) -> dict[str, float]:
+    time.sleep(IDLE_S)  # until the last one to start has settled
     before = {name: server.cpu_s() for name, server in servers.items()}
     time.sleep(IDLE_S)
     return {name: (server.cpu_s() - before[name]) / IDLE_S for name, server in servers.items()}
