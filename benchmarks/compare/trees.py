@@ -1,5 +1,6 @@
 """Source trees: this one, and another commit's beside it for a while."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ class Tree:
         done = subprocess.run(
             asked,
             cwd=self.folder,
-            env=importing(self.folder),
+            env={**os.environ, **importing(self.folder)},
             capture_output=True,
             text=True,
             check=False,
