@@ -74,9 +74,22 @@ zoo: setup ## train the models of models/zoo anew (some 5 minutes)
 bench: setup ## measure speed and memory (some 8 minutes); ARGS='--quick', ARGS='--save NAME'
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: bench-compare
+bench-compare: setup ## hold CPU per step against another commit's (some 11 minutes); BASE=commit, ARGS='--only frames'
+	@test -n "$(BASE)" || { echo "name a commit: make bench-compare BASE=main" >&2; exit 1; }
+	@$(BIN)/python -m benchmarks.compare '$(BASE)' $(ARGS)
+
 .PHONY: bench-triton
 bench-triton: setup ## measure beside NVIDIA Triton, which it installs in .bench-triton; ARGS='--quick'
 	@$(BIN)/python -m benchmarks.triton $(ARGS)
+
+.PHONY: gpu-check
+gpu-check: setup ## check and time the arithmetic on an NVIDIA GPU; fails where there is none; ARGS='--quick'
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+
+.PHONY: hops
+hops: setup ## count the files of service/ that one call goes through; ARGS='--show step'
+	@$(BIN)/python -m benchmarks.hops $(ARGS)
 
 .PHONY: scores
 scores: setup ## train and score on public data (some 25 minutes); ARGS='--only labels --seeds 1'

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from benchmarks.networks import model_name, publish
 from benchmarks.processes import (
+    ROOT,
     BareRuntime,
     CellarServer,
     Child,
@@ -88,9 +89,9 @@ class Bench:
         self.model(size)
         return self.cellar_of(self._folder / size, *flags)
 
-    def cellar_of(self, models: Path, *flags: str) -> CellarServer:
-        """A server of a repository."""
-        server = CellarServer(models, *self._serve_flags, *flags)
+    def cellar_of(self, models: Path, *flags: str, tree: Path = ROOT) -> CellarServer:
+        """A server of a repository, with the code of this source tree or another."""
+        server = CellarServer(models, *self._serve_flags, *flags, tree=tree)
         return self.run(server)
 
     def echo(self, *, reply_bytes: int, tuned: bool = False) -> EchoServer:

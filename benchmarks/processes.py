@@ -28,12 +28,19 @@ class Child:
         name: what to call it in errors.
         command: the program and its arguments.
         environment: added to this process's own, less what sets up Cellar or gRPC there.
+        folder: where it runs.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        folder: Path = ROOT,
     ) -> None:
         self.name = name
+        self._folder = folder
         mine = {
             key: value
             for key, value in os.environ.items()
@@ -43,7 +50,7 @@ class Child:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=folder,
             env={**mine, "ORT_DISABLE_TELEMETRY": "1", **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -119,7 +126,9 @@ class Child:
         status = self._process.wait()
         self._errors.seek(0)
         last = next(reversed(self._errors.read().strip().splitlines()), "no message")
-        last = last.replace(f"{ROOT}/", "")  # results are kept: they name no folder of this machine
+        last = last.replace(
+            f"{self._folder}/", ""
+        )  # results are kept: they name no folder of this machine
         return UnmeasuredError(f"{self.name} ended with status {status}: {last}")
 
     def _read(self) -> None:
@@ -134,12 +143,25 @@ def module(name: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", name, *arguments]
 
 
-class CellarServer(Child):
-    """``cellar-serve``, serving."""
+def importing(tree: Path) -> dict[str, str]:
+    """The environment in which Cellar's packages are those of a source tree."""
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(tree), others)))}
 
-    def __init__(self, models: Path, *flags: str) -> None:
+
+class CellarServer(Child):
+    """``cellar-serve``, serving.
+
+    Args:
+        models: the repository.
+        flags: of the command line.
+        tree: the source tree whose code it runs.
+    """
+
+    def __init__(self, models: Path, *flags: str, tree: Path = ROOT) -> None:
         always = ("--log-format=json", "--port=0", "--metrics-port=0", f"--models={models}")
-        super().__init__("cellar-serve", module("service.server", *always, *flags))
+        command = module("service.server", *always, *flags)
+        super().__init__("cellar-serve", command, importing(tree), folder=tree)
         try:
             while (entry := self.hear(START_S)).get("event") != "serving":
                 pass
@@ -195,5 +217,6 @@ __all__ = [
     "EchoServer",
     "GraphRuntime",
     "LoadProcess",
+    "importing",
     "module",
 ]

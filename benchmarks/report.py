@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.bench import Findings
@@ -68,7 +69,7 @@ def print_figures(console: Console, findings: Mapping[str, Findings]) -> None:
             )
         for key, reason in found.skipped.items():
             target = TARGETS[key]
-            table.add_row(key, "—", "", "", str(target), "", f"not measured: {reason}")
+            table.add_row(key, "—", "", "", str(target), "", escape(f"not measured: {reason}"))
     console.print(table)
 
 
@@ -86,12 +87,12 @@ def result(
         "benchmark": benchmark,
         "schema": SCHEMA,
         **more,
-        **{key: _round(figure.value) for key, figure in figures.items()},
+        **{key: rounded(figure.value) for key, figure in figures.items()},
         **dict.fromkeys(skipped),
-        "spread": {key: [_round(each.low), _round(each.high)] for key, each in figures.items()},
+        "spread": {key: [rounded(each.low), rounded(each.high)] for key, each in figures.items()},
         "skipped": skipped,
         "notes": {
-            name: _round(value)
+            name: rounded(value)
             for found in findings.values()
             for name, value in found.notes.items()
         },
@@ -132,10 +133,10 @@ def _case(group: str, series: Series) -> dict[str, object]:
 
 
 def _figure(figure: Figure) -> list[float]:
-    return [_round(figure.value), _round(figure.low), _round(figure.high)]
+    return [rounded(figure.value), rounded(figure.low), rounded(figure.high)]
 
 
-def _round(number: float) -> float:
+def rounded(number: float) -> float:
     """Four digits that count."""
     return float(f"{number:.4g}")
 
@@ -148,4 +149,4 @@ def _share(series: Series) -> str:
     return f"{found:.0%}" if found else "—"
 
 
-__all__ = ["SCHEMA", "keep", "name_of_result", "print_cases", "print_figures", "result"]
+__all__ = ["SCHEMA", "keep", "name_of_result", "print_cases", "print_figures", "result", "rounded"]

@@ -172,13 +172,29 @@ class Loaded:
         )
 
 
-def alternate(contestants: Sequence[Contestant], pace: Pace) -> list[Series]:
-    """Warm everybody up, then measure them in turn; every second round in the opposite order."""
+Order = Callable[[Sequence[Contestant], int], Sequence[Contestant]]
+"""Who comes when in the n-th round."""
+
+
+def back_and_forth(contestants: Sequence[Contestant], number: int) -> Sequence[Contestant]:
+    """Every second round in the opposite order."""
+    return contestants if number % 2 == 0 else contestants[::-1]
+
+
+def rotated(contestants: Sequence[Contestant], number: int) -> Sequence[Contestant]:
+    """Another begins each round, and each comes as often after one neighbour as the other."""
+    turns, first = divmod(number, len(contestants))
+    return back_and_forth([*contestants[first:], *contestants[:first]], turns)
+
+
+def alternate(
+    contestants: Sequence[Contestant], pace: Pace, order: Order = back_and_forth
+) -> list[Series]:
+    """Warm everybody up, then measure them in turn."""
     for contestant in contestants:
         contestant.round(pace.warm_up_s)
     for number in range(pace.rounds):
-        order = contestants if number % 2 == 0 else contestants[::-1]
-        for contestant in order:
+        for contestant in order(contestants, number):
             contestant.series.samples.append(contestant.round(pace.round_s))
     return [contestant.series for contestant in contestants]
 
@@ -189,6 +205,12 @@ def ratio(over: Series, under: Series, metric: Metric) -> Figure:
     return Figure.of([metric(a) / max(metric(b), 1e-12) for a, b in pairs])
 
 
+def difference(more: Series, less: Series, metric: Metric) -> Figure:
+    """One contestant's metric less another's, round by round."""
+    pairs = zip(more.samples, less.samples, strict=True)
+    return Figure.of([metric(a) - metric(b) for a, b in pairs])
+
+
 __all__ = [
     "FULL",
     "QUICK",
@@ -196,13 +218,17 @@ __all__ = [
     "Figure",
     "Loaded",
     "Metric",
+    "Order",
     "Pace",
     "Sample",
     "Series",
     "alternate",
+    "back_and_forth",
     "cpu",
+    "difference",
     "p50",
     "p99",
     "ratio",
+    "rotated",
     "speed",
 ]

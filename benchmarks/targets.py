@@ -43,6 +43,10 @@ TARGETS = {
     "lone_step_added_ms": Target(
         meaning="p50 of a lone step less the echo's and the model's, ms", at_most=0.15
     ),
+    "unary_echo_ratio": Target(meaning="messages/s of 64 unary callers over the echo's"),
+    "lone_unary_added_cpu_us": Target(
+        meaning="server CPU of a lone unary step less the echo's per message, µs"
+    ),
     "million_sessions_cost_ratio": Target(
         meaning="CPU per step with 1,000,000 sessions open over 1,000", at_most=1.15
     ),

@@ -2,7 +2,7 @@
 
 from benchmarks.bench import Bench, Findings, Group
 from benchmarks.networks import model_name
-from benchmarks.rounds import Figure, Series, alternate
+from benchmarks.rounds import Figure, Series, alternate, cpu, difference, ratio, speed
 
 SIZE = "2x128"
 SESSIONS = (1, 64)
@@ -41,6 +41,13 @@ def measure(bench: Bench, findings: Findings) -> None:
     findings.figures["lone_step_added_ms"] = Figure.of(
         [ours.p50_ms - theirs.p50_ms - model.p50_ms for ours, theirs, model in rounds]
     )
+    # A message is a step here, of the echo as well.
+    findings.figures["unary_echo_ratio"] = ratio(cellar[64].series, echo[64].series, speed)
+    findings.figures["lone_unary_added_cpu_us"] = difference(cellar[1].series, echo[1].series, cpu)
 
 
-GROUP = Group(name="unary", keys=("lone_step_added_ms",), measure=measure)
+GROUP = Group(
+    name="unary",
+    keys=("lone_step_added_ms", "unary_echo_ratio", "lone_unary_added_cpu_us"),
+    measure=measure,
+)

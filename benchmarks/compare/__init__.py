@@ -1,0 +1,1 @@
+"""One commit's CPU per step against another's, on one machine at one time."""

@@ -1,0 +1,19 @@
+"""The parts of the server that are examined. The one place here that knows where they are."""
+
+from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cuda.runner import CudaRunner
+from service.engine.execution.devices import choose
+from service.engine.execution.runtime import CPU, DeviceError, Place
+from service.engine.work.work import Draws, Outputs, Sampling
+
+__all__ = [
+    "CPU",
+    "CudaRunner",
+    "DeviceError",
+    "Draws",
+    "OrtRunner",
+    "Outputs",
+    "Place",
+    "Sampling",
+    "choose",
+]
