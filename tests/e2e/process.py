@@ -74,10 +74,14 @@ class ServerProcess:
                     return entry
             raise AssertionError(f"no {event!r} in {timeout_s} s; {self._events} {self.errors()}")
 
+    def page(self) -> str:
+        """What Prometheus would read."""
+        page: str = self._browser.open(self._metrics, timeout=5).read().decode()
+        return page
+
     def metric(self, name: str) -> float:
         """A metric's value; 0 while it has none."""
-        page = self._browser.open(self._metrics, timeout=5).read().decode()
-        for line in page.splitlines():
+        for line in self.page().splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
         return 0.0
