@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet --quiet
-SOURCES := cellar models service training examples benchmarks deploy tests
+SOURCES := cellar models service training examples benchmarks tests
 # cellar.v1 as it was last released; a change may add to it, and break nothing.
 RELEASED := proto/cellar.v1.binpb
 PROTOS := $(shell find proto/cellar -name '*.proto' | sort)

@@ -4,7 +4,8 @@ from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import CPU, DeviceError, Place
-from service.engine.work.work import Draws, Outputs, Sampling
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Draws, Sampling
 
 __all__ = [
     "CPU",
