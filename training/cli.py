@@ -9,17 +9,17 @@ from typing import Any
 
 from rich.console import Console
 
-from training import exporting
-from training.compare import compare
-from training.config import parse_config
-from training.data.synthetic import write_csv
+from training.compare.command import compare
+from training.data.series.synthetic import write_csv
 from training.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
-from training.exporting import export_run
-from training.families import FAMILIES
-from training.fit import resume, train
+from training.families.parsing import parse_config
+from training.families.registry import FAMILIES
 from training.importing import command as importing
 from training.importing.command import import_model
 from training.importing.options import options_of
+from training.run import republish as exporting
+from training.run.fit import resume, train
+from training.run.republish import export_run
 from training.settings import Cell, TrainingConfig
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130

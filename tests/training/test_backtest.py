@@ -5,9 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.series import Columns, read_panel
-from training.series.backtest import LEVELS, Backtest, Protocol, Window, backtest
-from training.series.baselines import (
+from training.data.series.columns import Columns
+from training.data.series.panel import read_panel
+from training.families.series.backtesting.backtest import (
+    LEVELS,
+    Backtest,
+    Protocol,
+    Window,
+    backtest,
+)
+from training.families.series.backtesting.baselines import (
     ewma_walk,
     last_value,
     seasonal_naive,

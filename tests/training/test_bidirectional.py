@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from training.bidirectional import BidirectionalCells
-from training.classify.network import (
+from training.export.exporter import export
+from training.export.parity import OnnxModel
+from training.families.classify.network import (
     BidirectionalClassifier,
     Classifier,
     Measurements,
     StreamedClassifier,
 )
-from training.equations import Floats, State, Step, Weights, gru, lstm, rnn, unrolled
-from training.export import export
-from training.networks import layer_of
-from training.parity import OnnxModel
+from training.networks.bidirectional import BidirectionalCells
+from training.networks.equations import Floats, State, Step, Weights, gru, lstm, rnn, unrolled
+from training.networks.recurrent import layer_of
 from training.settings import Cell, Merge, Nonlinearity
 
 INPUTS, HIDDEN, LENGTHS = 3, 4, (5, 2, 1)

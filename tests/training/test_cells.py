@@ -2,7 +2,7 @@
 
 import torch
 
-from training.networks import CharNetwork
+from training.families.char.network import CharNetwork
 from training.settings import Cell
 
 

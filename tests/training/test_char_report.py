@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from training.char.activations import Reading, Unit, choose, coloured, pictures, read
-from training.char.counting import counting_nats
-from training.char.evaluate import cold256
-from training.char.report import cold_losses, sections
-from training.networks import CharNetwork
+from training.families.char.activations import Reading, Unit, choose, coloured, pictures, read
+from training.families.char.counting import counting_nats
+from training.families.char.evaluation import cold256
+from training.families.char.network import CharNetwork
+from training.families.char.report import cold_losses, sections
 from training.settings import Cell
 
 LINE = 'He said "how are you" and left (at ten).\n'

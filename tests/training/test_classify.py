@@ -9,16 +9,16 @@ import torch
 
 from models.manifest import Manifest, PredictionKind, TokensInput, ValuesInput
 from models.repository import ModelRepository
-from training.classify.config import ClassifyConfig
-from training.classify.prepared import ClassifyData
-from training.classify.scores import Judged, html_by_label, verdict
-from training.classify.task import ClassifyTask
-from training.config import parse_config
-from training.data.text import UNKNOWN
+from training.data.text.characters import UNKNOWN
 from training.errors import ConfigError, DataError
-from training.fit import resume, train
-from training.parity import OnnxModel
-from training.runs import RunFolder, TrainedRun
+from training.export.parity import OnnxModel
+from training.families.classify.prepared import ClassifyData
+from training.families.classify.scores import Judged, html_by_label, verdict
+from training.families.classify.settings import ClassifyConfig
+from training.families.classify.task import ClassifyTask
+from training.families.parsing import parse_config
+from training.run.fit import resume, train
+from training.run.folder import RunFolder, TrainedRun
 
 
 @pytest.fixture

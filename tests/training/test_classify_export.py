@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from models.repository import ModelRepository, check_fit
-from training.classify.network import (
+from training.export.exporter import export
+from training.export.parity import OnnxModel
+from training.families.classify.network import (
     BidirectionalClassifier,
     Encoder,
     Measurements,
     StreamedClassifier,
     Symbols,
 )
-from training.export import export
-from training.parity import OnnxModel
 from training.settings import Cell, Merge
 
 LENGTHS = np.array([1, 24, 3, 9, 23], np.int32)

@@ -7,7 +7,7 @@ import pytest
 
 from models.repository import ModelRepository
 from training.cli import main
-from training.comparison import Comparison, Trial, rivals_of
+from training.compare.verdict import Comparison, Trial, rivals_of
 
 SMALL = ["--hidden", "8", "--embedding", "4", "--batch", "4", "--window", "8", "--device", "cpu"]
 

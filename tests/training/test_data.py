@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from training.config import parse_config
-from training.data.stdlib import read_stdlib
-from training.data.text import read_texts, split
+from training.data.text.characters import read_texts, split
+from training.data.text.stdlib import read_stdlib
 from training.errors import ConfigError, DataError
-from training.fit import train
+from training.families.parsing import parse_config
+from training.run.fit import train
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.char import evaluate
-from training.networks import State
+from training.families.char import evaluation as evaluate
+from training.networks.recurrent import State
 
 
 def uniform(x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -10,11 +10,12 @@ import torch
 
 from models.manifest import Manifest, ValuesInput
 from models.repository import ModelRepository, check_fit
-from training.export import export
-from training.networks import CharNetwork, RecurrentNetwork
-from training.parity import OnnxModel
-from training.series.config import Transform
-from training.series.network import SeriesNetwork
+from training.export.exporter import export
+from training.export.parity import OnnxModel
+from training.families.char.network import CharNetwork
+from training.families.series.network import SeriesNetwork
+from training.families.series.settings import Transform
+from training.networks.recurrent import RecurrentNetwork
 from training.settings import Cell
 
 ROWS, STEPS = 5, 24

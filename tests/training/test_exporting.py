@@ -8,10 +8,10 @@ import pytest
 from models.manifest import Manifest
 from models.repository import ModelRepository
 from training.cli import main
-from training.config import AnyConfig, parse_config
 from training.errors import RunError
-from training.exporting import export_run
-from training.fit import train
+from training.families.parsing import AnyConfig, parse_config
+from training.run.fit import train
+from training.run.republish import export_run
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import torch
 
 from models.manifest import TokensInput
 from models.repository import ModelRepository
-from training.config import AnyConfig, parse_config
 from training.errors import ParityError, RunError, TrainingError
-from training.fit import resume, train
-from training.networks import CharNetwork
-from training.parity import OnnxModel
-from training.runs import RunFolder, TrainedRun
+from training.export.parity import OnnxModel
+from training.families.char.network import CharNetwork
+from training.families.parsing import AnyConfig, parse_config
+from training.run.fit import resume, train
+from training.run.folder import RunFolder, TrainedRun
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_a_graph_that_is_not_the_network_is_not_published(
     tmp_path: Path, hello: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(network: CharNetwork, **settings: Any) -> tuple[Any, Any]:
-        from training.export import export
+        from training.export.exporter import export
 
         with torch.no_grad():
             network.head.bias[0] += 0.5
@@ -206,7 +206,7 @@ def test_a_graph_that_is_not_the_network_is_not_published(
             network.head.bias[0] -= 0.5
         return made
 
-    monkeypatch.setattr("training.product.export", wrong)
+    monkeypatch.setattr("training.run.product.export", wrong)
     with pytest.raises(ParityError, match="not published"):
         train(char(tmp_path, hello, steps=5))
     assert not (tmp_path / "a/models").exists()

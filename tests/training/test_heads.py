@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.series.heads import JohnsonSU, bounded, fit_constant, normal_quantile
+from training.families.series.heads import JohnsonSU, bounded, fit_constant, normal_quantile
 
 
 def distributions() -> st.SearchStrategy[JohnsonSU]:

@@ -19,7 +19,7 @@ from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.execution.stateless import WholeRunner
 from training.errors import ConfigError, DataError, ParityError
 from training.importing.command import import_model
-from training.importing.foreign import stem
+from training.importing.from_onnx.foreign import stem
 from training.importing.options import options_of, refuse
 
 TOKENS = {"vocabulary": "ids"}

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from models.repository import ModelRepository
-from training.config import parse_config
 from training.errors import ConfigError, RunError
-from training.fit import resume, train
-from training.runs import RunFolder
+from training.families.parsing import parse_config
+from training.run.fit import resume, train
+from training.run.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {
     "hidden": 24,

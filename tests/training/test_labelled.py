@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data.japanese_vowels import TEST_COUNTS, write_tables
-from training.data.labelled import Labelled, read_labelled, without
-from training.data.labelled_tables import Columns
-from training.data.splits import stratified
+from training.data.labelled.examples import Labelled, read_labelled, without
+from training.data.labelled.japanese_vowels import TEST_COUNTS, write_tables
+from training.data.labelled.splits import stratified
+from training.data.labelled.tables import Columns
 from training.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "../shared/data"

@@ -9,10 +9,10 @@ import cellar
 from models.repository import ModelRepository
 from service.engine.served.inputs import InputReader
 from tests.e2e.process import running
-from training.config import parse_config
-from training.data.prompted import read_prompted
+from training.data.text.prompted import read_prompted
 from training.errors import ConfigError, DataError
-from training.fit import train
+from training.families.parsing import parse_config
+from training.run.fit import train
 
 SOUNDS = {"cat": "meow", "dog": "woof", "owl": "hoot"}
 

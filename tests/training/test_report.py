@@ -10,10 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from training.config import parse_config
-from training.fit import train
+from training.families.parsing import parse_config
 from training.reports import page
-from training.sections import Section
+from training.reports.sections import Section
+from training.run.fit import train
 
 NAME = "<img src=x onerror=alert(1)> [red]$x$.txt"
 

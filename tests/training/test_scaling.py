@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from training.export import export
-from training.parity import OnnxModel
-from training.series.config import TimeFeature, Transform
-from training.series.features import CASES, Features, Number
-from training.series.network import SeriesNetwork
-from training.series.scaling import FLOOR, NORMAL, PRIOR, Scaling
+from training.data.series.columns import TimeFeature
+from training.export.exporter import export
+from training.export.parity import OnnxModel
+from training.families.series.features import CASES, Features, Number
+from training.families.series.network import SeriesNetwork
+from training.families.series.scaling import FLOOR, NORMAL, PRIOR, Scaling
+from training.families.series.settings import Transform
 from training.settings import Cell
 
 DECAYS, UNIT = (0.9, 0.97), 0.015

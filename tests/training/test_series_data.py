@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.config import parse_config
-from training.data.series import Columns, Panel, read_panel
-from training.data.synthetic import synthetic_prices, write_csv
+from training.data.series.columns import Columns, Fill, TimeFeature
+from training.data.series.panel import Panel, read_panel
+from training.data.series.synthetic import synthetic_prices, write_csv
 from training.errors import DataError
-from training.fit import train
-from training.series.config import Fill, TimeFeature
+from training.families.parsing import parse_config
+from training.run.fit import train
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -9,12 +9,12 @@ import torch
 
 from models.manifest import ValuesInput
 from models.repository import ModelRepository
-from training.config import parse_config
-from training.fit import train
-from training.series.report import verdict
-from training.series.streams import PanelStreams, Stretch
-from training.series.task import SeriesTask
-from training.streams import Streams
+from training.families.parsing import parse_config
+from training.families.reading_order import Streams
+from training.families.series.panel_streams import PanelStreams, Stretch
+from training.families.series.report import verdict
+from training.families.series.task import SeriesTask
+from training.run.fit import train
 
 SMALL = {"hidden": 4, "batch": 4, "window": 8, "horizon": 5, "windows": 2, "steps": 2}
 

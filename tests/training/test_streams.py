@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.streams import Streams
+from training.families.reading_order import Streams
 
 
 def test_a_pass_reads_a_long_sequence_once() -> None:

@@ -9,10 +9,10 @@ import pytest
 from models.manifest import TokensInput
 from models.repository import ModelRepository
 from service.engine.served.inputs import InputReader
-from training.config import parse_config
-from training.data.text import Corpus, read_texts, split
+from training.data.text.characters import Corpus, read_texts, split
 from training.errors import DataError
-from training.fit import train
+from training.families.parsing import parse_config
+from training.run.fit import train
 
 ENGLISH = "It is a truth universally acknowledged, that text has line ends.\n" * 4
 

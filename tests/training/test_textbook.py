@@ -12,12 +12,13 @@ from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from examples.recurrent_networks import gradient_by_distance, remember
 from models.manifest import TokensInput
 from models.repository import Model, ModelRepository
-from training.equations import Step, Weights, gru, lstm, rnn, unrolled
-from training.export import export
+from training.export.exporter import export
+from training.export.parity import OnnxModel
+from training.families.char.network import CharNetwork
 from training.importing.command import import_model
 from training.importing.options import options_of, refuse
-from training.networks import Cells, CharNetwork
-from training.parity import OnnxModel
+from training.networks.equations import Step, Weights, gru, lstm, rnn, unrolled
+from training.networks.recurrent import Cells
 from training.settings import Cell
 
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from models.errors import ModelError
 from training.errors import DataError
-from training.importing import onnx_import, torch_import
+from training.importing.from_onnx import understanding as onnx_import
+from training.importing.from_torch import understanding as torch_import
 from training.importing.options import Ask, ImportOptions, prompt, refuse
 from training.importing.publishing import publish
 

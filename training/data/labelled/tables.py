@@ -1,0 +1,195 @@
+"""Labelled sequences in tables: a row for each text, or a row for each step of numbers."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.delimited import Row, Table
+from training.data.labelled.folders import LabelledText, LabelledTexts
+from training.data.notes import Note
+from training.errors import DataError
+
+TEXT_NAMES = ("text", "sentence", "string", "message", "review", "content", "name", "title")
+LABEL_NAMES = ("label", "class", "category", "target", "language", "y")
+SEQUENCE_NAMES = ("sequence", "sequence_id", "series", "series_id", "sample_id", "case", "id")
+STEP_NAMES = ("step", "time_step", "timestep", "frame", "position", "time", "t")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Names of a table's columns; those not given are found by their usual names."""
+
+    text: str | None = None
+    label: str | None = None
+    sequence: str | None = None
+    step: str | None = None
+    features: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> str | None:
+        """An option that was given; None if there is none."""
+        options = {
+            "--text-column": self.text,
+            "--label-column": self.label,
+            "--sequence-column": self.sequence,
+            "--step-column": self.step,
+            "--feature": self.features,
+        }
+        return next((option for option, value in options.items() if value), None)
+
+    def found_in(self, table: Table) -> "Columns":
+        """The columns of a table: ``text`` is set for a table of texts, ``sequence`` otherwise.
+
+        Raises:
+            DataError: a column is missing, or it is not clear which ones to take.
+        """
+        label = self.label or table.named(LABEL_NAMES)
+        if label is None:
+            raise _unclear(table, "label", "--label-column")
+        table.place(label, "--label-column")
+        if self.sequence is None and not self.features:
+            text = self.text or table.named([name for name in TEXT_NAMES if name != label.lower()])
+            if text is None and self.step is None and len(table.header) == 2:
+                text = next(name for name in table.header if name != label)
+            if text is not None:
+                table.place(text, "--text-column")
+                return replace(self, label=label, text=text)
+        sequence = self.sequence or table.named(SEQUENCE_NAMES)
+        if sequence is None:
+            raise _unclear(
+                table, "text or of the sequence a step is of", "--text-column or --sequence-column"
+            )
+        table.place(sequence, "--sequence-column")
+        step = self.step or table.named(STEP_NAMES)
+        taken = {label, sequence, step}
+        features = self.features or tuple(name for name in table.header if name not in taken)
+        for name in (*features, *([step] if step else [])):
+            table.place(name, "--feature" if name in features else "--step-column")
+        if not features:
+            raise DataError(f"{table.path}: no column is left for the numbers of a step")
+        return Columns(label=label, sequence=sequence, step=step, features=features)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledValues:
+    """One sequence of numbers with its label."""
+
+    values: NDArray[np.float32]
+    """(steps, features)"""
+    label: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSequences:
+    """Sequences of numbers, in the order in which they begin in the table."""
+
+    sequences: tuple[LabelledValues, ...]
+    features: tuple[str, ...]
+    notes: tuple[Note, ...] = ()
+
+
+def read_texts(table: Table, columns: Columns) -> LabelledTexts:
+    """Read a table with a text and its label in each row; rows that lack either are dropped."""
+    text_place = table.place(columns.text or "", "--text-column")
+    label_place = table.place(columns.label or "", "--label-column")
+    texts, dropped = [], []
+    for row in table.rows:
+        text, label = row.fields[text_place].strip(), row.fields[label_place].strip()
+        place = f"line {row.line}"
+        if text and label:
+            texts.append(LabelledText(text=text, label=label, place=place))
+        else:
+            dropped.append(place)
+    notes: tuple[Note, ...] = ()
+    if dropped:
+        notes = (
+            Note(
+                what="dropped: no text or no label",
+                rows=len(dropped),
+                detail=f"first: {dropped[0]}",
+            ),
+        )
+    return LabelledTexts(texts=tuple(texts), notes=notes)
+
+
+def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
+    """Read a table with the numbers of one step in each row.
+
+    Rows belong to the sequence that they name; within it they are sorted by the step, if there is
+    a column for it, and stand as they are in the file otherwise.
+
+    Raises:
+        DataError: a field is no number, or a sequence has two labels.
+    """
+    sequence_place = table.place(columns.sequence or "", "--sequence-column")
+    label_place = table.place(columns.label or "", "--label-column")
+    rows_of: dict[str, list[Row]] = {}
+    for row in table.rows:
+        name = row.fields[sequence_place].strip()
+        if not name:
+            raise DataError(
+                f"{table.path}, line {row.line}, column '{columns.sequence}': it is empty; say "
+                "which sequence the step is of"
+            )
+        rows_of.setdefault(name, []).append(row)
+    places = {name: table.header.index(name) for name in columns.features}
+    sequences = []
+    moved = 0
+    for name, rows in rows_of.items():
+        label = rows[0].fields[label_place].strip()
+        for row in rows:
+            found = row.fields[label_place].strip()
+            if not found or found != label:
+                raise DataError(
+                    f"{table.path}, line {row.line}, column '{columns.label}': '{found}', but "
+                    f"sequence '{name}' is '{label}' in line {rows[0].line}; give every step of a "
+                    "sequence the same label"
+                )
+        if columns.step is not None:
+            step_place = table.header.index(columns.step)
+            steps = [_number(table, row, step_place, "--step-column") for row in rows]
+            order = sorted(range(len(rows)), key=steps.__getitem__)
+            moved += sum(place != number for number, place in enumerate(order))
+            rows = [rows[place] for place in order]
+        values = [
+            [_number(table, row, place, "--feature") for place in places.values()] for row in rows
+        ]
+        sequences.append(
+            LabelledValues(
+                values=np.array(values, np.float32), label=label, place=f"sequence '{name}'"
+            )
+        )
+    notes: tuple[Note, ...] = ()
+    if moved:
+        notes = (
+            Note(
+                what=f"sorted by '{columns.step}'",
+                rows=moved,
+                detail="rows that stood elsewhere in their sequence",
+            ),
+        )
+    return LabelledSequences(sequences=tuple(sequences), features=columns.features, notes=notes)
+
+
+def _number(table: Table, row: Row, place: int, option: str) -> float:
+    field = row.fields[place].strip()
+    try:
+        number = float(field)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or abs(number) > float(np.finfo(np.float32).max):
+        raise DataError(
+            f"{table.path}, line {row.line}, column '{table.header[place]}': '{field}' is not a "
+            f"finite number; mend it, or choose another column with {option}"
+        )
+    return number
+
+
+def _unclear(table: Table, what: str, option: str) -> DataError:
+    known = ", ".join(table.header)
+    return DataError(
+        f"{table.path}: which column is the {what}? (it has: {known}); say so with {option}"
+    )
