@@ -4,14 +4,14 @@ import onnx
 
 from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, Provenance, TokensInput
-from training.export.recurrent import (
+from training.export.layers import (
     add_cells,
     add_linear,
-    as_array,
     manifest_of,
     state_inputs,
     state_outputs,
 )
+from training.export.operator import as_array
 from training.families.char.network import CharNetwork
 
 
@@ -22,11 +22,11 @@ def export_char(
     graph = GraphBuilder()
     tokens = graph.input("tokens", INT64, ["batch", "time"])
     lengths = graph.input("lengths", INT32, ["batch"])
-    states = state_inputs(graph, network)
+    state_inputs(graph, network)
     by_time = graph.node("Transpose", tokens, perm=[1, 0])  # (time, batch)
     table = graph.constant(as_array(network.embed.weight), "embedding")
     x = graph.node("Gather", table, by_time)  # (time, batch, embedding)
-    y = add_cells(graph, network.cells, x, lengths, states)  # (time, batch, hidden)
+    y = add_cells(graph, network.cells, x, lengths)  # (time, batch, hidden)
     logits = add_linear(graph, network.head, y, "head")  # (time, batch, vocabulary)
     width = len(network.vocabulary)
     graph.node("Transpose", logits, output="logits", perm=[1, 0, 2])

@@ -13,15 +13,15 @@ from models.manifest import (
     TokensInput,
     ValuesInput,
 )
-from training.export.recurrent import (
+from training.export.layers import (
     add_bidirectional_cells,
     add_cells,
     add_linear,
-    as_array,
     manifest_of,
     state_inputs,
     state_outputs,
 )
+from training.export.operator import as_array
 from training.families.classify.network import (
     BidirectionalClassifier,
     Encoder,
@@ -37,8 +37,8 @@ def export_streamed(
     graph = GraphBuilder()
     x = _add_encoder(graph, network.encoder)  # (time, batch, width)
     lengths = graph.input("lengths", INT32, ["batch"])
-    states = state_inputs(graph, network)
-    y = add_cells(graph, network.cells, x, lengths, states)  # (time, batch, hidden)
+    state_inputs(graph, network)
+    y = add_cells(graph, network.cells, x, lengths)  # (time, batch, hidden)
     logits = add_linear(graph, network.head, y, "head")  # (time, batch, labels)
     graph.node("Transpose", logits, output="label_scores", perm=[1, 0, 2])
     graph.output("label_scores", FLOAT, ["batch", "time", len(network.labels)])

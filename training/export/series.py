@@ -4,7 +4,7 @@ import onnx
 
 from models.graph.builder import FLOAT, INT32, GraphBuilder
 from models.manifest import Manifest, Prediction, PredictionKind, Provenance, ValuesInput
-from training.export.recurrent import (
+from training.export.layers import (
     add_cells,
     add_linear,
     manifest_of,
@@ -25,7 +25,7 @@ def export_series(
     columns = len(network.columns)
     values = graph.input("values", FLOAT, ["batch", "time", columns])
     lengths = graph.input("lengths", INT32, ["batch"])
-    states = state_inputs(graph, network)
+    state_inputs(graph, network)
     beside = None
     if columns > 1:
         axis = graph.constant([2])
@@ -37,7 +37,7 @@ def export_series(
     if beside is not None:
         extra = add_features(graph, network.features, beside, lengths)
         read = graph.node("Concat", read, extra, axis=-1)
-    y = add_cells(graph, network.cells, read, lengths, states)
+    y = add_cells(graph, network.cells, read, lengths)
     raw = add_linear(graph, network.head.linear, y, "head")  # (time, batch, 4)
     add_distribution(graph, raw, scaled, output="distribution")
     graph.output("distribution", FLOAT, ["batch", "time", WIDTH])

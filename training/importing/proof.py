@@ -15,7 +15,7 @@ from models.compile.stateless import compile_whole
 from models.manifest import Manifest, TokensInput, fingerprint
 from models.repository import Model
 from training.errors import ParityError
-from training.importing.stack import Floats
+from training.export.operator import Floats
 
 MAX_RELATIVE = 1e-4
 ROWS, STEPS = 3, 12

@@ -5,7 +5,8 @@ import onnx
 
 from models.compile.recognition import Reader
 from models.graph.cells import Layer
-from training.importing.stack import Floats, Head, Stack, StackLayer
+from training.export.operator import Floats, Operator
+from training.importing.stack import Head, Stack
 
 
 def read_stack(proto: onnx.ModelProto, *, steps: str, prediction: str) -> Stack | None:
@@ -18,12 +19,12 @@ def read_stack(proto: onnx.ModelProto, *, steps: str, prediction: str) -> Stack 
     if found is None:
         return None
     head, x = found
-    layers: list[StackLayer] = []
+    layers: list[Operator] = []
     while (node := reader.producers.get(reader.origin(x))) is not None:
         layer = reader.layer(node)
         if layer is None or reader.origin(x) != node.output[0]:
             break
-        layers.insert(0, _stack_layer(layer))
+        layers.insert(0, _operator(layer))
         x = node.input[0]
     if not layers or node is None or node.op_type != "Gather":
         return None
@@ -53,8 +54,8 @@ def _head(reader: Reader, prediction: str) -> tuple[Head, str] | None:
     return Head(weight=weight, bias=zeros if bias is None else bias), node.input[0]
 
 
-def _stack_layer(layer: Layer) -> StackLayer:
-    return StackLayer(
+def _operator(layer: Layer) -> Operator:
+    return Operator(
         op=layer.cell,
         w=np.ascontiguousarray(layer.weights.T)[np.newaxis],
         r=np.ascontiguousarray(layer.recurrent.T)[np.newaxis],

@@ -7,7 +7,6 @@ import onnx
 
 from models.manifest import Manifest, Prediction, PredictionKind, TokensInput
 from training.errors import DataError
-from training.importing import stacked
 from training.importing.from_onnx.adapting import Adapted, Shape, adapt, closed, opened, own_names
 from training.importing.from_onnx.foreign import ForeignGraph, read_onnx
 from training.importing.from_onnx.original import Original
@@ -25,6 +24,7 @@ from training.importing.from_onnx.steps import Steps, find_steps
 from training.importing.meaning import predicted
 from training.importing.options import Ask, ImportOptions
 from training.importing.publishing import Understood
+from training.importing.stack import model_of
 
 
 def understand(options: ImportOptions, ask: Ask, *, name: str) -> Iterator[Understood]:
@@ -57,7 +57,7 @@ def understand(options: ImportOptions, ask: Ask, *, name: str) -> Iterator[Under
     if roles.obstacle is None:
         stack = read_stack(servable, steps=roles.steps, prediction=roles.prediction)
         if stack is not None:
-            model, manifest = stacked.model_of(
+            model, manifest = model_of(
                 stack, steps.inputs.model_copy(update={"name": "tokens"}), prediction, name=name
             )
             yield Understood(proto=model, manifest=manifest, source=source, facts=facts)

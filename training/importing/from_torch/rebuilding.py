@@ -1,15 +1,17 @@
 """From recognised weights to a torch module, to compare with, and to a stack, to export."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.export.recurrent import as_array, in_onnx_order
+from training.export.operator import Floats, Operator, as_array
 from training.importing.from_torch.weights import Direction, FoundLayer, FoundMatrix, FoundNetwork
 from training.importing.options import Reads
-from training.importing.stack import Floats, Head, Stack, StackLayer
-from training.settings import Cell
+from training.importing.stack import Head, Stack
+from training.settings import Cell, Nonlinearity
 
 _MODULES: dict[Cell, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {
     Cell.LSTM: nn.LSTM,
@@ -26,7 +28,7 @@ def stack_of(found: FoundNetwork, *, one_hot: bool, nonlinearity: str, reads: Re
         embedding = np.eye(first.inputs, dtype=np.float32)
     return Stack(
         embedding=embedding,
-        layers=tuple(_stack_layer(layer, nonlinearity) for layer in found.layers),
+        layers=tuple(_operator(layer, nonlinearity) for layer in found.layers),
         head=None if found.head is None else _head(found.head),
         reads=reads,
     )
@@ -70,19 +72,9 @@ class Rebuilt(nn.Module):
         return found
 
 
-def _stack_layer(layer: FoundLayer, nonlinearity: str) -> StackLayer:
-    def stacked(kind: str) -> Floats:
-        return np.stack(
-            [in_onnx_order(getattr(part, kind), layer.cell) for part in layer.directions]
-        )
-
-    return StackLayer(
-        op=layer.cell.upper(),
-        w=stacked("weight_ih"),
-        r=stacked("weight_hh"),
-        b=np.concatenate([stacked("bias_ih"), stacked("bias_hh")], axis=-1),
-        activation="Relu" if nonlinearity == "relu" else "Tanh",
-    )
+def _operator(layer: FoundLayer, nonlinearity: str) -> Operator:
+    weights = [partial(getattr, part) for part in layer.directions]
+    return Operator.of(layer.cell, weights, Nonlinearity(nonlinearity))
 
 
 def _module(layer: FoundLayer, nonlinearity: str) -> nn.Module:

@@ -4,12 +4,12 @@ from typing import Any
 
 from models.manifest import TokensInput, ValuesInput
 from training.errors import ConfigError
-from training.importing import stacked
 from training.importing.from_torch.rebuilding import Rebuilt, stack_of
 from training.importing.from_torch.weights import FoundNetwork, Weights, find_network, read_weights
 from training.importing.meaning import predicted, tokens_of, values_of
 from training.importing.options import Ask, ImportOptions, Reads
 from training.importing.publishing import Understood
+from training.importing.stack import model_of
 from training.importing.symbols import vocabulary_among
 from training.settings import Cell
 
@@ -35,7 +35,7 @@ def understand(options: ImportOptions, ask: Ask, *, name: str) -> Understood:
     prediction = predicted(
         options, ask, inputs=inputs, width=stack.width, per_step=reads is Reads.EVERY
     )
-    proto, manifest = stacked.model_of(stack, inputs, prediction, name=name)
+    proto, manifest = model_of(stack, inputs, prediction, name=name)
     return Understood(
         proto=proto,
         manifest=manifest,
