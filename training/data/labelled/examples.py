@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.delimited import read_table
 from training.data.labelled.folders import is_archive, read_archive, read_folder
-from training.data.labelled.tables import Columns, read_sequences, read_texts
+from training.data.labelled.tables import Columns, read_sequences, read_table, read_texts
 from training.data.notes import Note
 from training.errors import DataError
 

@@ -1,12 +1,14 @@
 """Labelled sequences in tables: a row for each text, or a row for each step of numbers."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.delimited import Row, Table
+from training.data.delimited import Row, first_line, place_of, read_delimited, rows_of
 from training.data.labelled.folders import LabelledText, LabelledTexts
 from training.data.notes import Note
 from training.errors import DataError
@@ -15,6 +17,58 @@ TEXT_NAMES = ("text", "sentence", "string", "message", "review", "content", "nam
 LABEL_NAMES = ("label", "class", "category", "target", "language", "y")
 SEQUENCE_NAMES = ("sequence", "sequence_id", "series", "series_id", "sample_id", "case", "id")
 STEP_NAMES = ("step", "time_step", "timestep", "frame", "position", "time", "t")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows with as many fields as the header has names."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    def place(self, name: str, option: str) -> int:
+        """The number of a column; ``option`` is what to choose one with.
+
+        Raises:
+            DataError: there is none of that name.
+        """
+        return place_of(name, self.header, path=self.path, option=option)
+
+    def named(self, names: Sequence[str]) -> str | None:
+        """The first column with one of these names, whatever its capitals."""
+        known = {name.lower().replace(" ", "_"): name for name in reversed(self.header)}
+        return next((known[name] for name in names if name in known), None)
+
+
+def read_table(path: Path) -> Table:
+    """Read a file with a header and fields between commas, semicolons or tabs; blank rows are none.
+
+    Raises:
+        DataError: it is missing, empty, not UTF-8, or a row has another number of fields.
+    """
+    text = read_delimited(path)
+    separator = max(",;\t", key=first_line(text).count)
+    header: tuple[str, ...] = ()
+    rows = []
+    for row in rows_of(text, separator, path=path, strict=True):
+        if not any(row.fields):
+            continue
+        if not header:
+            header = row.fields
+        elif len(row.fields) != len(header):
+            raise DataError(
+                f"{path}, line {row.line}: {len(row.fields)} fields, but the header names "
+                f"{len(header)}; put fields that hold a '{separator}' in quotes"
+            )
+        else:
+            rows.append(row)
+    if not rows:
+        raise DataError(f"{path}: no rows; give a table with a header and a row for each sequence")
+    if len(set(header)) != len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise DataError(f"{path}: the header names '{twice}' twice; give each column its own name")
+    return Table(path=path, header=header, rows=tuple(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +151,7 @@ def read_texts(table: Table, columns: Columns) -> LabelledTexts:
     label_place = table.place(columns.label or "", "--label-column")
     texts, dropped = [], []
     for row in table.rows:
-        text, label = row.fields[text_place].strip(), row.fields[label_place].strip()
+        text, label = row.fields[text_place], row.fields[label_place]
         place = f"line {row.line}"
         if text and label:
             texts.append(LabelledText(text=text, label=label, place=place))
@@ -128,7 +182,7 @@ def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
     label_place = table.place(columns.label or "", "--label-column")
     rows_of: dict[str, list[Row]] = {}
     for row in table.rows:
-        name = row.fields[sequence_place].strip()
+        name = row.fields[sequence_place]
         if not name:
             raise DataError(
                 f"{table.path}, line {row.line}, column '{columns.sequence}': it is empty; say "
@@ -139,9 +193,9 @@ def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
     sequences = []
     moved = 0
     for name, rows in rows_of.items():
-        label = rows[0].fields[label_place].strip()
+        label = rows[0].fields[label_place]
         for row in rows:
-            found = row.fields[label_place].strip()
+            found = row.fields[label_place]
             if not found or found != label:
                 raise DataError(
                     f"{table.path}, line {row.line}, column '{columns.label}': '{found}', but "
@@ -175,7 +229,7 @@ def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
 
 
 def _number(table: Table, row: Row, place: int, option: str) -> float:
-    field = row.fields[place].strip()
+    field = row.fields[place]
     try:
         number = float(field)
     except ValueError:

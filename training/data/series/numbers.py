@@ -62,9 +62,9 @@ def meaning_of_commas(texts: "pd.Series[str]", *, told: bool) -> tuple[bool, lis
 
 
 def numbers_of(
-    texts: "pd.Series[str]", *, column: str, path: str, decimal_comma: bool, first_line: int
+    texts: "pd.Series[str]", *, column: str, path: str, decimal_comma: bool
 ) -> "pd.Series[float]":
-    """Read fields, none of them missing, as numbers; the index counts rows.
+    """Read fields, none of them missing, as numbers; the index is their line.
 
     Raises:
         DataError: a field is no number; the message names line and column.
@@ -80,11 +80,11 @@ def numbers_of(
     numbers = pd.to_numeric(plain, errors="coerce").astype(np.float64)
     wrong = numbers.isna() | ~np.isfinite(numbers)
     if wrong.any():
-        row = int(texts.index[wrong][0])
+        line = int(texts.index[wrong][0])
         others = f" (and {int(wrong.sum()) - 1} more rows)" if wrong.sum() > 1 else ""
-        hint = "; or does --decimal-comma fit?" if "," in texts[row] else ""
+        hint = "; or does --decimal-comma fit?" if "," in texts[line] else ""
         raise DataError(
-            f"{path}, line {row + first_line}, column '{column}': '{texts[row]}' is not a number"
+            f"{path}, line {line}, column '{column}': '{texts[line]}' is not a number"
             f"{others}; mend it, or leave the field empty to drop the row{hint}"
         )
     return numbers

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from training.data.notes import Note
 from training.data.series import dates
+from training.data.series.column_table import ColumnTable, read_columns
 from training.data.series.columns import Columns, Fill, TimeFeature
-from training.data.series.number_table import Table, read_table
 from training.data.series.numbers import is_missing, is_number, meaning_of_commas, numbers_of
 from training.data.series.synthetic import synthetic_prices
 from training.errors import DataError
@@ -87,7 +87,7 @@ def read_panel(path: Path, columns: Columns) -> Panel:
     Raises:
         DataError: no such file or column, a broken file, or a field that is no number.
     """
-    table = read_table(path)
+    table = read_columns(path)
     reader = _Reader(table, columns)
     values = columns.value or reader.values()
     notes = [*table.notes, *reader.decide_on_commas(values)]
@@ -114,7 +114,7 @@ def read_panel(path: Path, columns: Columns) -> Panel:
 class _Reader:
     """Reads one series after the other from a table."""
 
-    def __init__(self, table: Table, columns: Columns) -> None:
+    def __init__(self, table: ColumnTable, columns: Columns) -> None:
         self.table = table
         self.columns = columns
         self.decimal_comma = columns.decimal_comma
@@ -170,7 +170,7 @@ class _Reader:
             return {"": self.table.frame.index}
         keys = self.table.column(name, "--series-column")
         unnamed = keys == ""
-        _note(notes, f"dropped: no '{name}'", unnamed, self.table)
+        _note(notes, f"dropped: no '{name}'", unnamed)
         groups = {
             str(key): rows.index for key, rows in keys[~unnamed].groupby(keys[~unnamed], sort=False)
         }
@@ -194,7 +194,7 @@ class _Reader:
         if stamps is not None:
             labels = dates.shown(pd.DatetimeIndex(stamps))
         else:
-            labels = tuple(self.table.line(row) for row in numbers.index)
+            labels = tuple(f"line {line}" for line in numbers.index)
         values = numbers[value].to_numpy(np.float64)
         notes += _oddities(values, labels)
         beside = [numbers[name].to_numpy(np.float64) for name in self.columns.feature]
@@ -218,7 +218,6 @@ class _Reader:
             column=name,
             path=str(self.table.path),
             decimal_comma=self.decimal_comma,
-            first_line=self.table.first_line,
         )
         return numbers.reindex(rows)
 
@@ -239,7 +238,7 @@ class _Reader:
         order = dates.order_note(texts, form)
         notes += [order] if order is not None else []
         undated = stamps.isna()
-        _note(notes, "dropped: no date", undated, self.table, texts)
+        _note(notes, "dropped: no date", undated, texts)
         # A row without a value must not displace one that has it.
         empty = numbers.iloc[:, 0].isna() & (stamps.duplicated(keep=False))
         stamps = stamps[~undated & ~empty]
@@ -249,7 +248,7 @@ class _Reader:
             notes.append(Note(what=f"sorted by '{names}'", rows=len(stamps), detail=detail))
             stamps = stamps.sort_values(kind="stable")
         repeated = stamps.duplicated(keep="last")
-        _note(notes, "dropped: date seen twice, the later row is kept", repeated, self.table, texts)
+        _note(notes, "dropped: date seen twice, the later row is kept", repeated, texts)
         stamps = stamps[~repeated]
         return numbers.loc[stamps.index], pd.DatetimeIndex(stamps)
 
@@ -264,11 +263,11 @@ class _Reader:
         missing = numbers.isna().any(axis=1)
         if self.columns.fill is Fill.FORWARD:
             leading = numbers.ffill().isna().any(axis=1)
-            _note(notes, "filled with the last value: no value", missing & ~leading, self.table)
-            _note(notes, "dropped: no value yet", leading, self.table)
+            _note(notes, "filled with the last value: no value", missing & ~leading)
+            _note(notes, "dropped: no value yet", leading)
             numbers, missing = numbers.ffill(), leading
         else:
-            _note(notes, "dropped: no value", missing, self.table)
+            _note(notes, "dropped: no value", missing)
         numbers = numbers[~missing]
         if stamps is None:
             return numbers, None
@@ -319,13 +318,12 @@ def _note(
     notes: list[Note],
     what: str,
     chosen: "pd.Series[bool]",
-    table: Table,
     texts: "pd.Series[str] | None" = None,
 ) -> None:
     if chosen.any():
-        row = chosen.index[chosen][0]
-        field = f", '{texts[row]}'" if texts is not None else ""
-        detail = f"first: {table.line(row)}{field}"
+        line = chosen.index[chosen][0]
+        field = f", '{texts[line]}'" if texts is not None else ""
+        detail = f"first: line {line}{field}"
         notes.append(Note(what=what, rows=int(chosen.sum()), detail=detail))
 
 
