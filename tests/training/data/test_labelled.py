@@ -14,7 +14,7 @@ from training.data.labelled.splits import stratified
 from training.data.labelled.tables import Columns
 from training.errors import DataError
 
-SHARED = Path(__file__).parents[2] / "../shared/data"
+SHARED = Path(__file__).parents[4] / "shared/data"
 
 
 def write(folder: Path, files: dict[str, str]) -> Path:

@@ -80,7 +80,7 @@ def test_network_and_graph_follow_the_equations(cell: Cell, step: Step) -> None:
 
 
 def test_the_page_shows_the_equations_that_are_tested() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "recurrent-networks.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "recurrent-networks.md").read_text("utf-8")
     for step in (rnn, gru, lstm):
         _, doc, body = inspect.getsource(step).partition(f'{step.__doc__}"""\n')
         assert doc

@@ -14,7 +14,7 @@ from training.errors import DataError
 from training.families.parsing import parse_config
 from training.run.fit import train
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def csv(tmp_path: Path, text: str | bytes) -> Path:

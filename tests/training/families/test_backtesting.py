@@ -22,7 +22,7 @@ from training.families.series.backtesting.baselines import (
     window_walk,
 )
 
-EXCHANGE_RATE = Path(__file__).parents[3] / "shared" / "data" / "exchange_rate.txt.gz"
+EXCHANGE_RATE = Path(__file__).parents[4] / "shared" / "data" / "exchange_rate.txt.gz"
 
 
 def point(truth: np.ndarray, forecast: np.ndarray) -> Backtest:
