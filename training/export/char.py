@@ -3,7 +3,7 @@
 import onnx
 
 from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder
-from models.manifest import Manifest, Prediction, PredictionKind, Provenance, TokensInput
+from models.manifest import Manifest, Prediction, PredictionKind, TokensInput
 from training.export.layers import (
     add_cells,
     add_linear,
@@ -15,9 +15,7 @@ from training.export.operator import as_array
 from training.families.char.network import CharNetwork
 
 
-def export_char(
-    network: CharNetwork, name: str, scores: dict[str, float], provenance: Provenance | None
-) -> tuple[onnx.ModelProto, Manifest]:
+def export_char(network: CharNetwork, name: str) -> tuple[onnx.ModelProto, Manifest]:
     """Write a character network; `export` tells its inputs and outputs."""
     graph = GraphBuilder()
     tokens = graph.input("tokens", INT64, ["batch", "time"])
@@ -38,6 +36,4 @@ def export_char(
         "char",
         TokensInput(vocabulary=network.vocabulary, unknown=network.unknown),
         Prediction(output="logits", kind=PredictionKind.LOGITS, width=width),
-        scores,
-        provenance,
     )

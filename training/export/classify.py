@@ -9,7 +9,6 @@ from models.manifest import (
     Manifest,
     Prediction,
     PredictionKind,
-    Provenance,
     TokensInput,
     ValuesInput,
 )
@@ -30,9 +29,7 @@ from training.families.classify.network import (
 )
 
 
-def export_streamed(
-    network: StreamedClassifier, name: str, scores: dict[str, float], provenance: Provenance | None
-) -> tuple[onnx.ModelProto, Manifest]:
+def export_streamed(network: StreamedClassifier, name: str) -> tuple[onnx.ModelProto, Manifest]:
     """Write a classifier that says the label so far; `export` tells its tensors."""
     graph = GraphBuilder()
     x = _add_encoder(graph, network.encoder)  # (time, batch, width)
@@ -49,16 +46,11 @@ def export_streamed(
         "classify",
         _input_of(network.encoder),
         _prediction(network.labels),
-        scores,
-        provenance,
     )
 
 
 def export_bidirectional(
-    network: BidirectionalClassifier,
-    name: str,
-    scores: dict[str, float],
-    provenance: Provenance | None,
+    network: BidirectionalClassifier, name: str
 ) -> tuple[onnx.ModelProto, Manifest]:
     """Write a classifier of whole sequences: without states, ``label_scores (batch, labels)``."""
     graph = GraphBuilder()
@@ -75,8 +67,6 @@ def export_bidirectional(
         lengths="lengths",
         states=(),
         prediction=_prediction(network.labels, per_step=False),
-        provenance=provenance,
-        scores=scores,
     )
 
 

@@ -7,13 +7,11 @@ Runtime, CPU, one thread): a chunk gives the bits of its single steps. (``Log`` 
 not such ops: their vector body and scalar tail differ. The plain ``RNN`` op is only close.)
 """
 
-from collections.abc import Mapping
-
 import onnx
 import torch
 from torch import nn
 
-from models.manifest import Manifest, Provenance
+from models.manifest import Manifest
 from training.export.char import export_char
 from training.export.classify import export_bidirectional, export_streamed
 from training.export.series import export_series
@@ -22,13 +20,7 @@ from training.families.classify.network import BidirectionalClassifier, Streamed
 from training.families.series.network import SeriesNetwork
 
 
-def export(
-    network: nn.Module,
-    *,
-    name: str = "model",
-    scores: Mapping[str, float] | None = None,
-    provenance: Provenance | None = None,
-) -> tuple[onnx.ModelProto, Manifest]:
+def export(network: nn.Module, *, name: str = "model") -> tuple[onnx.ModelProto, Manifest]:
     """Write a trained (or untrained) network as ONNX.
 
     Inputs are ``tokens (batch, time)`` int64 or ``values (batch, time, features)`` float32,
@@ -37,15 +29,16 @@ def export(
     one prediction ``(batch, width)`` for a sequence. Series have ``levels (batch, K)`` in (0, 1)
     and ``quantiles (batch, time, K)`` too.
 
-    The manifest is returned beside the model, not embedded: `ModelRepository.publish` does that.
+    The manifest, still without scores and provenance, is returned beside the model, not embedded:
+    `ModelRepository.publish` does that.
     """
     with torch.no_grad():
         if isinstance(network, CharNetwork):
-            return export_char(network, name, dict(scores or {}), provenance)
+            return export_char(network, name)
         if isinstance(network, SeriesNetwork):
-            return export_series(network, name, dict(scores or {}), provenance)
+            return export_series(network, name)
         if isinstance(network, StreamedClassifier):
-            return export_streamed(network, name, dict(scores or {}), provenance)
+            return export_streamed(network, name)
         if isinstance(network, BidirectionalClassifier):
-            return export_bidirectional(network, name, dict(scores or {}), provenance)
+            return export_bidirectional(network, name)
     raise TypeError(f"no exporter for {type(network).__name__}")

@@ -12,7 +12,6 @@ from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import (
     Manifest,
     Prediction,
-    Provenance,
     Quantiles,
     State,
     TokensInput,
@@ -30,8 +29,6 @@ def manifest_of(
     task: Literal["char", "series", "classify"],
     inputs: TokensInput | ValuesInput,
     prediction: Prediction,
-    scores: dict[str, float],
-    provenance: Provenance | None,
 ) -> Manifest:
     """What the exported graph says of itself; every state ``x`` comes back as ``x_next``."""
     return Manifest(
@@ -45,8 +42,6 @@ def manifest_of(
         ),
         prediction=prediction,
         quantiles=Quantiles() if task == "series" else None,
-        provenance=provenance,
-        scores=scores,
     )
 
 

@@ -3,7 +3,7 @@
 import onnx
 
 from models.graph.builder import FLOAT, INT32, GraphBuilder
-from models.manifest import Manifest, Prediction, PredictionKind, Provenance, ValuesInput
+from models.manifest import Manifest, Prediction, PredictionKind, ValuesInput
 from training.export.layers import (
     add_cells,
     add_linear,
@@ -17,9 +17,7 @@ from training.families.series.network import WIDTH, SeriesNetwork
 from training.families.series.settings import Transform
 
 
-def export_series(
-    network: SeriesNetwork, name: str, scores: dict[str, float], provenance: Provenance | None
-) -> tuple[onnx.ModelProto, Manifest]:
+def export_series(network: SeriesNetwork, name: str) -> tuple[onnx.ModelProto, Manifest]:
     """Write a series network; `export` tells its inputs and outputs."""
     graph = GraphBuilder()
     columns = len(network.columns)
@@ -54,6 +52,4 @@ def export_series(
             features=network.columns, positive=network.columns[:1] if logarithmic else False
         ),
         Prediction(output="distribution", kind=PredictionKind.DISTRIBUTION, width=WIDTH),
-        scores,
-        provenance,
     )

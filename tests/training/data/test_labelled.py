@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.data.labelled.examples import Labelled, read_labelled, without
+from training.data.labelled.examples import Labelled
 from training.data.labelled.japanese_vowels import TEST_COUNTS, write_tables
+from training.data.labelled.reading import read_labelled, without
 from training.data.labelled.splits import stratified
 from training.data.labelled.tables import Columns
 from training.errors import DataError

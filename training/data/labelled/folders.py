@@ -2,10 +2,10 @@
 
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.files import decode, read_bytes
+from training.data.labelled.examples import Example, Labelled
 from training.data.notes import Note
 from training.errors import DataError
 
@@ -16,29 +16,12 @@ LARGEST_ARCHIVE = 2 << 30
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledText:
-    """One text with its label."""
-
-    text: str
-    label: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledTexts:
-    """Texts, and what was done to find them."""
-
-    texts: tuple[LabelledText, ...]
-    notes: tuple[Note, ...] = ()
-
-
 def is_archive(path: Path) -> bool:
     """Whether a name is that of a tar archive."""
     return path.name.lower().endswith(ARCHIVES)
 
 
-def read_folder(path: Path) -> LabelledTexts:
+def read_folder(path: Path) -> Labelled:
     """Read a folder of labelled texts.
 
     Raises:
@@ -51,7 +34,7 @@ def read_folder(path: Path) -> LabelledTexts:
     return _texts(path, {parts: read_bytes(file) for parts, file in visible.items()})
 
 
-def read_archive(path: Path) -> LabelledTexts:
+def read_archive(path: Path) -> Labelled:
     """Read a tar archive of labelled texts. Nothing is unpacked to the disk.
 
     Raises:
@@ -78,7 +61,7 @@ def read_archive(path: Path) -> LabelledTexts:
     return _texts(path, files)
 
 
-def _texts(path: Path, files: Mapping[Parts, bytes]) -> LabelledTexts:
+def _texts(path: Path, files: Mapping[Parts, bytes]) -> Labelled:
     """Sort files by layout: those in folders are sequences, those beside each other are labels."""
     while len({parts[0] for parts in files}) == 1 and all(len(parts) > 1 for parts in files):
         files = {parts[1:]: data for parts, data in files.items()}  # one folder around it all
@@ -95,32 +78,32 @@ def _texts(path: Path, files: Mapping[Parts, bytes]) -> LabelledTexts:
     if stray:
         detail = f"not part of the layout; first: {'/'.join(stray[0])}"
         notes.append(Note(what="ignored: files", rows=len(stray), detail=detail))
-    kept = [text for text in texts if text.text]
+    kept = [text for text in texts if text.sequence]
     if len({text.label for text in kept}) < 2:
         raise DataError(
             f"{path}: no two labels in it; give a folder with a folder of texts for each label, "
             "or with a .txt file for each label and a sequence in each line"
         )
     if len(kept) < len(texts):
-        first = next(text for text in texts if not text.text)
+        first = next(text for text in texts if not text.sequence)
         notes.append(
             Note(what="dropped: empty", rows=len(texts) - len(kept), detail=f"first: {first.place}")
         )
-    return LabelledTexts(texts=tuple(kept), notes=tuple(notes))
+    return Labelled(examples=tuple(kept), source=path.name, notes=tuple(notes))
 
 
-def _a_file_each(path: Path, parts: Parts, data: bytes) -> Iterable[LabelledText]:
+def _a_file_each(path: Path, parts: Parts, data: bytes) -> Iterable[Example]:
     place = "/".join(parts)
     text = decode(data, path / place).replace("\r\n", "\n").strip()
-    yield LabelledText(text=text, label=parts[0], place=place)
+    yield Example(sequence=text, label=parts[0], place=place)
 
 
-def _a_line_each(path: Path, parts: Parts, data: bytes) -> Iterable[LabelledText]:
+def _a_line_each(path: Path, parts: Parts, data: bytes) -> Iterable[Example]:
     lines = decode(data, path / parts[0]).split("\n")
     for number, line in enumerate(lines, start=1):
         if line or number < len(lines):  # the last line ends in a line break, too
             place = f"{parts[0]}, line {number}"
-            yield LabelledText(text=line.strip(), label=Path(parts[0]).stem, place=place)
+            yield Example(sequence=line.strip(), label=Path(parts[0]).stem, place=place)
 
 
 def _is_text(parts: Parts) -> bool:

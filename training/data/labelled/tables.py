@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.data.delimited import Row, first_line, place_of, read_delimited, rows_of
-from training.data.labelled.folders import LabelledText, LabelledTexts
+from training.data.labelled.examples import Example, Labelled
 from training.data.notes import Note
 from training.errors import DataError
 
@@ -126,26 +125,7 @@ class Columns:
         return Columns(label=label, sequence=sequence, step=step, features=features)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelledValues:
-    """One sequence of numbers with its label."""
-
-    values: NDArray[np.float32]
-    """(steps, features)"""
-    label: str
-    place: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledSequences:
-    """Sequences of numbers, in the order in which they begin in the table."""
-
-    sequences: tuple[LabelledValues, ...]
-    features: tuple[str, ...]
-    notes: tuple[Note, ...] = ()
-
-
-def read_texts(table: Table, columns: Columns) -> LabelledTexts:
+def read_texts(table: Table, columns: Columns) -> Labelled:
     """Read a table with a text and its label in each row; rows that lack either are dropped."""
     text_place = table.place(columns.text or "", "--text-column")
     label_place = table.place(columns.label or "", "--label-column")
@@ -154,7 +134,7 @@ def read_texts(table: Table, columns: Columns) -> LabelledTexts:
         text, label = row.fields[text_place], row.fields[label_place]
         place = f"line {row.line}"
         if text and label:
-            texts.append(LabelledText(text=text, label=label, place=place))
+            texts.append(Example(sequence=text, label=label, place=place))
         else:
             dropped.append(place)
     notes: tuple[Note, ...] = ()
@@ -166,10 +146,10 @@ def read_texts(table: Table, columns: Columns) -> LabelledTexts:
                 detail=f"first: {dropped[0]}",
             ),
         )
-    return LabelledTexts(texts=tuple(texts), notes=notes)
+    return Labelled(examples=tuple(texts), source=table.path.name, notes=notes)
 
 
-def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
+def read_sequences(table: Table, columns: Columns) -> Labelled:
     """Read a table with the numbers of one step in each row.
 
     Rows belong to the sequence that they name; within it they are sorted by the step, if there is
@@ -212,9 +192,7 @@ def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
             [_number(table, row, place, "--feature") for place in places.values()] for row in rows
         ]
         sequences.append(
-            LabelledValues(
-                values=np.array(values, np.float32), label=label, place=f"sequence '{name}'"
-            )
+            Example(sequence=np.array(values, np.float32), label=label, place=f"sequence '{name}'")
         )
     notes: tuple[Note, ...] = ()
     if moved:
@@ -225,7 +203,12 @@ def read_sequences(table: Table, columns: Columns) -> LabelledSequences:
                 detail="rows that stood elsewhere in their sequence",
             ),
         )
-    return LabelledSequences(sequences=tuple(sequences), features=columns.features, notes=notes)
+    return Labelled(
+        examples=tuple(sequences),
+        features=columns.features,
+        source=table.path.name,
+        notes=notes,
+    )
 
 
 def _number(table: Table, row: Row, place: int, option: str) -> float:

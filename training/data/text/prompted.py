@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.data.labelled.examples import Example, Labelled, read_labelled
+from training.data.labelled.examples import Example, Labelled
+from training.data.labelled.reading import read_labelled
 from training.data.notes import Note
 from training.data.text.characters import HELD_OUT, Corpus
 from training.errors import DataError

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.labelled.examples import Example, Labelled, read_labelled, without
+from training.data.labelled.examples import Example, Labelled
+from training.data.labelled.reading import read_labelled, without
 from training.data.labelled.splits import Split, stratified
 from training.data.labelled.tables import Columns
 from training.data.notes import Note
