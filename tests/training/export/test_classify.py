@@ -9,7 +9,7 @@ import torch
 
 from models.repository import ModelRepository, check_fit
 from training.export.exporter import export
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.classify.network import (
     BidirectionalClassifier,
     Encoder,

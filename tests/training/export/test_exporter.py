@@ -11,7 +11,7 @@ import torch
 from models.manifest import Manifest, ValuesInput
 from models.repository import ModelRepository, check_fit
 from training.export.exporter import export
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.char.network import CharNetwork
 from training.families.series.network import SeriesNetwork
 from training.families.series.settings import Transform

@@ -11,7 +11,7 @@ from models.manifest import Manifest, PredictionKind, TokensInput, ValuesInput
 from models.repository import ModelRepository
 from training.data.text.characters import UNKNOWN
 from training.errors import ConfigError, DataError
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.classify.prepared import ClassifyData
 from training.families.classify.scores import Judged, html_by_label, verdict
 from training.families.classify.settings import ClassifyConfig

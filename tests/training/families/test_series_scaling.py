@@ -6,7 +6,7 @@ import torch
 
 from training.data.series.columns import TimeFeature
 from training.export.exporter import export
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.series.features import CASES, Features, Number
 from training.families.series.network import SeriesNetwork
 from training.families.series.scaling import FLOOR, NORMAL, PRIOR, Scaling

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from training.export.exporter import export
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.classify.network import (
     BidirectionalClassifier,
     Classifier,

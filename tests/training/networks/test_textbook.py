@@ -13,7 +13,7 @@ from examples.recurrent_networks import gradient_by_distance, remember
 from models.manifest import TokensInput
 from models.repository import Model, ModelRepository
 from training.export.exporter import export
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.char.network import CharNetwork
 from training.importing.command import import_model
 from training.importing.options import options_of, refuse

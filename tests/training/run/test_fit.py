@@ -11,7 +11,7 @@ import torch
 from models.manifest import TokensInput
 from models.repository import ModelRepository
 from training.errors import ParityError, RunError, TrainingError
-from training.export.parity import OnnxModel
+from training.export.onnx_model import OnnxModel
 from training.families.char.network import CharNetwork
 from training.families.parsing import AnyConfig, parse_config
 from training.run.fit import resume, train

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from training.export.onnx_model import session_of
 from training.export.operator import Floats
 from training.importing.from_onnx.probing import Form, Layout, Probe, Time, feed_of
-from training.importing.proof import session_of
 
 
 class Original:

@@ -12,8 +12,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.manifest import State
+from training.export.onnx_model import session_of
 from training.export.operator import Floats
-from training.importing.proof import session_of
 
 BATCH = 2
 TIMES = (3, 5)
