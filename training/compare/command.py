@@ -1,5 +1,6 @@
-"""Train several cells on the same data, seeds and budget, and say which one does best."""
+"""`cellar-train compare`: several cells on the same data, and which one does best."""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from models.repository import Model, ModelRepository, load_model
-from training.compare import report as compare_report
+from training.compare import report
 from training.compare.verdict import Comparison, Trial, rivals_of
 from training.errors import ConfigError, DataError, StoppedError
 from training.families.parsing import AnyConfig, parse_config
@@ -16,6 +17,19 @@ from training.families.registry import FAMILIES
 from training.run.fit import train
 from training.run.folder import RunFolder, numbered_folder
 from training.settings import Cell, TrainingConfig
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which cells, how many networks of each, and what becomes of the best."""
+    parser.add_argument(
+        "--cells", default=",".join(Cell), help="cells to compare (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="networks of each cell; 3 tell how much is luck"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="publish the best network of the winning cell"
+    )
 
 
 def compare(
@@ -60,9 +74,9 @@ def compare(
     )
     # A plain cell's settings are the fullest: the others have no nonlinearity.
     fullest = next((plan for plan in plans if plan.cell is Cell.RNN), plans[0])
-    compare_report.write(comparison, fullest, folder, cells=cells, seeds=seeds)
+    report.write(comparison, fullest, folder, cells=cells, seeds=seeds)
     console.rule()
-    console.print(compare_report.table(comparison))
+    console.print(report.table(comparison))
     for sentence in comparison.verdict():
         console.print(sentence, highlight=False)
     if publish:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.families.char import evaluation as evaluate
+from training.families.char import evaluation
 from training.networks.recurrent import State
 
 
@@ -29,12 +29,12 @@ def no_state(batch: int) -> State:
 @pytest.mark.parametrize("characters", [3, 256, 257, 5000])
 def test_knowing_nothing_costs_the_logarithm_of_the_vocabulary(characters: int) -> None:
     tokens = torch.randint(0, 5, (characters,))
-    for score in (evaluate.cold256, evaluate.carried):
+    for score in (evaluation.cold256, evaluation.carried):
         assert score(uniform, no_state, tokens) == pytest.approx(math.log(5), rel=1e-5)
 
 
 def test_only_the_carried_pass_profits_from_a_long_memory() -> None:
     tokens = torch.arange(3001) % 5
-    assert evaluate.cold256(counting, no_state, tokens) == pytest.approx(math.log(5), rel=1e-5)
+    assert evaluation.cold256(counting, no_state, tokens) == pytest.approx(math.log(5), rel=1e-5)
     expected = math.log(5) * 300 / 3000
-    assert evaluate.carried(counting, no_state, tokens) == pytest.approx(expected, rel=1e-5)
+    assert evaluation.carried(counting, no_state, tokens) == pytest.approx(expected, rel=1e-5)
