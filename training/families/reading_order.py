@@ -1,10 +1,11 @@
 """The orders in which training reads its data.
 
-`Streams` reads one long sequence as parallel streams, window by window. The sequence is a circle of
-``length`` steps on which ``batch`` streams start evenly spaced. A pass walks every stream some
-windows on, with the state carried from one to the next; the next pass starts at a new place with a
-fresh state. With ``restart``, each stream also starts afresh after so many windows, the streams in
-turn: a network that never begins anew in training is surprised by it later.
+`Streams` reads long sequences as parallel streams, window by window. Each sequence is a circle, and
+``batch`` streams start evenly spaced over all circles together. A pass walks every stream some
+windows on, each on its own circle and with the state carried from one to the next; the next pass
+starts at new places with a fresh state. With ``restart``, each stream also starts afresh after so
+many windows, the streams in turn: a network that never begins anew in training is surprised by it
+later.
 
 `Shuffled` reads many short sequences, a batch of whole ones at a time.
 
@@ -53,45 +54,65 @@ class ReadingOrder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Streams:
-    """One long sequence, read by parallel streams; see the module."""
+class Stretch:
+    """Consecutive places that belong to one sequence."""
 
+    start: int
     length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streams:
+    """Long sequences, read by parallel streams; see the module."""
+
+    stretches: tuple[Stretch, ...]
     batch: int
     window: int
     seed: int
     restart: int = 0  # 0: only where a pass begins
 
     @property
+    def length(self) -> int:
+        """Places to predict from."""
+        return sum(stretch.length for stretch in self.stretches)
+
+    @property
     def size(self) -> int:
-        """Steps of the sequence; one more than can be predicted from."""
-        return self.length + 1
+        """Steps of the sequences; each has one more than can be predicted from."""
+        return self.length + len(self.stretches)
 
     @property
     def per_step(self) -> int:
-        """Steps of the sequence that a training step reads."""
+        """Places that a training step reads."""
         return self.batch * self.window
 
     @property
     def windows_per_pass(self) -> int:
         """Training steps before the state starts afresh."""
         share = self.length // (self.batch * self.window)
-        return max(share, min(SHORTEST_PASS, self.length // self.window), 1)
+        most = max(stretch.length for stretch in self.stretches) // self.window
+        return max(min(max(share, SHORTEST_PASS), most), 1)
 
     def steps(self, epochs: float) -> int:
-        """Training steps that read as much as so many readings of the sequence."""
+        """Training steps that read as much as so many readings of all sequences."""
         return max(1, math.ceil(epochs * self.length / (self.batch * self.window)))
 
     def at(self, step: int) -> Window:
         """The window of training step ``step``, counted from 0."""
         turn, window = divmod(step, self.windows_per_pass)
         offset = int(np.random.default_rng((self.seed, turn)).integers(self.length))
-        starts = torch.arange(self.batch) * self.length // self.batch  # (batch,)
-        places = torch.arange(self.window) + (offset + window * self.window)  # (window,)
+        begins = (np.arange(self.batch) * self.length // self.batch + offset) % self.length
+        ends = np.cumsum([stretch.length for stretch in self.stretches])
+        chosen = np.searchsorted(ends, begins, side="right")  # (batch,)
+        lengths = np.array([stretch.length for stretch in self.stretches])[chosen]
+        starts = np.array([stretch.start for stretch in self.stretches])[chosen]
+        within = begins - (ends[chosen] - lengths)
+        walked = within[:, None] + window * self.window + np.arange(self.window)
+        index = starts[:, None] + walked % lengths[:, None]  # (batch, window)
         fresh = torch.full((self.batch,), window == 0)
         if self.restart:
             fresh |= (torch.arange(self.batch) + window) % self.restart == 0
-        return Window(index=(starts[:, None] + places) % self.length, fresh=fresh)
+        return Window(index=torch.from_numpy(index), fresh=fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.families.reading_order import Streams
+from training.families.reading_order import Streams, Stretch
 
 
 def test_a_pass_reads_a_long_sequence_once() -> None:
-    streams = Streams(length=6400, batch=10, window=16, seed=1)
+    streams = Streams(stretches=(Stretch(start=0, length=6400),), batch=10, window=16, seed=1)
     windows = [streams.at(step) for step in range(streams.windows_per_pass)]
     places = torch.cat([window.index.flatten() for window in windows])
     assert sorted(places.tolist()) == list(range(6400))
@@ -20,7 +20,9 @@ def test_a_pass_reads_a_long_sequence_once() -> None:
 def test_streams_walk_on_from_where_they_were(
     length: int, batch: int, window: int, step: int
 ) -> None:
-    streams = Streams(length=length, batch=batch, window=window, seed=3)
+    streams = Streams(
+        stretches=(Stretch(start=0, length=length),), batch=batch, window=window, seed=3
+    )
     now, following = streams.at(step), streams.at(step + 1)
     assert now.index.shape == (batch, window)
     assert int(now.index.min()) >= 0
@@ -31,13 +33,15 @@ def test_streams_walk_on_from_where_they_were(
 
 
 def test_each_pass_starts_elsewhere() -> None:
-    streams = Streams(length=5000, batch=4, window=10, seed=0)
+    streams = Streams(stretches=(Stretch(start=0, length=5000),), batch=4, window=10, seed=0)
     starts = {int(streams.at(turn * streams.windows_per_pass).index[0, 0]) for turn in range(8)}
     assert len(starts) == 8
 
 
 def test_streams_restart_in_turn() -> None:
-    streams = Streams(length=6400, batch=8, window=16, seed=1, restart=4)
+    streams = Streams(
+        stretches=(Stretch(start=0, length=6400),), batch=8, window=16, seed=1, restart=4
+    )
     fresh = torch.stack([streams.at(step).fresh for step in range(streams.windows_per_pass)])
     assert fresh[0].all()
     assert (fresh[1:].sum(dim=1) == 2).all()  # a quarter of the streams at each step

@@ -10,8 +10,7 @@ import torch
 from models.manifest import ValuesInput
 from models.repository import ModelRepository
 from training.families.parsing import parse_config
-from training.families.reading_order import Streams
-from training.families.series.panel_streams import PanelStreams, Stretch
+from training.families.reading_order import Streams, Stretch
 from training.families.series.report import verdict
 from training.families.series.task import SeriesTask
 from training.run.fit import train
@@ -37,17 +36,21 @@ def task_of(path: Path, **settings: Any) -> SeriesTask:
     return SeriesTask(config)  # type: ignore[arg-type]
 
 
-def test_streams_of_one_series_are_those_of_one_sequence() -> None:
-    one = PanelStreams(stretches=(Stretch(start=0, length=500),), batch=3, window=16, seed=5)
-    plain = Streams(length=500, batch=3, window=16, seed=5)
+def test_streams_of_one_series_walk_on_one_circle() -> None:
+    streams = Streams(stretches=(Stretch(start=0, length=500),), batch=3, window=16, seed=5)
+    assert streams.windows_per_pass == 10
     for step in range(40):
-        assert torch.equal(one.at(step).index, plain.at(step).index)
-        assert torch.equal(one.at(step).fresh, plain.at(step).fresh)
+        turn, window = divmod(step, 10)
+        offset = int(np.random.default_rng((5, turn)).integers(500))
+        starts = torch.arange(3) * 500 // 3
+        places = torch.arange(16) + (offset + window * 16)
+        assert torch.equal(streams.at(step).index, (starts[:, None] + places) % 500)
+        assert streams.at(step).fresh.tolist() == [window == 0] * 3
 
 
 def test_a_stream_stays_on_its_series() -> None:
     stretches = (Stretch(start=7, length=100), Stretch(start=200, length=40))
-    streams = PanelStreams(stretches=stretches, batch=7, window=10, seed=0)
+    streams = Streams(stretches=stretches, batch=7, window=10, seed=0)
     owners = [set(range(7, 107)), set(range(200, 240))]
     seen: set[int] = set()
     for step in range(30):

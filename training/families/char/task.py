@@ -21,7 +21,7 @@ from training.families.char.network import CharNetwork
 from training.families.char.quantised import SCORE, int8_nats_cost
 from training.families.char.report import sections as char_sections
 from training.families.char.settings import CharConfig
-from training.families.reading_order import Streams
+from training.families.reading_order import Streams, Stretch
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import State
 from training.reports.sections import Section
@@ -64,7 +64,7 @@ class CharTask(Task):
             unknown=self.corpus.unknown,
         )
         self.streams = Streams(
-            length=len(self.corpus.train) - 1,
+            stretches=(Stretch(start=0, length=len(self.corpus.train) - 1),),
             batch=config.batch,
             window=config.window,
             seed=config.seed,

@@ -11,9 +11,9 @@ from training.data.notes import Note
 from training.data.series.columns import Columns
 from training.data.series.panel import Panel, Series, read_panel, synthetic_panel
 from training.errors import DataError
+from training.families.reading_order import Streams, Stretch
 from training.families.series.features import Features, Number
 from training.families.series.network import SeriesNetwork
-from training.families.series.panel_streams import PanelStreams, Stretch
 from training.families.series.scaling import change_scale_of
 from training.families.series.settings import SeriesConfig, Transform
 
@@ -97,9 +97,9 @@ class ScaledPanel:
         ]
         return tuple(notes)
 
-    def streams(self, config: SeriesConfig) -> PanelStreams:
+    def streams(self, config: SeriesConfig) -> Streams:
         """The order in which training reads the pairs."""
-        return PanelStreams(
+        return Streams(
             stretches=tuple(
                 Stretch(start=base + split.first, length=split.validation - split.first)
                 for base, split in zip(self.bases, self.splits, strict=True)
