@@ -1,5 +1,6 @@
 """Labelled sequences as people have them: what is read, what is dropped, what is refused."""
 
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -99,6 +100,15 @@ def test_tables_of_texts(
 ) -> None:
     write(tmp_path, {"data.csv": content})
     assert pairs(read_labelled(tmp_path / "data.csv", Columns(**columns))) == expected
+
+
+def test_a_packed_table_is_read_as_it_is_unpacked(tmp_path: Path) -> None:
+    content = 'text,label\n"one, two",a\nho,b\n'
+    write(tmp_path, {"data.csv": content})
+    (tmp_path / "data.csv.gz").write_bytes(gzip.compress(content.encode()))
+    plain, packed = (read_labelled(tmp_path / name) for name in ("data.csv", "data.csv.gz"))
+    assert pairs(packed) == pairs(plain) == [("one, two", "a"), ("ho", "b")]
+    assert packed.sha256 == plain.sha256
 
 
 def test_rows_without_text_or_label_are_dropped_and_said(tmp_path: Path) -> None:
