@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from models.repository import ModelRepository
-from training.export import export
-from training.networks import CharNetwork
+from training.export.exporter import export
+from training.families.char.network import CharNetwork
 from training.settings import Cell
 
 VOCABULARY = tuple(string.ascii_letters + string.digits + " .,")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from training.networks import Cells
+from training.networks.recurrent import Cells
 from training.settings import Cell
 
 mpl.use("Agg")

@@ -177,7 +177,7 @@ class Manifest(_Part):
     Without it the graph takes one step at a time, or sequences of one length if it has no states.
     """
     states: tuple[State, ...]
-    """None: the model reads whole sequences only (a bidirectional one, say)."""
+    """Empty: the model reads whole sequences only (a bidirectional one, say)."""
     prediction: Prediction
     quantiles: Quantiles | None = None
     provenance: Provenance | None = None
@@ -221,7 +221,7 @@ class Manifest(_Part):
     def session_bytes(self) -> int:
         """Bytes of device memory per session: its state, and its last prediction if resident.
 
-        None where there can be no session.
+        0 where there can be no session.
         """
         if not self.is_streamable:
             return 0

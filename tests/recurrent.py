@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest, fingerprint
 from models.repository import Model, ModelRepository
-from training.classify.network import (
+from training.export.exporter import export
+from training.families.char.network import CharNetwork
+from training.families.classify.network import (
     BidirectionalClassifier,
     Measurements,
     StreamedClassifier,
     Symbols,
 )
-from training.export import export
-from training.networks import CharNetwork, RecurrentNetwork
-from training.series.network import SeriesNetwork
+from training.families.series.network import SeriesNetwork
+from training.networks.recurrent import RecurrentNetwork
 from training.settings import Cell, Merge, Nonlinearity
 
 SYMBOLS = string.ascii_lowercase + " "

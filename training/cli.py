@@ -10,17 +10,15 @@ from typing import Any
 
 from rich.console import Console
 
-from training import exporting
-from training.compare import compare
-from training.config import parse_config
-from training.data.synthetic import write_csv
+from training.compare import command as comparing
+from training.data.series.synthetic import write_csv
 from training.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
-from training.exporting import export_run
-from training.families import FAMILIES
-from training.fit import resume, train
+from training.families.parsing import parse_config
+from training.families.registry import FAMILIES
 from training.importing import command as importing
-from training.importing.command import import_model
 from training.importing.options import options_of
+from training.run import republish
+from training.run.fit import resume, train
 from training.settings import Cell, TrainingConfig
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
@@ -39,10 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"wrote {given['rows']} rows of a synthetic series to {given['csv']}")
             return 0
         if command == "import":
-            import_model(options_of(given), console=console)
+            importing.import_model(options_of(given), console=console)
             return 0
         if command == "export":
-            export_run(**given, console=console)
+            republish.export_run(**given, console=console)
             return 0
         if command == "compare":
             _compare(given, console)
@@ -79,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     tasks = versus.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, family in FAMILIES.items():
         rival = tasks.add_parser(name, help=family.summary, description=f"{summary}: {name}")
-        _add_comparison_options(rival)
+        comparing.add_options(rival)
         _add_options(rival, family.config, without=("cell",))
     go_on = commands.add_parser("resume", help="go on with a run that was stopped")
     go_on.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
     publish = commands.add_parser("export", help="publish the best weights of a run again")
-    exporting.add_options(publish)
+    republish.add_options(publish)
     summary = "make a servable model of a torch state_dict or a foreign ONNX file"
     importing.add_options(commands.add_parser("import", help=summary, description=summary))
     generate = commands.add_parser("synthetic", help="write a generated price series as a CSV file")
@@ -99,19 +97,7 @@ def _compare(given: dict[str, Any], console: Console) -> None:
     if unknown := [name for name in cells if name not in tuple(Cell)]:
         raise ConfigError(f"cells: there is no '{unknown[0]}'; there are {', '.join(Cell)}")
     options = {name: given.pop(name) for name in ("seeds", "publish")}
-    compare(given, cells=[Cell(name) for name in cells], **options, console=console)
-
-
-def _add_comparison_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cells", default=",".join(Cell), help="cells to compare (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="networks of each cell; 3 tell how much is luck"
-    )
-    parser.add_argument(
-        "--publish", action="store_true", help="publish the best network of the winning cell"
-    )
+    comparing.compare(given, cells=[Cell(name) for name in cells], **options, console=console)
 
 
 def _add_options(

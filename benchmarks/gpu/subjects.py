@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from models.repository import Model, ModelRepository
-from training.export import export
-from training.networks import CharNetwork, RecurrentNetwork
-from training.series.network import SeriesNetwork
+from training.export.exporter import export
+from training.families.char.network import CharNetwork
+from training.families.series.network import SeriesNetwork
+from training.networks.recurrent import RecurrentNetwork
 from training.settings import Cell
 
 LAYERS = 2

@@ -9,8 +9,8 @@ from benchmarks.bench import Findings
 from benchmarks.processes import CellarServer
 from benchmarks.rounds import Figure
 from benchmarks.scores.course import Course, Subject
-from training.char.task import CharTask
-from training.runs import TrainedRun
+from training.families.char.task import CharTask
+from training.run.folder import TrainedRun
 
 TEXT = "tinyshakespeare.txt"
 SEEDS = 3

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from benchmarks.bench import Findings
 from benchmarks.errors import UnmeasuredError
-from training.config import parse_config
-from training.fit import train
-from training.runs import TrainedRun
+from training.families.parsing import parse_config
+from training.run.fit import train
+from training.run.folder import TrainedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.bench import Findings
 from benchmarks.rounds import Figure
 from benchmarks.scores.course import Course, Subject
-from training.data.japanese_vowels import write_tables
+from training.data.labelled.japanese_vowels import write_tables
 
 VOWELS, NAMES = "japanese_vowels", "names.tar.gz"
 VOWEL_SEEDS, NAME_SEEDS = 5, 3

@@ -8,7 +8,7 @@ from rich.table import Table
 from benchmarks.bench import Findings
 from benchmarks.rounds import Figure
 from benchmarks.scores.course import Course, Subject
-from training.series.scores import SeriesScores, daily_closes, exchange_rate
+from benchmarks.scores.series_protocols import SeriesScores, daily_closes, exchange_rate
 
 RATES, CLOSES = "exchange_rate.txt.gz", "MRF.NS.csv"
 SEEDS = 5

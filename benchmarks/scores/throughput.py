@@ -15,15 +15,15 @@ from benchmarks.bench import Findings
 from benchmarks.rounds import Figure
 from benchmarks.scores.characters import TEXT
 from benchmarks.scores.course import Course, Subject
-from training.char.config import CharConfig
-from training.char.task import CharTask
-from training.config import parse_config
-from training.devices import fabric_of
-from training.families import prepare
-from training.loop import Loop
-from training.networks import State
-from training.optimisers import optimisers_of
-from training.progress import watch
+from training.families.char.settings import CharConfig
+from training.families.char.task import CharTask
+from training.families.parsing import parse_config
+from training.families.registry import prepare
+from training.networks.recurrent import State
+from training.run.devices import fabric_of
+from training.run.loop import Loop
+from training.run.optimisers import optimisers_of
+from training.run.progress import watch
 
 ROUNDS = 5
 ROUND_S = 4.0

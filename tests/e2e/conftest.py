@@ -13,8 +13,8 @@ import cellar
 from models.repository import ModelRepository
 from tests.e2e.process import ServerProcess, running
 from tests.recurrent import Case, char_case, series_case, write_repository
-from training.export import export
-from training.networks import CharNetwork
+from training.export.exporter import export
+from training.families.char.network import CharNetwork
 
 LIMITS = ("--max-frame-steps=2000", "--max-message-bytes=65536", "--max-paths=200")
 

@@ -13,10 +13,11 @@ from models.manifest import fingerprint
 from models.repository import Model
 from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.work.sampling import Draws, Sampling
-from training.export import export
-from training.series.config import TimeFeature, Transform
-from training.series.features import Features, Number
-from training.series.network import SeriesNetwork
+from training.data.series.columns import TimeFeature
+from training.export.exporter import export
+from training.families.series.features import Features, Number
+from training.families.series.network import SeriesNetwork
+from training.families.series.settings import Transform
 from training.settings import Cell
 
 ROWS, STEPS = 5, 14

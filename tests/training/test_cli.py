@@ -11,7 +11,7 @@ import pytest
 
 from models.repository import ModelRepository
 from training.cli import main
-from training.data.synthetic import write_csv
+from training.data.series.synthetic import write_csv
 
 SMALL = ["--hidden", "16", "--batch", "8", "--window", "16", "--device", "cpu"]
 

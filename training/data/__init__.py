@@ -1,1 +1,1 @@
-"""Where the numbers come from: text, the standard library, CSV files, generated series."""
+"""What is trained on: text, labelled sequences and series, read from files or made."""

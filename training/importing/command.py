@@ -11,7 +11,8 @@ from rich.console import Console
 
 from models.errors import ModelError
 from training.errors import DataError
-from training.importing import onnx_import, torch_import
+from training.importing.from_onnx import understanding as from_onnx
+from training.importing.from_torch import understanding as from_torch
 from training.importing.options import Ask, ImportOptions, prompt, refuse
 from training.importing.publishing import publish
 
@@ -59,9 +60,9 @@ def import_model(
     name = options.name or _name_of(file)
     try:
         if file.suffix == ".onnx":
-            ways = onnx_import.understand(options, ask, name=name)
+            ways = from_onnx.understand(options, ask, name=name)
         elif file.suffix in TORCH_FILES:
-            ways = iter([torch_import.understand(options, ask, name=name)])
+            ways = iter([from_torch.understand(options, ask, name=name)])
         else:
             raise DataError(
                 f"{file}: its name ends in none of .onnx, {', '.join(TORCH_FILES)}: rename it to "

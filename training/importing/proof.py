@@ -15,7 +15,8 @@ from models.compile.stateless import compile_stateless
 from models.manifest import Manifest, TokensInput, fingerprint
 from models.repository import Model
 from training.errors import ParityError
-from training.importing.stack import Floats
+from training.export.onnx_model import OnnxModel, fitted, session_of
+from training.export.operator import Floats
 
 MAX_RELATIVE = 1e-4
 ROWS, STEPS = 3, 12
@@ -47,23 +48,23 @@ def prove(proto: onnx.ModelProto, manifest: Manifest, source: Source) -> float:
     """
     x = sample_inputs(manifest)
     ends = [source(x[[row], :length]) for row, length in enumerate(LENGTHS)]
-    portable = Portable(proto, manifest)
+    portable = OnnxModel(proto, manifest)
     gaps: dict[str, float] = {}
     full = np.full(ROWS, STEPS, np.int32)
     if manifest.lengths is not None or not manifest.is_streamable:
-        gaps["whole sequences"] = _gap(portable.run(x, full), source(x))
+        gaps["whole sequences"] = _gap(portable.whole(x, full), source(x))
     if manifest.lengths is not None:
-        ragged = portable.run(x, LENGTHS)
+        ragged = portable.whole(x, LENGTHS)
         gaps["sequences of different length"] = max(
             _gap(_of_row(ragged, row, length, manifest), found[0])
             for row, (length, found) in enumerate(zip(LENGTHS, ends, strict=True))
         )
     if not manifest.is_streamable:
         graph = compile_stateless(as_model(proto, manifest))
-        compiled = Portable(onnx.load_from_string(graph.graph), graph.manifest)
-        gaps["whole sequences, as served"] = _gap(compiled.run(x, full), source(x))
+        compiled = OnnxModel(onnx.load_from_string(graph.graph), graph.manifest)
+        gaps["whole sequences, as served"] = _gap(compiled.whole(x, full), source(x))
     if manifest.is_streamable:
-        singles = portable.steps(x)  # (rows, steps, width)
+        singles = portable.step_by_step(x)  # (rows, steps, width)
         gaps["single steps"] = max(
             _gap(singles[row, :length], found[0])
             if found.ndim == 3
@@ -86,58 +87,6 @@ def prove(proto: onnx.ModelProto, manifest: Manifest, source: Source) -> float:
     return max(gaps.values())
 
 
-class Portable:
-    """A portable graph on ONNX Runtime."""
-
-    def __init__(self, proto: onnx.ModelProto, manifest: Manifest) -> None:
-        self._manifest = manifest
-        self._session = session_of(proto.SerializeToString())
-        self._shapes = {value.name: value.shape for value in self._session.get_inputs()}
-        self._types = {value.name: value.type for value in self._session.get_inputs()}
-
-    def run(self, x: NDArray[Any], lengths: NDArray[np.int32]) -> Floats:
-        """Predictions for whole sequences of these lengths."""
-        found, _ = self._run(x, lengths, self._initial(len(x)))
-        return found
-
-    def steps(self, x: NDArray[Any]) -> Floats:
-        """Predictions ``(batch, time, width)``, one step after the other."""
-        state = self._initial(len(x))
-        ones = np.ones(len(x), np.int32)
-        predictions = []
-        for step in range(x.shape[1]):
-            found, state = self._run(x[:, step : step + 1], ones, state)
-            predictions.append(found.reshape(len(x), 1, -1))
-        return np.concatenate(predictions, axis=1)
-
-    def _initial(self, batch: int) -> dict[str, NDArray[Any]]:
-        return {
-            state.input: np.full(
-                np.insert(state.shape, state.batch_axis, batch), state.initial, np.float32
-            )
-            for state in self._manifest.states
-        }
-
-    def _run(
-        self, x: NDArray[Any], lengths: NDArray[np.int32], state: dict[str, NDArray[Any]]
-    ) -> tuple[Floats, dict[str, NDArray[Any]]]:
-        manifest = self._manifest
-        feed = {manifest.input.name: _fitted(x, self._shapes[manifest.input.name]), **state}
-        if manifest.lengths is not None:
-            feed[manifest.lengths] = lengths
-        for name in feed:
-            if self._types[name] == "tensor(int32)":
-                feed[name] = feed[name].astype(np.int32)
-            elif self._types[name] == "tensor(int64)":
-                feed[name] = feed[name].astype(np.int64)
-        outputs = [manifest.prediction.output, *(part.output for part in manifest.states)]
-        found = self._session.run(outputs, feed)
-        following = {
-            part.input: array for part, array in zip(manifest.states, found[1:], strict=True)
-        }
-        return found[0], following
-
-
 def served_steps(graph: ServingGraph, x: NDArray[Any]) -> Floats:
     """The last prediction ``(batch, width)`` of single steps through the compiled graph."""
     session = session_of(graph.step or graph.chunk)
@@ -155,14 +104,6 @@ def served_chunk(graph: ServingGraph, x: NDArray[Any], lengths: NDArray[np.int32
         graph, session, _served_feed(graph, session, x, lengths), _arena(graph, len(x))
     )
     return prediction
-
-
-def session_of(model: bytes, *, log_level: int = 3) -> ort.InferenceSession:
-    """A quiet session on one thread; ``log_level`` 4 leaves out failed runs too."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = log_level
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def as_model(proto: onnx.ModelProto, manifest: Manifest) -> Model:
@@ -193,7 +134,7 @@ def _served_feed(
 ) -> dict[str, NDArray[Any]]:
     name = graph.manifest.input.name
     shapes = {value.name: value.shape for value in session.get_inputs()}
-    feed: dict[str, NDArray[Any]] = {name: _fitted(x, shapes[name])}
+    feed: dict[str, NDArray[Any]] = {name: fitted(x, shapes[name])}
     if graph.manifest.lengths in shapes:
         feed[str(graph.manifest.lengths)] = lengths
     for siblings in {tensor.siblings for tensor in graph.arena}:
@@ -213,11 +154,6 @@ def _advance(
     found = session.run([PREDICTION, *(tensor.output for tensor in graph.arena)], feed)
     following = {tensor.input: array for tensor, array in zip(graph.arena, found[1:], strict=True)}
     return found[0], following
-
-
-def _fitted(x: NDArray[Any], shape: list[Any]) -> NDArray[Any]:
-    """One step without its time axis, where the graph has none."""
-    return x[:, 0] if len(shape) < x.ndim and x.shape[1] == 1 else np.ascontiguousarray(x)
 
 
 def _of_row(found: Floats, row: int, length: int, manifest: Manifest) -> Floats:

@@ -1,51 +1,22 @@
-"""A stack of recurrent layers between an encoder and a linear head, written as a portable graph."""
+"""A stack of recurrent layers between an encoder and a linear head, written as a portable model."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from models.compile.recognition import char_network
+from models.errors import ModelError
 from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder
-from models.manifest import State
+from models.manifest import (
+    Manifest,
+    Prediction,
+    PredictionKind,
+    State,
+    TokensInput,
+    ValuesInput,
+)
+from training.export.operator import Floats, Operator
 from training.importing.options import Reads
-
-Floats = NDArray[np.float32]
-
-_ATTRIBUTES: dict[str, dict[str, Any]] = {"LSTM": {}, "GRU": {"linear_before_reset": 1}, "RNN": {}}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StackLayer:
-    """One recurrent operator of ONNX: its name and its weights, in its own order of gates."""
-
-    op: str
-    w: Floats  # (directions, gates * hidden, inputs)
-    r: Floats  # (directions, gates * hidden, hidden)
-    b: Floats  # (directions, 2 * gates * hidden)
-    activation: str = "Tanh"
-    """Of a plain RNN."""
-
-    @property
-    def directions(self) -> int:
-        """1, or 2 for a bidirectional layer."""
-        return len(self.w)
-
-    @property
-    def inputs(self) -> int:
-        """Numbers per step that it reads."""
-        return int(self.w.shape[2])
-
-    @property
-    def hidden(self) -> int:
-        """Units per direction."""
-        return int(self.r.shape[2])
-
-    @property
-    def width(self) -> int:
-        """Numbers per step that it gives."""
-        return self.directions * self.hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +32,7 @@ class Stack:
     """An embedding or none, recurrent layers, a head or none."""
 
     embedding: Floats | None  # (vocabulary, inputs)
-    layers: tuple[StackLayer, ...]
+    layers: tuple[Operator, ...]
     head: Head | None
     reads: Reads = Reads.EVERY
 
@@ -83,8 +54,35 @@ class Stack:
         return tuple(
             State(input=name, output=f"{name}_next", shape=(layer.hidden,))
             for number, layer in enumerate(self.layers)
-            for name in _state_names(layer, number)
+            for name in layer.state_names(number)
         )
+
+
+def model_of(
+    stack: Stack, inputs: TokensInput | ValuesInput, prediction: Prediction, *, name: str
+) -> tuple[onnx.ModelProto, Manifest]:
+    """Write a stack with its manifest.
+
+    Its task is ``char`` where the arena compiler knows such networks and writes them anew, and
+    ``foreign``, served with its own operators, otherwise.
+    """
+    proto = write(stack, name=name, output=prediction.output)
+    manifest = Manifest(
+        name=name,
+        task="foreign",
+        input=inputs,
+        lengths="lengths",
+        states=stack.states,
+        prediction=prediction,
+    )
+    if prediction.kind is PredictionKind.LOGITS and manifest.is_streamable:
+        as_char = manifest.model_copy(update={"task": "char"})
+        try:
+            char_network(proto.graph, as_char)
+        except ModelError:
+            return proto, manifest
+        return proto, as_char
+    return proto, manifest
 
 
 def write(stack: Stack, *, name: str, output: str) -> onnx.ModelProto:
@@ -118,10 +116,6 @@ def write(stack: Stack, *, name: str, output: str) -> onnx.ModelProto:
     return graph.model(name)
 
 
-def _state_names(layer: StackLayer, number: int) -> list[str]:
-    return [f"{kind}_{number}" for kind in (("h", "c") if layer.op == "LSTM" else ("h",))]
-
-
 def _add_input(graph: GraphBuilder, stack: Stack) -> str:
     if stack.embedding is None:
         width = stack.layers[0].inputs
@@ -133,28 +127,20 @@ def _add_input(graph: GraphBuilder, stack: Stack) -> str:
 
 
 def _add_layer(
-    graph: GraphBuilder, layer: StackLayer, number: int, x: str, lengths: str, streams: bool
+    graph: GraphBuilder, layer: Operator, number: int, x: str, lengths: str, streams: bool
 ) -> tuple[str, str]:
-    """Add one operator; returns its outputs (time, batch, width) and final h (dirs, batch, h)."""
-    attributes = dict(_ATTRIBUTES[layer.op], hidden_size=layer.hidden)
-    if layer.op == "RNN":
-        attributes["activations"] = [layer.activation] * layer.directions
-    if layer.directions == 2:
-        attributes["direction"] = "bidirectional"
-    weights = [
-        graph.constant(array, f"{kind}_{number}")
-        for kind, array in (("w", layer.w), ("r", layer.r), ("b", layer.b))
-    ]
-    first, second = graph.constant([0]), graph.constant([1])
-    names = _state_names(layer, number)
-    before = [graph.node("Unsqueeze", name, first) for name in names] if streams else []
-    path, after = f"y_{number}", [f"{name}_last" for name in names]
-    graph.nodes_with(layer.op, x, *weights, lengths, *before, outputs=[path, *after], **attributes)
+    """Add one operator; returns its outputs (time, batch, width) and final h (dirs, batch, h).
+
+    What streams is not asked for its end: there is no final h then.
+    """
+    weights = layer.add_weights(graph, number)
+    axes = graph.constant([0]), graph.constant([1])
     if streams:
-        for name, last in zip(names, after, strict=True):
-            graph.node("Squeeze", last, first, output=f"{name}_next")
+        return layer.add_streamed(graph, number, x, weights, lengths, axes), ""
+    path, after = f"y_{number}", [f"{name}_last" for name in layer.state_names(number)]
+    layer.add(graph, x, *weights, lengths, outputs=[path, *after])
     if layer.directions == 1:
-        return graph.node("Squeeze", path, second), after[0]
+        return graph.node("Squeeze", path, axes[1]), after[0]
     by_batch = graph.node("Transpose", path, perm=[0, 2, 1, 3])  # (time, batch, directions, hidden)
     return graph.node("Reshape", by_batch, graph.constant([0, 0, -1])), after[0]
 

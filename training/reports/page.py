@@ -14,7 +14,7 @@ from matplotlib.text import Text as Label
 from rich.table import Table
 from rich.text import Text
 
-from training.sections import Section
+from training.reports.sections import Section
 
 MOST_SVG_BYTES = 250_000
 """A drawing that takes more than this is embedded as pixels."""

@@ -1,0 +1,1 @@
+"""Several cells on the same data and budget."""

@@ -1,0 +1,92 @@
+"""Files of fields between separators, read so that every row knows its line.
+
+Knows nothing of what the fields mean, nor of which columns a reader wants.
+"""
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.files import decode, read_bytes
+from training.errors import DataError
+
+_GZIP = b"\x1f\x8b"
+_LONGEST_FIELD = 100_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row of a file."""
+
+    line: int
+    """Where it ends in the file, counted from 1."""
+    fields: tuple[str, ...]
+    """Stripped."""
+
+
+def read_delimited(path: Path) -> str:
+    """The text of a file, unpacked if it is packed.
+
+    Raises:
+        DataError: it is missing, broken or not UTF-8.
+    """
+    data = read_bytes(path)
+    if data.startswith(_GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: broken gzip file: {error}; fetch it again") from error
+    return decode(data, path)
+
+
+def first_line(text: str) -> str:
+    """The first line that is not empty."""
+    return re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+
+
+def rows_of(text: str, separator: str | None, *, path: Path, strict: bool) -> Iterator[Row]:
+    """The rows of a text, blank ones included; without a separator they are cut at whitespace.
+
+    ``strict`` refuses text between a closing quote and the separator. Otherwise it belongs to the
+    field, and spaces before an opening quote do not.
+
+    Raises:
+        DataError: a quote is not closed, or is where it must not be.
+    """
+    is_read = False
+
+    def lines() -> Iterator[str]:
+        nonlocal is_read
+        yield from io.StringIO(text, newline="")
+        is_read = True
+
+    if separator is None:
+        for number, line in enumerate(lines(), start=1):
+            yield Row(line=number, fields=tuple(line.split()))
+        return
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(lines(), delimiter=separator, strict=strict, skipinitialspace=not strict)
+    try:
+        for fields in reader:
+            if is_read:  # the last row asked for more: only a strict reader minds by itself
+                raise csv.Error("unexpected end of data")
+            yield Row(line=reader.line_num, fields=tuple(field.strip() for field in fields))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}; mend the quotes") from error
+
+
+def place_of(name: str, header: Sequence[str], *, path: Path, option: str) -> int:
+    """The number of a column.
+
+    Raises:
+        DataError: there is none of that name; ``option`` is what to choose one with.
+    """
+    if name not in header:
+        known = ", ".join(header)
+        raise DataError(f"{path}: no column '{name}' (it has: {known}); choose one with {option}")
+    return list(header).index(name)

@@ -1,0 +1,1 @@
+"""Labelled sequences: from folders, archives and tables."""

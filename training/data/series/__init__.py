@@ -1,0 +1,1 @@
+"""Series: columns of numbers in order of time."""

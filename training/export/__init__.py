@@ -1,0 +1,1 @@
+"""From a network to a portable ONNX model, and the check that both compute the same."""

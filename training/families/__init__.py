@@ -1,0 +1,1 @@
+"""The kinds of task: what a run is about, and the three families that there are."""

@@ -1,0 +1,120 @@
+"""The settings of a series model."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from training.data.series.columns import Fill, TimeFeature
+from training.settings import ModelName, Names, TrainingConfig
+
+
+class Transform(StrEnum):
+    """How a series' changes are measured."""
+
+    LOG_RETURN = "log-return"
+    DIFFERENCE = "difference"
+
+
+class SeriesConfig(TrainingConfig):
+    """The distribution of a series' next value."""
+
+    task: Literal["series"] = "series"
+    name: ModelName = "series"
+    csv: Path | None = Field(
+        None, description="a CSV file, or columns of numbers without a header; .gz as well"
+    )
+    value: Names = Field(
+        (),
+        description="a column to predict; repeat it for several series (all columns of a file "
+        "without a header, which are named 1, 2, …)",
+    )
+    feature: Names = Field(
+        (), description="a further column to read, which clients then send too; repeatable"
+    )
+    time_feature: tuple[TimeFeature, ...] = Field(
+        (),
+        description="read hour, weekday (0: Monday), monthday or month of the date, which clients "
+        "then send too; repeatable",
+    )
+    series_column: str | None = Field(
+        None, description="the column that tells several series of a file in long form apart"
+    )
+    date: str | None = Field(
+        None, description="the column to sort by (found by itself when named like a date)"
+    )
+    decimal_comma: bool = Field(
+        False, description="1.234,56 is a number (found by itself where nothing else fits)"
+    )
+    fill: Fill = Field(
+        Fill.NONE,
+        description="none: rows without a value are dropped, and a gap in the dates is one step; "
+        "forward: the last value stands in for both",
+    )
+    rows: int | None = Field(None, ge=1, description="use at most so many rows of each series")
+    synthetic: int | None = Field(
+        None, ge=100, le=10_000_000, description="rows of a generated price series instead of a CSV"
+    )
+    transform: Literal["auto"] | Transform = Field(
+        "auto",
+        description="auto, log-return or difference; auto takes log-return for positive values "
+        "without a season",
+    )
+    season: int | None = Field(
+        None, ge=2, le=10_000, description="measure changes from so many steps before, not from one"
+    )
+    driftless: bool = Field(
+        False,
+        description="up is as likely as down: learn only the spread and the tails of the next "
+        "change; for prices, whose trends do not last",
+    )
+    decay: float = Field(
+        0.94, gt=0, lt=1, description="decay of the running size of changes, per step"
+    )
+    horizon: int = Field(
+        30, ge=1, le=10_000, description="steps ahead in the backtest and in the sample forecast"
+    )
+    windows: int = Field(20, ge=1, le=1000, description="windows in the backtest, at most")
+    train_rows: int | None = Field(
+        None, ge=1, description="train on at most so many rows, the last before those held out"
+    )
+    validation_rows: int | None = Field(
+        None, ge=1, description="rows held out to choose the weights by (default: a tenth)"
+    )
+    test_rows: int | None = Field(
+        None, ge=1, description="rows at the end held out for the scores (default: a tenth)"
+    )
+    hidden: int = Field(32, ge=1, le=8192, description="units per layer")
+    batch: int = Field(32, ge=1, description="parallel streams")
+    window: int = Field(32, ge=2, description="steps per truncated back-propagation window")
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1.0, ge=0, description="AdamW's weight decay")
+    dropout: float = Field(
+        0.3, ge=0, lt=1, description="dropout between layers and before the head"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.csv is None) == (self.synthetic is None):
+            raise ValueError("give either a csv file or a number of synthetic rows")
+        if self.synthetic is not None and (self.value or self.feature or self.series_column):
+            raise ValueError("value, feature and series_column choose columns of a csv file")
+        if self.series_column is not None and len(self.value) > 1:
+            raise ValueError(
+                "several values are several series already: give one value with series_column"
+            )
+        columns = (*self.value, *self.feature, *self.time_feature)
+        if twice := {name for name in columns if columns.count(name) > 1}:
+            raise ValueError(f"column '{min(twice)}' is given twice")
+        return self
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The CSV file."""
+        return () if self.csv is None else (self.csv,)
+
+    def anchored(self) -> Self:
+        """The same settings with absolute paths."""
+        path = None if self.csv is None else self.csv.absolute()
+        return super().anchored().model_copy(update={"csv": path})
