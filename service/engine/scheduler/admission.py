@@ -48,8 +48,9 @@ class Admission:
         request.expected = expected
         positions = request.positions
         if positions is not None and not (positions == expected).all():
-            request.positions = np.where(positions == UNCHECKED, expected, positions)
-            wanted = self._judge(request, request.positions, wanted)
+            positions = np.where(positions == UNCHECKED, expected, positions)
+            if not (positions == expected).all():
+                wanted = self._judge(request, positions, wanted)
         self._queue(request, wanted)
 
     def _without_cancelled(self, request: Request) -> Mask:
@@ -84,11 +85,12 @@ class Admission:
         )
         self._metrics.position_conflicts.inc(int((conflict | mismatch).sum()))
         for row in np.flatnonzero(verdicts.queued & wanted).tolist():
-            self._admit_later(request.row(row))
+            self._admit_later(request.row(row), positions[row : row + 1])
         return verdicts.apply & wanted
 
-    def _admit_later(self, request: Request) -> None:
+    def _admit_later(self, request: Request, positions: Ints) -> None:
         """Judge a row again after what is queued now: it may repeat some of that."""
+        request.positions = positions
         self._scheduler.submit(
             Barrier(slots=request.slots, reply_to=_Retry(self, request), rows=np.zeros(1, np.int64))
         )

@@ -9,7 +9,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
@@ -20,7 +19,7 @@ from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import SAMPLE, Answers, Ints, Mask
 from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
-from service.engine.work.sampling import Draws, Sampling
+from service.engine.work.sampling import Draws
 from service.engine.work.work import Decode, Work
 from service.errors import CellarError, InternalError, SessionClosedError
 
@@ -30,6 +29,8 @@ _UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond thi
 # does: a few generations are sent step by step, many of them several steps at a time.
 _PIECES_PER_S = 1500.0
 _BURST = 64.0  # pieces
+_FIRST_ROWS = 16
+_DRAWS = ("temperature", "top_k", "top_p", "seed")
 _LATEST_S = 0.1  # what was generated is sent by then if nothing follows
 
 
@@ -90,52 +91,29 @@ class _Fate(Enum):
 _REASONS = {_Fate.LENGTH.value: FinishReason.LENGTH, _Fate.STOP.value: FinishReason.STOP}
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class _Rows:
-    """What is known of each row, a column each."""
-
-    slot: Ints
-    tenancy: NDArray[np.int32]  # the slot's generation: whose it is
-    number: Ints  # among the rows of its call
-    at: Ints  # the session's position
-    left: Ints  # steps to read
-    filled: Ints  # steps that are not in a piece
-    unread: Ints  # steps in pieces that nobody has taken
-    is_paced: Mask
-    special: Mask  # its call looks at each step, or was cancelled: to be looked at one by one
-    held: Mask  # waits for its client to read
-    flying: Ints  # steps that it reads in a batch that runs
-    fate: Ints  # a `_Fate`
-    next: NDArray[Any]  # the step to read next
-    done: NDArray[Any]  # (rows, PIECE_STEPS) steps that are not in a piece
-    draws: Draws
-
-    @classmethod
-    def empty(cls, rows: int, dtype: type[np.generic]) -> "_Rows":
-        """So many rows of no call."""
-        columns: dict[str, Any] = {name: np.zeros(rows, np.int64) for name in _INTS}
-        columns |= {name: np.zeros(rows, np.bool_) for name in _MASKS}
-        return cls(
-            **columns,
-            tenancy=np.zeros(rows, np.int32),
-            next=np.zeros(rows, dtype),
-            done=np.zeros((rows, PIECE_STEPS), dtype),
-            draws=Draws.repeated(Sampling(), rows),
-        )
-
-    def doubled(self) -> "_Rows":
-        """The same, and as many empty rows behind them."""
-        more = self.empty(len(self.slot), self.next.dtype.type)
-        joined = {
-            column.name: np.concatenate([getattr(self, column.name), getattr(more, column.name)])
-            for column in fields(self)
-            if column.name != "draws"
-        }
-        return _Rows(**joined, draws=Draws.joined((self.draws, more.draws)))
-
-
-_INTS = ("slot", "number", "at", "left", "filled", "unread", "fate", "flying")
-_MASKS = ("is_paced", "special", "held")
+def _record(step: type[np.generic]) -> np.dtype[np.void]:
+    """What is known of each row."""
+    return np.dtype(
+        [
+            ("slot", np.int64),
+            ("tenancy", np.int32),  # the slot's generation: whose it is
+            ("number", np.int64),  # among the rows of its call
+            ("at", np.int64),  # the session's position
+            ("left", np.int64),  # steps to read
+            ("filled", np.int64),  # steps that are not in a piece
+            ("unread", np.int64),  # steps in pieces that nobody has taken
+            ("flying", np.int64),  # steps that it reads in a batch that runs
+            ("fate", np.int64),  # a `_Fate`
+            ("is_paced", np.bool_),
+            ("special", np.bool_),  # its call watches it, or was cancelled: looked at one by one
+            ("held", np.bool_),  # waits for its client to read
+            ("next", step),  # the step to read next
+            ("temperature", np.float32),
+            ("top_k", np.int64),
+            ("top_p", np.float32),
+            ("seed", np.uint64),
+        ]
+    )
 
 
 class Feedback:
@@ -175,9 +153,11 @@ class Feedback:
         self._wake = wake
         self._call_later = call_later
         self._count = count
-        self._rows = _Rows.empty(16, np.int64 if bounds is None else np.float32)
-        self._calls: list[FeedbackCall | None] = [None] * 16  # by row
-        self._free = list(range(15, -1, -1))
+        step = np.int64 if bounds is None else np.float32
+        self._rows = np.zeros(_FIRST_ROWS, _record(step))
+        self._done = np.zeros((_FIRST_ROWS, PIECE_STEPS), step)  # steps that are not in a piece
+        self._calls: list[FeedbackCall | None] = [None] * _FIRST_ROWS  # by row
+        self._free = list(range(_FIRST_ROWS))[::-1]
         self._ready: list[Ints] = []
         self._unsent: deque[int] = deque()  # rows with steps that are not in a piece, oldest first
         self._allowance = _BURST  # pieces that may be sent now
@@ -216,21 +196,21 @@ class Feedback:
             raise InternalError("the model drew what cannot be its next step")
         while len(self._free) < len(slots):
             self._grow()
-        new = np.array([self._free.pop() for _ in range(len(slots))], np.int64)
-        for row in new.tolist():
+        numbers = [self._free.pop() for _ in range(len(slots))]
+        for row in numbers:
             self._calls[row] = call
-        rows = self._rows
-        rows.slot[new] = slots
-        rows.tenancy[new] = self._generation[slots]
-        rows.number[new] = np.arange(len(slots))
-        rows.at[new] = position
-        rows.left[new] = steps
-        rows.filled[new] = rows.unread[new] = rows.fate[new] = rows.flying[new] = 0
-        rows.is_paced[new] = call.is_paced
-        rows.special[new] = call.watches
-        rows.held[new] = False
-        rows.next[new] = self.within(first)
-        rows.draws.put(new, draws)
+        new, rows = np.array(numbers), np.zeros(len(slots), self._rows.dtype)
+        rows["slot"] = slots
+        rows["tenancy"] = self._generation[slots]
+        rows["number"] = np.arange(len(slots))
+        rows["at"] = position
+        rows["left"] = steps
+        rows["is_paced"] = call.is_paced
+        rows["special"] = call.watches
+        rows["next"] = self.within(first)
+        for name in _DRAWS:
+            rows[name] = getattr(draws, name)
+        self._rows[new] = rows
         self._go_on(new)
         self._wake()
         return new
@@ -241,9 +221,9 @@ class Feedback:
 
     def taken(self, row: int) -> None:
         """All pieces of a row were taken."""
-        self._rows.unread[row] = 0
-        if self._rows.held[row]:
-            self._rows.held[row] = False
+        self._rows["unread"][row] = 0
+        if self._rows["held"][row]:
+            self._rows["held"][row] = False
             self._go_on(np.array([row]))
             self._wake()
 
@@ -252,9 +232,9 @@ class Feedback:
         call.cancelled = True
         for row in rows.tolist():
             if self._calls[row] is call:
-                self._rows.special[row] = True
-                if self._rows.held[row]:
-                    self._rows.fate[row] = _Fate.CANCELLED.value
+                self._rows["special"][row] = True
+                if self._rows["held"][row]:
+                    self._rows["fate"][row] = _Fate.CANCELLED.value
                     self._end(np.array([row]))
         self._wake()
 
@@ -268,8 +248,8 @@ class Feedback:
             to be judged and queued like any other: they must not hold the others up.
         """
         ready, rows = np.concatenate(self._ready), self._rows
-        moved = rows.tenancy[ready] != self._generation[rows.slot[ready]]
-        over = moved | rows.special[ready]
+        moved = rows["tenancy"][ready] != self._generation[rows["slot"][ready]]
+        over = moved | rows["special"][ready]
         if over.any():
             for index in np.flatnonzero(over).tolist():
                 row = int(ready[index])
@@ -277,25 +257,25 @@ class Feedback:
                 over[index] = moved[index] or call.cancelled
                 if moved[index]:
                     call.error = SessionClosedError("the session was closed while it generated")
-            rows.fate[ready[over]] = _Fate.CANCELLED.value
+            rows["fate"][ready[over]] = _Fate.CANCELLED.value
             self._end(ready[over])
             ready = ready[~over]
-        slots = rows.slot[ready]
+        slots = rows["slot"][ready]
         _, first = np.unique(slots, return_index=True)
         later = ready[:0]
         if len(first) < len(ready):  # of several on one session, the first is the one that goes on
             later = np.delete(ready, first)
             ready = ready[np.sort(first)]
-            slots = rows.slot[ready]
+            slots = rows["slot"][ready]
         runs = self._table.idle(slots) & ~self._table.blocked(slots)
-        runs &= self._table.position[slots] == rows.at[ready]
+        runs &= self._table.position[slots] == rows["at"][ready]
         stray = ready[~runs]
         self._ready = [ready[runs], later] if len(later) else [ready[runs]]
         self.ready_rows = len(self._ready[0]) + len(later)
         if not len(stray):
             return None
         request = self._request(stray)
-        request.positions = rows.at[stray]
+        request.positions = rows["at"][stray]
         return request
 
     def work(self, *, steps: int, room: int) -> Work | None:
@@ -304,16 +284,16 @@ class Feedback:
         Rows that are looked at step by step run by themselves, after the others.
         """
         ready, rows = self._ready[0], self._rows
-        special = rows.special[ready]
+        special = rows["special"][ready]
         chosen = ~special if not special.all() else special
         places = np.flatnonzero(chosen)[:room]
         if not len(places):
             return None
         taken = ready[places]
-        steps = 1 if special[places[0]] else min(steps, int(rows.left[taken].min()))
+        steps = 1 if special[places[0]] else min(steps, int(rows["left"][taken].min()))
         self._ready[0] = np.delete(ready, places)
         self.ready_rows -= len(taken)
-        at = self._table.begin(rows.slot[taken], None)
+        at = self._table.begin(rows["slot"][taken], None)
         assert at is not None, "`settle` has seen that they can run"
         if steps == 1:
             request = self._request(taken)
@@ -322,19 +302,19 @@ class Feedback:
             request.contents = bits.ravel().astype(np.int64)
             work: Work = request
         else:
-            self._table.accept(rows.slot[taken], steps - 1)
+            self._table.accept(rows["slot"][taken], steps - 1)
             work = Decode(
-                slots=rows.slot[taken],
+                slots=rows["slot"][taken],
                 expected=at,
-                draws=rows.draws.take(taken),
+                draws=self._draws(taken),
                 reply_to=self,
                 rows=taken,
                 commit=True,
                 feeds_back=True,
                 weight=steps,
-                inputs=rows.next[taken],
+                inputs=rows["next"][taken],
             )
-        rows.flying[taken] = steps
+        rows["flying"][taken] = steps
         self.in_flight += steps * len(taken)
         return work
 
@@ -346,21 +326,21 @@ class Feedback:
         if drawn.ndim == 1:
             drawn = drawn[:, None]  # (rows, steps)
         steps = drawn.shape[1]
-        filled = rows.filled[done]
-        rows.done[done[:, None], filled[:, None] + np.arange(steps)] = np.concatenate(
-            [rows.next[done, None], drawn[:, :-1]], axis=1
+        filled = rows["filled"][done]
+        self._done[done[:, None], filled[:, None] + np.arange(steps)] = np.concatenate(
+            [rows["next"][done, None], drawn[:, :-1]], axis=1
         )
-        rows.filled[done] = filled + steps
-        rows.at[done] += steps
-        rows.left[done] -= steps
-        rows.next[done] = drawn[:, -1]
-        paced = rows.is_paced[done]
+        rows["filled"][done] = filled + steps
+        rows["at"][done] += steps
+        rows["left"][done] -= steps
+        rows["next"][done] = drawn[:, -1]
+        paced = rows["is_paced"][done]
         self._count(steps * int(paced.sum()))
         self._unsent.extend(done[(filled == 0) & paced].tolist())
         self._decide(done)
-        held = (rows.fate[done] == 0) & (rows.unread[done] > _UNREAD_STEPS)
-        rows.held[done] = held
-        self._go_on(done[(rows.fate[done] == 0) & ~held])
+        held = (rows["fate"][done] == 0) & (rows["unread"][done] > _UNREAD_STEPS)
+        rows["held"][done] = held
+        self._go_on(done[(rows["fate"][done] == 0) & ~held])
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`: hand what was read to the calls."""
@@ -369,10 +349,10 @@ class Feedback:
             self._land(delivery.rows)
             for row in delivery.rows.tolist():
                 self._call(row).error = delivery.error
-            rows.fate[delivery.rows] = _Fate.CANCELLED.value
-        fate = rows.fate[delivery.rows]
+            rows["fate"][delivery.rows] = _Fate.CANCELLED.value
+        fate = rows["fate"][delivery.rows]
         self._end(delivery.rows[fate != 0])
-        filled = rows.filled[delivery.rows]
+        filled = rows["filled"][delivery.rows]
         full = delivery.rows[(fate == 0) & (filled > PIECE_STEPS - self._most_steps)]
         for row in full.tolist():
             self._put(row, None)
@@ -386,16 +366,19 @@ class Feedback:
 
     def _request(self, rows: Ints) -> Request:
         columns = self._rows
-        inputs = columns.next[rows]
+        inputs = columns["next"][rows]
         return Request(
-            slots=columns.slot[rows],
+            slots=columns["slot"][rows],
             inputs=inputs if self._bounds is None else inputs[:, None],
             outputs=SAMPLE,
-            draws=columns.draws.take(rows),
+            draws=self._draws(rows),
             reply_to=self,
             rows=rows,
             feeds_back=True,
         )
+
+    def _draws(self, rows: Ints) -> Draws:
+        return Draws(**{name: self._rows[name][rows] for name in _DRAWS})
 
     def _go_on(self, rows: Ints) -> None:
         if len(rows):
@@ -403,26 +386,26 @@ class Feedback:
             self.ready_rows += len(rows)
 
     def _land(self, rows: Ints) -> None:
-        self.in_flight -= int(self._rows.flying[rows].sum())
-        self._rows.flying[rows] = 0
+        self.in_flight -= int(self._rows["flying"][rows].sum())
+        self._rows["flying"][rows] = 0
 
     def _decide(self, done: Ints) -> None:
         """Say which rows end with the step they have just read."""
         rows = self._rows
-        fate = np.where(rows.left[done] == 0, _Fate.LENGTH.value, _Fate.GOES_ON.value)
+        fate = np.where(rows["left"][done] == 0, _Fate.LENGTH.value, _Fate.GOES_ON.value)
         if self._bounds is not None:
-            bad = (fate == 0) & ~np.isfinite(rows.next[done])
+            bad = (fate == 0) & ~np.isfinite(rows["next"][done])
             fate[bad] = _Fate.BAD_DRAW.value
-        for index in np.flatnonzero(rows.special[done]).tolist():
+        for index in np.flatnonzero(rows["special"][done]).tolist():
             row = int(done[index])
             call = self._call(row)
             if call.cancelled:
                 fate[index] = _Fate.CANCELLED.value
             elif call.watches:
-                last = rows.done[row, rows.filled[row] - 1]
+                last = self._done[row, rows["filled"][row] - 1]
                 if call.is_over(last):
                     fate[index] = _Fate.STOP.value
-        rows.fate[done] = fate
+        rows["fate"][done] = fate
 
     def _send_pieces(self) -> None:
         """Make pieces of what was generated, oldest first, as many as may be sent now."""
@@ -432,7 +415,7 @@ class Feedback:
         self._allowed_s = now_s
         while self._unsent and self._allowance >= 1.0:
             row = self._unsent.popleft()
-            if self._calls[row] is not None and self._rows.filled[row]:
+            if self._calls[row] is not None and self._rows["filled"][row]:
                 self._put(row, None)
                 self._allowance -= 1.0
         if self._unsent and self._timer is None:
@@ -446,17 +429,17 @@ class Feedback:
         self._send_pieces()
 
     def _put(self, row: int, reason: FinishReason | None) -> None:
-        self._put_all(self._call(row), np.array([row]), int(self._rows.filled[row]), reason)
+        self._put_all(self._call(row), np.array([row]), int(self._rows["filled"][row]), reason)
 
     def _put_all(
         self, call: FeedbackCall, own: Ints, count: int, reason: FinishReason | None
     ) -> None:
         rows = self._rows
-        rows.filled[own] = 0
+        rows["filled"][own] = 0
         if call.is_paced:
-            rows.unread[own] += count
-        steps = rows.done[own, :count]
-        call.put(rows.number[own], steps, int(rows.at[own[-1]]), reason)
+            rows["unread"][own] += count
+        steps = self._done[own, :count]
+        call.put(rows["number"][own], steps, int(rows["at"][own[-1]]), reason)
 
     def _call(self, row: int) -> FeedbackCall:
         call = self._calls[row]
@@ -468,23 +451,23 @@ class Feedback:
         rows = self._rows
         alike: dict[tuple[FeedbackCall, int, int], list[int]] = {}
         for row in ended.tolist():
-            key = self._call(row), rows.filled.item(row), rows.fate.item(row)
+            key = self._call(row), rows["filled"].item(row), rows["fate"].item(row)
             alike.setdefault(key, []).append(row)
         for (call, filled, fate), numbers in alike.items():
             own = np.array(numbers)
             if fate == _Fate.BAD_DRAW.value:
-                call.error = InternalError(
-                    f"the model drew {rows.next[own[0]]}, which cannot be its next step"
-                )
+                drawn = rows["next"][own[0]]
+                call.error = InternalError(f"the model drew {drawn}: it cannot be its next step")
             if filled:  # they have read them, even if they now fail
                 self._put_all(call, own, filled, _REASONS.get(fate))
-            call.end(rows.number[own], rows.next[own])
+            call.end(rows["number"][own], rows["next"][own])
             for row in numbers:
                 self._calls[row] = None
             self._free += numbers
 
     def _grow(self) -> None:
         size = len(self._calls)
-        self._rows = self._rows.doubled()
+        self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._done = np.concatenate([self._done, np.zeros_like(self._done)])
         self._calls += [None] * size
-        self._free = list(range(2 * size - 1, size - 1, -1)) + self._free
+        self._free = [*range(2 * size - 1, size - 1, -1), *self._free]

@@ -29,6 +29,7 @@ from service.engine.work.columns import Ints, has_repeats
 from service.engine.work.work import Chunk, Fork, Kind, Work
 
 _TURNS = tuple(Kind)
+_DECODE = (Kind.DECODE,)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,29 +96,31 @@ class Scheduler:
         self.pending_steps += work.weight * len(slots)
         self._enqueue(_Entry(work, None))
 
-    def schedule(self, *, decode_steps: int = 1, feedback_rows: int | None = None) -> Batch | None:
+    def schedule(
+        self,
+        *,
+        decode_steps: int = 1,
+        feedback_rows: int | None = None,
+        decode_only: bool = False,
+    ) -> Batch | None:
         """The next batch, or ``None`` when nothing can run now.
 
         Args:
             decode_steps: steps that rows that feed back read at once, in a batch of their own; one
                 step shares the batch of everybody's single steps.
             feedback_rows: the most rows that feed back; ``None`` sets no limit.
+            decode_only: nothing else may run now.
         """
-        for offset in range(len(_TURNS)):
-            kind = _TURNS[(self._turn + offset) % len(_TURNS)]
+        kinds = _DECODE if decode_only else _TURNS[self._turn :] + _TURNS[: self._turn]
+        for kind in kinds:
             ready = self._ready[kind]
             match kind:
                 case Kind.STEPS:
                     parts = self._rows(ready)
                     if decode_steps == 1:
                         parts += self._fed_back(parts, 1, feedback_rows)
-                        parts = _grouped(parts)
-                case Kind.DECODE:
-                    parts = (
-                        [] if decode_steps == 1 else self._fed_back([], decode_steps, feedback_rows)
-                    )
-                    if parts:
-                        kind = parts[0].work.kind
+                case Kind.DECODE if decode_steps > 1:
+                    parts = self._fed_back([], decode_steps, feedback_rows)
                 case _ if not ready:
                     continue
                 case Kind.CHUNKS:
@@ -125,10 +128,11 @@ class Scheduler:
                 case Kind.FORK:
                     parts = self._fork(ready)
                 case _:
-                    parts = _grouped(self._rows(ready))
+                    parts = self._rows(ready)
             if parts:
-                self._turn = (self._turn + offset + 1) % len(_TURNS)
-                return self._batch(kind, parts)
+                self._turn = (_TURNS.index(kind) + 1) % len(_TURNS)
+                kind = parts[0].work.kind  # few steps that are left to rows that feed back are one
+                return Batch.of(kind, _grouped(parts) if len(parts) > 1 else parts)
         return None
 
     def complete(self, batch: Batch) -> None:
@@ -203,21 +207,6 @@ class Scheduler:
         if entry.work.kind is Kind.STEPS:
             rows = entry.work.slots if entry.places is None else entry.places
             self.ready_rows += sign * len(rows)
-
-    def _batch(self, kind: Kind, parts: list[Part]) -> Batch:
-        if len(parts) > 1 or parts[0].places is not None or kind is Kind.CHUNKS:
-            return Batch.of(kind, parts)
-        work, rows = parts[0].work, len(parts[0].slots)
-        times = work.weight if kind is Kind.DECODE else 1
-        return Batch(
-            kind=kind,
-            parts=parts,
-            slots=work.slots,
-            expected=work.expected,
-            steps=rows * times,
-            rows=rows * work.effort,
-            times=times,
-        )
 
     def _rows(self, ready: deque[_Entry]) -> list[Part]:
         """Runnable rows, first come first served."""

@@ -83,9 +83,14 @@ class ServedModel:
         Raises:
             BadInputError: as `check_outputs`.
         """
+        kind = self.single_kinds.get((outputs, encode))
+        if kind is not None:
+            if sampling is not None:
+                sampling.check("outputs.sample")
+            return kind
         found = self.check_outputs(outputs, sampling, steps=1)
         kind = self.single_kinds.get((found, encode)) or SingleKind(found.last_only, encode)
-        if len(self.single_kinds) < _REMEMBERED and sampling is None:
+        if len(self.single_kinds) < _REMEMBERED:
             self.single_kinds[found, encode] = self.single_kinds[outputs, encode] = kind
         return kind
 

@@ -33,7 +33,7 @@ _RUNS_AT_ONCE = 2  # that the worker may have: one runs, one waits
 MOST_DECODE_STEPS = 16  # in one run: others wait for its end
 _FEW = 1 / 8  # others per row, with which a run of several steps is still faster than sharing
 _DECODE_ROOM = 2  # times what may run on the event loop: 8 steps of 64 rows on 2x128
-_WORTH_HALVING = 128  # rows: with two halves, one runs while the draws of the other are looked at
+_HALF = 64  # rows: of two halves, one runs while the draws of the other are looked at
 
 _COST_WEIGHT = 0.1  # of the newest run in the running mean of its like
 
@@ -117,21 +117,20 @@ class BatchPolicy:
             at_once: what is next has waited for a run already.
         """
         rows = single_rows + feedback_rows
-        if runs:
-            if runs == _RUNS_AT_ONCE or rows < self.worth_a_batch:
-                return _NOTHING
-            turn = _OVERLAP
-        else:
-            if not at_once and self._is_delayed(rows, now_s):
-                return _WAIT
-            turn = _RUN
-        if not feedback_rows or not self._can_decode:
-            return turn
-        others = pending_steps - feedback_rows - in_flight
-        halves = feedback_rows >= _WORTH_HALVING and not in_flight
-        some = (feedback_rows + 1) // 2 if halves else feedback_rows
-        steps = self._decode_steps(some, others)
-        return turn if steps == 1 else Turn(turn.action, steps, some)
+        if runs == _RUNS_AT_ONCE:
+            return _NOTHING
+        if not runs and not at_once and self._is_delayed(rows, now_s):
+            return _WAIT
+        worth_a_batch = rows >= self.worth_a_batch
+        if feedback_rows and self._can_decode and not (runs and single_rows >= self.worth_a_batch):
+            halves = feedback_rows >= 2 * _HALF and not in_flight
+            some = (feedback_rows + 1) // 2 if halves else feedback_rows
+            steps = self._decode_steps(some, pending_steps - feedback_rows - in_flight)
+            if steps > 1 and (not runs or some >= _HALF):
+                return Turn(Action.OVERLAP if runs else Action.RUN, steps, some)
+        if not runs:
+            return _RUN
+        return _OVERLAP if worth_a_batch else _NOTHING
 
     def runs_here(self, kind: Kind, rows: int, times: int) -> bool:
         """Whether a batch may hold up the event loop; one that goes over its rows several times."""

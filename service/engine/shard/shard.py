@@ -330,16 +330,21 @@ class Shard:
 
     def _next(self, turn: Turn) -> Run | None:
         """What to run now."""
-        if self._inbox and not self._scheduler.waiting and not self.feedback.ready_rows:
+        if self._inbox and not (self._scheduler.waiting or self.feedback.ready_rows):
             run = self._straight()
             if run is not None:
                 return run
         self.gather()
-        if turn.action is Action.OVERLAP:
+        ahead = turn.action is Action.OVERLAP
+        if ahead and turn.decode_steps == 1:
             ready = self._scheduler.ready_rows + self.feedback.ready_rows
             if ready < self._policy.worth_a_batch:
                 return None  # rows of sessions that are running are not in the next run
-        return self._tick.queued(decode_steps=turn.decode_steps, feedback_rows=turn.feedback_rows)
+        return self._tick.queued(
+            decode_steps=turn.decode_steps,
+            feedback_rows=turn.feedback_rows,
+            decode_only=ahead and turn.decode_steps > 1,
+        )
 
     def _straight(self) -> Run | None:
         """What came in first, if it need not be queued."""

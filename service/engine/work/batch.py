@@ -69,22 +69,23 @@ class Batch:
     @classmethod
     def of(cls, kind: Kind, parts: Sequence[Part]) -> "Batch":
         """A batch of some parts."""
-        only = parts[0]
-        slots, expected = only.slots, only.column(only.work.expected)
-        if len(parts) > 1:
+        part, work = parts[0], parts[0].work
+        if len(parts) == 1 and part.places is None:
+            slots, expected = work.slots, work.expected
+        else:
             slots = np.concatenate([part.slots for part in parts])
             expected = np.concatenate([part.column(part.work.expected) for part in parts])
         rows = len(slots)
         if kind is Kind.CHUNKS:
             rows = sum(part.stop - part.start for part in parts)
-        times = only.work.weight if kind is Kind.DECODE else 1
+        times = work.weight if kind is Kind.DECODE else 1
         return cls(
             kind=kind,
             parts=parts,
             slots=slots,
             expected=expected,
             steps=rows * times,
-            rows=max(rows, *(part.work.effort * len(part.slots) for part in parts)),
+            rows=max(rows, *[part.work.effort * len(part.slots) for part in parts]),
             times=times,
         )
 

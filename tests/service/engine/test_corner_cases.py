@@ -10,6 +10,7 @@ import pytest
 from service import errors
 from service.engine.sessions.table import SessionStatus
 from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
 from tests.service.engine.fakes import VOCABULARY, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
 from tests.service.engine.wires import RAW, Row, Wire, ask
@@ -125,6 +126,22 @@ async def test_unary_steps_of_many_callers_share_a_run(scene: Scene) -> None:
     await house.settle()
     assert states(rows) == [*run_alone([5]) * 3, run_alone([5, 6])[1]]
     assert scene.runs() < len(rows)
+
+
+async def test_unary_steps_that_draw_share_a_run_too(scene: Scene) -> None:
+    house = scene.house
+    calls = [
+        house.engine.submit(
+            name,
+            house.served.reader.tokens(np.array([5])),
+            outputs=Outputs(raw=True, sample=True),
+            sampling=Sampling(seed=seed),
+        )
+        for seed, name in enumerate(NAMES)
+    ]
+    results = [await call.result() for call in calls]
+    assert [result.answers.columns["raw"].item() for result in results] == run_alone([5]) * 3
+    assert scene.runs() == 1
 
 
 async def test_a_full_queue_refuses_single_steps_and_changes_nothing() -> None:
