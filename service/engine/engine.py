@@ -5,8 +5,9 @@ Everything here runs on one event loop. Knows nothing of gRPC or protobuf, nor h
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -111,7 +112,7 @@ class Engine:
 
     # -- steps ----------------------------------------------------------------------------
 
-    async def step(
+    def step(
         self,
         session: Session | str,
         steps: CheckedSteps,
@@ -120,10 +121,10 @@ class Engine:
         sampling: Sampling | None = None,
         position: int | None = None,
         commit: bool = True,
-    ) -> StepResult:
-        """Advance one session; all steps are applied or none.
+    ) -> "StepCall":
+        """Queue steps of one session, of which all are applied or none; await it for the reply.
 
-        Cancelling the call before the device is given the steps leaves the session as it was.
+        Cancelling that before the device is given the steps leaves the session as it was.
 
         Args:
             session: a session, or its id.
@@ -134,32 +135,7 @@ class Engine:
             commit: whether the steps are applied; else the reply is as if they were.
 
         Raises:
-            CellarError: nothing was applied; the class says why.
-        """
-        call = self.submit(
-            session,
-            steps,
-            outputs=outputs,
-            sampling=sampling,
-            position=position,
-            commit=commit,
-        )
-        return await call.result()
-
-    def submit(
-        self,
-        session: Session | str,
-        steps: CheckedSteps,
-        *,
-        outputs: Outputs,
-        sampling: Sampling | None = None,
-        position: int | None = None,
-        commit: bool = True,
-    ) -> "StepCall":
-        """Queue what `step` waits for.
-
-        Raises:
-            CellarError: nothing was queued; the class says why.
+            CellarError: nothing was queued, or applied; the class says why.
         """
         if isinstance(session, str):
             session = self.session(session)
@@ -173,7 +149,7 @@ class Engine:
         inputs = steps.require()
         if count == 1 and commit:
             step = int(inputs[0]) if session.served.reader.has_tokens else inputs
-            return self.submit_one(session, step, outputs, sampling, position)
+            return self.step_once(session, step, outputs, sampling, position)
         outputs = session.served.check_outputs(outputs, sampling, steps=count)
         call = _call(session, sampling)
         session.shard.submit(
@@ -190,7 +166,7 @@ class Engine:
         )
         return call
 
-    def submit_one(
+    def step_once(
         self,
         session: Session,
         step: int | Inputs,
@@ -200,7 +176,7 @@ class Engine:
     ) -> "StepCall":
         """Queue one good step of one session: a token id, or values (1, width).
 
-        Such steps share requests with whatever comes in the same turn; see `submit` for the rest.
+        Such steps share requests with whatever comes in the same turn; see `step` for the rest.
 
         Raises:
             CellarError: nothing was queued; the class says why.
@@ -254,14 +230,10 @@ class StepCall(Receiver):
         self.sampling = sampling
         self.done: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
 
-    async def result(self) -> StepResult:
-        """The reply.
-
-        Raises:
-            CellarError: nothing was applied.
-        """
+    def __await__(self) -> Generator[Any, None, StepResult]:
+        """Wait for the reply; whoever is cancelled there waits no more."""
         try:
-            return await self.done
+            return (yield from self.done)
         except asyncio.CancelledError:
             self.cancel()
             raise

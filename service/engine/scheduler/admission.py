@@ -119,6 +119,7 @@ class Admission:
                 reply_to=request.reply_to,
                 rows=request.rows_at(np.array([row])),
                 commit=request.commit,
+                borrowed=request.borrowed,
                 submitted_s=request.submitted_s,
                 weight=int(steps[row]),
                 inputs=request.inputs[starts[row] : starts[row] + steps[row]],

@@ -14,10 +14,8 @@ import numpy as np
 
 from service.engine.shard.shard import Shard
 from service.engine.work.columns import Answers, Inputs, Ints, Outputs
-from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.sampling import Draws, Sampling
-from service.engine.work.work import Chunk, Work
 from service.errors import OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -181,13 +179,29 @@ class StatefulPredictor(Predictor):
         promised: Promised,
         found: list[Answers | None],
     ) -> None:
-        """Answer some of the sequences."""
+        """Answer some of the sequences by dry runs from the initial state."""
         borrowed = await shard.borrow(len(rows))
         try:
-            works = _works(borrowed.spares, rows, parts, outputs, sampling)
-            promised.keep(sum(len(parts[row]) for row in rows))  # the shard counts them now
-            for delivery in await shard.perform(*works):
-                _place(delivery, found)
+            counts = np.array([len(parts[row]) for row in rows])
+            request = Request(
+                slots=borrowed.spares,
+                rows=np.array(rows),
+                steps=counts,
+                inputs=np.concatenate([parts[row] for row in rows]),
+                outputs=outputs,
+                draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
+                commit=False,
+                borrowed=True,
+            )
+            promised.keep(int(counts.sum()))  # the shard counts them now
+            for delivery in await shard.perform(request):
+                answers, done = delivery.answers, delivery.rows.tolist()
+                assert answers is not None, "errors are raised"
+                if len(done) == 1:
+                    found[done[0]] = answers  # with every step, a row for each
+                    continue
+                for index, row in enumerate(done):
+                    found[row] = answers.rows(index, index + 1)
         finally:
             shard.slots.return_spares(borrowed)
 
@@ -201,63 +215,3 @@ async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _works(
-    slots: Ints,
-    rows: range,
-    parts: Sequence[Inputs],
-    outputs: Outputs,
-    sampling: Sampling | None,
-) -> list[Work]:
-    """Dry runs from the initial state: one for all single steps, one for each longer sequence.
-
-    ``rows`` are the sequences' numbers, and come back with their answers.
-    """
-    draws = None if sampling is None else Draws.of((sampling,))
-    start, content = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    works: list[Work] = []
-    single: list[int] = []
-    for place, row in enumerate(rows):
-        if len(parts[row]) == 1:
-            single.append(place)
-            continue
-        works.append(
-            Chunk(
-                slots=slots[place : place + 1],
-                rows=np.array([row]),
-                expected=start,
-                outputs=outputs,
-                draws=draws,
-                weight=len(parts[row]),
-                inputs=parts[row],
-                contents=content,
-                commit=False,
-                borrowed=True,
-            )
-        )
-    if single:
-        inputs: Inputs = np.concatenate([parts[rows[place]] for place in single])
-        works.append(
-            Request(
-                slots=slots[single],
-                rows=np.array([rows[place] for place in single]),
-                expected=np.zeros(len(single), np.int64),
-                outputs=outputs.last_only,
-                draws=None if sampling is None else Draws.repeated(sampling, len(single)),
-                inputs=inputs,
-                contents=np.zeros(len(single), np.int64),
-                commit=False,
-            )
-        )
-    return works
-
-
-def _place(delivery: Delivery, found: list[Answers | None]) -> None:
-    answers, rows = delivery.answers, delivery.rows.tolist()
-    assert answers is not None, "errors are raised"
-    if len(rows) == 1:
-        found[rows[0]] = answers  # with every step, a row for each
-        return
-    for index, row in enumerate(rows):
-        found[row] = answers.rows(index, index + 1)

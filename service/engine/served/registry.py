@@ -6,11 +6,9 @@ Knows nothing of sessions or gRPC.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 
 from models.errors import ModelError
-from models.manifest import Manifest, TokensInput
+from models.manifest import Manifest
 from service.engine.execution.runner import Runner
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.dynamic_batcher import DynamicBatcher
@@ -29,7 +27,7 @@ from service.settings import MOST_SESSIONS, EngineSettings
 _REMEMBERED = 1000  # outputs that were checked, per model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class ServedModel:
     """A model that is loaded, with what serves it.
 
@@ -56,11 +54,9 @@ class ServedModel:
     single_kinds: dict[tuple[Outputs, Encode], SingleKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        labels, read = self.manifest.prediction.labels, self.manifest.input
-        object.__setattr__(self, "no_draws", why_no_draws(self.manifest))
-        object.__setattr__(self, "labels", labels)
-        symbols = read.vocabulary if isinstance(read, TokensInput) else ()
-        object.__setattr__(self, "names", labels or symbols)
+        self.no_draws = why_no_draws(self.manifest)
+        self.labels = self.manifest.prediction.labels
+        self.names = self.labels or self.reader.symbols
 
     def check_outputs(
         self, outputs: Outputs, sampling: Sampling | None, *, steps: int, sequences: int = 1
@@ -120,8 +116,8 @@ class ServedModel:
     @property
     def usage(self) -> Usage:
         """What is taken of it; whole sequences that wait or run are pending, too."""
-        own = Usage(pending_steps=self.predictor.pending_steps)
-        return reduce(add, (shard.usage for shard in self.shards), own)
+        own = Usage(0, 0, 0, self.predictor.pending_steps, 0)
+        return Usage(*map(sum, zip(own, *(shard.usage for shard in self.shards), strict=True)))
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""

@@ -10,8 +10,8 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,31 +33,14 @@ from service.metrics import Metrics
 from service.settings import EngineSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What is taken of one shard, or of all shards of a model.
+class Usage(NamedTuple):
+    """What is taken of one shard, or of all shards of a model."""
 
-    Attributes:
-        capacity: sessions that can be open.
-        sessions: slots that are taken by sessions.
-        spares: slots that are borrowed.
-        pending_steps: steps queued or running.
-        promised_steps: steps by which sessions will have moved on once these have run.
-    """
-
-    capacity: int = 0
-    sessions: int = 0
-    spares: int = 0
-    pending_steps: int = 0
-    promised_steps: int = 0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            **{
-                column.name: getattr(self, column.name) + getattr(other, column.name)
-                for column in fields(self)
-            }
-        )
+    capacity: int  # sessions that can be open
+    sessions: int  # slots that are taken by sessions
+    spares: int  # slots that are borrowed
+    pending_steps: int  # queued or running
+    promised_steps: int  # by which sessions will have moved on once these have run
 
 
 class Shard:
@@ -242,7 +225,7 @@ class Shard:
         return fork
 
     async def perform(self, *works: Work) -> list[Delivery]:
-        """Run work that needs no admission: recalls, forks, barriers, steps of spare slots.
+        """Run work, however much is queued: recalls, forks, barriers, steps of spare slots.
 
         Raises:
             CellarError: a row failed.
@@ -252,7 +235,10 @@ class Shard:
         self.gather()
         for work in works:
             work.reply_to = gathered
-            self._scheduler.submit(work)
+            if isinstance(work, Request):
+                self._admission.admit(work)
+            else:
+                self._scheduler.submit(work)
         self.wake()
         try:
             await done

@@ -14,9 +14,9 @@ from service.engine.directory import Session
 from service.engine.engine import Engine
 from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard
-from service.engine.streams.channels import Channels, Places
+from service.engine.streams.channels import Channels
 from service.engine.streams.frame import Refusal
-from service.engine.work.columns import Ints, has_repeats
+from service.engine.work.columns import Ints, Mask, has_repeats
 from service.errors import BadInputError, CellarError
 
 _STEPPED_SINGLY = 1000  # channels whose place is remembered
@@ -91,21 +91,13 @@ class Attachments:
         self._stepped_singly.clear()
         if close:
             places = self._channels.look_up(known)
-            for row, (number, slot, generation) in enumerate(
-                zip(
-                    places.shards.tolist(),
-                    places.slots.tolist(),
-                    places.generations.tolist(),
-                    strict=True,
-                ),
-                start=1,
-            ):
+            for row, (_, number, slot, generation) in enumerate(places.tolist(), start=1):
                 self._engine.directory.close_slot(self._served.shards[number], slot, generation)
                 if row % _SESSIONS_AT_ONCE == 0:
                     await asyncio.sleep(0)
         return known
 
-    def find(self, channels: Ints) -> tuple[Places, NDArray[np.bool_]]:
+    def find(self, channels: Ints) -> tuple[NDArray[np.void], Mask]:
         """The place of each channel, and whether its session lives there still.
 
         Raises:
@@ -116,7 +108,7 @@ class Attachments:
         places = self._channels.look_up(channels)
         alive = self.alive(places)
         # Of sessions that are gone, the slot may be another's by now: it says nothing.
-        where = places.slots * len(self._served.shards) + places.shards
+        where = places["slot"] * len(self._served.shards) + places["shard"]
         if has_repeats(where[alive]):
             raise BadInputError(
                 "frame.channels", "a session appears twice: give it several steps instead"
@@ -125,22 +117,21 @@ class Attachments:
         self._last_alive = bool(alive.all())
         return places, alive
 
-    def look_up(self, channels: Ints) -> tuple[Places, NDArray[np.bool_]]:
+    def look_up(self, channels: Ints) -> tuple[NDArray[np.void], Mask]:
         """The same without a look at the whole: sessions may appear twice."""
         places = self._channels.look_up(channels)
         return places, self.alive(places)
 
-    def alive(self, places: Places) -> NDArray[np.bool_]:
+    def alive(self, places: NDArray[np.void]) -> Mask:
         """Whether the session of each place lives there still."""
         shards = self._served.shards
-        if len(shards) == 1:
-            generations = shards[0].slots.generation[places.slots]
-        else:
-            generations = np.empty_like(places.generations)
+        generations = shards[0].slots.generation[places["slot"] if len(shards) == 1 else 0]
+        if len(shards) > 1:
+            generations = np.empty(len(places), np.int32)
             for number, shard in enumerate(shards):
-                own = places.shards == number
-                generations[own] = shard.slots.generation[places.slots[own]]
-        alive: NDArray[np.bool_] = places.attached & (places.generations == generations)
+                own = places["shard"] == number
+                generations[own] = shard.slots.generation[places["slot"][own]]
+        alive: Mask = places["attached"] & (places["generation"] == generations)
         return alive
 
     def find_one(self, channel: int) -> tuple[Shard, int] | None:
@@ -150,7 +141,7 @@ class Attachments:
             found = self._channels.place(channel)
             if found is None:
                 return None
-            number, slot, generation = found
+            _, number, slot, generation = found
             place = self._served.shards[number], slot, generation
             if len(self._stepped_singly) < _STEPPED_SINGLY:
                 self._stepped_singly[channel] = place

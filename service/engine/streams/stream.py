@@ -16,7 +16,6 @@ from service.engine.served.outputs import prediction_bytes
 from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
-from service.engine.streams.channels import Places
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.work.columns import Inputs, Ints, Outputs
 from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
@@ -238,12 +237,12 @@ class SessionStream:
             for shard, own in self._by_shard(places, rows):
                 self._submit(shard, frame, own, whole, places, positions, inputs)
 
-    def _by_shard(self, places: Places, rows: Ints) -> Iterator[tuple[Shard, Ints]]:
+    def _by_shard(self, places: NDArray[np.void], rows: Ints) -> Iterator[tuple[Shard, Ints]]:
         shards = self.served.shards
         if len(shards) == 1:
             yield shards[0], rows
             return
-        numbers = places.shards[rows]
+        numbers = places["shard"][rows]
         for number, shard in enumerate(shards):
             yield shard, rows[numbers == number]
 
@@ -253,13 +252,13 @@ class SessionStream:
         frame: Frame,
         rows: Ints,
         whole: bool,
-        places: Places,
+        places: NDArray[np.void],
         positions: Ints | None,
         inputs: CheckedSteps,
     ) -> None:
         """Queue rows of a frame on their shard; ``whole`` says that no row was left out before."""
         whole = whole and len(rows) == len(frame.channels)
-        slots = places.slots if whole else places.slots[rows]
+        slots = places["slot"] if whole else places["slot"][rows]
         blocked = shard.table.blocked(slots)
         if blocked.any():
             self._refuse(frame, rows[blocked], self._explain(frame, rows[blocked], inputs))
@@ -295,11 +294,11 @@ class SessionStream:
         refusals: list[Refusal] = []
         for index, row in enumerate(rows.tolist()):
             channel = int(channels[index])
-            slot = int(places.slots[index])
-            table = self.served.shards[int(places.shards[index])].table
+            slot = int(places["slot"][index])
+            table = self.served.shards[int(places["shard"][index])].table
             position: int | None = None
             error: CellarError
-            if not places.attached[index]:
+            if not places["attached"][index]:
                 error = BadInputError("frame.channels", f"{channel} is not attached", row=row)
             elif not alive[index] or table.closing[slot]:
                 error = SessionClosedError(

@@ -69,6 +69,7 @@ class Request(Work):
             reply_to=self.reply_to,
             rows=self.rows_at(places),
             commit=self.commit,
+            borrowed=self.borrowed,
             feeds_back=self.feeds_back,
             submitted_s=self.submitted_s,
             inputs=inputs,

@@ -78,13 +78,6 @@ class Draws:
             seed=self.seed[rows],
         )
 
-    def put(self, rows: Ints, others: "Draws") -> None:
-        """Overwrite some rows with others."""
-        self.temperature[rows] = others.temperature
-        self.top_k[rows] = others.top_k
-        self.top_p[rows] = others.top_p
-        self.seed[rows] = others.seed
-
     @classmethod
     def joined(cls, parts: Sequence["Draws"]) -> "Draws":
         """All rows of all parts."""

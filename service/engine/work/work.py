@@ -50,6 +50,7 @@ class Work:
     reply_to: ReplyTo = NOBODY
     rows: Ints | None = None  # (rows,) which rows of the request they are; None: 0, 1, 2, ...
     commit: bool = False  # whether it applies steps to the sessions
+    borrowed: bool = False  # nobody else reads its slots: long chunks work there
     feeds_back: bool = False  # its draws are the sessions' next steps, see `Feedback`
     weight: int = 1  # steps that one row stands for, for limits and metrics
     effort: int = 1  # rows that one row costs the device, or its answer where that is more
@@ -80,7 +81,6 @@ class Chunk(Work):
 
     inputs: Inputs  # (steps,) or (steps, width)
     contents: Ints  # (1,) digest of the inputs
-    borrowed: bool = False
     done: int = 0
     spare: int | None = None
     history: list[Floats] = field(default_factory=list)  # predictions, with every_step

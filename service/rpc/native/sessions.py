@@ -58,8 +58,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         position = decode.position(request)
         step = decode.one_step(request.inputs, served.reader)
         if step is not None and (request.commit or not request.HasField("commit")):
-            call = self._engine.submit_one(session, step, outputs, sampling, position)
-            result = await call.result()
+            result = await self._engine.step_once(session, step, outputs, sampling, position)
         else:
             result = await self._engine.step(
                 session,

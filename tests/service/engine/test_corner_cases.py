@@ -131,7 +131,7 @@ async def test_unary_steps_of_many_callers_share_a_run(scene: Scene) -> None:
 async def test_unary_steps_that_draw_share_a_run_too(scene: Scene) -> None:
     house = scene.house
     calls = [
-        house.engine.submit(
+        house.engine.step(
             name,
             house.served.reader.tokens(np.array([5])),
             outputs=Outputs(raw=True, sample=True),
@@ -139,7 +139,7 @@ async def test_unary_steps_that_draw_share_a_run_too(scene: Scene) -> None:
         )
         for seed, name in enumerate(NAMES)
     ]
-    results = [await call.result() for call in calls]
+    results = [await call for call in calls]
     assert [result.answers.columns["raw"].item() for result in results] == run_alone([5]) * 3
     assert scene.runs() == 1
 

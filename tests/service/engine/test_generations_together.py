@@ -67,7 +67,7 @@ async def test_a_generation_behind_long_work_does_not_hold_up_the_others(house: 
     await fed(house, "a", "b", "c")
     reader = house.served.reader
     slow = [
-        asyncio.create_task(
+        asyncio.ensure_future(
             house.engine.step(name, reader.tokens(np.arange(190) % 60), outputs=RAW, commit=False)
         )
         for name in ("a", "b")

@@ -136,7 +136,7 @@ def ask(
 
     steps = house.served.reader.tokens(np.array(tokens))
     try:
-        call = house.engine.submit(name, steps, outputs=RAW, position=position)
+        call = house.engine.step(name, steps, outputs=RAW, position=position)
     except errors.StateLostError as error:  # which is said at once
         row.refusals.append(error)
         return row, None

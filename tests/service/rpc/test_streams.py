@@ -398,7 +398,7 @@ async def test_a_reply_that_cannot_be_made_ends_a_stream_that_was_read_to_its_en
     await stream.attach([0, 1, 2], ["a", "b", "c"])
     long = engine.registry.find("letters", 0).reader.text("a" * 1000)
     busy = [  # so that all is read before the frames are answered, the single step last
-        asyncio.create_task(engine.step(name, long, outputs=Outputs(argmax=True)))
+        asyncio.ensure_future(engine.step(name, long, outputs=Outputs(argmax=True)))
         for name in "abababab" + "c" * 12
     ]
     await asyncio.sleep(0)
