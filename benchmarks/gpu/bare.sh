@@ -67,7 +67,7 @@ part check 150 "$python" -m benchmarks.gpu ${2:+"$2"}
 cat "$out/check.out"
 # Not all tests: to collect the others takes packages that a GPU has no use for.
 part tests 200 "$python" -m pytest -m gpu -q -p no:cacheprovider --tb=short \
-  tests/gpu tests/service/engine/cuda
+  tests/gpu tests/service/engine/execution/cuda
 grep -E '^(FAILED|ERROR)|passed|failed|no tests ran' "$out/tests.out" | tail -n 30
 part bench 120 "$python" -m benchmarks --quick --only frames --serve-flag=--device=cuda:0
 cat "$out/bench.log"

@@ -12,7 +12,7 @@ import cellar
 from tests.e2e.process import ServerProcess, running
 from tests.e2e.test_crown import SESSIONS, Player, alone, sequences
 from tests.recurrent import Case, char_case, series_case, torch_predictions, write_repository
-from tests.service.engine.cuda.places import GPU, require
+from tests.service.engine.execution.cuda.places import GPU, require
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 

@@ -26,7 +26,7 @@ from service.logs import configure_logs
 from service.server import Server, serve
 from service.settings import Settings
 from tests.service.rpc.conftest import Wire
-from tests.service.rpc.test_sessions import refused
+from tests.service.rpc.native.test_sessions import refused
 
 SMALL: dict[str, Any] = {
     "port": 0,

@@ -18,7 +18,7 @@ from service.engine.work.columns import Outputs
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from tests.recurrent import Case
-from tests.service.engine.cuda.bench import CASES, Array, assert_near, case_of
+from tests.service.engine.execution.cuda.bench import CASES, Array, assert_near, case_of
 from tests.service.engine.fakes import FakeRunner, fake_manifest
 from tests.service.engine.test_crown import SESSIONS, cut, mean_batch, play, sequences, stop
 

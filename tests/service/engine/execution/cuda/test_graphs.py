@@ -14,7 +14,7 @@ from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.cuda.steps import bind_steps, open_steps, record
 from service.engine.execution.devices import probe
 from service.engine.execution.runtime import CPU, Block, Place, open_session, run_to_host
-from tests.service.engine.cuda.bench import (
+from tests.service.engine.execution.cuda.bench import (
     CASES,
     MAX_BATCH,
     Array,

@@ -3,7 +3,7 @@
 import pytest
 
 from service.engine.execution.runtime import Place
-from tests.service.engine.cuda.places import PLACES, require
+from tests.service.engine.execution.cuda.places import PLACES, require
 
 
 @pytest.fixture(params=PLACES, ids=str)

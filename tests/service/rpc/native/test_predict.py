@@ -21,7 +21,7 @@ from tests.recurrent import (
     write_repository,
 )
 from tests.service.rpc.conftest import Wire, serving
-from tests.service.rpc.test_sessions import open_session, refused, text, values
+from tests.service.rpc.native.test_sessions import open_session, refused, text, values
 
 WHOLE, LETTERS = whole_case("gru"), char_case()
 SO_FAR = label_case(features=2, name="measured")

@@ -9,7 +9,7 @@ import pytest
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc, values_pb2
 from tests.service.rpc.conftest import Wire
-from tests.service.rpc.test_sessions import open_session, refused, text
+from tests.service.rpc.native.test_sessions import open_session, refused, text
 
 
 def request(session: str, **fields: object) -> pb.GenerateRequest:

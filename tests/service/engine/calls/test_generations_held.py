@@ -6,8 +6,7 @@ import pytest
 
 from service import errors
 from service.engine.scheduler.feedback import FinishReason
-from tests.service.engine.houses import INLINE, reals
-from tests.service.engine.test_generations import (
+from tests.service.engine.calls.test_generations import (
     CASES,
     Result,
     Stepwise,
@@ -15,6 +14,7 @@ from tests.service.engine.test_generations import (
     pieces_of,
     run,
 )
+from tests.service.engine.houses import INLINE, reals
 
 
 @pytest.mark.parametrize("decodes", [True, False])

@@ -11,7 +11,7 @@ from models.errors import ModelError
 from service.engine.execution.runtime import Place
 from tests.models.test_arena import decaying_sum
 from tests.recurrent import char_case
-from tests.service.engine.cuda.bench import (
+from tests.service.engine.execution.cuda.bench import (
     CASES,
     MAX_BATCH,
     SCRATCH,

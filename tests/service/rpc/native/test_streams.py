@@ -18,7 +18,7 @@ from service.errors import BadInputError
 from service.rpc.native import frame_encoder
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
-from tests.service.rpc.test_sessions import refused
+from tests.service.rpc.native.test_sessions import refused
 
 
 class Stream:

@@ -7,7 +7,7 @@ from service.engine.execution.runtime import Place
 from service.engine.work.columns import Answers, Outputs
 from service.engine.work.sampling import Draws, Sampling
 from tests.recurrent import char_case
-from tests.service.engine.cuda.bench import (
+from tests.service.engine.execution.cuda.bench import (
     MAX_BATCH,
     Array,
     Play,
