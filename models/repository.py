@@ -1,6 +1,6 @@
 """A folder of models: ``<root>/<name>/<version>/model.onnx``.
 
-The highest integer version of a name is its default. A foreign ONNX file may carry its manifest
+The highest integer version of a name is its default. An external ONNX file may carry its manifest
 as ``manifest.json`` beside it. Knows nothing of how a model is run.
 """
 

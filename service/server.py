@@ -151,7 +151,7 @@ class Server:
             self._reflection.end_calls()
         self._sessions.end_streams()
         await self._grpc.stop(grace=self.settings.drain_timeout_s)
-        # No call is left, and their steps are called off: what runs now is the last batch.
+        # No call is left, and their steps are cancelled: what runs now is the last batch.
         timeout_s = max(self.settings.drain_timeout_s, _QUIET_S)
         try:
             await asyncio.wait_for(self.engine.drain(), timeout_s)

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     go_on.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
     publish = commands.add_parser("export", help="publish the best weights of a run again")
     republish.add_options(publish)
-    summary = "make a servable model of a torch state_dict or a foreign ONNX file"
+    summary = "make a servable model of a torch state_dict or an external ONNX file"
     importing.add_options(commands.add_parser("import", help=summary, description=summary))
     generate = commands.add_parser("synthetic", help="write a generated price series as a CSV file")
     generate.add_argument("csv", type=Path, metavar="FILE")

@@ -50,7 +50,7 @@ def open_session(
     place: Place = CPU,
     *,
     captured: bool = False,
-    whole: bool = False,
+    gpu_only: bool = False,
     tf32: bool = False,
     profile_prefix: str | None = None,
 ) -> Session:
@@ -60,7 +60,7 @@ def open_session(
         graph: a model.
         place: where it runs.
         captured: on a GPU, record each run that has a number (`Bound`) and replay it from then on.
-        whole: refuse a graph that the GPU cannot run by itself.
+        gpu_only: refuse a graph that the GPU cannot run by itself.
         tf32: on a GPU, let products of float32 round their factors to 10 bits.
         profile_prefix: write to a file that begins like this which operators ran where.
 
@@ -81,7 +81,7 @@ def open_session(
     if captured:
         # Nothing may be allocated while a run is recorded, and a pattern is: at its second use.
         options.enable_mem_pattern = False
-    if whole:
+    if gpu_only:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     cuda = {
         "device_id": str(place.number),

@@ -79,7 +79,7 @@ class Request(Work):
         )
 
     def digest(self) -> Ints:
-        """A digest of each row's inputs, (rows,), equal for equal inputs in any company.
+        """A digest of each row's inputs, (rows,), equal for equal inputs in any request.
 
         A single token or value is its own digest.
         """

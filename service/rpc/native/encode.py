@@ -113,8 +113,8 @@ def forecast(result: ForecastResult, *, include_paths: bool) -> session_pb2.Fore
     )
 
 
-def model(engine: Engine, served: ServedModel, *, whole: bool) -> model_pb2.Model:
-    """A model; ``whole`` adds vocabulary and provenance."""
+def model(engine: Engine, served: ServedModel, *, complete: bool) -> model_pb2.Model:
+    """A model; ``complete`` adds vocabulary and provenance."""
     manifest = served.manifest
     message = model_pb2.Model(
         name=served.name,
@@ -133,12 +133,12 @@ def model(engine: Engine, served: ServedModel, *, whole: bool) -> model_pb2.Mode
     )
     if isinstance(manifest.input, TokensInput):
         message.input = model_pb2.INPUT_KIND_TOKENS
-        if whole:
+        if complete:
             message.vocabulary.extend(manifest.input.vocabulary)
     elif isinstance(manifest.input, ValuesInput):
         message.input = model_pb2.INPUT_KIND_VALUES
         message.features.extend(manifest.input.features)
-    if whole and manifest.provenance is not None:
+    if complete and manifest.provenance is not None:
         message.provenance_json = json.dumps(manifest.provenance.model_dump(mode="json"))
     return message
 

@@ -1,4 +1,4 @@
-"""Importing foreign ONNX graphs: what is found in them, and that they are served as they are."""
+"""Importing external ONNX graphs: what is found in them, and that they are served as they are."""
 
 import warnings
 from pathlib import Path
@@ -19,7 +19,7 @@ from service.engine.execution.cpu.runner import OrtRunner
 from service.engine.execution.stateless import StatelessRunner
 from training.errors import ConfigError, DataError, ParityError
 from training.importing.command import import_model
-from training.importing.from_onnx.foreign import stem
+from training.importing.from_onnx.external import stem
 from training.importing.options import options_of, refuse
 
 TOKENS = {"vocabulary": "ids"}

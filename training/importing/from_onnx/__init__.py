@@ -1,1 +1,1 @@
-"""Models out of a foreign ONNX graph."""
+"""Models out of an external ONNX graph."""

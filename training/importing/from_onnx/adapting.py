@@ -1,4 +1,4 @@
-"""Rewrites a foreign graph so that it can be served: states outside, batch first, lengths."""
+"""Rewrites an external graph so that it can be served: states outside, batch first, lengths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder, tensor_names
 from models.graph.pruning import prune
 from models.manifest import State
 from training.importing.from_onnx.ends import last_at_lengths
-from training.importing.from_onnx.foreign import ForeignGraph, is_recurrent, set_input
+from training.importing.from_onnx.external import ExternalGraph, is_recurrent, set_input
 from training.importing.from_onnx.probing import Form, Layout, Time
 from training.importing.from_onnx.roles import OwnState, Roles
 
@@ -41,7 +41,7 @@ class Adapted:
     states: tuple[State, ...]
 
 
-def opened(graph: ForeignGraph, roles: Roles) -> onnx.ModelProto:
+def opened(graph: ExternalGraph, roles: Roles) -> onnx.ModelProto:
     """The graph with its own states brought out, and no length in any declared shape."""
     proto = _copy(graph.proto)
     for state in roles.own:
@@ -58,7 +58,7 @@ def opened(graph: ForeignGraph, roles: Roles) -> onnx.ModelProto:
     return _reduced(proto, roles, states)
 
 
-def closed(graph: ForeignGraph, roles: Roles, *, keep: Mapping[str, str]) -> onnx.ModelProto:
+def closed(graph: ExternalGraph, roles: Roles, *, keep: Mapping[str, str]) -> onnx.ModelProto:
     """The graph with zeros where an operator starts from an input, but for the states to keep."""
     proto = _copy(graph.proto)
     for place in graph.places:
@@ -68,7 +68,7 @@ def closed(graph: ForeignGraph, roles: Roles, *, keep: Mapping[str, str]) -> onn
     return _reduced(proto, roles, keep)
 
 
-def own_names(graph: ForeignGraph, state: OwnState) -> tuple[str, str]:
+def own_names(graph: ExternalGraph, state: OwnState) -> tuple[str, str]:
     """The names that a state gets as an input and as an output."""
     taken = set(tensor_names(graph.proto.graph))
     name = graph.name_of(state.place)
@@ -79,7 +79,7 @@ def own_names(graph: ForeignGraph, state: OwnState) -> tuple[str, str]:
 
 def adapt(
     opened_proto: onnx.ModelProto,
-    graph: ForeignGraph,
+    graph: ExternalGraph,
     roles: Roles,
     layout: Layout,
     shape: Shape,
@@ -204,7 +204,7 @@ def _declared_steps(
     return helper.make_tensor_value_info(name, dtype, [*axes, shape.width])
 
 
-def _declared_lengths(name: str, graph: ForeignGraph, roles: Roles) -> onnx.ValueInfoProto:
+def _declared_lengths(name: str, graph: ExternalGraph, roles: Roles) -> onnx.ValueInfoProto:
     dtype = INT32 if roles.lengths is None else graph.dtype(roles.lengths)
     return helper.make_tensor_value_info(name, dtype, ["batch"])
 

@@ -1,4 +1,4 @@
-"""Runs a foreign graph as it came, to compare with."""
+"""Runs an external graph as it came, to compare with."""
 
 from typing import Any
 

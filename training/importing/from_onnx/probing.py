@@ -1,4 +1,4 @@
-"""Finds out by running a foreign graph how its tensors lie: which axis is the batch, which time."""
+"""Finds out by running an external graph how its tensors lie: batch axis, time axis."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Reads a plain stack out of a foreign graph, to be compiled as our own models are."""
+"""Reads a plain stack out of an external graph, to be compiled as our own models are."""
 
 import numpy as np
 import onnx

@@ -1,11 +1,11 @@
-"""Decides what the inputs and outputs of a foreign graph are."""
+"""Decides what the inputs and outputs of an external graph are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.errors import ConfigError, DataError
-from training.importing.from_onnx.foreign import ForeignGraph, Place, stem
+from training.importing.from_onnx.external import ExternalGraph, Place, stem
 from training.importing.options import Ask, ImportOptions
 
 
@@ -31,7 +31,7 @@ class Roles:
     """Why no session can continue it, if none can."""
 
 
-def find_roles(graph: ForeignGraph, options: ImportOptions, ask: Ask) -> Roles:
+def find_roles(graph: ExternalGraph, options: ImportOptions, ask: Ask) -> Roles:
     """Match states, then name what is left.
 
     Raises:
@@ -73,7 +73,7 @@ def find_roles(graph: ForeignGraph, options: ImportOptions, ask: Ask) -> Roles:
     )
 
 
-def _given(graph: ForeignGraph, options: ImportOptions) -> dict[str, str]:
+def _given(graph: ExternalGraph, options: ImportOptions) -> dict[str, str]:
     """The pairs that the options name."""
     pairs = {}
     for text in options.state:
@@ -87,7 +87,7 @@ def _given(graph: ForeignGraph, options: ImportOptions) -> dict[str, str]:
     return pairs
 
 
-def _paired_by_operators(graph: ForeignGraph, given: dict[str, str], file: Path) -> dict[str, str]:
+def _paired_by_operators(graph: ExternalGraph, given: dict[str, str], file: Path) -> dict[str, str]:
     """Inputs that operators start from, and the outputs that hold what they end with."""
     ends: dict[str, set[str]] = {}
     for place in graph.places:
@@ -107,7 +107,7 @@ def _paired_by_operators(graph: ForeignGraph, given: dict[str, str], file: Path)
 
 
 def _own_states(
-    graph: ForeignGraph, pairs: dict[str, str]
+    graph: ExternalGraph, pairs: dict[str, str]
 ) -> tuple[tuple[OwnState, ...], str | None]:
     """The states to be brought out, and what keeps one from being so."""
     if not graph.runs_forwards:
@@ -127,7 +127,7 @@ def _own_states(
 
 
 def _paired_by_name(
-    graph: ForeignGraph, inputs: Sequence[str], outputs: Sequence[str]
+    graph: ExternalGraph, inputs: Sequence[str], outputs: Sequence[str]
 ) -> dict[str, str]:
     """Pairs of one shape whose names differ only in the words for before and after."""
     pairs = {}

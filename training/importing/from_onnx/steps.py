@@ -1,4 +1,4 @@
-"""What a foreign graph reads at each step: symbols, one-hot symbols or values."""
+"""What an external graph reads at each step: symbols, one-hot symbols or values."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from onnx import helper
 from models.graph.builder import FLOAT, INT32, INT64
 from models.manifest import TokensInput, ValuesInput
 from training.errors import DataError
-from training.importing.from_onnx.foreign import ForeignGraph
+from training.importing.from_onnx.external import ExternalGraph
 from training.importing.from_onnx.roles import Roles
 from training.importing.meaning import tokens_of, values_of
 from training.importing.options import Ask, ImportOptions
@@ -36,7 +36,7 @@ class Steps:
         return self.size if is_tokens else None
 
 
-def find_steps(graph: ForeignGraph, roles: Roles, options: ImportOptions, ask: Ask) -> Steps:
+def find_steps(graph: ExternalGraph, roles: Roles, options: ImportOptions, ask: Ask) -> Steps:
     """Tell symbols from values by the type of the input, and one-hot symbols by the options.
 
     Raises:

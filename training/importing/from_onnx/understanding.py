@@ -1,4 +1,4 @@
-"""Imports a foreign ONNX file."""
+"""Imports an external ONNX file."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import onnx
 from models.manifest import Manifest, Prediction, PredictionKind, TokensInput
 from training.errors import DataError
 from training.importing.from_onnx.adapting import Adapted, Shape, adapt, closed, opened, own_names
-from training.importing.from_onnx.foreign import ForeignGraph, read_onnx
+from training.importing.from_onnx.external import ExternalGraph, read_onnx
 from training.importing.from_onnx.original import Original
 from training.importing.from_onnx.probing import (
     DeclaredState,
@@ -75,11 +75,11 @@ def understand(options: ImportOptions, ask: Ask, *, name: str) -> Iterator[Under
         yield Understood(proto=adapted.proto, manifest=manifest, source=source, facts=facts)
 
 
-def _servable(graph: ForeignGraph, roles: Roles) -> onnx.ModelProto:
+def _servable(graph: ExternalGraph, roles: Roles) -> onnx.ModelProto:
     return opened(graph, roles) if roles.obstacle is None else closed(graph, roles, keep={})
 
 
-def _probe(graph: ForeignGraph, roles: Roles, steps: Steps) -> Probe:
+def _probe(graph: ExternalGraph, roles: Roles, steps: Steps) -> Probe:
     states = [_declared(graph, before, after) for before, after in roles.pairs.items()]
     for own in roles.own:
         before, after = own_names(graph, own)
@@ -96,7 +96,7 @@ def _probe(graph: ForeignGraph, roles: Roles, steps: Steps) -> Probe:
     )
 
 
-def _declared(graph: ForeignGraph, before: str, after: str) -> DeclaredState:
+def _declared(graph: ExternalGraph, before: str, after: str) -> DeclaredState:
     """A state as the graph declares it, with what its operators say of open axes."""
     dims = graph.dims(before)
     nodes = [p.node for p in graph.places if graph.origin(graph.initial(p)) == before]

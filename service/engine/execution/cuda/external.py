@@ -17,7 +17,7 @@ from service.engine.execution.runtime import Place, View, input_shapes, open_ses
 from service.engine.work.columns import Floats, Inputs, Ints
 
 
-class ForeignGraph:
+class ExternalGraph:
     """A graph that takes any number of steps, or one.
 
     Args:

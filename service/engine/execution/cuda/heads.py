@@ -47,7 +47,7 @@ class DeviceHeads(HeadsOf[OnDevice]):
         graphs: each head as a graph.
         manifest: names the inputs as the graphs do.
         place: the device.
-        whole: see `open_session`; heads of somebody else's may need the CPU.
+        gpu_only: see `open_session`; heads of somebody else's may need the CPU.
         tf32: see `open_session`.
     """
 
@@ -57,13 +57,13 @@ class DeviceHeads(HeadsOf[OnDevice]):
         manifest: Manifest,
         place: Place,
         *,
-        whole: bool = True,
+        gpu_only: bool = True,
         tf32: bool = False,
     ) -> None:
         super().__init__(manifest)
         self._place = place
         self._sessions: dict[str, Session] = {
-            name: open_session(device_graphs.runnable(graph), place, whole=whole, tf32=tf32)
+            name: open_session(device_graphs.runnable(graph), place, gpu_only=gpu_only, tf32=tf32)
             for name, graph in graphs.items()
         }
         self._bound: dict[tuple[str, int, int], _Head] = {}  # by head, address and width

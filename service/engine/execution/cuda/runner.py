@@ -17,7 +17,7 @@ from models.manifest import TokensInput
 from service.engine.execution.cuda import graphs
 from service.engine.execution.cuda.arena import DeviceArena
 from service.engine.execution.cuda.buckets import Buckets
-from service.engine.execution.cuda.external import ForeignGraph
+from service.engine.execution.cuda.external import ExternalGraph
 from service.engine.execution.cuda.heads import DeviceHeads
 from service.engine.execution.cuda.predictions import OnDevice
 from service.engine.execution.cuda.steps import Bucket, bind_steps, blank, open_steps, record
@@ -66,12 +66,14 @@ class CudaRunner:
         self._buckets = {size: Bucket(size, graph.manifest, place) for size in self._sizes.sizes}
         self._given: dict[int, Block] = {}  # predictions that came from the host, by size
         self._heads = DeviceHeads(
-            graph.heads, graph.manifest, place, whole=graph.step is not None, tf32=tf32
+            graph.heads, graph.manifest, place, gpu_only=graph.step is not None, tf32=tf32
         )
-        self._foreign: ForeignGraph | None = None
+        self._external: ExternalGraph | None = None
         self._steps: dict[int, Bound] = {}
         if graph.step is None:
-            self._foreign = ForeignGraph(graph.chunk, graph.manifest, self.arena, place, tf32=tf32)
+            self._external = ExternalGraph(
+                graph.chunk, graph.manifest, self.arena, place, tf32=tf32
+            )
         else:
             step = open_steps(graph.step, place, tf32=tf32)
             self._steps = bind_steps(step, self.arena, self._buckets)
@@ -119,8 +121,8 @@ class CudaRunner:
         start = self.arena.starts(lanes.read, lanes.fresh)
         idle = np.ones(lanes.size - rows, np.int64)
         counts = np.concatenate([lengths, idle])
-        if self._foreign is not None:
-            every = self._foreign.run(
+        if self._external is not None:
+            every = self._external.run(
                 bucket,
                 read=start,
                 write=lanes.write,
@@ -273,7 +275,7 @@ class CudaRunner:
             model, output = graphs.fetch(graph.arena[-1]), graphs.FOUND
         else:
             model, output = graph.recall, PREDICTION
-        session = open_session(model, self.place, whole=True, tf32=tf32)
+        session = open_session(model, self.place, gpu_only=True, tf32=tf32)
         wanted = list(input_shapes(session))
         resident, _ = self.arena.views(wanted)
         return {
@@ -287,7 +289,7 @@ class CudaRunner:
 
     def _bind_moves(self, graph: ServingGraph) -> dict[int, Bound]:
         """By size: from the rows that are read to those that are written."""
-        session = open_session(graphs.move(graph.arena), self.place, whole=True)
+        session = open_session(graphs.move(graph.arena), self.place, gpu_only=True)
         wanted = list(input_shapes(session))
         resident, after = self.arena.views(wanted)
         return {

@@ -95,7 +95,7 @@ def open_steps(
             runnable(graph),
             place,
             captured=True,
-            whole=True,
+            gpu_only=True,
             tf32=tf32,
             profile_prefix=profile_prefix,
         )

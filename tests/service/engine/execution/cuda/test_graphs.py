@@ -34,7 +34,7 @@ def test_asinh_is_written_out(place: Place) -> None:
     assert not _has(model, "Asinh")
     sizes = np.logspace(-30, 38, 2000).astype(np.float32)
     x = np.concatenate([-sizes, [0.0], sizes]).astype(np.float32)
-    session = open_session(model, place, whole=True)
+    session = open_session(model, place, gpu_only=True)
     found = run_to_host(session, {"x": x}, {}, fetched=["y"])["y"]
     np.testing.assert_allclose(found, np.arcsinh(x.astype(np.float64)), rtol=1e-6, atol=1e-15)
 

@@ -1,4 +1,4 @@
-"""Reads a foreign ONNX graph: its recurrent operators, and where their states come from and go."""
+"""Reads an external ONNX graph: its recurrent operators, and how their states come and go."""
 
 import re
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Place:
         return 1 + self.kind
 
 
-class ForeignGraph:
+class ExternalGraph:
     """A graph of another origin, without local functions and in an opset that can be extended."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -162,7 +162,7 @@ class ForeignGraph:
                 return int(weights.dims[2])
         return None
 
-    def without_softmax(self, name: str) -> "ForeignGraph | None":
+    def without_softmax(self, name: str) -> "ExternalGraph | None":
         """The same graph with the scores that the softmax behind an output is made of."""
         while (node := self.producers.get(name)) is not None and node.op_type in _LAYOUT_OPS:
             name = node.input[0]
@@ -173,7 +173,7 @@ class ForeignGraph:
         copy = next(other for other in proto.graph.node if name in other.output)
         copy.op_type = "Identity"
         del copy.attribute[:]
-        return ForeignGraph(proto)
+        return ExternalGraph(proto)
 
     def dims(self, name: str) -> list[int | None]:
         """The declared shape of an input or output; ``None`` for what is left open."""
@@ -193,7 +193,7 @@ class ForeignGraph:
         return default
 
 
-def read_onnx(file: Path) -> ForeignGraph:
+def read_onnx(file: Path) -> ExternalGraph:
     """Read an ONNX file with the weights it may keep beside it.
 
     Raises:
@@ -213,7 +213,7 @@ def read_onnx(file: Path) -> ForeignGraph:
             f"{file}: it carries Cellar's manifest: it needs no import, only its place "
             f"in a repository: NAME/1/{MODEL_FILE}"
         )
-    return ForeignGraph(_relaxed(normalised(proto)))
+    return ExternalGraph(_relaxed(normalised(proto)))
 
 
 def is_recurrent(node: onnx.NodeProto) -> bool:
