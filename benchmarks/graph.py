@@ -17,7 +17,7 @@ from benchmarks.pipe import Reply, answer
 from models.compile.arena import compile_model
 from models.manifest import TokensInput
 from models.repository import load_model
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 
 
 class Graph:
@@ -29,11 +29,11 @@ class Graph:
             raise SystemExit(f"{path}: not a character model of this project")
         self._vocabulary = len(model.manifest.input.vocabulary)
         self._graph = compile_model(model)
-        self._cases: dict[str, tuple[OrtRunner, Turns]] = {}
+        self._cases: dict[str, tuple[CpuRunner, Turns]] = {}
 
     async def prepare(self, case: str, batch: int, sessions: int, drawn: bool) -> Reply:
         """Make an arena of so many sessions, which take turns, drawn or one by one."""
-        runner = OrtRunner(self._graph, slots=sessions + 1, max_batch=batch)
+        runner = CpuRunner(self._graph, slots=sessions + 1, max_batch=batch)
         turns = Turns.of(batch=batch, sessions=sessions, drawn=drawn, vocabulary=self._vocabulary)
         self._cases[case] = runner, turns
         turns.take(lambda turn: self._step(case, turn))

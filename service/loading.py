@@ -19,7 +19,7 @@ from models.compile.stateless import compile_stateless
 from models.errors import ModelError
 from models.repository import Model, ModelRepository
 from service.engine.engine import Engine
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.executor import measure
 from service.engine.execution.runner import Runner
@@ -40,8 +40,6 @@ class Loader:
     """Adds the models of a repository to an engine.
 
     Args:
-        engine: what serves them.
-        settings: how.
         places: the devices.
         executor: where the work is done, so that the event loop stays free.
     """
@@ -101,12 +99,12 @@ class Loader:
         """Serve a model without states; returns what the log says of it."""
         runner = await self._do(lambda: self._build_stateless(model))
         workers = _cores() if self._settings.shards == "auto" else self._settings.shards
-        self._engine.registry.add_stateless(
+        self._engine.registry.add(
             name=model.name,
             version=model.version,
             manifest=model.manifest,
             fingerprint=model.fingerprint,
-            runner=runner,
+            stateless=runner,
             workers=workers,
         )
         return {
@@ -145,7 +143,7 @@ class Loader:
         max_batch = self._settings.max_batch
         place = self._places[number % len(self._places)]
         if place == CPU:
-            return OrtRunner(graph, slots=slots, max_batch=max_batch)
+            return CpuRunner(graph, slots=slots, max_batch=max_batch)
         return CudaRunner(
             graph,
             slots=slots,

@@ -1,24 +1,20 @@
 """Every metric the server exports, in base units, and the page they are read from."""
 
-import socket
 import threading
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import accumulate
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 _SECONDS = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
-_POLL_S = 0.05  # how long ending the page takes at most
 
 
 class Distribution:
@@ -101,76 +97,71 @@ class Metrics:
     """The server's metrics in a registry of their own."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.device_info = Gauge(
+        self.registry = CollectorRegistry()
+        gauge = partial(Gauge, registry=self.registry)
+        counter = partial(Counter, registry=self.registry)
+        self.device_info = gauge(
             "cellar_device_info",
             "1 for each device that models run on, with ONNX Runtime's name for its provider.",
             ["device", "provider"],
-            registry=registry,
         )
-        self.sessions = Gauge(
+        self.sessions = gauge(
             "cellar_sessions",
             "Sessions that hold a slot: open ones, and closed ones whose last batch still runs.",
             ["model", "tier"],
-            registry=registry,
         )
-        self.session_capacity = Gauge(
+        self.session_capacity = gauge(
             "cellar_session_capacity",
             "Sessions that can be open at once.",
             ["model"],
-            registry=registry,
         )
-        self.session_events = Counter(
+        self.session_events = counter(
             "cellar_session_events",
             "Sessions that were opened, closed or expired.",
             ["event"],
-            registry=registry,
         )
-        self.state_bytes = Gauge(
+        self.state_bytes = gauge(
             "cellar_state_bytes",
             "Bytes of state of the sessions in cellar_sessions.",
             ["model", "tier"],
-            registry=registry,
         )
-        self.steps = Counter(
+        self.steps = counter(
             "cellar_steps",
             "Time steps applied, forecast paths and whole sequences included; replayed and dry "
             "ones are not.",
             ["model"],
-            registry=registry,
         )
-        self.replayed_steps = Counter(
+        self.replayed_steps = counter(
             "cellar_replayed_steps",
             "Rows (one session in one request or frame) answered with the stored reply.",
-            registry=registry,
         )
-        self.position_conflicts = Counter(
+        self.position_conflicts = counter(
             "cellar_position_conflicts",
             "Rows (one session in one request or frame) refused with POSITION_MISMATCH or "
             "STEP_CONFLICT.",
-            registry=registry,
         )
         self.batch_size = Distribution((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024))
         self.queue_seconds = Distribution(_SECONDS)
         self.run_seconds = Distribution(_SECONDS)
         self.reply_seconds = Distribution(_SECONDS)
-        self.of_runs = (self.batch_size, self.queue_seconds, self.run_seconds, self.reply_seconds)
-        """What is noted of each run."""
-        registry.register(_Distributions(self))
-        self.pending_steps = Gauge(
-            "cellar_pending_steps", "Time steps queued or running.", ["model"], registry=registry
+        self.registry.register(_Distributions(self))
+        self.pending_steps = gauge(
+            "cellar_pending_steps", "Time steps queued or running.", ["model"]
         )
-        self.requests = Counter(
+        self.requests = counter(
             "cellar_requests",
             "Calls that ended, by method and status code; a stream is one call.",
             ["method", "code"],
-            registry=registry,
         )
-        self.generated_tokens = Counter(
+        self.generated_tokens = counter(
             "cellar_generated_tokens",
             "Time steps drawn by Generate, of series models too.",
-            registry=registry,
         )
+
+    def count_noted(self) -> None:
+        """Count what was only noted so far."""
+        for found in (self.batch_size, self.queue_seconds, self.run_seconds, self.reply_seconds):
+            found.count_noted()
 
 
 class MetricsPage:
@@ -186,29 +177,12 @@ class MetricsPage:
     """
 
     def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        class Web(ThreadingWSGIServer):
-            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-        self._web = make_server(host, port, make_wsgi_app(metrics.registry), Web, _SilentHandler)
-        self._thread = threading.Thread(
-            target=self._web.serve_forever, args=(_POLL_S,), name="metrics", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return self._web.server_port
+        self._web, self._thread = start_http_server(port, host, metrics.registry)
+        self._thread.name = "metrics"
+        self.port = self._web.server_port
 
     def close(self) -> None:
-        """Stop listening; returns when the thread has ended."""
+        """Stop listening; returns when the thread has ended, in half a second at most."""
         self._web.shutdown()
         self._thread.join()
         self._web.server_close()
-
-
-class _SilentHandler(WSGIRequestHandler):
-    """Writes no line per request."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.engine import CudaRunner, Draws, OrtRunner, Outputs, Place, Sampling
+from benchmarks.gpu.engine import CpuRunner, CudaRunner, Draws, Outputs, Place, Sampling
 from benchmarks.gpu.subjects import Subject
 from benchmarks.gpu.timing import median_us, timed
 from models.compile.arena import compile_model
@@ -25,7 +25,7 @@ CHUNK_STEPS = 16
 QUANTILES = (0.1, 0.5, 0.9)
 
 Array = NDArray[Any]
-Runner = CudaRunner | OrtRunner
+Runner = CudaRunner | CpuRunner
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Examination:
         model = subject.model()
         self._device, seconds = timed(lambda: self._open(model, place))
         self.found.numbers["open_s"] = round(seconds, 3)
-        self._cpu = OrtRunner(compile_model(model), slots=2 * size + 1, max_batch=size)
+        self._cpu = CpuRunner(compile_model(model), slots=2 * size + 1, max_batch=size)
         # The first step records all sizes.
         first = subject.inputs(size, seed=0)
         _, seconds = timed(lambda: _step(self._device, self._slots, first, fresh=True))

@@ -52,9 +52,6 @@ class Directory:
     """The sessions that are open, by id, and some of those that were.
 
     Args:
-        settings: limits.
-        metrics: where to count.
-        registry: the models.
         clock: seconds, never going back: for idleness.
         wall_clock: seconds since the epoch: for people.
     """
@@ -168,9 +165,9 @@ class Directory:
         self._metrics.session_events.labels("closed").inc()
         return position
 
-    def close_slot(self, shard: Shard, slot: int, generation: int) -> None:
+    def close_slot(self, shard: Shard, slot: int, tenancy: int) -> None:
         """Close the session of a slot, unless the slot has changed hands since."""
-        tenant = shard.slots.tenant(slot, generation)
+        tenant = shard.slots.tenant(slot, tenancy)
         if tenant is not None:
             self.close(tenant)
 

@@ -37,12 +37,9 @@ class Engine:
     """Steps sessions, and knows whether the server takes new work.
 
     Attributes:
-        registry: the models.
         directory: the sessions, by id.
 
     Args:
-        settings: limits.
-        metrics: where to count.
         clock: seconds, never going back: for idleness.
         wall_clock: seconds since the epoch: for people.
     """

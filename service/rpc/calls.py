@@ -23,7 +23,6 @@ class Calls:
 
     Args:
         server: where the wrapped handlers go.
-        metrics: where calls are counted.
     """
 
     def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
@@ -48,17 +47,8 @@ class Calls:
         counter.inc()
 
     def _wrapped(self, handler: Any, method: str) -> Any:
-        make = _MAKERS[handler.request_streaming, handler.response_streaming]
-        inner = next(
-            found
-            for found in (
-                handler.unary_unary,
-                handler.unary_stream,
-                handler.stream_unary,
-                handler.stream_stream,
-            )
-            if found is not None
-        )
+        kind = "_".join("stream" if many else "unary" for many in handler[:2])
+        inner = getattr(handler, kind)
 
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
@@ -78,17 +68,5 @@ class Calls:
                 self._count(method, code)
 
         if method in _SERIALISED:
-            return make(call)
-        return make(
-            call,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-
-
-_MAKERS = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}
+            handler = handler._replace(request_deserializer=None, response_serializer=None)
+        return handler._replace(**{kind: call})

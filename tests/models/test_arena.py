@@ -20,22 +20,22 @@ from models.manifest import (
     ValuesInput,
 )
 from models.repository import Model
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.work.columns import Outputs
 from tests.recurrent import char_case, series_case, torch_predictions
 
 SLOTS = 12  # at least the rows of a batch, and some
 
 
-def make_runner(model: Model) -> OrtRunner:
-    runner = OrtRunner(compile_model(model), slots=SLOTS, max_batch=32)
+def make_runner(model: Model) -> CpuRunner:
+    runner = CpuRunner(compile_model(model), slots=SLOTS, max_batch=32)
     for array in runner.arena:
         array[:] = np.nan  # what a slot held before must never matter
     return runner
 
 
 def run(
-    runner: OrtRunner,
+    runner: CpuRunner,
     tokens: NDArray[np.int64],
     *,
     read: list[int],

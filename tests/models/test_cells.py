@@ -17,7 +17,7 @@ from models.compile.series_graphs import bounds
 from models.errors import ModelError
 from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import Manifest, ValuesInput
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.runtime import open_session
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Draws, Sampling, path_seeds
@@ -39,10 +39,10 @@ def make_case(task: str, cell: str, layers: int, hidden: int = 19) -> Case:
 @cache
 def make_runner(
     task: str, cell: str, layers: int, precision: str, device: str = "cpu"
-) -> OrtRunner:
+) -> CpuRunner:
     case = make_case(task, cell, layers)
     graph = compile_model(case.model, precision=precision, device=device)
-    return OrtRunner(graph, slots=SLOTS, max_batch=64)
+    return CpuRunner(graph, slots=SLOTS, max_batch=64)
 
 
 def sequences(task: str, rows: int, steps: int, seed: int) -> NDArray[np.int64 | np.float32]:
@@ -54,7 +54,7 @@ def sequences(task: str, rows: int, steps: int, seed: int) -> NDArray[np.int64 |
 
 
 def advance(
-    runner: OrtRunner,
+    runner: CpuRunner,
     slots: NDArray[np.int64],
     inputs: NDArray[np.int64 | np.float32],
     *,
@@ -74,7 +74,7 @@ def advance(
     return found.copy()
 
 
-def state_of(runner: OrtRunner, slot: int) -> list[NDArray[np.float32]]:
+def state_of(runner: CpuRunner, slot: int) -> list[NDArray[np.float32]]:
     return [rows[slot].copy() for rows in runner.arena]
 
 
@@ -167,7 +167,7 @@ def test_many_rows_have_the_bits_of_few(precision: str) -> None:
     """Above some hundred rows, a run goes in pieces."""
     graph = compile_model(make_case("char", "lstm", 2).model, precision=precision)
     rows = 700
-    runner = OrtRunner(graph, slots=rows, max_batch=rows)
+    runner = CpuRunner(graph, slots=rows, max_batch=rows)
     slots = np.random.default_rng(1).permutation(rows)
     inputs = sequences("char", rows, 2, 9)
     for t in range(2):
@@ -355,7 +355,7 @@ def test_a_foreign_graph_keeps_its_operators_and_its_prediction() -> None:
     assert not graph.decode
     assert "LSTM" in set(operators(onnx.load_from_string(graph.chunk).graph))
     assert graph.arena[-1].shape == (27,)
-    runner = OrtRunner(graph, slots=SLOTS, max_batch=64)
+    runner = CpuRunner(graph, slots=SLOTS, max_batch=64)
     inputs = sequences("char", 4, 6, 5)
     every = advance(runner, np.arange(4), inputs, fresh=True, every_step=True)
     for t in range(6):

@@ -11,7 +11,7 @@ import torch
 from models.compile.arena import compile_model
 from models.manifest import fingerprint
 from models.repository import Model
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.work.sampling import Draws, Sampling
 from training.data.series.columns import TimeFeature
 from training.export.exporter import export
@@ -87,7 +87,7 @@ class Served:
     """A model in an arena that is full of NaN."""
 
     def __init__(self, model: Model) -> None:
-        self.runner = OrtRunner(compile_model(model), slots=ROWS, max_batch=512)
+        self.runner = CpuRunner(compile_model(model), slots=ROWS, max_batch=512)
         for array in self.runner.arena:
             array[:] = np.nan
 

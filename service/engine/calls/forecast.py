@@ -19,7 +19,7 @@ from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
-from service.errors import BadInputError, NotStartedError, StateLostError
+from service.errors import BadInputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +96,13 @@ async def forecast(
         served.check_can_draw("forecast")
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
-    position = _require_started(session)
+    position = session.shard.require_started(session.slot, "session_id")
 
     draws = replace(Draws.repeated(Sampling(), paths), seed=path_seeds(seed, paths))
     fork = Fork(
         slots=np.array([session.slot], np.int64),
         expected=np.array([position], np.int64),
-        effort=paths,
+        row_cost=paths,
         outputs=SAMPLE,
         draws=draws,
     )
@@ -121,18 +121,6 @@ async def forecast(
         mean=sampled.mean(axis=0, dtype=np.float64).astype(np.float32),
         paths=sampled,
     )
-
-
-def _require_started(session: Session) -> int:
-    """Where the session stands once what is queued has run."""
-    shard, slot = session.shard, session.slot
-    shard.gather()
-    if shard.table.lost[slot]:
-        raise StateLostError(int(shard.table.position[slot]))
-    position = int(shard.table.accepted[slot])
-    if position == 0:
-        raise NotStartedError("session_id: the session has read nothing yet: send steps first")
-    return position
 
 
 async def _sampled(session: Session, fork: Fork, drawn: Answers, horizon: int) -> Floats:

@@ -22,10 +22,8 @@ from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
     BadInputError,
-    NotStartedError,
     PositionMismatchError,
     SessionClosedError,
-    StateLostError,
 )
 
 
@@ -181,21 +179,15 @@ async def _draw_again(
     session: Session, sampling: Sampling, position: int | None
 ) -> tuple[Answers, int]:
     """Draw from the prediction that the session stands at; returns the draw and where that is."""
-    shard, slot = session.shard, session.slot
-    shard.gather()
-    if shard.table.lost[slot]:
-        raise StateLostError(int(shard.table.position[slot]))
-    current = int(shard.table.accepted[slot])  # where what is queued will have led
+    current = session.shard.require_started(session.slot, "prompt")
     if position is not None and position != current:
         raise PositionMismatchError(position, current)
-    if current == 0:
-        raise NotStartedError("prompt: the session has read nothing yet: give a prompt")
     recall = Recall(
-        slots=np.array([slot], np.int64),
+        slots=np.array([session.slot], np.int64),
         expected=np.array([current], np.int64),
         outputs=SAMPLE,
         draws=Draws.repeated(sampling, 1),
     )
-    (delivery,) = await shard.perform(recall)
+    (delivery,) = await session.shard.perform(recall)
     assert delivery.answers is not None, "errors are raised"
     return delivery.answers, current

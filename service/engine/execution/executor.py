@@ -29,7 +29,6 @@ class Executor:
     """Runs batches on one runner.
 
     Args:
-        runner: the device.
         scratch: the slot that takes what must not be kept.
         max_history_bytes: memory for replies of several predictions; the oldest make room.
     """
@@ -49,6 +48,8 @@ class Executor:
             Exception: whatever the runtime throws; states that it writes are in doubt then.
         """
         match batch.kind:
+            case Kind.STEPS:
+                return self._steps(batch)
             case Kind.DECODE:
                 return self._decode(batch)
             case Kind.CHUNKS:
@@ -59,12 +60,8 @@ class Executor:
                 return [self._fork(part.work) for part in batch.parts]
         return [_NO_ANSWERS for _ in batch.parts]
 
-    def run_steps(self, batch: Batch) -> list[Answered]:
-        """Run a batch of single steps; parts that want equal outputs share their heads' run.
-
-        Raises:
-            Exception: as `run`.
-        """
+    def _steps(self, batch: Batch) -> list[Answered]:
+        """Run single steps; parts that want equal outputs share their heads' run."""
         parts, slots, expected = batch.parts, batch.slots, batch.expected
         write = slots
         if not all(part.work.commit for part in parts):
@@ -132,7 +129,7 @@ class Executor:
         for part in batch.parts:
             work = part.work
             assert isinstance(work, Decode), "a batch holds one kind of work"
-            assert part.places is None, "its rows run together"
+            assert part.indices is None, "its rows run together"
             assert work.draws is not None, "a decode says how to draw"
             drawn = self._runner.decode(
                 read=part.slots,
@@ -141,7 +138,7 @@ class Executor:
                 inputs=work.inputs,
                 positions=work.expected + 1,
                 draws=work.draws,
-                steps=work.weight,
+                steps=work.row_steps,
             )
             name = "sampled_tokens" if drawn.dtype == np.int32 else "sampled_values"
             answers.append(Answers({name: drawn}))
@@ -200,9 +197,9 @@ class Executor:
         work = part.work
         assert isinstance(work, Recall), "a batch holds one kind of work"
         ends, draws = work.expected, work.draws
-        if part.places is not None:
-            ends, draws = ends[part.places], part.draws
-        if work.effort == 1:
+        if part.indices is not None:
+            ends, draws = ends[part.indices], part.draws
+        if work.row_cost == 1:
             return self.answer(work.outputs, self._runner.recall(part.slots), draws, ends)
         # Every step of one session's last request.
         history = self.histories.get(int(part.slots[0]))
@@ -211,15 +208,15 @@ class Executor:
                 "the steps were applied, but their predictions are no longer kept: go on from the "
                 "session's position"
             )
-        ends = ends[0] - np.arange(work.effort - 1, -1, -1)
-        return self.answer(work.outputs, history, _spread(draws, work.effort), ends)
+        ends = ends[0] - np.arange(work.row_cost - 1, -1, -1)
+        return self.answer(work.outputs, history, _spread(draws, work.row_cost), ends)
 
     def _fork(self, work: Work) -> Answered:
         assert isinstance(work, Fork), "a batch holds one kind of work"
         self._runner.copy(int(work.slots[0]), work.spares)
         if work.outputs == NOTHING:
             return _NO_ANSWERS
-        positions = np.full(work.effort, work.expected[0])
+        positions = np.full(work.row_cost, work.expected[0])
         predictions = self._runner.recall(work.spares)
         return self.answer(work.outputs, predictions, work.draws, positions)
 

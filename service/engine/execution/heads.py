@@ -70,11 +70,7 @@ def parameters(draws: Draws, mode: DrawMode) -> dict[str, NDArray[Any]]:
 
 
 class HeadsOf(ABC, Generic[Predictions]):
-    """What every device's heads have in common: which of them an answer takes.
-
-    Args:
-        manifest: says what is predicted.
-    """
+    """What every device's heads have in common: which of them an answer takes."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -119,7 +115,6 @@ class Heads(HeadsOf[Floats]):
 
     Args:
         graphs: each head as a graph.
-        manifest: names the inputs as the graphs do.
     """
 
     def __init__(self, graphs: Mapping[str, bytes], manifest: Manifest) -> None:

@@ -27,10 +27,8 @@ class StatelessRunner:
     change nothing.
 
     Args:
-        graph: the compiled model.
         place: where it runs.
         isolated: sequences share no run; ``None`` finds out whether they may.
-        tf32: see `open_session`.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class StatelessRunner:
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
-        """See ``Runner.answer``."""
         return self._heads.answer(predictions, outputs, draws, positions)
 
     def _is_changed_by_others(self) -> bool:

@@ -23,13 +23,7 @@ from service.metrics import Metrics
 
 
 class Admission:
-    """The entrance to the queue of one shard.
-
-    Args:
-        table: where each session stands.
-        scheduler: the queue.
-        metrics: where to count.
-    """
+    """The entrance to the queue of one shard."""
 
     def __init__(self, table: SessionTable, scheduler: Scheduler, metrics: Metrics) -> None:
         self._table = table
@@ -121,13 +115,13 @@ class Admission:
                 commit=request.commit,
                 borrowed=request.borrowed,
                 submitted_s=request.submitted_s,
-                weight=int(steps[row]),
+                row_steps=int(steps[row]),
                 inputs=request.inputs[starts[row] : starts[row] + steps[row]],
                 contents=request.contents[one],
             )
             self._scheduler.submit(chunk)
             if request.commit:
-                self._table.accept(chunk.slots, chunk.weight)
+                self._table.accept(chunk.slots, chunk.row_steps)
 
     def _queue_steps(self, request: Request) -> None:
         if not len(request.slots):
@@ -160,7 +154,7 @@ class Admission:
                 replays=True,
             )
             if request.outputs.every_step:
-                recall.effort = int(request.steps_at(group)[0])
+                recall.row_cost = int(request.steps_at(group)[0])
             self._scheduler.submit(recall)
 
     def _refuse(self, request: Request, rows: Mask, why: Callable[[int], CellarError]) -> None:

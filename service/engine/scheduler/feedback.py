@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class FeedbackCall(ABC):
         return False
 
 
-class _Fate(Enum):
+class _Fate(IntEnum):
     """What becomes of a row once its batch is answered."""
 
     GOES_ON = 0
@@ -88,7 +88,10 @@ class _Fate(Enum):
     BAD_DRAW = 4
 
 
-_REASONS = {_Fate.LENGTH.value: FinishReason.LENGTH, _Fate.STOP.value: FinishReason.STOP}
+_REASONS: dict[int, FinishReason] = {
+    _Fate.LENGTH: FinishReason.LENGTH,
+    _Fate.STOP: FinishReason.STOP,
+}
 
 
 def _record(step: type[np.generic]) -> np.dtype[np.void]:
@@ -96,7 +99,7 @@ def _record(step: type[np.generic]) -> np.dtype[np.void]:
     return np.dtype(
         [
             ("slot", np.int64),
-            ("tenancy", np.int32),  # the slot's generation: whose it is
+            ("tenancy", np.int32),  # the slot's: whose it is
             ("number", np.int64),  # among the rows of its call
             ("at", np.int64),  # the session's position
             ("left", np.int64),  # steps to read
@@ -117,11 +120,10 @@ def _record(step: type[np.generic]) -> np.dtype[np.void]:
 
 
 class Feedback:
-    """Those of one shard.
+    """The rows of one shard that feed back: its autoregressive decoding.
 
     Args:
-        table: where each session stands.
-        generation: how often each slot was released, see `SlotManager`.
+        tenancy: how often each slot was released, see `SlotManager`.
         bounds: what drawn values are kept within; ``None`` for tokens.
         most_steps: the most steps that a row reads in one batch.
         wake: tells that rows are ready.
@@ -134,7 +136,7 @@ class Feedback:
     def __init__(
         self,
         table: SessionTable,
-        generation: NDArray[np.int32],
+        tenancy: NDArray[np.int32],
         *,
         bounds: tuple[np.float32, np.float32] | None,
         most_steps: int,
@@ -147,7 +149,7 @@ class Feedback:
         """The column of answers that holds draws."""
         self.in_flight = 0  # steps that rows read in batches that run
         self._table = table
-        self._generation = generation
+        self._tenancy = tenancy
         self._bounds = bounds
         self._most_steps = most_steps
         self._wake = wake
@@ -201,7 +203,7 @@ class Feedback:
             self._calls[row] = call
         new, rows = np.array(numbers), np.zeros(len(slots), self._rows.dtype)
         rows["slot"] = slots
-        rows["tenancy"] = self._generation[slots]
+        rows["tenancy"] = self._tenancy[slots]
         rows["number"] = np.arange(len(slots))
         rows["at"] = position
         rows["left"] = steps
@@ -234,7 +236,7 @@ class Feedback:
             if self._calls[row] is call:
                 self._rows["special"][row] = True
                 if self._rows["held"][row]:
-                    self._rows["fate"][row] = _Fate.CANCELLED.value
+                    self._rows["fate"][row] = _Fate.CANCELLED
                     self._end(np.array([row]))
         self._wake()
 
@@ -248,7 +250,7 @@ class Feedback:
             to be judged and queued like any other: they must not hold the others up.
         """
         ready, rows = np.concatenate(self._ready), self._rows
-        moved = rows["tenancy"][ready] != self._generation[rows["slot"][ready]]
+        moved = rows["tenancy"][ready] != self._tenancy[rows["slot"][ready]]
         over = moved | rows["special"][ready]
         if over.any():
             for index in np.flatnonzero(over).tolist():
@@ -257,7 +259,7 @@ class Feedback:
                 over[index] = moved[index] or call.cancelled
                 if moved[index]:
                     call.error = SessionClosedError("the session was closed while it generated")
-            rows["fate"][ready[over]] = _Fate.CANCELLED.value
+            rows["fate"][ready[over]] = _Fate.CANCELLED
             self._end(ready[over])
             ready = ready[~over]
         slots = rows["slot"][ready]
@@ -286,12 +288,12 @@ class Feedback:
         ready, rows = self._ready[0], self._rows
         special = rows["special"][ready]
         chosen = ~special if not special.all() else special
-        places = np.flatnonzero(chosen)[:room]
-        if not len(places):
+        indices = np.flatnonzero(chosen)[:room]
+        if not len(indices):
             return None
-        taken = ready[places]
-        steps = 1 if special[places[0]] else min(steps, int(rows["left"][taken].min()))
-        self._ready[0] = np.delete(ready, places)
+        taken = ready[indices]
+        steps = 1 if special[indices[0]] else min(steps, int(rows["left"][taken].min()))
+        self._ready[0] = np.delete(ready, indices)
         self.ready_rows -= len(taken)
         at = self._table.begin(rows["slot"][taken], None)
         assert at is not None, "`settle` has seen that they can run"
@@ -311,7 +313,7 @@ class Feedback:
                 rows=taken,
                 commit=True,
                 feeds_back=True,
-                weight=steps,
+                row_steps=steps,
                 inputs=rows["next"][taken],
             )
         rows["flying"][taken] = steps
@@ -338,9 +340,9 @@ class Feedback:
         self._count(steps * int(paced.sum()))
         self._unsent.extend(done[(filled == 0) & paced].tolist())
         self._decide(done)
-        held = (rows["fate"][done] == 0) & (rows["unread"][done] > _UNREAD_STEPS)
+        held = (rows["fate"][done] == _Fate.GOES_ON) & (rows["unread"][done] > _UNREAD_STEPS)
         rows["held"][done] = held
-        self._go_on(done[(rows["fate"][done] == 0) & ~held])
+        self._go_on(done[(rows["fate"][done] == _Fate.GOES_ON) & ~held])
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`: hand what was read to the calls."""
@@ -349,11 +351,11 @@ class Feedback:
             self._land(delivery.rows)
             for row in delivery.rows.tolist():
                 self._call(row).error = delivery.error
-            rows["fate"][delivery.rows] = _Fate.CANCELLED.value
+            rows["fate"][delivery.rows] = _Fate.CANCELLED
         fate = rows["fate"][delivery.rows]
-        self._end(delivery.rows[fate != 0])
+        self._end(delivery.rows[fate != _Fate.GOES_ON])
         filled = rows["filled"][delivery.rows]
-        full = delivery.rows[(fate == 0) & (filled > PIECE_STEPS - self._most_steps)]
+        full = delivery.rows[(fate == _Fate.GOES_ON) & (filled > PIECE_STEPS - self._most_steps)]
         for row in full.tolist():
             self._put(row, None)
         self._send_pieces()
@@ -392,19 +394,19 @@ class Feedback:
     def _decide(self, done: Ints) -> None:
         """Say which rows end with the step they have just read."""
         rows = self._rows
-        fate = np.where(rows["left"][done] == 0, _Fate.LENGTH.value, _Fate.GOES_ON.value)
+        fate = np.where(rows["left"][done] == 0, _Fate.LENGTH, _Fate.GOES_ON)
         if self._bounds is not None:
-            bad = (fate == 0) & ~np.isfinite(rows["next"][done])
-            fate[bad] = _Fate.BAD_DRAW.value
+            bad = (fate == _Fate.GOES_ON) & ~np.isfinite(rows["next"][done])
+            fate[bad] = _Fate.BAD_DRAW
         for index in np.flatnonzero(rows["special"][done]).tolist():
             row = int(done[index])
             call = self._call(row)
             if call.cancelled:
-                fate[index] = _Fate.CANCELLED.value
+                fate[index] = _Fate.CANCELLED
             elif call.watches:
                 last = self._done[row, rows["filled"][row] - 1]
                 if call.is_over(last):
-                    fate[index] = _Fate.STOP.value
+                    fate[index] = _Fate.STOP
         rows["fate"][done] = fate
 
     def _send_pieces(self) -> None:
@@ -455,7 +457,7 @@ class Feedback:
             alike.setdefault(key, []).append(row)
         for (call, filled, fate), numbers in alike.items():
             own = np.array(numbers)
-            if fate == _Fate.BAD_DRAW.value:
+            if fate == _Fate.BAD_DRAW:
                 drawn = rows["next"][own[0]]
                 call.error = InternalError(f"the model drew {drawn}: it cannot be its next step")
             if filled:  # they have read them, even if they now fail

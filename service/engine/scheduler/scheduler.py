@@ -15,7 +15,7 @@ nothing.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Ints, has_repeats
 from service.engine.work.work import Chunk, Fork, Kind, Work
 
-_TURNS = tuple(Kind)
+_KINDS = tuple(Kind)
 _DECODE = (Kind.DECODE,)
 
 
@@ -37,19 +37,19 @@ class _Entry:
     """Queued work and the rows of it that have not run yet."""
 
     work: Work
-    places: Ints | None  # None: all rows
+    indices: Ints | None  # None: all rows
 
     @property
     def tickets(self) -> NDArray[np.int32]:
         """Of these rows, (rows,)."""
-        return self.work.tickets if self.places is None else self.work.tickets[self.places]
+        return self.work.tickets if self.indices is None else self.work.tickets[self.indices]
 
     @property
     def part(self) -> Part:
         """All of these rows."""
-        places = self.places
-        slots = self.work.slots if places is None else self.work.slots[places]
-        return Part(work=self.work, slots=slots, places=places)
+        indices = self.indices
+        slots = self.work.slots if indices is None else self.work.slots[indices]
+        return Part(work=self.work, slots=slots, indices=indices)
 
 
 class Scheduler:
@@ -57,7 +57,6 @@ class Scheduler:
 
     Args:
         table: what is queued for each slot.
-        feedback: rows whose draws are their next steps.
         fork_spares: the slots that forks borrow.
         chunk_spares: the slots that chunks of several pieces borrow.
         max_batch: the most rows of a batch; a batch of chunks has as many time steps at most.
@@ -80,8 +79,8 @@ class Scheduler:
         self.pending_steps = 0  # queued or running
         self._table = table
         self._feedback = feedback
-        self._ready: dict[Kind, deque[_Entry]] = {kind: deque() for kind in _TURNS}
-        self._turn = 0
+        self._ready: dict[Kind, deque[_Entry]] = {kind: deque() for kind in _KINDS}
+        self._next_kind = 0
         self._fork_spares = fork_spares
         self._chunk_spares = chunk_spares
         self._max_batch = max_batch
@@ -93,7 +92,7 @@ class Scheduler:
         assert len(slots) == 1 or not has_repeats(slots), "a session has one row in a piece of work"
         work.tickets = self._table.tickets[slots]
         self._table.tickets[slots] += 1
-        self.pending_steps += work.weight * len(slots)
+        self.pending_steps += work.row_steps * len(slots)
         self._enqueue(_Entry(work, None))
 
     def schedule(
@@ -111,7 +110,7 @@ class Scheduler:
             feedback_rows: the most rows that feed back; ``None`` sets no limit.
             decode_only: nothing else may run now.
         """
-        kinds = _DECODE if decode_only else _TURNS[self._turn :] + _TURNS[: self._turn]
+        kinds = _DECODE if decode_only else _KINDS[self._next_kind :] + _KINDS[: self._next_kind]
         for kind in kinds:
             ready = self._ready[kind]
             match kind:
@@ -124,15 +123,15 @@ class Scheduler:
                 case _ if not ready:
                     continue
                 case Kind.CHUNKS:
-                    parts = self._pieces(ready)
+                    parts = self._chunk_parts(ready)
                 case Kind.FORK:
                     parts = self._fork(ready)
                 case _:
                     parts = self._rows(ready)
             if parts:
-                self._turn = (_TURNS.index(kind) + 1) % len(_TURNS)
+                self._next_kind = (_KINDS.index(kind) + 1) % len(_KINDS)
                 kind = parts[0].work.kind  # few steps that are left to rows that feed back are one
-                return Batch.of(kind, _grouped(parts) if len(parts) > 1 else parts)
+                return batch_of(kind, _grouped(parts) if len(parts) > 1 else parts)
         return None
 
     def complete(self, batch: Batch) -> None:
@@ -144,7 +143,7 @@ class Scheduler:
                 work = part.work
                 assert isinstance(work, Chunk), "all other work ends with its batch"
                 work.done = part.stop
-                self._make_ready(_Entry(work, part.places))
+                self._make_ready(_Entry(work, part.indices))
 
     def finish(self, part: Part) -> None:
         """These rows have run, or must not run any more: serve what comes after them."""
@@ -152,7 +151,7 @@ class Scheduler:
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
-        self.pending_steps -= work.weight * len(part.slots)
+        self.pending_steps -= work.row_steps * len(part.slots)
         self._table.serving[part.slots] += 1
         if self.parked:
             self.unpark(part.slots)
@@ -205,7 +204,7 @@ class Scheduler:
     def _count_ready(self, entry: _Entry, sign: int) -> None:
         self.waiting += sign
         if entry.work.kind is Kind.STEPS:
-            rows = entry.work.slots if entry.places is None else entry.places
+            rows = entry.work.slots if entry.indices is None else entry.indices
             self.ready_rows += sign * len(rows)
 
     def _rows(self, ready: deque[_Entry]) -> list[Part]:
@@ -220,12 +219,12 @@ class Scheduler:
                 parts.append(part)
                 room -= len(part.slots)
                 continue
-            places = part.all_places
-            can_run = places[runnable]
+            indices = part.all_indices
+            can_run = indices[runnable]
             taken = can_run[:room]
-            parts.append(Part(work=part.work, slots=part.work.slots[taken], places=taken))
+            parts.append(Part(work=part.work, slots=part.work.slots[taken], indices=taken))
             room -= len(taken)
-            entry.places = np.setdiff1d(places, taken, assume_unique=True)
+            entry.indices = np.setdiff1d(indices, taken, assume_unique=True)
             if len(taken) < len(can_run):
                 self._make_ready(entry, first=True)
             else:
@@ -242,10 +241,10 @@ class Scheduler:
         work = self._feedback.work(steps=steps, room=room)
         if work is None:
             return []
-        self.pending_steps += work.weight * len(work.slots)
+        self.pending_steps += work.row_steps * len(work.slots)
         return [Part(work=work, slots=work.slots)]
 
-    def _pieces(self, ready: deque[_Entry]) -> list[Part]:
+    def _chunk_parts(self, ready: deque[_Entry]) -> list[Part]:
         """The next piece of each chunk, in turn."""
         parts: list[Part] = []
         passed: list[_Entry] = []
@@ -274,10 +273,32 @@ class Scheduler:
         work = ready[0].work
         assert isinstance(work, Fork), "the queue of forks holds nothing else"
         if work.failure is None and not work.reply_to.cancelled:
-            if work.effort > self._fork_spares.free:
+            if work.row_cost > self._fork_spares.free:
                 return []
-            work.spares = self._fork_spares.allocate_many(work.effort)
+            work.spares = self._fork_spares.allocate_many(work.row_cost)
         return [self._take(ready).part]
+
+
+def batch_of(kind: Kind, parts: Sequence[Part]) -> Batch:
+    """A batch of some parts."""
+    part, work = parts[0], parts[0].work
+    slots, expected = work.slots, work.expected
+    if len(parts) > 1 or part.indices is not None:
+        slots = np.concatenate([part.slots for part in parts])
+        expected = np.concatenate([part.column(part.work.expected) for part in parts])
+    rows = len(slots)
+    if kind is Kind.CHUNKS:
+        rows = sum([part.stop - part.start for part in parts])
+    times = work.row_steps if kind is Kind.DECODE else 1
+    return Batch(
+        kind=kind,
+        parts=parts,
+        slots=slots,
+        expected=expected,
+        steps=rows * times,
+        cost_rows=max(rows, *[part.work.row_cost * len(part.slots) for part in parts]),
+        times=times,
+    )
 
 
 def _grouped(parts: Iterable[Part]) -> list[Part]:

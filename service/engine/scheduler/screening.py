@@ -1,14 +1,14 @@
 """The last look before a batch goes to the device: takes out the rows that must not run.
 
 A row may have become wrong since it was queued: its caller went away, its session was closed or
-lost, or a step before it was refused. Changes nothing itself.
+lost, or a step before it was refused.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
+from service.engine.scheduler.scheduler import batch_of
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.work import Kind
@@ -21,22 +21,15 @@ from service.errors import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Screened:
-    """What is left of a batch, and what was taken out, with the reason."""
-
-    batch: Batch | None
-    refused: Sequence[tuple[Part, CellarError]] = ()
-
-
-def screen(batch: Batch, table: SessionTable) -> Screened:
-    """Take out the rows that must not run."""
+def screen(
+    batch: Batch, table: SessionTable, refuse: Callable[[Part, CellarError], None]
+) -> Batch | None:
+    """Take out the rows that must not run, and refuse them; returns what is left."""
     slots = batch.slots
     bad = table.closing[slots]
     if batch.kind is not Kind.BARRIER:  # which waits for its turn, no more
         bad = bad | (table.position[slots] != batch.expected) | table.lost[slots]
     kept: list[Part] = []
-    refused: list[tuple[Part, CellarError]] = []
     start = 0
     for part in batch.parts:
         rows = bad[start : start + len(part.slots)]
@@ -48,15 +41,14 @@ def screen(batch: Batch, table: SessionTable) -> Screened:
                 gone = work.reply_to.cancelled_rows(part.rows)
             if gone.any():
                 error = work.failure or CallerGoneError("the caller went away before it ran")
-                refused.append((part.only(gone), error))
+                refuse(part.only(gone), error)
                 part, rows = part.only(~gone), rows[~gone]
         for index in np.flatnonzero(rows).tolist():
             one = part.only(slice(index, index + 1))
-            refused.append((one, _why_not(one, table)))
+            refuse(one, _why_not(one, table))
         if not rows.all():
             kept.append(part.only(~rows) if rows.any() else part)
-    left = Batch.of(batch.kind, kept) if kept else None
-    return Screened(batch=left, refused=refused)
+    return batch_of(batch.kind, kept) if kept else None
 
 
 def _why_not(part: Part, table: SessionTable) -> CellarError:

@@ -68,11 +68,8 @@ class DynamicBatcher(Predictor):
     """Predicts with a model without states.
 
     Args:
-        name: the model's, for metrics and logs.
         runner: what runs it.
         workers: runs that may overlap.
-        metrics: where to count.
-        settings: limits.
     """
 
     def __init__(
@@ -136,12 +133,9 @@ class DynamicBatcher(Predictor):
         """Hand the workers what they can take."""
         while self._running < self._workers and (batch := self._next()):
             began = time.monotonic()
-            for distribution, value in (
-                (self._metrics.queue_seconds, began - batch[0].job.submitted_s),
-                (self._metrics.batch_size, sum(len(queued.steps) for queued in batch)),
-            ):
-                distribution.noted.append(value)
-                distribution.count_noted()
+            self._metrics.queue_seconds.noted.append(began - batch[0].job.submitted_s)
+            self._metrics.batch_size.noted.append(sum(len(queued.steps) for queued in batch))
+            self._metrics.count_noted()
             running = self._begin(self._run, batch)
             running.add_done_callback(partial(self._ran, batch))
 

@@ -1,6 +1,6 @@
 """Reads a caller's inputs for one model: text, token ids or values, checked step by step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,17 +45,17 @@ class InputReader:
         self.symbols: tuple[str, ...] = ()
         """By token id; none for a model that reads values."""
         self._token_of: Ints | None = None
+        self.single_tokens = _single_tokens(manifest.input)
+        """The token of each character that is one step by itself, its unknown one aside."""
         if isinstance(manifest.input, TokensInput):
             self.symbols = manifest.input.vocabulary
-            self._token_of = _code_points(manifest.input)
+            self._token_of = _code_points(self.single_tokens, manifest.input.unknown)
         else:
             self._positive = np.array(manifest.input.are_positive)  # (width,)
         self.width = manifest.input.width
         """Numbers per step."""
         self.has_tokens = isinstance(manifest.input, TokensInput)
         """Whether steps are tokens, and not values."""
-        self.single_tokens = _single_tokens(manifest.input)
-        """The token of each character that is one step by itself, its unknown one aside."""
 
     def text(self, text: str) -> CheckedSteps:
         """One step per character; those the vocabulary lacks are its unknown one, if it has one."""
@@ -112,10 +112,6 @@ class InputReader:
             return None
         return values[None]
 
-    def text_of(self, tokens: Sequence[int]) -> str:
-        """The symbols of token ids, joined."""
-        return "".join([self.symbols[token] for token in tokens])
-
     def _explain_text(self, text: str, row: int) -> BadInputError:
         return BadInputError(
             "inputs.text",
@@ -156,24 +152,21 @@ def bounds(manifest: Manifest) -> tuple[np.float32, np.float32] | None:
     return value_bounds(values) if isinstance(values, ValuesInput) else None
 
 
-def _single_tokens(steps: TokensInput | ValuesInput) -> Mapping[str, int]:
+def _single_tokens(steps: TokensInput | ValuesInput) -> dict[str, int]:
+    """Token id by character; longer symbols are left to those who send tokens."""
     if not isinstance(steps, TokensInput):
         return {}
     return {symbol: token for token, symbol in enumerate(steps.vocabulary) if len(symbol) == 1}
 
 
-def _code_points(tokens: TokensInput) -> Ints | None:
+def _code_points(characters: Mapping[str, int], unknown: int | None) -> Ints | None:
     """Token id by code point, the last one for all beyond; ``None`` where none is a character.
 
-    What the vocabulary lacks has its unknown token, or -1 where it has none. Longer symbols are
-    left to those who send tokens.
+    What the vocabulary lacks has its unknown token, or -1 where it has none.
     """
-    characters = {
-        ord(symbol): token for token, symbol in enumerate(tokens.vocabulary) if len(symbol) == 1
-    }
     if not characters:
         return None
-    absent = -1 if tokens.unknown is None else tokens.unknown
-    table = np.full(max(characters) + 2, absent, np.int64)
-    table[list(characters)] = list(characters.values())
+    points = [ord(symbol) for symbol in characters]
+    table = np.full(max(points) + 2, -1 if unknown is None else unknown, np.int64)
+    table[points] = list(characters.values())
     return table

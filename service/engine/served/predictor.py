@@ -39,13 +39,7 @@ class Sequences:
 
 
 class Predictor(ABC):
-    """Predicts for whole sequences of one model.
-
-    Args:
-        name: the model's, for metrics.
-        metrics: where to count.
-        settings: limits.
-    """
+    """Predicts for whole sequences of one model."""
 
     def __init__(self, name: str, *, metrics: Metrics, settings: EngineSettings) -> None:
         self.pending_steps = 0  # that no shard knows of
@@ -127,10 +121,7 @@ class StatefulPredictor(Predictor):
     """Predicts with a model that has states.
 
     Args:
-        name: the model's, for metrics.
         shards: what serves its sessions.
-        metrics: where to count.
-        settings: limits.
     """
 
     def __init__(

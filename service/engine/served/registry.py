@@ -116,7 +116,7 @@ class ServedModel:
     @property
     def usage(self) -> Usage:
         """What is taken of it; whole sequences that wait or run are pending, too."""
-        own = Usage(0, 0, 0, self.predictor.pending_steps, 0)
+        own = Usage(0, 0, 0, self.predictor.pending_steps)
         return Usage(*map(sum, zip(own, *(shard.usage for shard in self.shards), strict=True)))
 
     async def drained(self) -> None:
@@ -149,13 +149,7 @@ class ServedModel:
 
 
 class Registry:
-    """Finds models by name and version.
-
-    Args:
-        settings: limits.
-        metrics: where to count.
-        clock: seconds, never going back.
-    """
+    """Finds models by name and version."""
 
     def __init__(
         self, settings: EngineSettings, metrics: Metrics, clock: Callable[[], float]
@@ -172,25 +166,43 @@ class Registry:
         version: int,
         manifest: Manifest,
         fingerprint: str,
-        runners: Sequence[Runner],
+        runners: Sequence[Runner] = (),
+        stateless: StatelessRunner | None = None,
+        workers: int = 1,
     ) -> ServedModel:
-        """Serve a model on runners, a shard each.
+        """Serve a model.
 
-        The arena of runner ``i`` of n has ``arena_rows(settings, manifest, i, n)`` rows.
+        Args:
+            name: how it is asked for.
+            version: the same.
+            manifest: what its file says of it.
+            fingerprint: of its file.
+            runners: of a model with states, a shard each; the arena of runner ``i`` of n has
+                ``arena_rows(settings, manifest, i, n)`` rows.
+            stateless: the runner of a model without states.
+            workers: its runs that may overlap.
         """
-        count, sessions = len(runners), capacity(self._settings, manifest)
+        label, settings, metrics = f"{name}/{version}", self._settings, self._metrics
+        sessions = 0 if stateless else capacity(settings, manifest)
         shards = tuple(
             Shard(
-                f"{name}/{version}",
+                label,
                 runner,
-                sessions=sessions_of(sessions, number, count),
-                chunk_steps=self._settings.chunk_steps if manifest.lengths is not None else 1,
+                sessions=sessions_of(sessions, number, len(runners)),
+                chunk_steps=settings.chunk_steps if manifest.lengths is not None else 1,
                 bounds=bounds(manifest),
-                metrics=self._metrics,
-                settings=self._settings,
+                metrics=metrics,
+                settings=settings,
                 clock=self._clock,
             )
             for number, runner in enumerate(runners)
+        )
+        predictor: Predictor = (
+            StatefulPredictor(label, shards, metrics=metrics, settings=settings)
+            if stateless is None
+            else DynamicBatcher(
+                label, stateless, workers=workers, metrics=metrics, settings=settings
+            )
         )
         served = ServedModel(
             name=name,
@@ -199,42 +211,11 @@ class Registry:
             fingerprint=fingerprint,
             reader=InputReader(manifest),
             shards=shards,
-            predictor=StatefulPredictor(
-                f"{name}/{version}", shards, metrics=self._metrics, settings=self._settings
-            ),
-            limits=self._settings,
+            predictor=predictor,
+            limits=settings,
         )
-        self._put(served)
-        return served
-
-    def add_stateless(
-        self,
-        *,
-        name: str,
-        version: int,
-        manifest: Manifest,
-        fingerprint: str,
-        runner: StatelessRunner,
-        workers: int = 1,
-    ) -> ServedModel:
-        """Serve a model without states, by so many runs at once."""
-        served = ServedModel(
-            name=name,
-            version=version,
-            manifest=manifest,
-            fingerprint=fingerprint,
-            reader=InputReader(manifest),
-            shards=(),
-            predictor=DynamicBatcher(
-                f"{name}/{version}",
-                runner,
-                workers=workers,
-                metrics=self._metrics,
-                settings=self._settings,
-            ),
-            limits=self._settings,
-        )
-        self._put(served)
+        self._models[name, version] = served
+        self._show(served)
         return served
 
     def all(self) -> list[ServedModel]:
@@ -251,9 +232,6 @@ class Registry:
         Raises:
             ModelUnknownError: no such model.
         """
-        exact = self._models.get((name, version))  # every step of a unary caller comes by here
-        if exact is not None:
-            return exact
         names = sorted({known for known, _ in self._models})
         if not name:
             if len(names) != 1:
@@ -272,10 +250,6 @@ class Registry:
     def default_version(self, name: str) -> int:
         """The version that requests without one get."""
         return max(version for known, version in self._models if known == name)
-
-    def _put(self, served: ServedModel) -> None:
-        self._models[served.name, served.version] = served
-        self._show(served)
 
     def _show(self, served: ServedModel) -> None:
         """Let the gauges read the shards whenever they are read."""

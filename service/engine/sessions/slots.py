@@ -1,7 +1,7 @@
 """Which rows of the arena are taken, by whom, and when one is free for the next.
 
 A slot is handed on only once nothing is queued for it: a step of one session can then never reach
-another. Knows nothing of models or requests.
+another. Knows nothing of models.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from service.errors import SessionLimitError
 class SlotAllocator:
     """Hands out the slots of one range, those used before first.
 
-    That keeps the touched part of the arena small. Every release raises the slot's generation,
+    That keeps the touched part of the arena small. Every release raises the slot's tenancy,
     so that whoever remembers a slot can tell that it has changed hands.
     """
 
-    def __init__(self, first: int, count: int, generation: NDArray[np.int32] | None = None) -> None:
+    def __init__(self, first: int, count: int, tenancy: NDArray[np.int32] | None = None) -> None:
         self.capacity = count
         self._first = first
         self._unused = 0  # slots from here on were never handed out
         self._freed: list[int] = []
-        self._generation = np.zeros(count, np.int32) if generation is None else generation
+        self._tenancy = np.zeros(count, np.int32) if tenancy is None else tenancy
 
     @property
     def free(self) -> int:
@@ -68,7 +68,7 @@ class SlotAllocator:
     def release(self, *slots: int) -> None:
         """Give slots back."""
         for slot in slots:
-            self._generation[slot - self._first] += 1
+            self._tenancy[slot - self._first] += 1
         self._freed += slots
 
 
@@ -92,9 +92,9 @@ class SlotManager:
         forget: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
-        self.generation = np.zeros(sessions + spares, np.int32)  # how often each was released
-        self.sessions = SlotAllocator(0, sessions, self.generation[:sessions])
-        self.spares = SlotAllocator(sessions, spares, self.generation[sessions:])
+        self.tenancy = np.zeros(sessions + spares, np.int32)  # how often each was released
+        self.sessions = SlotAllocator(0, sessions, self.tenancy[:sessions])
+        self.spares = SlotAllocator(sessions, spares, self.tenancy[sessions:])
         self.leaving: set[int] = set()  # slots to free once nothing is queued for them
         self._table = table
         self._forget = forget
@@ -126,9 +126,9 @@ class SlotManager:
         else:
             self.leaving.add(slot)
 
-    def tenant(self, slot: int, generation: int) -> str | None:
-        """The session of a slot, if the slot has not changed hands since that generation."""
-        return self._tenants[slot] if self.generation[slot] == generation else None
+    def tenant(self, slot: int, tenancy: int) -> str | None:
+        """The session of a slot, if the slot has not changed hands since that tenancy."""
+        return self._tenants[slot] if self.tenancy[slot] == tenancy else None
 
     def expired(self, now_s: float, *, at_most: int) -> list[str]:
         """Sessions that have been idle for longer than their timeout."""

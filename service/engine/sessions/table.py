@@ -1,7 +1,7 @@
 """What is known of each session: one column per fact.
 
 Columns are indexed by slot, so that a frame of many sessions is checked and committed with a few
-array operations. Knows nothing of queues, models or time: time is an argument.
+array operations. Knows nothing of models or time: time is an argument.
 
 Order is kept by tickets. Every row of work draws the next ticket of its slot when it is queued, and
 may run when it is the one its slot serves; a slot serves its next ticket once the row before is
@@ -174,12 +174,15 @@ class SessionTable:
             blocked, or is not at the position that its row claims.
         """
         tickets = self.tickets[slots]
-        if not (tickets == self.serving[slots]).all() or self._blocked[slots].any():
+        # `any` and `all` of arrays cost .8 us each, this .2: they are a tenth of a single step.
+        if np.count_nonzero(tickets != self.serving[slots]) or np.count_nonzero(
+            self._blocked[slots]
+        ):
             return None
         at = self.position[slots]
         if claimed is not None:
-            expected = claimed == at
-            if not expected.all() and not (expected | (claimed == UNCHECKED)).all():
+            elsewhere = claimed != at
+            if np.count_nonzero(elsewhere) and (claimed[elsewhere] != UNCHECKED).any():
                 return None
         self.tickets[slots] = tickets + 1
         self.accepted[slots] = at + 1

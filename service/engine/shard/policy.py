@@ -1,6 +1,6 @@
 """When what waits runs, where, and how much of it: the rules of batching, and their numbers.
 
-Asked once per turn of the event loop. Knows nothing of queues, sessions or devices.
+Asked once before every run. Knows nothing of queues, sessions or devices.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Decision:
     """What to do in this turn, and how."""
 
     action: Action
@@ -56,8 +56,8 @@ class Turn:
     feedback_rows: int | None = None  # of them at most
 
 
-_WAIT, _NOTHING = Turn(Action.WAIT), Turn(Action.NOTHING)
-_RUN, _OVERLAP = Turn(Action.RUN), Turn(Action.OVERLAP)
+_WAIT, _NOTHING = Decision(Action.WAIT), Decision(Action.NOTHING)
+_RUN, _OVERLAP = Decision(Action.RUN), Decision(Action.OVERLAP)
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class BatchPolicy:
         self._inline_run_s = inline_run_s
         self._can_decode = can_decode
         self._costs: dict[tuple[Kind, int], _Cost] = {}  # see `observe`
-        self.turns_left = 0
+        self.loop_turns_left = 0
         """Turns of the event loop before it is asked again: a message takes several."""
         self._usual = 1.0  # rows of a run, lately
         self._runs = 0
@@ -104,7 +104,7 @@ class BatchPolicy:
         runs: int,
         now_s: float,
         at_once: bool = False,
-    ) -> Turn:
+    ) -> Decision:
         """Say what to do in this turn.
 
         Args:
@@ -127,7 +127,7 @@ class BatchPolicy:
             some = (feedback_rows + 1) // 2 if halves else feedback_rows
             steps = self._decode_steps(some, pending_steps - feedback_rows - in_flight)
             if steps > 1 and (not runs or some >= _HALF):
-                return Turn(Action.OVERLAP if runs else Action.RUN, steps, some)
+                return Decision(Action.OVERLAP if runs else Action.RUN, steps, some)
         if not runs:
             return _RUN
         return _OVERLAP if worth_a_batch else _NOTHING
@@ -149,11 +149,11 @@ class BatchPolicy:
         if cost is None:
             cost = self._costs[key] = _Cost()
         # The first run of a kind is a cold one: the second takes its place.
-        weight = max(_COST_WEIGHT, 1 / max(1, cost.runs))
-        cost.seconds += weight * (seconds - cost.seconds)
+        row_steps = max(_COST_WEIGHT, 1 / max(1, cost.runs))
+        cost.seconds += row_steps * (seconds - cost.seconds)
         cost.runs += 1
         if here:
-            self.turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
+            self.loop_turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
 
     def _is_delayed(self, rows: int, now_s: float) -> bool:
         """Whether so many rows wait for more; when they do not, the wait is over."""
@@ -168,8 +168,8 @@ class BatchPolicy:
         self._rows = rows
         if rows < self._enough and now_s < min(self._last_s + _NEXT_S, self._first_s + _LONGEST_S):
             return True
-        weight = _WEIGHT_OF_TRY if self._enough == _DELAYED_ROWS else _WEIGHT
-        self._usual += weight * (min(rows, _DELAYED_ROWS) - self._usual)
+        row_steps = _WEIGHT_OF_TRY if self._enough == _DELAYED_ROWS else _WEIGHT
+        self._usual += row_steps * (min(rows, _DELAYED_ROWS) - self._usual)
         self._enough = 0
         return False
 

@@ -3,7 +3,7 @@
 A turn is a sentence: the policy decides, a run is chosen, it is executed, committed, delivered.
 Everything but the execution happens on the event loop, and a short execution does too.
 
-Knows nothing of session ids, models' names or gRPC.
+Knows nothing of models or gRPC.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.slots import SlotAllocator, SlotManager
 from service.engine.sessions.table import SessionTable
-from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Turn
+from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
 from service.engine.work.work import Fork, Kind, Work
-from service.errors import OverloadedError, SessionClosedError
+from service.errors import NotStartedError, OverloadedError, SessionClosedError, StateLostError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -40,7 +40,6 @@ class Usage(NamedTuple):
     sessions: int  # slots that are taken by sessions
     spares: int  # slots that are borrowed
     pending_steps: int  # queued or running
-    promised_steps: int  # by which sessions will have moved on once these have run
 
 
 class Shard:
@@ -52,9 +51,6 @@ class Shard:
         sessions: the most that can be open.
         chunk_steps: the most time steps that one run of this model takes.
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
-        metrics: where to count.
-        settings: limits.
-        clock: seconds, never going back.
     """
 
     def __init__(
@@ -85,7 +81,7 @@ class Shard:
         self._loop = asyncio.get_running_loop()
         self.feedback = Feedback(
             self.table,
-            self.slots.generation,
+            self.slots.tenancy,
             bounds=bounds,
             most_steps=MOST_DECODE_STEPS,
             wake=self.wake,
@@ -149,7 +145,6 @@ class Shard:
             sessions=self.slots.sessions.used,
             spares=self.slots.spares.used,
             pending_steps=self.pending_steps,
-            promised_steps=int((self.table.accepted - self.table.position).sum()),
         )
 
     def submit(self, request: Request) -> None:
@@ -180,7 +175,7 @@ class Shard:
             self.wake()
         self._singles.rows.append(step)
 
-    def gather(self) -> None:
+    def admit_inbox(self) -> None:
         """Queue what came in since the last tick.
 
         Whoever asks what is queued for a session, or queues something behind it, calls this first.
@@ -196,14 +191,29 @@ class Shard:
             if stray is not None:
                 self._admission.admit(stray)
 
+    def require_started(self, slot: int, field: str) -> int:
+        """Where a session will stand once what is queued has run; it has read something then.
+
+        Raises:
+            StateLostError: its state is in doubt.
+            NotStartedError: it has read nothing yet; ``field`` is what the caller has to give.
+        """
+        self.admit_inbox()
+        if self.table.lost[slot]:
+            raise StateLostError(int(self.table.position[slot]))
+        position = int(self.table.accepted[slot])
+        if position == 0:
+            raise NotStartedError(f"{field}: the session has read nothing yet: give it steps first")
+        return position
+
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
-        self.gather()
+        self.admit_inbox()
         return self.table.is_idle(slot)
 
     def end(self, slot: int) -> None:
         """End the session of a slot; its queued steps are refused, then the slot is free."""
-        self.gather()
+        self.admit_inbox()
         for work in self._scheduler.waiting_for_spares(slot):
             work.failure = SessionClosedError("the session was closed before the steps ran")
         self.slots.end(slot)
@@ -211,12 +221,12 @@ class Shard:
 
     def expired_sessions(self, now_s: float, *, at_most: int) -> list[str]:
         """Sessions that have been idle for longer than their timeout."""
-        self.gather()
+        self.admit_inbox()
         return self.slots.expired(now_s, at_most=at_most)
 
     async def borrow(self, copies: int) -> Fork:
         """Spare slots in the initial state, which the caller must return."""
-        fork = Fork(slots=self._scratch, expected=np.zeros(1, np.int64), effort=copies)
+        fork = Fork(slots=self._scratch, expected=np.zeros(1, np.int64), row_cost=copies)
         if self.slots.spares.free < copies or self._scheduler.forks_wait:
             await self.perform(fork)  # in its turn
         else:
@@ -231,10 +241,10 @@ class Shard:
             CellarError: a row failed.
         """
         done: asyncio.Future[None] = self._loop.create_future()
-        gathered = _Gathered(self.wake, sum(len(work.slots) for work in works), done)
-        self.gather()
+        collected = _Collected(self.wake, sum(len(work.slots) for work in works), done)
+        self.admit_inbox()
         for work in works:
-            work.reply_to = gathered
+            work.reply_to = collected
             if isinstance(work, Request):
                 self._admission.admit(work)
             else:
@@ -243,16 +253,16 @@ class Shard:
         try:
             await done
         except asyncio.CancelledError:
-            gathered.cancel()
+            collected.cancel()
             for work in works:
-                if isinstance(work, Fork) and not gathered.missing:
+                if isinstance(work, Fork) and not collected.missing:
                     # It has run, and nobody is left to return its copies.
                     self.slots.return_spares(work)
             raise
-        for delivery in gathered.deliveries:
+        for delivery in collected.deliveries:
             if delivery.error is not None:
                 raise delivery.error
-        return gathered.deliveries
+        return collected.deliveries
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
@@ -283,8 +293,8 @@ class Shard:
             self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        if self._policy.turns_left > 0:
-            self._policy.turns_left -= 1
+        if self._policy.loop_turns_left > 0:
+            self._policy.loop_turns_left -= 1
             self._loop.call_soon(self._turn)
             return
         turn = self._decide()
@@ -303,7 +313,7 @@ class Shard:
         else:
             self._run_here(run)
 
-    def _decide(self, *, at_once: bool = False) -> Turn:
+    def _decide(self, *, at_once: bool = False) -> Decision:
         return self._policy.decide(
             single_rows=self._inbox_steps + self._scheduler.ready_rows,
             feedback_rows=self.feedback.ready_rows,
@@ -314,13 +324,13 @@ class Shard:
             at_once=at_once,
         )
 
-    def _next(self, turn: Turn) -> Run | None:
+    def _next(self, turn: Decision) -> Run | None:
         """What to run now."""
         if self._inbox and not (self._scheduler.waiting or self.feedback.ready_rows):
             run = self._straight()
             if run is not None:
                 return run
-        self.gather()
+        self.admit_inbox()
         ahead = turn.action is Action.OVERLAP
         if ahead and turn.decode_steps == 1:
             ready = self._scheduler.ready_rows + self.feedback.ready_rows
@@ -352,7 +362,7 @@ class Shard:
         return run
 
     def _runs_here(self, run: Run) -> bool:
-        return self._policy.runs_here(run.batch.kind, run.batch.rows, run.batch.times)
+        return self._policy.runs_here(run.batch.kind, run.batch.cost_rows, run.batch.times)
 
     def _run_here(self, run: Run) -> None:
         """Run it on the event loop."""
@@ -384,7 +394,7 @@ class Shard:
 
     def _finish(self, run: Run, *, here: bool = False) -> None:
         batch = run.batch
-        self._policy.observe(batch.kind, batch.rows, run.seconds / batch.times, here=here)
+        self._policy.observe(batch.kind, batch.cost_rows, run.seconds / batch.times, here=here)
         self._tick.commit(run)
 
     def _check_room(self, steps: int) -> None:
@@ -395,7 +405,7 @@ class Shard:
             )
 
 
-class _Gathered(Receiver):
+class _Collected(Receiver):
     """Gathers what becomes of some rows, until none is missing."""
 
     def __init__(

@@ -33,12 +33,7 @@ class Attached:
 
 
 class Attachments:
-    """Gives sessions their channels, and finds them by these.
-
-    Args:
-        engine: where the sessions live.
-        served: their model.
-    """
+    """Gives sessions their channels, and finds them by these."""
 
     def __init__(self, engine: Engine, served: ServedModel) -> None:
         self._engine = engine
@@ -48,7 +43,7 @@ class Attachments:
         self._last_channels = np.empty(0, np.int64)
         self._last_places = self._channels.look_up(self._last_channels)
         self._last_alive = False
-        self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and its generation
+        self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and its tenancy
 
     async def attach(
         self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
@@ -91,8 +86,8 @@ class Attachments:
         self._stepped_singly.clear()
         if close:
             places = self._channels.look_up(known)
-            for row, (_, number, slot, generation) in enumerate(places.tolist(), start=1):
-                self._engine.directory.close_slot(self._served.shards[number], slot, generation)
+            for row, (_, number, slot, tenancy) in enumerate(places.tolist(), start=1):
+                self._engine.directory.close_slot(self._served.shards[number], slot, tenancy)
                 if row % _SESSIONS_AT_ONCE == 0:
                     await asyncio.sleep(0)
         return known
@@ -125,13 +120,13 @@ class Attachments:
     def alive(self, places: NDArray[np.void]) -> Mask:
         """Whether the session of each place lives there still."""
         shards = self._served.shards
-        generations = shards[0].slots.generation[places["slot"] if len(shards) == 1 else 0]
+        tenancies = shards[0].slots.tenancy[places["slot"] if len(shards) == 1 else 0]
         if len(shards) > 1:
-            generations = np.empty(len(places), np.int32)
+            tenancies = np.empty(len(places), np.int32)
             for number, shard in enumerate(shards):
                 own = places["shard"] == number
-                generations[own] = shard.slots.generation[places["slot"][own]]
-        alive: Mask = places["attached"] & (places["generation"] == generations)
+                tenancies[own] = shard.slots.tenancy[places["slot"][own]]
+        alive: Mask = places["attached"] & (places["tenancy"] == tenancies)
         return alive
 
     def find_one(self, channel: int) -> tuple[Shard, int] | None:
@@ -141,12 +136,12 @@ class Attachments:
             found = self._channels.place(channel)
             if found is None:
                 return None
-            _, number, slot, generation = found
-            place = self._served.shards[number], slot, generation
+            _, number, slot, tenancy = found
+            place = self._served.shards[number], slot, tenancy
             if len(self._stepped_singly) < _STEPPED_SINGLY:
                 self._stepped_singly[channel] = place
-        shard, slot, generation = place
-        if generation != shard.slots.generation.item(slot) or shard.table.is_blocked(slot):
+        shard, slot, tenancy = place
+        if tenancy != shard.slots.tenancy.item(slot) or shard.table.is_blocked(slot):
             return None
         return shard, slot
 
@@ -162,7 +157,7 @@ class Attachments:
             channel,
             shard=self._served.shards.index(shard),
             slot=session.slot,
-            generation=int(shard.slots.generation[session.slot]),
+            tenancy=int(shard.slots.tenancy[session.slot]),
         )
         return int(shard.table.position[session.slot])
 

@@ -9,10 +9,10 @@ from service.engine.work.columns import Ints
 from service.errors import BadInputError
 
 PLACE = np.dtype(
-    [("attached", np.bool_), ("shard", np.int16), ("slot", np.int64), ("generation", np.int32)]
+    [("attached", np.bool_), ("shard", np.int16), ("slot", np.int64), ("tenancy", np.int32)]
 )
 """Where a session lives; of a channel that is not attached, the other fields mean nothing. The
-slot's generation tells whether the slot has changed hands since."""
+slot's tenancy tells whether the slot has changed hands since."""
 
 
 class Channels:
@@ -46,9 +46,9 @@ class Channels:
                 "attach.channels", f"{int(taken[0])} is in use: detach it or take another"
             )
 
-    def attach(self, channel: int, *, shard: int, slot: int, generation: int) -> None:
+    def attach(self, channel: int, *, shard: int, slot: int, tenancy: int) -> None:
         """Let a channel stand for the session in a slot of a shard."""
-        self._places[channel] = (True, shard, slot, generation)
+        self._places[channel] = (True, shard, slot, tenancy)
 
     def detach(self, channels: Ints) -> Ints:
         """Let go of channels; returns those that were attached."""

@@ -38,13 +38,13 @@ def reply_for_each(rows: SingleReplies) -> list[Reply]:
     return [
         Reply(
             frame=number,
-            channels=rows.channels[row : row + 1],
+            channels=np.array(rows.channels[row : row + 1]),
             positions=rows.positions[row : row + 1],
             counts=None,
             answers=rows.answers.rows(row, row + 1),
             replayed=False,
         )
-        for row, number in enumerate(rows.numbers.tolist())
+        for row, number in enumerate(rows.numbers)
     ]
 
 
@@ -73,8 +73,6 @@ class SessionStream:
         pending_steps: steps of its frames that are not answered.
 
     Args:
-        engine: where the sessions live.
-        served: their model.
         outputs: what every step returns.
         sampling: how it draws.
         send: called with each reply, from the event loop.
@@ -132,7 +130,7 @@ class SessionStream:
         for _ in self._slices(channels, steps, positions, inputs, number):
             pass
 
-    async def submit_in_turns(
+    async def submit_yielding(
         self,
         channels: Ints,
         steps: Ints | None,

@@ -17,37 +17,37 @@ class Part:
 
     work: Work
     slots: Ints  # (rows,) of these rows
-    places: Ints | None = None  # (rows,) which of the work's rows they are; None: all of them
+    indices: Ints | None = None  # (rows,) which of the work's rows they are; None: all of them
     start: int = 0  # chunks: first time step of this run
     stop: int = 0  # chunks: one past the last
     is_last: bool = True  # the work of these rows ends with this batch
 
     def column(self, column: Any) -> Any:
         """These rows of one of the work's columns."""
-        return column if self.places is None else column[self.places]
+        return column if self.indices is None else column[self.indices]
 
     @property
     def draws(self) -> Draws | None:
         """How these rows draw."""
         draws = self.work.draws
-        return draws if draws is None or self.places is None else draws.take(self.places)
+        return draws if draws is None or self.indices is None else draws.take(self.indices)
 
     @property
-    def all_places(self) -> Ints:
+    def all_indices(self) -> Ints:
         """Which of the work's rows they are, (rows,)."""
-        return np.arange(len(self.slots)) if self.places is None else self.places
+        return np.arange(len(self.slots)) if self.indices is None else self.indices
 
     @property
     def rows(self) -> Ints:
         """Which rows of the request they are, (rows,)."""
-        return self.work.rows_at(self.all_places)
+        return self.work.rows_at(self.all_indices)
 
     def only(self, index: Any) -> "Part":
         """The part with some of its rows."""
         return Part(
             work=self.work,
             slots=self.slots[index],
-            places=self.all_places[index],
+            indices=self.all_indices[index],
             start=self.start,
             stop=self.stop,
             is_last=self.is_last,
@@ -63,31 +63,8 @@ class Batch:
     slots: Ints  # (rows,) of all parts, one after the other
     expected: Ints  # (rows,) see `Work`; nothing for barriers, which wait for their turn, no more
     steps: int  # session steps that it computes
-    rows: int  # what it costs, in rows: those computed each time, or those answered if more
+    cost_rows: int  # what it costs, in rows: those computed each time, or those answered if more
     times: int = 1  # how often it goes over its rows: a decode, as often as it has steps
-
-    @classmethod
-    def of(cls, kind: Kind, parts: Sequence[Part]) -> "Batch":
-        """A batch of some parts."""
-        part, work = parts[0], parts[0].work
-        if len(parts) == 1 and part.places is None:
-            slots, expected = work.slots, work.expected
-        else:
-            slots = np.concatenate([part.slots for part in parts])
-            expected = np.concatenate([part.column(part.work.expected) for part in parts])
-        rows = len(slots)
-        if kind is Kind.CHUNKS:
-            rows = sum(part.stop - part.start for part in parts)
-        times = work.weight if kind is Kind.DECODE else 1
-        return cls(
-            kind=kind,
-            parts=parts,
-            slots=slots,
-            expected=expected,
-            steps=rows * times,
-            rows=max(rows, *[part.work.effort * len(part.slots) for part in parts]),
-            times=times,
-        )
 
     def column(self, name: str) -> Any:
         """A column of the parts' works, the parts' rows one after the other."""

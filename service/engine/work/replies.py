@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.engine.work.columns import Answers, Ints, Mask
 from service.errors import CellarError
@@ -101,8 +100,8 @@ class SingleReceiver(Protocol):
 class SingleReplies:
     """What some single steps came to, a column each, (rows,)."""
 
-    channels: Ints
-    numbers: NDArray[np.uint64]
+    channels: Sequence[int]
+    numbers: Sequence[int]
     positions: Ints
     answers: Answers
 

@@ -42,40 +42,40 @@ class Request(Work):
         """Steps in all."""
         return len(self.inputs)
 
-    def steps_at(self, places: Ints) -> Ints:
+    def steps_at(self, indices: Ints) -> Ints:
         """The steps of some rows, (rows,)."""
-        return np.ones(len(places), np.int64) if self.steps is None else self.steps[places]
+        return np.ones(len(indices), np.int64) if self.steps is None else self.steps[indices]
 
-    def single_steps(self, places: Ints) -> "Request":
+    def single_steps(self, indices: Ints) -> "Request":
         """The request for some of its rows that have one step each."""
-        inputs = places if self.steps is None else np.cumsum(self.steps)[places] - 1
-        return self._cut(places, self.inputs[inputs], steps=None)
+        inputs = indices if self.steps is None else np.cumsum(self.steps)[indices] - 1
+        return self._cut(indices, self.inputs[inputs], steps=None)
 
-    def row(self, place: int) -> "Request":
+    def row(self, index: int) -> "Request":
         """The request for one of its rows."""
-        one = np.array([place])
+        one = np.array([index])
         if self.steps is None:
             return self.single_steps(one)
-        stop = int(self.steps[: place + 1].sum())
-        inputs = self.inputs[stop - int(self.steps[place]) : stop]
+        stop = int(self.steps[: index + 1].sum())
+        inputs = self.inputs[stop - int(self.steps[index]) : stop]
         return self._cut(one, inputs, steps=self.steps[one])
 
-    def _cut(self, places: Ints, inputs: Inputs, *, steps: Ints | None) -> "Request":
+    def _cut(self, indices: Ints, inputs: Inputs, *, steps: Ints | None) -> "Request":
         return Request(
-            slots=self.slots[places],
-            expected=self.expected[places] if len(self.expected) else self.expected,
+            slots=self.slots[indices],
+            expected=self.expected[indices] if len(self.expected) else self.expected,
             outputs=self.outputs,
-            draws=None if self.draws is None else self.draws.take(places),
+            draws=None if self.draws is None else self.draws.take(indices),
             reply_to=self.reply_to,
-            rows=self.rows_at(places),
+            rows=self.rows_at(indices),
             commit=self.commit,
             borrowed=self.borrowed,
             feeds_back=self.feeds_back,
             submitted_s=self.submitted_s,
             inputs=inputs,
             steps=steps,
-            positions=None if self.positions is None else self.positions[places],
-            contents=self.contents[places] if len(self.contents) else self.contents,
+            positions=None if self.positions is None else self.positions[indices],
+            contents=self.contents[indices] if len(self.contents) else self.contents,
         )
 
     def digest(self) -> Ints:
@@ -99,11 +99,11 @@ class Request(Work):
         if scalar:
             found[:] = bits[stops - 1]
             hashed = np.flatnonzero(self.steps > 1)
-        for place in hashed.tolist():
-            count = int(self.steps[place])
-            own = self.inputs[stops[place] - count : stops[place]]
+        for index in hashed.tolist():
+            count = int(self.steps[index])
+            own = self.inputs[stops[index] - count : stops[index]]
             every_step = self.outputs.every_step and count > 1
-            found[place] = _digest(own, every_step=every_step)
+            found[index] = _digest(own, every_step=every_step)
         return found
 
 
@@ -141,10 +141,10 @@ class SingleSteps:
             yield from self._by_kind(self.rows)
             return
         start, seen = 0, set[int]()
-        for place, row in enumerate(self.rows):
+        for index, row in enumerate(self.rows):
             if row[1] in seen:
-                yield from self._by_kind(self.rows[start:place])
-                start, seen = place, set()
+                yield from self._by_kind(self.rows[start:index])
+                start, seen = index, set()
             seen.add(row[1])
         yield from self._by_kind(self.rows[start:])
 
@@ -161,7 +161,11 @@ class SingleSteps:
             inputs=(
                 np.array(inputs, np.int64) if isinstance(inputs[0], int) else np.concatenate(inputs)
             ),
-            positions=np.array(positions, np.int64),
+            positions=(
+                None
+                if positions[0] == max(positions) == UNCHECKED
+                else np.array(positions, np.int64)
+            ),
             outputs=outputs,
             draws=Draws.of([one.sampling for one in receivers]) if outputs.sample else None,
             reply_to=_Singles(kinds[0].encode, channels, numbers, receivers),
@@ -208,8 +212,8 @@ class _Singles:
             try:
                 replies = self._encode(
                     SingleReplies(
-                        channels=np.array(channels, np.int64),
-                        numbers=np.array(numbers, np.uint64),
+                        channels=channels,
+                        numbers=numbers,
                         positions=delivery.positions,
                         answers=answers,
                     )

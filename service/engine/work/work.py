@@ -52,8 +52,8 @@ class Work:
     commit: bool = False  # whether it applies steps to the sessions
     borrowed: bool = False  # nobody else reads its slots: long chunks work there
     feeds_back: bool = False  # its draws are the sessions' next steps, see `Feedback`
-    weight: int = 1  # steps that one row stands for, for limits and metrics
-    effort: int = 1  # rows that one row costs the device, or its answer where that is more
+    row_steps: int = 1  # steps that one row stands for, for limits and metrics
+    row_cost: int = 1  # rows that one row costs the device, or its answer where that is more
     submitted_s: float = field(default_factory=time.monotonic)
     tickets: NDArray[np.int32] = field(default_factory=_NO_TICKETS.view)  # (rows,) see `Scheduler`
     failure: CellarError | None = None  # it must not run any more, and this is why
@@ -63,14 +63,14 @@ class Work:
         """Whether some of it must not run any more."""
         return self.failure is not None or self.reply_to.cancelled
 
-    def rows_at(self, places: Ints) -> Ints:
+    def rows_at(self, indices: Ints) -> Ints:
         """Which rows of the request some of its rows are."""
-        return places if self.rows is None else self.rows[places]
+        return indices if self.rows is None else self.rows[indices]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Chunk(Work):
-    """Several steps of one session, ``weight`` of them, applied all or not at all.
+    """Several steps of one session, ``row_steps`` of them, applied all or not at all.
 
     A chunk longer than one run works on a spare slot and writes the session's own slot with its
     last piece only. Where nobody else reads the slot, as it is borrowed for the chunk, it works
@@ -95,7 +95,7 @@ class Chunk(Work):
 class Decode(Work):
     """Several steps for each of several sessions, each but the first drawn from the one before.
 
-    Each row reads ``weight`` steps, and draws as many.
+    Each row reads ``row_steps`` steps, and draws as many.
     """
 
     kind = Kind.DECODE
@@ -107,7 +107,7 @@ class Decode(Work):
 class Recall(Work):
     """The resident prediction of each session, asked for again.
 
-    For the every-step reply of one session it is ``effort`` predictions.
+    For the every-step reply of one session it is ``row_cost`` predictions.
     """
 
     kind = Kind.RECALL
@@ -117,7 +117,7 @@ class Recall(Work):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Fork(Work):
-    """Copies of one session's rows, ``effort`` of them, in spare slots.
+    """Copies of one session's rows, ``row_cost`` of them, in spare slots.
 
     Its answers are of the copies, ``draws`` too; the receiver must return the slots.
     """

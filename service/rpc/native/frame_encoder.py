@@ -1,6 +1,10 @@
-"""Replies of streams as bytes: columns are copied, not turned into a Python number per element."""
+"""Replies of streams as bytes.
 
-from collections.abc import Iterator
+On the wire a packed column of fixed width is a length and its elements, little-endian: an array's
+bytes. Protobuf would make a Python number of each element.
+"""
+
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +17,6 @@ from service.engine.streams.stream import reply_for_each
 from service.engine.work.columns import ANSWERS, Answers
 from service.engine.work.replies import SingleReplies
 from service.rpc import status
-from service.rpc.native import packed
 
 # Numbers as they are on the wire.
 _UINT32, _UINT64 = np.dtype("<u4"), np.dtype("<u8")
@@ -33,21 +36,27 @@ def replies(result: Reply, *, at_once: int) -> Iterator[bytes]:
 
 
 def _answers(result: Reply) -> bytes:
-    message = packed.StreamResponse()
-    rows = message.reply
-    rows.frame = result.frame
-    rows.channels = channels = result.channels.astype(_UINT32).tobytes()
-    rows.positions = result.positions.astype(_UINT64, copy=False).tobytes()
+    """Rows of a frame as a message; a packed column is a length, then its elements."""
+    channels = result.channels.astype(_UINT32).tobytes()
+    columns = [(_REPLY["channels"], channels)]
+    columns.append((_REPLY["positions"], result.positions.astype(_UINT64, copy=False).tobytes()))
     if result.counts is not None:
-        rows.counts = result.counts.astype(_UINT32).tobytes()
+        columns.append((_REPLY["counts"], result.counts.astype(_UINT32).tobytes()))
     if result.answers is not None:
-        predictions = rows.predictions
-        for name, column in result.answers.columns.items():
-            setattr(predictions, name, column.astype(_WIRE[name], copy=False).tobytes())
+        predictions = result.answers.columns.items()
+        numbered = [
+            (_PREDICTIONS[n], c.astype(_WIRE[n], copy=False).tobytes()) for n, c in predictions
+        ]
+        columns.append((_REPLY["predictions"], _fields(numbered)))
     if result.replayed:
-        rows.replayed = channels
-    found: bytes = message.SerializeToString()
-    return found
+        columns.append((_REPLY["replayed"], channels))
+    frame = _tag(_REPLY["frame"], _FIXED_64) + result.frame.to_bytes(8, "little")
+    return _fields([(_RESPONSE["reply"], _fields(columns) + frame)])
+
+
+def _fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
+    """Fields by number, each a length and so many bytes."""
+    return b"".join([part for number, data in fields for part in (_head(number, len(data)), data)])
 
 
 def single_replies(rows: SingleReplies) -> list[bytes]:
@@ -62,11 +71,11 @@ def single_replies(rows: SingleReplies) -> list[bytes]:
     columns = _prediction_columns(rows.answers)
     predictions = sum(len(head) + values.shape[1] for head, values in columns)
     reply = [
-        (_head(_REPLY["channels"], 4), _bytes(rows.channels, _UINT32)),
+        (_head(_REPLY["channels"], 4), _bytes(np.array(rows.channels, _UINT32), _UINT32)),
         (_head(_REPLY["positions"], 8), _bytes(rows.positions, _UINT64)),
         (_head(_REPLY["predictions"], predictions), nothing),
         *columns,
-        (_tag(_REPLY["frame"], _FIXED_64), _bytes(rows.numbers, _UINT64)),
+        (_tag(_REPLY["frame"], _FIXED_64), _bytes(np.array(rows.numbers, _UINT64), _UINT64)),
     ]
     size = sum(len(head) + values.shape[1] for head, values in reply)
     parts = [(_head(_RESPONSE["reply"], size), nothing), *reply]

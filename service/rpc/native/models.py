@@ -17,7 +17,6 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         self._engine = engine
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:
-        """See the service's definition."""
         self._engine.check_ready()
         models = [
             encode.model(self._engine, m, complete=False) for m in self._engine.registry.all()
@@ -25,13 +24,11 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
         return pb.ListModelsResponse(models=models)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:
-        """See the service's definition."""
         self._engine.check_ready()
         served = self._engine.registry.find(request.name, request.version)
         return pb.GetModelResponse(model=encode.model(self._engine, served, complete=True))
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> Any:
-        """See the service's definition."""
         self._engine.check_ready()
         served = self._engine.registry.find(request.model, request.model_version)
         outputs, sampling = decode.outputs(request.outputs)

@@ -23,7 +23,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         self._streams: set[StreamCall] = set()
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> Any:
-        """See the service's definition."""
         self._engine.check_ready()
         served = self._engine.registry.find(request.model, request.model_version)
         timeout_s = None
@@ -34,24 +33,20 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         return pb.OpenSessionResponse(session=encode.session(info))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> Any:
-        """See the service's definition."""
         self._check_loaded()
         info = self._engine.directory.describe(request.session_id)
         return pb.GetSessionResponse(session=encode.session(info))
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
-        """See the service's definition."""
         self._check_loaded()
         position = self._engine.directory.close(request.session_id)
         return pb.CloseSessionResponse(position=position)
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:
-        """See the service's definition."""
         info = await self._engine.reset(request.session_id)
         return pb.ResetSessionResponse(session=encode.session(info))
 
     async def Step(self, request: pb.StepRequest, context: Any) -> Any:
-        """See the service's definition."""
         session = self._engine.session(request.session_id)
         served = session.served
         outputs, sampling = decode.outputs(request.outputs)
@@ -77,7 +72,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         )
 
     async def Stream(self, requests: Any, context: Any) -> None:
-        """See the service's definition."""
         call = StreamCall(self._engine, context)
         self._streams.add(call)
         try:
@@ -86,7 +80,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             self._streams.discard(call)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
-        """See the service's definition."""
         prompt = None
         if request.HasField("prompt") and request.prompt.WhichOneof("kind") is not None:
             reader = self._engine.session(request.session_id).served.reader
@@ -105,7 +98,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 await context.write(encode.piece(piece))
 
     async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
-        """See the service's definition."""
         result = await forecast(
             self._engine,
             request.session_id,

@@ -26,7 +26,6 @@ class StreamCall:
     control then holds it back.
 
     Args:
-        engine: where the sessions live.
         context: the call; read and write are used, not iterated.
     """
 
@@ -131,7 +130,7 @@ class StreamCall:
                     frame = request.frame
                     if len(frame.channels) == 1 and _submit_one(stream, frame):
                         continue
-                    await stream.submit_in_turns(
+                    await stream.submit_yielding(
                         decode.integers(frame.channels),
                         decode.column(frame.steps),
                         decode.column(frame.positions),

@@ -13,7 +13,7 @@ from models.compile.stateless import compile_stateless
 from models.manifest import Manifest
 from service.engine.directory import Session
 from service.engine.engine import Engine
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.registry import ServedModel, arena_rows
 from service.metrics import Metrics
@@ -35,6 +35,12 @@ SMALL = {
 INLINE, WORKER = 1e9, 0.0  # settings of inline_run_s
 
 
+def promised_steps(served: ServedModel) -> int:
+    """By how many steps sessions will have moved on once what is queued has run."""
+    tables = [shard.table for shard in served.shards]
+    return int(sum((table.accepted - table.position).sum() for table in tables))
+
+
 @dataclass(kw_only=True)
 class House:
     """An engine with one model on several shards."""
@@ -44,6 +50,10 @@ class House:
 
     def find(self, name: str) -> Session:
         return self.engine.directory.find(name)
+
+    def promised_steps(self) -> int:
+        """By how many steps sessions will have moved on once what is queued has run."""
+        return promised_steps(self.served)
 
     def position(self, name: str) -> int:
         """Where a session stands."""
@@ -75,7 +85,7 @@ class Fakes(House):
 class Reals(House):
     """A house with a real model."""
 
-    runners: list[OrtRunner]
+    runners: list[CpuRunner]
 
     def state(self, name: str) -> list[NDArray[np.float32]]:
         """What the device holds for a session."""
@@ -112,7 +122,7 @@ async def reals(case: Case, shards: int = 1, **settings: float) -> AsyncIterator
     )
     graph = compile_model(case.model)
     runners = [
-        OrtRunner(
+        CpuRunner(
             graph,
             slots=arena_rows(limits, case.manifest, number, shards),
             max_batch=limits.max_batch,
@@ -129,12 +139,12 @@ async def wholes(
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     """A house with a model that reads whole sequences."""
     engine = Engine(EngineSettings.model_validate(settings), Metrics())
-    served = engine.registry.add_stateless(
+    served = engine.registry.add(
         name=case.manifest.name,
         version=1,
         manifest=case.manifest,
         fingerprint="f",
-        runner=runner or StatelessRunner(compile_stateless(case.model)),
+        stateless=runner or StatelessRunner(compile_stateless(case.model)),
         workers=workers,
     )
     engine.loading = False
@@ -147,7 +157,7 @@ async def wholes(
 
 @asynccontextmanager
 async def _serving(
-    limits: EngineSettings, manifest: Manifest, runners: list[FakeRunner] | list[OrtRunner]
+    limits: EngineSettings, manifest: Manifest, runners: list[FakeRunner] | list[CpuRunner]
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     engine = Engine(limits, Metrics())
     served = engine.registry.add(

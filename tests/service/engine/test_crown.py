@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.compile.arena import compile_model
 from models.manifest import TokensInput
 from service.engine.engine import Engine
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import ServedModel, arena_rows
 from service.engine.work.columns import Answers, Outputs
@@ -40,7 +40,7 @@ class Device:
 
     engine: Engine
     served: ServedModel
-    runner: OrtRunner
+    runner: CpuRunner
 
     def state(self, session: str) -> list[NDArray[np.float32]]:
         slot = self.engine.directory.find(session).slot
@@ -53,7 +53,7 @@ def make_device(case: Case, *, inline_run_s: float = 0.0005, precision: str = "f
         inline_run_s=inline_run_s,
     )  # fmt: skip
     engine = Engine(settings, Metrics())
-    runner = OrtRunner(
+    runner = CpuRunner(
         compile_model(case.model),
         slots=arena_rows(settings, case.manifest),
         max_batch=settings.max_batch,

@@ -17,6 +17,7 @@ from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
+from tests.service.engine.houses import promised_steps
 
 RAW = Outputs(raw=True)
 RAW_EVERY = Outputs(raw=True, every_step=True)
@@ -479,7 +480,7 @@ async def test_a_reset_takes_its_turn_under_a_steady_stream_of_steps(house: Hous
     assert house.engine.directory.describe("a").position < before
     stopping = True
     await asyncio.gather(*steppers)
-    assert house.served.usage.promised_steps == 0, "nothing is queued, so nothing is promised"
+    assert promised_steps(house.served) == 0, "nothing is queued, so nothing is promised"
 
 
 async def test_many_retries_of_a_queued_step_count_against_the_limit(house: House) -> None:

@@ -347,7 +347,7 @@ def test_cancels_closes_and_faults_never_lose_double_or_swap_a_step(
             for wire in streams:
                 assert wire.stream.pending_steps == 0
             usage = house.served.usage
-            assert (usage.pending_steps, usage.promised_steps) == (0, 0)
+            assert (usage.pending_steps, house.promised_steps()) == (0, 0)
             assert usage.sessions == SESSIONS
 
     with structlog.testing.capture_logs():  # faults are told at length

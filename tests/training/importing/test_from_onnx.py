@@ -15,7 +15,7 @@ from models.compile.arena import compile_model
 from models.compile.stateless import compile_stateless
 from models.graph.builder import FLOAT, GraphBuilder
 from models.repository import Model, ModelRepository
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.stateless import StatelessRunner
 from training.errors import ConfigError, DataError, ParityError
 from training.importing.command import import_model
@@ -137,7 +137,7 @@ def of_torch(network: Net, x: np.ndarray) -> np.ndarray:
 
 def served(model: Model, x: np.ndarray) -> np.ndarray:
     """Predictions (steps, width) of a served session, in company of another one."""
-    runner = OrtRunner(compile_model(model), slots=8, max_batch=64)
+    runner = CpuRunner(compile_model(model), slots=8, max_batch=64)
     found = [
         runner.step(
             read=np.array([5, 2]),

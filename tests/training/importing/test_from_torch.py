@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.compile.arena import compile_model
 from models.manifest import PredictionKind, TokensInput, ValuesInput
 from models.repository import Model, ModelRepository
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from training.cli import main
 from training.errors import ConfigError, DataError
 from training.importing.command import import_model
@@ -66,7 +66,7 @@ def imported(content: object, *, file: str = "Net v2.pt", **options: Any) -> Mod
 
 def served(model: Model, x: np.ndarray) -> np.ndarray:
     """Predictions (steps, width) for one sequence: a chunk of all steps but the last, then that."""
-    runner = OrtRunner(compile_model(model), slots=4, max_batch=64)
+    runner = CpuRunner(compile_model(model), slots=4, max_batch=64)
     found = [
         runner.step(
             read=np.array([1]),

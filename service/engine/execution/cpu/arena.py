@@ -1,7 +1,6 @@
 """The arena in memory: the resident tensors of one model, and the rows that a run starts from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,18 +8,6 @@ from numpy.typing import NDArray
 
 from models.compile.serving import ArenaTensor
 from service.engine.work.columns import Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Block:
-    """Tensors of one shape, interleaved: ``(slots + 1, siblings, *shape)``."""
-
-    rows: Floats
-
-    def tensor(self, place: int) -> Floats:
-        """What is bound for one tensor: its rows are every ``siblings``-th one, from 0 on."""
-        flat = self.rows.reshape(-1, *self.rows.shape[2:])
-        return flat[place:]
 
 
 class Memory:
@@ -38,23 +25,23 @@ class Memory:
         self.initial = slots
         """The row that fresh sessions start from."""
         self._tensors = tuple(tensors)
-        self._blocks = {
-            tensor.shape: _Block(
-                rows=np.zeros((slots + 1, tensor.siblings, *tensor.shape), np.float32)
-            )
+        # Tensors of one shape lie interleaved: (slots + 1, siblings, *shape).
+        self._blocks: dict[tuple[int, ...], Floats] = {
+            tensor.shape: np.zeros((slots + 1, tensor.siblings, *tensor.shape), np.float32)
             for tensor in tensors
         }
         for tensor in tensors:
             if tensor.initial:
-                self._blocks[tensor.shape].rows[slots, tensor.place] = tensor.initial
+                self._blocks[tensor.shape][slots, tensor.place] = tensor.initial
         self.siblings = sorted({tensor.siblings for tensor in tensors})
-        self.views = [self._blocks[tensor.shape].rows[:slots, tensor.place] for tensor in tensors]
+        self.views = [self._blocks[tensor.shape][:slots, tensor.place] for tensor in tensors]
         """Each tensor's rows, (slots, *shape), in the arena's order."""
-        self.rows = [block.rows for block in self._blocks.values()]
+        self.rows = list(self._blocks.values())
         """All rows, (slots + 1, siblings, *shape), by shape."""
 
     def bindable(self) -> list[tuple[ArenaTensor, NDArray[Any]]]:
-        """Each tensor with the contiguous memory to bind for it."""
+        """Each tensor with the contiguous memory to bind: its rows are every ``siblings``-th."""
         return [
-            (tensor, self._blocks[tensor.shape].tensor(tensor.place)) for tensor in self._tensors
+            (tensor, self._blocks[tensor.shape].reshape(-1, *tensor.shape)[tensor.place :])
+            for tensor in self._tensors
         ]

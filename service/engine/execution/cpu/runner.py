@@ -1,4 +1,4 @@
-"""Runs batches of steps on a device.
+"""Runs batches of steps on the CPU.
 
 The arena is bound to the graphs' inputs and outputs at once, so that a step writes in place and
 touches only the rows of its batch. Calls on one runner must not overlap.
@@ -51,11 +51,10 @@ class _Bound(NamedTuple):
     found: NDArray[Any]
 
 
-class OrtRunner:
+class CpuRunner:
     """A runner on the CPU.
 
     Args:
-        graph: the compiled model.
         slots: rows of the arena, the scratch row included.
         max_batch: the most rows of a run, and the most time steps in all.
     """
@@ -104,7 +103,6 @@ class OrtRunner:
         lengths: Ints,
         every_step: bool,
     ) -> Floats:
-        """See ``Runner.step``."""
         rows, time = inputs.shape[:2]
         if rows * time > self._max_batch:
             raise ValueError(f"{rows} rows of {time} steps exceed the batch of {self._max_batch}")
@@ -122,7 +120,6 @@ class OrtRunner:
         return self._all[: rows * time].reshape(rows, time, -1)
 
     def blank(self, rows: int) -> Inputs:
-        """See ``Runner.blank``."""
         if self._is_tokens:
             return np.zeros((rows, 1), np.int64)
         return np.ones((rows, 1, self._manifest.input.width), np.float32)
@@ -138,7 +135,6 @@ class OrtRunner:
         draws: Draws,
         steps: int,
     ) -> NDArray[Any]:
-        """See ``Runner.decode``."""
         assert self.can_decode, "the caller asks first"
         rows = len(inputs)
         if rows > self._max_batch:
@@ -168,11 +164,9 @@ class OrtRunner:
 
     @property
     def can_decode(self) -> bool:
-        """See ``Runner.can_decode``."""
         return bool(self._decode)
 
     def recall(self, slots: Ints) -> Floats:
-        """See ``Runner.recall``."""
         if self._recalls is None:
             rows: Floats = self.arena[-1][slots]
             return rows
@@ -184,14 +178,12 @@ class OrtRunner:
         return bound.found
 
     def copy(self, read: int, write: Ints) -> None:
-        """See ``Runner.copy``."""
         for rows in self._memory.rows:
             rows[write] = rows[read]
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
-        """See ``Runner.answer``."""
         return self._heads.answer(predictions, outputs, draws, positions)
 
     def _run_steps(self, rows: int) -> None:

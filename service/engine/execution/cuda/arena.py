@@ -30,7 +30,6 @@ class DeviceArena:
         tensors: the arena's tensors.
         slots: rows that the engine names, the scratch row included, which is the last.
         lanes: the most rows of a run.
-        place: the device.
 
     Raises:
         ModelError: a tensor would be too large.

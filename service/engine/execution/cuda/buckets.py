@@ -34,7 +34,6 @@ class Buckets:
     state; they repeat the first row's input, which is a valid one.
 
     Args:
-        max_batch: the most rows of a run.
         scratch: the slot that takes what must not be kept.
         single: have the largest size only, so that all runs are of one size.
     """

@@ -18,15 +18,7 @@ from service.engine.work.columns import Floats, Inputs, Ints
 
 
 class ExternalGraph:
-    """A graph that takes any number of steps, or one.
-
-    Args:
-        graph: the model.
-        manifest: names the inputs as the graph does.
-        arena: where its states lie.
-        place: the device.
-        tf32: see `open_session`.
-    """
+    """A graph that takes any number of steps, or one."""
 
     def __init__(
         self,

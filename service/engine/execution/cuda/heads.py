@@ -45,10 +45,7 @@ class DeviceHeads(HeadsOf[OnDevice]):
 
     Args:
         graphs: each head as a graph.
-        manifest: names the inputs as the graphs do.
-        place: the device.
         gpu_only: see `open_session`; heads of somebody else's may need the CPU.
-        tf32: see `open_session`.
     """
 
     def __init__(

@@ -35,7 +35,6 @@ class CudaRunner:
         graph: the model, compiled for CUDA.
         slots: rows of the arena, the scratch row included, which is the last.
         max_batch: the most rows of a run, and the most time steps in all.
-        place: the device.
         deterministic: run all rows at the largest size, so that a row's bits do not depend on
             how many others there are.
         tf32: let products round their factors to 10 bits.
@@ -87,7 +86,7 @@ class CudaRunner:
             bytes=self.arena.nbytes,
             sizes=list(self._sizes.sizes),
         )
-        self._turn = 0  # counts what has been written to the predictions
+        self._version = 0  # counts what has been written to the predictions
         self._thread: int | None = None
 
     @property
@@ -141,7 +140,6 @@ class CudaRunner:
         return self._on_device(bucket, rows) if every is None else every[:rows]
 
     def blank(self, rows: int) -> Inputs:
-        """See ``Runner.blank``."""
         return blank(self._manifest, rows)[:, None]
 
     def decode(self, **_: Any) -> NDArray[Any]:
@@ -164,7 +162,6 @@ class CudaRunner:
         return self._on_device(bucket, len(slots))
 
     def copy(self, read: int, write: Ints) -> None:
-        """See ``Runner.copy``."""
         self.arena.check(np.array([read]), write)
         self._begin()
         for cut in range(0, len(write), self._max_batch):
@@ -178,7 +175,6 @@ class CudaRunner:
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
-        """See ``Runner.answer``."""
         self._own()
         given: object = predictions  # which its type does not say, see `_on_device`
         if isinstance(given, OnDevice):
@@ -231,9 +227,9 @@ class CudaRunner:
         return every
 
     def _begin(self) -> None:
-        """Make what was predicted before invalid; record all sizes if this is the first run."""
+        """Make what was predicted before invalid."""
         self._own()
-        self._turn += 1
+        self._version += 1
 
     def _own(self) -> None:
         """What was recorded belongs to the thread that recorded it."""
@@ -253,8 +249,8 @@ class CudaRunner:
                 raise ValueError(f"a token is not in 0..{tokens - 1}")
 
     def _on_device(self, bucket: Bucket, rows: int) -> Floats:
-        turn = self._turn
-        found = OnDevice(bucket.predictions, 0, rows, lambda: self._turn == turn)
+        version = self._version
+        found = OnDevice(bucket.predictions, 0, rows, lambda: self._version == version)
         return cast(Floats, found)  # it is an array to whoever reads it
 
     def _upload(self, predictions: Floats) -> OnDevice:

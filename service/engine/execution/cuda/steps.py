@@ -35,8 +35,6 @@ class Bucket:
 
     Args:
         size: rows of a run.
-        manifest: names the inputs as the graphs do.
-        place: the device.
     """
 
     def __init__(self, size: int, manifest: Manifest, place: Place) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service import errors
 from service.engine.calls.generate import Piece, generate
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.scheduler.feedback import FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import Outputs
@@ -29,7 +29,7 @@ WAYS = {
 }
 
 
-class Stepwise(OrtRunner):
+class Stepwise(CpuRunner):
     """A device without graphs that decode."""
 
     can_decode = False
@@ -90,7 +90,7 @@ def check_pieces(house: Reals, number: int, result: Result) -> None:
         assert len(piece.tokens) + len(piece.values) > 0
         at += len(piece.tokens) + len(piece.values)
         assert piece.position == at
-        assert piece.text == house.served.reader.text_of(piece.tokens)
+        assert piece.text == "".join(house.served.reader.symbols[token] for token in piece.tokens)
     assert [piece.finish_reason for piece in result.pieces[:-1]] == [None] * (
         len(result.pieces) - 1
     )
@@ -177,7 +177,7 @@ async def test_company_and_decode_runs_change_no_bit(
         {"together": True, "max_batch": 8},
     ):
         check_same(await play(case, numbers, **settings), alone)
-    monkeypatch.setattr("tests.service.engine.houses.OrtRunner", Stepwise)
+    monkeypatch.setattr("tests.service.engine.houses.CpuRunner", Stepwise)
     check_same(await play(case, numbers), alone)
     check_same(await play(case, numbers, company=3, together=True), alone)
 
@@ -187,12 +187,12 @@ async def test_a_lone_generation_runs_several_steps_at_once(
 ) -> None:
     """Else the test above would compare single steps with single steps."""
     sizes = {}
-    for runner in (OrtRunner, Stepwise):
-        monkeypatch.setattr("tests.service.engine.houses.OrtRunner", runner)
+    for runner in (CpuRunner, Stepwise):
+        monkeypatch.setattr("tests.service.engine.houses.CpuRunner", runner)
         async with reals(CASES["char"], inline_run_s=INLINE) as house:
             await run(house, "a", 0, max_steps=48)
             sizes[runner] = house.engine.metrics.batch_size.count
-    assert sizes[OrtRunner] <= 5
+    assert sizes[CpuRunner] <= 5
     assert sizes[Stepwise] >= 49
 
 
@@ -202,7 +202,7 @@ async def test_the_last_generated_step_can_be_sent_again(
     name: str, decodes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not decodes:
-        monkeypatch.setattr("tests.service.engine.houses.OrtRunner", Stepwise)
+        monkeypatch.setattr("tests.service.engine.houses.CpuRunner", Stepwise)
     wanted = Outputs(raw=True)
     async with reals(CASES[name]) as house:
         for number in range(0, 50, 3):

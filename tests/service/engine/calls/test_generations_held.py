@@ -22,7 +22,7 @@ async def test_a_generation_that_nobody_reads_waits_and_goes_on(
     decodes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not decodes:
-        monkeypatch.setattr("tests.service.engine.houses.OrtRunner", Stepwise)
+        monkeypatch.setattr("tests.service.engine.houses.CpuRunner", Stepwise)
     async with reals(CASES["char"], inline_run_s=INLINE) as house:
         call = pieces_of(house, house.engine.open(house.served, "a").id, 0, max_steps=12_000)
         pieces = [await anext(call)]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.scheduler.feedback import Feedback
-from service.engine.scheduler.scheduler import Scheduler
+from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.sessions.slots import SlotAllocator
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
@@ -97,7 +97,7 @@ def chunk_of(slot: int, steps: int) -> Chunk:
         slots=np.array([slot]),
         expected=np.zeros(1, np.int64),
         inputs=np.zeros(steps, np.int64),
-        weight=steps,
+        row_steps=steps,
         contents=np.zeros(1, np.int64),
     )
 
@@ -107,7 +107,7 @@ def recall_of(slots: list[int]) -> Recall:
 
 
 def fork_of(slot: int, copies: int) -> Fork:
-    return Fork(slots=np.array([slot]), expected=np.zeros(1, np.int64), effort=copies)
+    return Fork(slots=np.array([slot]), expected=np.zeros(1, np.int64), row_cost=copies)
 
 
 def barrier_of(slot: int) -> Barrier:
@@ -175,7 +175,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
             else:
                 kept.append(part)
         if kept:
-            running.append(Batch.of(batch.kind, kept))
+            running.append(batch_of(batch.kind, kept))
         return True
 
     for act in script:

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Turn
+from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.work.work import Kind
 
 TURN_S = 10e-6  # of the event loop
@@ -18,7 +18,7 @@ def make_policy(**options: Any) -> BatchPolicy:
     return BatchPolicy(**{"inline_run_s": 0.0025, "max_batch": 512, "can_decode": True, **options})
 
 
-def decide(policy: BatchPolicy, rows: int, now_s: float, **load: int) -> Turn:
+def decide(policy: BatchPolicy, rows: int, now_s: float, **load: int) -> Decision:
     """What a policy says of so many single steps."""
     given: dict[str, Any] = {
         "feedback_rows": 0,
@@ -117,11 +117,11 @@ def test_a_cold_first_run_is_soon_forgotten() -> None:
 def test_after_a_run_on_the_loop_others_have_some_turns() -> None:
     policy = make_policy()
     policy.observe(Kind.STEPS, 64, 0.0005)
-    assert policy.turns_left == 0, "the worker holds nobody up"
+    assert policy.loop_turns_left == 0, "the worker holds nobody up"
     policy.observe(Kind.STEPS, 64, 0.0005, here=True)
-    assert policy.turns_left == 4
+    assert policy.loop_turns_left == 4
     policy.observe(Kind.STEPS, 64, 1.0, here=True)
-    assert policy.turns_left == 8
+    assert policy.loop_turns_left == 8
 
 
 def test_the_worker_gets_a_second_run_where_more_rows_would_gain_nothing() -> None:
@@ -134,7 +134,7 @@ def test_the_worker_gets_a_second_run_where_more_rows_would_gain_nothing() -> No
     assert decide(device, 512, 0.0, runs=1).action is Action.OVERLAP
 
 
-def fed_back(policy: BatchPolicy, rows: int, others: int = 0, in_flight: int = 0) -> Turn:
+def fed_back(policy: BatchPolicy, rows: int, others: int = 0, in_flight: int = 0) -> Decision:
     """What a policy says of so many rows that feed back, beside others."""
     return policy.decide(
         single_rows=others,

@@ -49,8 +49,8 @@ def answers(draw: st.DrawFn, rows: int) -> Answers:
 def single_replies(draw: st.DrawFn) -> SingleReplies:
     rows = draw(some_rows)
     return SingleReplies(
-        channels=np.array(draw(st.lists(channels, min_size=rows, max_size=rows)), np.int64),
-        numbers=np.array(draw(st.lists(numbers, min_size=rows, max_size=rows)), np.uint64),
+        channels=draw(st.lists(channels, min_size=rows, max_size=rows)),
+        numbers=draw(st.lists(numbers, min_size=rows, max_size=rows)),
         positions=np.array(draw(st.lists(positions, min_size=rows, max_size=rows)), np.int64),
         answers=draw(answers(rows)),
     )
@@ -106,8 +106,8 @@ def test_many_single_replies_are_the_messages_that_single_ones_are(rows: SingleR
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_output_is_laid_out_well(name: str, rows: int) -> None:
     found = SingleReplies(
-        channels=np.array([2**32 - rows + row for row in range(rows)]),
-        numbers=np.array([2**64 - rows + row for row in range(rows)], np.uint64),
+        channels=(np.array([2**32 - rows + row for row in range(rows)])).tolist(),
+        numbers=(np.array([2**64 - rows + row for row in range(rows)], np.uint64)).tolist(),
         positions=np.array([2**63 - rows + row for row in range(rows)]),
         answers=make_answers(rows, {name}, 5, rows),
     )
@@ -125,8 +125,8 @@ def test_every_kind_of_output_is_laid_out_well(name: str, rows: int) -> None:
 def test_lengths_of_one_byte_and_of_several(width: int) -> None:
     raw = np.random.default_rng(0).normal(size=(8, width)).astype(np.float32)
     rows = SingleReplies(
-        channels=np.arange(8),
-        numbers=np.arange(8, dtype=np.uint64),
+        channels=(np.arange(8)).tolist(),
+        numbers=(np.arange(8, dtype=np.uint64)).tolist(),
         positions=np.arange(8),
         answers=Answers.of(
             raw=raw, probabilities=raw[:, ::-1], argmax=raw.argmax(axis=1).astype("i4")
@@ -140,8 +140,8 @@ def test_columns_that_are_not_contiguous_are_sent_in_order() -> None:
     wide = np.arange(60, dtype=np.float32).reshape(6, 10)
     every_other = Answers.of(quantiles=wide[:, ::2], raw=wide.T[:6, :6])
     rows = SingleReplies(
-        channels=np.arange(12)[::2],
-        numbers=np.arange(6, dtype=np.uint64),
+        channels=(np.arange(12)[::2]).tolist(),
+        numbers=(np.arange(6, dtype=np.uint64)).tolist(),
         positions=np.arange(6)[::-1],
         answers=every_other,
     )

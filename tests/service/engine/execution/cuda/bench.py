@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from models.compile.arena import compile_model
 from models.repository import Model
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.runtime import CPU, Place
 from tests.recurrent import Case, char_case, series_case
@@ -34,9 +34,9 @@ def device_runner(model: Model, place: Place, **options: Any) -> CudaRunner:
     )
 
 
-def cpu_runner(model: Model) -> OrtRunner:
+def cpu_runner(model: Model) -> CpuRunner:
     """The CPU's own runner of the same model."""
-    return OrtRunner(compile_model(model), slots=SLOTS, max_batch=MAX_BATCH)
+    return CpuRunner(compile_model(model), slots=SLOTS, max_batch=MAX_BATCH)
 
 
 def assert_near(found: Any, expected: Any, place: Place, what: str = "") -> None:
@@ -46,7 +46,7 @@ def assert_near(found: Any, expected: Any, place: Place, what: str = "") -> None
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=what)
 
 
-def resident(runner: CudaRunner | OrtRunner) -> list[NDArray[np.float32]]:
+def resident(runner: CudaRunner | CpuRunner) -> list[NDArray[np.float32]]:
     """The rows of each tensor of an arena, as they are now."""
     if isinstance(runner, CudaRunner):
         return runner.arena.copied()
@@ -66,7 +66,7 @@ def some_inputs(kind: str, rows: int, time: int, seed: int = 0) -> Array:
 class Play:
     """Steps a runner; every call is one run."""
 
-    runner: CudaRunner | OrtRunner
+    runner: CudaRunner | CpuRunner
 
     def step(
         self,

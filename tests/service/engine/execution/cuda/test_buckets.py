@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.compile.arena import compile_model
-from service.engine.execution.cpu.runner import OrtRunner
+from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.buckets import Buckets
 from tests.recurrent import char_case
 
@@ -26,7 +26,7 @@ def test_sizes_are_powers_of_two_and_the_largest_batch() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_padded_run_gives_the_same_rows(device: str, rows: int) -> None:
     graph = compile_model(char_case("lstm", layers=2).model, device=device)
-    plain, padded = (OrtRunner(graph, slots=SCRATCH + 1, max_batch=16) for _ in range(2))
+    plain, padded = (CpuRunner(graph, slots=SCRATCH + 1, max_batch=16) for _ in range(2))
     buckets = Buckets(max_batch=16, scratch=SCRATCH)
     slots = np.random.default_rng(0).permutation(SCRATCH)[:rows]
     for step in range(4):
