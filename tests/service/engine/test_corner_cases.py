@@ -229,17 +229,6 @@ async def test_a_session_closed_with_steps_in_the_inbox_keeps_its_slot_until_the
     assert [house.position(f"new{n}") for n in range(tenants)] == [1] * tenants
 
 
-async def test_a_session_with_steps_in_the_inbox_is_not_idle(scene: Scene) -> None:
-    """The clock of this house is the real one: ask for what happens long from now."""
-    house = scene.house
-    (shard,) = house.served.shards
-    row = scene.one.single(0, 1)
-    assert set(shard.expired_sessions(1e12, at_most=10)) == {"b", "c"}
-    await house.settle()
-    assert states([row]) == run_alone([1])
-    assert set(shard.expired_sessions(1e12, at_most=10)) == set(NAMES)
-
-
 async def test_the_end_of_a_stream_cancels_what_it_has_in_the_inbox(scene: Scene) -> None:
     house = scene.house
     gone = [scene.one.single(0, 1), scene.one.single(1, 1), *scene.one.frame({2: ([1, 2], -1)})]

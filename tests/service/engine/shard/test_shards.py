@@ -190,6 +190,20 @@ async def test_sessions_detach_close_and_expire_on_their_own_shard(shards: int) 
         assert late == sum(used(house)) == 18
 
 
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_a_session_with_steps_in_the_inbox_is_not_idle(inline_run_s: float) -> None:
+    """The clock of this house is the real one: ask for what happens long from now."""
+    async with fakes(inline_run_s=inline_run_s) as house:
+        for name in "abc":
+            house.open(name)
+        (shard,) = house.served.shards
+        row = (await Wire(house).attach(*"abc")).single(0, 1)
+        assert set(shard.expired_sessions(1e12, at_most=10)) == {"b", "c"}
+        await house.settle()
+        assert row.reply[1] == run_alone([1])[0]
+        assert set(shard.expired_sessions(1e12, at_most=10)) == {"a", "b", "c"}
+
+
 async def test_resets_barriers_and_faults_stay_on_their_shard() -> None:
     async with fakes(2) as house:
         scene = await spread(house)
