@@ -106,8 +106,8 @@ async def forecast(
         outputs=SAMPLE,
         draws=draws,
     )
-    (forked,) = await session.shard.perform(fork)
     try:
+        (forked,) = await session.shard.perform(fork)
         assert forked.answers is not None, "errors are raised"
         sampled = await _sampled(session, fork, forked.answers, horizon)
     finally:

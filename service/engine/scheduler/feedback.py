@@ -283,16 +283,20 @@ class Feedback:
     def work(self, *, steps: int, room: int) -> Work | None:
         """Ready rows as work that runs now; `settle` was called in this turn.
 
-        Rows that are looked at step by step run by themselves, after the others.
+        Several steps at once are not for rows that are looked at step by step: whichever kind has
+        waited longest runs.
         """
         ready, rows = self._ready[0], self._rows
-        special = rows["special"][ready]
-        chosen = ~special if not special.all() else special
-        indices = np.flatnonzero(chosen)[:room]
-        if not len(indices):
+        if not len(ready):
             return None
+        indices = np.arange(len(ready))
+        if steps > 1:
+            special = rows["special"][ready]
+            indices = np.flatnonzero(special == special[0])
+            steps = 1 if special[0] else steps
+        indices = indices[:room]
         taken = ready[indices]
-        steps = 1 if special[indices[0]] else min(steps, int(rows["left"][taken].min()))
+        steps = min(steps, int(rows["left"][taken].min()))
         self._ready[0] = np.delete(ready, indices)
         self.ready_rows -= len(taken)
         at = self._table.begin(rows["slot"][taken], None)
@@ -347,15 +351,17 @@ class Feedback:
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`: hand what was read to the calls."""
         rows = self._rows
+        # Between commit and delivery the next run was chosen: a row that cannot go on ended there.
+        done = np.array([r for r in delivery.rows.tolist() if self._calls[r] is not None], np.int64)
         if delivery.error is not None:
-            self._land(delivery.rows)
-            for row in delivery.rows.tolist():
+            self._land(done)
+            for row in done.tolist():
                 self._call(row).error = delivery.error
-            rows["fate"][delivery.rows] = _Fate.CANCELLED
-        fate = rows["fate"][delivery.rows]
-        self._end(delivery.rows[fate != _Fate.GOES_ON])
-        filled = rows["filled"][delivery.rows]
-        full = delivery.rows[(fate == _Fate.GOES_ON) & (filled > PIECE_STEPS - self._most_steps)]
+            rows["fate"][done] = _Fate.CANCELLED
+        fate = rows["fate"][done]
+        self._end(done[fate != _Fate.GOES_ON])
+        full = rows["filled"][done] > PIECE_STEPS - self._most_steps
+        full = done[(fate == _Fate.GOES_ON) & full]
         for row in full.tolist():
             self._put(row, None)
         self._send_pieces()
@@ -417,6 +423,8 @@ class Feedback:
         self._allowed_s = now_s
         while self._unsent and self._allowance >= 1.0:
             row = self._unsent.popleft()
+            if self._rows["fate"][row] != _Fate.GOES_ON:
+                continue  # its own delivery follows, and says why it ends
             if self._calls[row] is not None and self._rows["filled"][row]:
                 self._put(row, None)
                 self._allowance -= 1.0

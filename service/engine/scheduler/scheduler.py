@@ -29,7 +29,6 @@ from service.engine.work.columns import Ints, has_repeats
 from service.engine.work.work import Chunk, Fork, Kind, Work
 
 _KINDS = tuple(Kind)
-_DECODE = (Kind.DECODE,)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,29 +94,22 @@ class Scheduler:
         self.pending_steps += work.row_steps * len(slots)
         self._enqueue(_Entry(work, None))
 
-    def schedule(
-        self,
-        *,
-        decode_steps: int = 1,
-        feedback_rows: int | None = None,
-        decode_only: bool = False,
-    ) -> Batch | None:
+    def schedule(self, *, decode_steps: int = 1, feedback_rows: int | None = None) -> Batch | None:
         """The next batch, or ``None`` when nothing can run now.
 
         Args:
             decode_steps: steps that rows that feed back read at once, in a batch of their own; one
                 step shares the batch of everybody's single steps.
             feedback_rows: the most rows that feed back; ``None`` sets no limit.
-            decode_only: nothing else may run now.
         """
-        kinds = _DECODE if decode_only else _KINDS[self._next_kind :] + _KINDS[: self._next_kind]
-        for kind in kinds:
+        for kind in _KINDS[self._next_kind :] + _KINDS[: self._next_kind]:
             ready = self._ready[kind]
             match kind:
-                case Kind.STEPS:
-                    parts = self._rows(ready)
-                    if decode_steps == 1:
-                        parts += self._fed_back(parts, 1, feedback_rows)
+                case Kind.STEPS if decode_steps == 1:
+                    # However many others wait, half of a batch is for those that feed back.
+                    fed_back = min(self._feedback.ready_rows, self._max_batch // 2)
+                    parts = self._rows(ready, self._max_batch - fed_back)
+                    parts += self._fed_back(parts, 1, feedback_rows)
                 case Kind.DECODE if decode_steps > 1:
                     parts = self._fed_back([], decode_steps, feedback_rows)
                 case _ if not ready:
@@ -127,7 +119,7 @@ class Scheduler:
                 case Kind.FORK:
                     parts = self._fork(ready)
                 case _:
-                    parts = self._rows(ready)
+                    parts = self._rows(ready, self._max_batch)
             if parts:
                 self._next_kind = (_KINDS.index(kind) + 1) % len(_KINDS)
                 kind = parts[0].work.kind  # few steps that are left to rows that feed back are one
@@ -207,10 +199,9 @@ class Scheduler:
             rows = entry.work.slots if entry.indices is None else entry.indices
             self.ready_rows += sign * len(rows)
 
-    def _rows(self, ready: deque[_Entry]) -> list[Part]:
-        """Runnable rows, first come first served."""
+    def _rows(self, ready: deque[_Entry], room: int) -> list[Part]:
+        """So many runnable rows at most, first come first served."""
         parts: list[Part] = []
-        room = self._max_batch
         while ready and room > 0:
             entry = self._take(ready)
             part = entry.part

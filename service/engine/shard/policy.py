@@ -123,9 +123,11 @@ class BatchPolicy:
             return _WAIT
         worth_a_batch = rows >= self.worth_a_batch
         if feedback_rows and self._can_decode and not (runs and single_rows >= self.worth_a_batch):
-            halves = feedback_rows >= 2 * _HALF and not in_flight
-            some = (feedback_rows + 1) // 2 if halves else feedback_rows
-            steps = self._decode_steps(some, pending_steps - feedback_rows - in_flight)
+            others, some = pending_steps - feedback_rows - in_flight, feedback_rows
+            steps = self._decode_steps(some, others)
+            if some >= 2 * _HALF and not (in_flight or self.runs_here(Kind.DECODE, some, steps)):
+                some = (some + 1) // 2
+                steps = self._decode_steps(some, others)
             if steps > 1 and (not runs or some >= _HALF):
                 return Decision(Action.OVERLAP if runs else Action.RUN, steps, some)
         if not runs:

@@ -172,8 +172,9 @@ class Shard:
         if self._singles is None:
             self._singles = SingleSteps()
             self._inbox.append(self._singles)
-            self.wake()
         self._singles.rows.append(step)
+        if len(self._singles.rows) == 1 or self._runs:  # more of them may be worth a second run
+            self.wake()
 
     def admit_inbox(self) -> None:
         """Queue what came in since the last tick.
@@ -331,16 +332,11 @@ class Shard:
             if run is not None:
                 return run
         self.admit_inbox()
-        ahead = turn.action is Action.OVERLAP
-        if ahead and turn.decode_steps == 1:
+        if turn.action is Action.OVERLAP and turn.decode_steps == 1:
             ready = self._scheduler.ready_rows + self.feedback.ready_rows
             if ready < self._policy.worth_a_batch:
                 return None  # rows of sessions that are running are not in the next run
-        return self._tick.queued(
-            decode_steps=turn.decode_steps,
-            feedback_rows=turn.feedback_rows,
-            decode_only=ahead and turn.decode_steps > 1,
-        )
+        return self._tick.queued(decode_steps=turn.decode_steps, feedback_rows=turn.feedback_rows)
 
     def _straight(self) -> Run | None:
         """What came in first, if it need not be queued."""

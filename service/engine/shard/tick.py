@@ -100,17 +100,13 @@ class Tick:
         )
         return Run(batch=batch, request=request)
 
-    def queued(
-        self, *, decode_steps: int, feedback_rows: int | None, decode_only: bool
-    ) -> Run | None:
+    def queued(self, *, decode_steps: int, feedback_rows: int | None) -> Run | None:
         """The next batch of what is queued; rows that must not run are refused.
 
         The arguments are those of `Scheduler.schedule`.
         """
         while True:
-            batch = self._scheduler.schedule(
-                decode_steps=decode_steps, feedback_rows=feedback_rows, decode_only=decode_only
-            )
+            batch = self._scheduler.schedule(decode_steps=decode_steps, feedback_rows=feedback_rows)
             if batch is None:
                 return None
             if self._is_doubtful(batch):

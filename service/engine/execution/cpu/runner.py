@@ -89,6 +89,7 @@ class CpuRunner:
         self._bindings: dict[_Run, Binding] = {}
         self._bound: dict[tuple[object, ...], _Bound] = {}  # decodes and recalls, latest last
         self._every_bindings: dict[tuple[int, int], Binding] = {}
+        self._recalled = np.empty((0, manifest.prediction.width), np.float32)
         self._max_batch = max_batch
         if self._every is not None:
             self._hidden = np.zeros((max_batch, self._every.get_inputs()[0].shape[2]), np.float32)
@@ -230,7 +231,11 @@ class CpuRunner:
         if bound is None:
             wanted = input_shapes(session)
             read = [read_rows(n) for n in self._memory.siblings if read_rows(n) in wanted]
-            found = np.empty((rows, self._manifest.prediction.width), np.float32)
+            if rows > len(self._recalled):  # one memory for all sizes: predictions may be wide
+                self._bound = {key: own for key, own in self._bound.items() if len(key) > 1}
+                width = self._manifest.prediction.width
+                self._recalled = np.empty((max(rows, 2 * len(self._recalled)), width), np.float32)
+            found = self._recalled[:rows]
             feeds: dict[str, NDArray[Any]] = {name: np.zeros(rows, np.int64) for name in read}
             bound = self._keep((rows,), session, feeds, found, PREDICTION)
             for tensor, value in self._arena:
