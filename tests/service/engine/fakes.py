@@ -1,6 +1,11 @@
 """A device whose arithmetic gives every mix-up away."""
 
+import random
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +48,7 @@ class FakeRunner:
     """Keeps one number per slot; ``raw`` answers hold it, ``argmax`` holds it modulo 64."""
 
     own_thread = False
+    can_decode = False
 
     def __init__(self, slots: int) -> None:
         self.state = np.full(slots, -1, np.int64)  # garbage: only `fresh` may make it a zero
@@ -80,11 +86,7 @@ class FakeRunner:
         found = every if every_step else state
         return _predictions(found)
 
-    @property
-    def can_decode(self) -> bool:
-        return False
-
-    def decode(self, **columns: object) -> NDArray[np.int32]:
+    def decode(self, **columns: Any) -> NDArray[np.int32]:
         raise AssertionError("it cannot decode")
 
     def blank(self, rows: int) -> Inputs:
@@ -107,6 +109,107 @@ class FakeRunner:
             argmax=token if outputs.argmax else None,
             sampled_tokens=token if outputs.sample else None,
         )
+
+
+class DecodingRunner(FakeRunner):
+    """Decodes too, keeps all that each slot has read, and may fail or dawdle by dice.
+
+    Attributes:
+        read: the tokens behind each slot's state.
+        fault_rate: how often a run fails.
+        head_rate: how often the heads fail, when the steps are applied.
+        longest_s: a run dawdles so long at most.
+        overlaps: calls that came while another one ran.
+    """
+
+    can_decode = True
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.read = [[-1] for _ in range(slots)]  # garbage, as the state is
+        self.dice = random.Random(0)
+        self.fault_rate = 0.0
+        self.head_rate = 0.0
+        self.longest_s = 0.0
+        self.overlaps = 0
+        self._busy = False
+
+    def step(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        lengths: Ints,
+        every_step: bool,
+    ) -> Floats:
+        with self._alone():
+            before = self._before(read, fresh)
+            found = super().step(
+                read=read,
+                write=write,
+                fresh=fresh,
+                inputs=inputs,
+                lengths=lengths,
+                every_step=every_step,
+            )
+            for row, slot in enumerate(write.tolist()):
+                own = inputs[row, : lengths[row]].astype(np.int64).ravel().tolist()
+                self.read[slot] = before[row] + own
+            return found
+
+    def decode(self, **columns: Any) -> NDArray[np.int32]:
+        with self._alone():
+            steps, write = columns["steps"], columns["write"]
+            before = self._before(columns["read"], columns["fresh"])
+            found = np.empty((len(write), steps), np.int32)
+            for row, slot in enumerate(write.tolist()):
+                log = before[row]
+                assert len(log) + 1 == columns["positions"][row]
+                token = int(columns["inputs"][row])
+                state = int(self.state[columns["read"][row]]) if log else 0
+                for step in range(steps):
+                    state = advance(state, token)
+                    log.append(token)
+                    token = found[row, step] = state % VOCABULARY
+                self.state[slot], self.read[slot] = state, log
+            self.batches.append(write.tolist())
+            return found
+
+    def recall(self, slots: Ints) -> Floats:
+        with self._alone():
+            return super().recall(slots)
+
+    def copy(self, read: int, write: Ints) -> None:
+        with self._alone():
+            super().copy(read, write)
+            for slot in write.tolist():
+                self.read[slot] = list(self.read[read])
+
+    def answer(
+        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
+    ) -> Answers:
+        if self.dice.random() < self.head_rate:
+            raise RuntimeError("no memory")
+        return super().answer(predictions, outputs, draws, positions)
+
+    def _before(self, read: Ints, fresh: NDArray[np.bool_]) -> list[list[int]]:
+        rows = zip(read.tolist(), fresh.tolist(), strict=True)
+        return [[] if is_fresh else list(self.read[slot]) for slot, is_fresh in rows]
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.overlaps += self._busy
+        self._busy = True
+        try:
+            if self.longest_s and self.dice.random() < 0.3:
+                time.sleep(self.dice.random() * self.longest_s)
+            if self.dice.random() < self.fault_rate:
+                raise RuntimeError("the device caught fire")
+            yield
+        finally:
+            self._busy = False
 
 
 def _predictions(states: NDArray[np.int64]) -> Floats:

@@ -1,7 +1,7 @@
 """Engines made to measure: as many shards as wanted, on fake devices or on real ones."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -39,6 +39,44 @@ def promised_steps(served: ServedModel) -> int:
     """By how many steps sessions will have moved on once what is queued has run."""
     tables = [shard.table for shard in served.shards]
     return int(sum((table.accepted - table.position).sum() for table in tables))
+
+
+def leftovers(served: ServedModel) -> dict[str, int]:
+    """What is still counted, queued, borrowed or doubled: nothing, once all was answered.
+
+    Some of it shows inside only; it is gathered here, so that no test need look there.
+    """
+    found: dict[str, int] = {
+        "pending steps": served.usage.pending_steps,
+        "promised steps": promised_steps(served),
+        "spares": served.usage.spares,
+    }
+    for number, shard in enumerate(served.shards):
+        scheduler, feedback, slots = shard._scheduler, shard.feedback, shard.slots
+        rows, freed = feedback._free, (slots.sessions._freed, slots.spares._freed)
+        own = {
+            "runs of the worker": shard._runs,
+            "busy slots": int((shard.table.tickets != shard.table.serving).sum()),
+            "slots that wait to be free": len(slots.leaving),
+            "slots that are free twice": sum(len(some) - len(set(some)) for some in freed),
+            "spares of chunks": scheduler._chunk_spares.used,
+            "queued work": scheduler.waiting,
+            "queued rows": scheduler.ready_rows,
+            "parked work": len(scheduler.parked),
+            "steps in flight": feedback.in_flight,
+            "rows that feed back": sum(call is not None for call in feedback._calls),
+            "ready rows that feed back": feedback.ready_rows,
+            "rows that nobody has": len(feedback._calls) - len(set(rows)),
+            "rows that are free twice": len(rows) - len(set(rows)),
+        }
+        found |= {f"{name} of shard {number}": count for name, count in own.items()}
+    return {name: count for name, count in found.items() if count}
+
+
+def set_worth_a_batch(served: ServedModel, rows: int) -> None:
+    """Let so many rows of single steps be enough for a run of their own."""
+    for shard in served.shards:
+        shard._policy.worth_a_batch = rows
 
 
 @dataclass(kw_only=True)
@@ -97,11 +135,20 @@ class Reals(House):
 @asynccontextmanager
 async def fakes(shards: int = 1, **settings: float) -> AsyncIterator[Fakes]:
     """A house of fakes with small limits, where others are not wanted."""
+    async with fakes_on(FakeRunner, shards, **settings) as house:
+        yield house
+
+
+@asynccontextmanager
+async def fakes_on(
+    device: Callable[[int], FakeRunner], shards: int = 1, /, **settings: float
+) -> AsyncIterator[Fakes]:
+    """The same, on devices that ``device`` makes, each with so many slots."""
     limits = EngineSettings.model_validate({**SMALL, **settings})
     runners: list[FakeRunner] = []
 
     def runner(number: int) -> FakeRunner:
-        runners.append(FakeRunner(arena_rows(limits, fake_manifest(), number, shards)))
+        runners.append(device(arena_rows(limits, fake_manifest(), number, shards)))
         return runners[-1]
 
     async with _serving(limits, fake_manifest(), [runner(n) for n in range(shards)]) as served:

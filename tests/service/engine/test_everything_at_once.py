@@ -1,0 +1,461 @@
+"""Everything at once, by dice: nothing is lost, doubled, swapped or left behind."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from structlog.testing import capture_logs
+
+from service import errors
+from service.engine.calls.generate import Piece, generate
+from service.engine.calls.predict import predict
+from service.engine.directory import Session
+from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.shard.policy import Action, BatchPolicy, Decision
+from service.engine.work.columns import SAMPLE, Ints, Outputs
+from service.engine.work.sampling import Draws, Sampling
+from service.engine.work.work import Fork
+from tests.service.engine.fakes import VOCABULARY, DecodingRunner, advance, run_alone
+from tests.service.engine.houses import (
+    INLINE,
+    WORKER,
+    Fakes,
+    fakes_on,
+    leftovers,
+    set_worth_a_batch,
+)
+from tests.service.engine.wires import RAW, Row, Wire
+
+BOTH = 2e-4  # of inline_run_s: small runs on the event loop, others on the worker
+NAMES = [f"s{number}" for number in range(12)]
+FAULTS = {"run failed", "answer failed"}  # what the server logs of them
+OUTPUTS = [
+    RAW,
+    RAW,
+    Outputs(raw=True, argmax=True),
+    Outputs(raw=True, every_step=True),
+    Outputs(raw=True, argmax=True, sample=True),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What may happen in a play.
+
+    Attributes:
+        faults: how often a run, or the heads, fail.
+        closes: sessions are closed and reset.
+        dice: batches are not chosen by the policy, but by dice.
+    """
+
+    faults: float = 0.0
+    closes: bool = False
+    dice: bool = False
+
+
+KINDS = {
+    "calm": Kind(),
+    "closes": Kind(closes=True),
+    "faults": Kind(faults=0.02),
+    "all": Kind(faults=0.02, closes=True),
+    "any policy": Kind(faults=0.01, closes=True, dice=True),
+}
+
+
+class Paths(FeedbackCall):
+    """What copies of a session read, (paths, steps)."""
+
+    def __init__(self, paths: int) -> None:
+        self.read: list[list[int]] = [[] for _ in range(paths)]
+        self.done = asyncio.Event()
+        self._going_on = paths
+
+    def put(
+        self, rows: Ints, steps: NDArray[Any], position: int, reason: FinishReason | None
+    ) -> None:
+        for row, own in zip(rows.tolist(), steps.tolist(), strict=True):
+            self.read[row] += own
+
+    def end(self, rows: Ints, draws: NDArray[Any]) -> None:
+        self._going_on -= len(rows)
+        if not self._going_on:
+            self.done.set()
+
+
+@dataclass(kw_only=True)
+class Play:
+    """Clients of all kinds on the same sessions, who check what they are told."""
+
+    house: Fakes
+    noise: random.Random
+    problems: list[str] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    reset: set[Session] = field(default_factory=set)  # their positions began anew
+    rows: list[Row] = field(default_factory=list)  # of frames
+    checks: int = 0
+
+    @property
+    def device(self) -> DecodingRunner:
+        (device,) = self.house.runners
+        assert isinstance(device, DecodingRunner)
+        return device
+
+    async def run(self, *, closes: bool, calls: int) -> None:
+        """Begin so many calls, some at once, and wait for all of them."""
+        noise = self.noise
+        for name in NAMES:
+            self.house.open(name)
+        for _ in range(calls):
+            if closes and noise.random() < 0.05:
+                self._close_or_reset(noise.choice(NAMES))
+                continue
+            call = self._call()
+            if noise.random() < 0.25:
+                call = self._cancelled(call)
+            self.tasks.append(asyncio.create_task(call))
+            for _ in range(noise.choice([0, 0, 1, 2, 5])):
+                await asyncio.sleep(0)
+            if noise.random() < 0.1:
+                await asyncio.sleep(0.003)
+        _, hung = await asyncio.wait(self.tasks, timeout=15)
+        self.problems += [f"hung: {task.get_coro()} {task.get_stack()[-1:]}" for task in hung]
+        for task in hung:
+            task.cancel()
+        for result in await asyncio.gather(*self.tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                self.problems.append(repr(result))
+
+    async def check_end(self) -> None:
+        """All was answered: nothing is left, and each session is where its steps have led it."""
+        try:
+            await asyncio.wait_for(self.house.settle(), 5)
+        except TimeoutError:
+            self.problems.append("it is never drained")
+        for row in self.rows:  # those of a stream that was given up need not be answered
+            self._check(row.answers <= 1, f"a row was answered {row.answers} times")
+        house, table = self.house, self.house.served.shards[0].table
+        self.problems += [f"{name}: {n}" for name, n in leftovers(house.served).items()]
+        if self.device.overlaps:
+            self.problems.append(f"{self.device.overlaps} runs began while another one ran")
+        sessions = house.engine.directory.sessions
+        if house.served.usage.sessions != len(sessions):
+            self.problems.append("a closed session holds a slot")
+        for session in sessions.values():
+            position, slot = int(table.position[session.slot]), session.slot
+            read = self.device.read[slot]
+            if not position or table.lost[slot]:
+                continue
+            if len(read) != position:
+                self.problems.append(f"{session.id} is at {position}, and has read {len(read)}")
+            elif run_alone(read)[-1] != self.device.state[slot]:
+                self.problems.append(f"{session.id} has another's state")
+
+    # -- calls ----------------------------------------------------------------------------
+
+    def _call(self) -> Coroutine[Any, Any, None]:
+        what, name = self.noise.random(), self.noise.choice(NAMES)
+        if what < 0.4:
+            return self._step(name)
+        if what < 0.55:
+            return self._frames(self.noise.sample(NAMES, self.noise.randrange(1, 9)))
+        if what < 0.8:
+            return self._generate(name)
+        if what < 0.92:
+            return self._fork(name)
+        return self._predict()
+
+    async def _cancelled(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
+        for _ in range(self.noise.choice([0, 1, 2, 3, 5, 8, 13, 30])):
+            await asyncio.sleep(0)
+        if self.noise.random() < 0.5:
+            await asyncio.sleep(self.noise.random() * 0.005)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    def _close_or_reset(self, name: str) -> None:
+        house = self.house
+        session = house.engine.directory.sessions.get(name)
+        with suppress(errors.CellarError):  # there may be no slot for a new one yet
+            if session is None:
+                house.open(name)
+            elif self.noise.random() < 0.4:
+                self.reset.add(session)
+                self.tasks.append(asyncio.create_task(self._reset(name)))
+            else:
+                house.engine.directory.close(name)
+                if self.noise.random() < 0.9:
+                    house.open(name)
+
+    async def _reset(self, name: str) -> None:
+        with suppress(errors.CellarError):
+            await self.house.engine.reset(name)
+
+    async def _step(self, name: str) -> None:
+        noise, engine = self.noise, self.house.engine
+        session = engine.directory.sessions.get(name)
+        if session is None:
+            return
+        tokens = self._tokens(noise.choice([1, 1, 1, 1, 2, 3, 5, 11, 30]))
+        position: int | None = None
+        if noise.random() < 0.5:  # mostly where the session stands, or will soon
+            position = max(0, self.house.position(name) + noise.choice([0, 0, 0, 0, -1, 1, 2]))
+        commit, outputs = noise.random() > 0.15, noise.choice(OUTPUTS)
+        try:
+            result = await engine.step(
+                session,
+                self.house.served.reader.tokens(np.array(tokens)),
+                outputs=outputs,
+                sampling=Sampling(seed=noise.randrange(9)) if outputs.sample else None,
+                position=position,
+                commit=commit,
+            )
+        except errors.CellarError:
+            return
+        raw = result.answers.raw
+        assert raw is not None
+        self._check(len(raw) == (len(tokens) if outputs.every_step else 1), "not all predictions")
+        if not commit:
+            return
+        if position is not None:
+            self._check(result.position == position + len(tokens), "not where it was to stand")
+        self._check_read(session, result.position, tokens, int(raw[-1, 0]))
+
+    async def _frames(self, names: list[str]) -> None:
+        noise, wire = self.noise, Wire(self.house)
+        if any(name not in self.house.engine.directory.sessions for name in names):
+            return
+        await wire.attach(*names)
+        rows: list[Row] = []
+        try:
+            for _ in range(noise.randrange(1, 8)):
+                if noise.random() < 0.5:
+                    channel = noise.randrange(len(names))
+                    rows.append(wire.single(channel, noise.randrange(VOCABULARY)))
+                else:
+                    chosen = noise.sample(range(len(names)), noise.randrange(1, len(names) + 1))
+                    most = 8 if noise.random() < 0.3 else 1
+                    asked = {c: (self._tokens(noise.randint(1, most)), -1) for c in chosen}
+                    rows += wire.frame(asked)
+                for _ in range(noise.randrange(3)):
+                    await asyncio.sleep(0)
+            while any(not row.answers for row in rows):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        finally:
+            wire.stream.end()
+            self.rows += rows
+
+    async def _generate(self, name: str) -> None:
+        noise, house = self.noise, self.house
+        session = house.engine.directory.sessions.get(name)
+        prompt = self._tokens(noise.choice([0, 1, 1, 4, 9]))
+        letters = house.served.reader.symbols
+        stop = tuple(noise.choice(letters) for _ in range(noise.choice([0, 0, 2])))
+        limit, leaves_after = noise.choice([1, 2, 5, 20, 100, 600]), noise.choice([0, 0, 1, 2, 5])
+        pieces: list[Piece] = []
+        call = generate(
+            house.engine,
+            name,
+            prompt=house.served.reader.tokens(np.array(prompt)) if prompt else None,
+            max_steps=limit,
+            sampling=Sampling(seed=1),
+            stop=stop,
+        )
+        try:
+            async for piece in call:
+                pieces.append(piece)
+                if session is not None:
+                    self._check_read(session, piece.position, list(piece.tokens))
+                if noise.random() < 0.2:
+                    await asyncio.sleep(0.002)
+                if len(pieces) == leaves_after:
+                    return
+        except errors.CellarError:
+            return
+        finally:
+            await call.aclose()
+            for one, other in itertools.pairwise(pieces):
+                self._check(other.position == one.position + len(other.tokens), "a gap")
+        steps, reason = sum(len(piece.tokens) for piece in pieces), pieces[-1].finish_reason
+        whole = FinishReason.LENGTH if steps == limit else FinishReason.STOP
+        stops = bool(stop) and pieces[-1].text[-1:] in stop
+        self._check(
+            reason is whole or (stops and reason is FinishReason.STOP),
+            f"{steps} of {limit} steps, and {reason}",
+        )
+        self._check(steps == limit or stops, f"{steps} of {limit} steps")
+
+    async def _fork(self, name: str) -> None:
+        """What a forecast does: the model draws tokens, and cannot be asked for one."""
+        session = self.house.engine.directory.sessions.get(name)
+        if session is None:
+            return
+        noise, shard = self.noise, session.shard
+        paths, steps = noise.randrange(2, 12), noise.choice([1, 2, 5, 40, 300])
+        call, rows = Paths(paths), np.empty(0, np.int64)
+        try:
+            position = shard.require_started(session.slot, "session_id")
+            fork = Fork(
+                slots=np.array([session.slot]),
+                expected=np.array([position]),
+                row_cost=paths,
+                outputs=SAMPLE,
+                draws=Draws.repeated(Sampling(), paths),
+            )
+            try:
+                (forked,) = await shard.perform(fork)
+                assert forked.answers is not None
+                assert fork.draws is not None
+                rows = shard.feedback.start(
+                    call,
+                    slots=fork.spares,
+                    position=position,
+                    first=forked.answers.columns[shard.feedback.drawn],
+                    draws=fork.draws,
+                    steps=steps,
+                )
+                await call.done.wait()
+            finally:
+                shard.feedback.cancel(call, rows)
+                shard.slots.return_spares(fork)
+        except errors.CellarError:
+            return
+        if call.error is not None:
+            return
+        self._check(call.read == call.read[:1] * paths, "paths of one session differ")
+        if self._can_check(session):
+            state, expected = run_alone(self.device.read[session.slot][:position])[-1], []
+            for _ in range(steps):
+                expected.append(state % VOCABULARY)
+                state = advance(state, expected[-1])
+            self._check(call.read[0] == expected, f"a path of {session.id} is another's")
+
+    async def _predict(self) -> None:
+        noise, house = self.noise, self.house
+        sequences = [
+            self._tokens(noise.choice([1, 1, 3, 9, 20])) for _ in range(noise.randrange(1, 14))
+        ]
+        try:
+            result = await predict(
+                house.engine,
+                house.served,
+                house.served.reader.tokens(np.concatenate(sequences)),
+                np.array([len(sequence) for sequence in sequences]),
+                outputs=RAW,
+            )
+        except errors.CellarError:
+            return
+        raw = result.answers.raw
+        assert raw is not None
+        expected = [run_alone(sequence)[-1] for sequence in sequences]
+        self._check(raw[:, 0].astype(int).tolist() == expected, "predictions of other sequences")
+
+    # -- checks ---------------------------------------------------------------------------
+
+    def _tokens(self, count: int) -> list[int]:
+        return [self.noise.randrange(VOCABULARY) for _ in range(count)]
+
+    def _check(self, holds: bool, problem: str) -> None:
+        self.checks += 1
+        if not holds:
+            self.problems.append(problem)
+
+    def _can_check(self, session: Session) -> bool:
+        """Whether the device still has all that the session has read."""
+        is_open = self.house.engine.directory.sessions.get(session.id) is session
+        return is_open and session not in self.reset and not session.shard.table.lost[session.slot]
+
+    def _check_read(
+        self, session: Session, position: int, tokens: list[int], state: int | None = None
+    ) -> None:
+        """What a reply says, the device has read."""
+        if not self._can_check(session):
+            return
+        read = self.device.read[session.slot][:position]
+        self._check(len(read) == position, f"{session.id} at {position} has read {len(read)}")
+        self._check(read[position - len(tokens) :] == tokens, f"{session.id} has read other tokens")
+        if state is not None:
+            self._check(run_alone(read)[-1:] == [state], f"{session.id} was told another's state")
+
+
+@contextmanager
+def any_policy(dice: random.Random) -> Iterator[None]:
+    """Whatever the policy decides must be safe: here it decides by dice."""
+
+    def decide(
+        self: BatchPolicy, *, feedback_rows: int, runs: int, at_once: bool = False, **others: Any
+    ) -> Decision:
+        if runs == 2 or (runs and dice.random() < 0.2):
+            return Decision(Action.NOTHING)
+        if not (runs or at_once) and dice.random() < 0.2:
+            return Decision(Action.WAIT)
+        action = Action.OVERLAP if runs else Action.RUN
+        if feedback_rows and dice.random() < 0.7:
+            rows = dice.choice([1, 2, feedback_rows])
+            return Decision(action, dice.choice([1, 2, 3, 16, 16]), rows)
+        return Decision(action)
+
+    def runs_here(self: BatchPolicy, *batch: Any) -> bool:
+        return dice.random() < 0.4
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchPolicy, "decide", decide)
+        patch.setattr(BatchPolicy, "runs_here", runs_here)
+        yield
+
+
+@asynccontextmanager
+async def stage(seed: int, inline_run_s: float, kind: Kind) -> AsyncIterator[Play]:
+    """A house whose device, and whose policy if wanted, are moved by dice."""
+    dice = random.Random(seed)
+
+    def device(slots: int) -> DecodingRunner:
+        runner = DecodingRunner(slots)
+        runner.dice = random.Random(seed + 1)
+        return runner
+
+    with any_policy(random.Random(seed + 2)) if kind.dice else nullcontext():
+        async with fakes_on(device, inline_run_s=inline_run_s) as house:
+            if kind.dice:
+                set_worth_a_batch(house.served, dice.choice([1, 2, 8]))
+            play = Play(house=house, noise=dice)
+            play.device.fault_rate = play.device.head_rate = kind.faults
+            play.device.longest_s = dice.choice([0.0, 0.001, 0.004])
+            yield play
+
+
+async def check(seed: int, inline_run_s: float, kind: Kind, *, calls: int) -> None:
+    with capture_logs() as logs:
+        async with stage(seed, inline_run_s, kind) as play:
+            asyncio.get_running_loop().set_exception_handler(
+                lambda _, context: play.problems.append(str(context))
+            )
+            await play.run(closes=kind.closes, calls=calls)
+            await play.check_end()
+    # Of what the server logs, only faults that were meant to happen may be among it.
+    play.problems += [str(log) for log in logs if log["event"] not in FAULTS]
+    assert not play.problems, "\n".join(play.problems[:20])
+    assert play.checks > calls, "hardly anything was answered"
+
+
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER, BOTH])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_everything_at_once(kind: str, inline_run_s: float) -> None:
+    await check(0, inline_run_s, KINDS[kind], calls=100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER, BOTH])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_everything_at_once_from_many_seeds(kind: str, inline_run_s: float) -> None:
+    for seed in range(1, 10):
+        await check(seed, inline_run_s, KINDS[kind], calls=150)
