@@ -1,0 +1,166 @@
+"""Whoever waits gets on, however much of another kind there is."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+
+from service import errors
+from service.engine.calls.generate import Piece, generate
+from service.engine.scheduler.feedback import FinishReason
+from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
+from tests.recurrent import char_case
+from tests.service.engine.fakes import DecodingRunner, FakeRunner, run_alone
+from tests.service.engine.houses import INLINE, WORKER, House, fakes, fakes_on, reals
+from tests.service.engine.wires import Wire, ask
+
+ALWAYS = 50_000  # steps: more than run while a test lasts
+
+
+async def generated(
+    house: House, name: str, steps: int, *, stop: tuple[str, ...] = ()
+) -> list[Piece]:
+    """All pieces of a generation from one token."""
+    call = generate(
+        house.engine,
+        name,
+        prompt=house.served.reader.tokens(np.array([3])),
+        max_steps=steps,
+        sampling=Sampling(seed=1),
+        stop=stop,
+    )
+    return [piece async for piece in call]
+
+
+@pytest.mark.parametrize("device", [FakeRunner, DecodingRunner])
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+@pytest.mark.parametrize("first", ["plain", "stops"])
+async def test_a_generation_with_stop_strings_and_one_without_both_get_on(
+    inline_run_s: float, device: type[FakeRunner], first: str
+) -> None:
+    """One reads many steps in a run, the other is looked at step by step."""
+    async with fakes_on(device, inline_run_s=inline_run_s) as house:
+        names = ["plain", "stops"] if first == "plain" else ["stops", "plain"]
+        stop = {"plain": (), "stops": ("never",)}
+        for name in names:
+            house.open(name)
+        always = asyncio.create_task(generated(house, names[0], ALWAYS, stop=stop[names[0]]))
+        while house.position(names[0]) < 20:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        began = len(house.runners[0].batches)
+        pieces = await asyncio.wait_for(generated(house, names[1], 40, stop=stop[names[1]]), 10)
+        runs = len(house.runners[0].batches) - began
+        assert not always.done()
+        assert runs < 200, "each gets a turn"
+        assert pieces[-1].finish_reason is FinishReason.LENGTH
+        before = house.position(names[0])
+        while house.position(names[0]) == before:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        always.cancel()
+
+
+@pytest.mark.parametrize("device", [FakeRunner, DecodingRunner])
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_a_generation_gets_on_beside_full_batches_of_single_steps(
+    inline_run_s: float, device: type[FakeRunner]
+) -> None:
+    names = [f"s{number}" for number in range(24)]  # three times what a batch holds
+    async with fakes_on(device, inline_run_s=inline_run_s) as house:
+        for name in ["generates", *names]:
+            house.open(name)
+        wire = await Wire(house).attach(*names)
+
+        async def load() -> None:
+            while True:
+                while wire.stream.pending_steps < 48:
+                    wire.frame({channel: ([1], -1) for channel in range(24)})
+                await asyncio.sleep(0)
+
+        loading = asyncio.create_task(load())
+        while house.position(names[0]) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        began = len(house.runners[0].batches)
+        await asyncio.wait_for(generated(house, "generates", 20), 10)
+        runs = len(house.runners[0].batches) - began
+        assert not loading.done()
+        loading.cancel()
+        assert runs < 150, "it has its share of the batches"
+        await house.settle()
+        for row in wire.rows.values():
+            assert row.answers == 1
+
+
+async def test_every_call_gets_on_beside_many_generations() -> None:
+    """A real model: what 140 rows read at once goes in two halves, one always on its way."""
+    async with reals(
+        char_case("lstm", layers=2, hidden=128), max_batch=512, chunk_steps=16
+    ) as house:
+        engine, reader = house.engine, house.served.reader
+        names = [f"g{number}" for number in range(140)]
+        for name in ["client", *names]:
+            engine.open(house.served, name)
+        tasks = [asyncio.create_task(generated(house, name, ALWAYS)) for name in names]
+        while min(house.position(name) for name in names) < 50:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        before, began_s = sum(map(house.position, names)), time.monotonic()
+        calls = 0
+        while time.monotonic() < began_s + 1.0:
+            for tokens in ([1], [1] * 5):
+                steps = reader.tokens(np.array(tokens))
+                await asyncio.wait_for(
+                    engine.step("client", steps, outputs=Outputs(argmax=True)), 3
+                )
+            await asyncio.wait_for(engine.reset("client"), 3)
+            calls += 3
+        assert sum(map(house.position, names)) > before + len(names)
+        assert not any(task.done() for task in tasks)
+        assert calls >= 6
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def turn() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("queued_behind", [False, True])
+async def test_a_session_closed_in_flight_does_not_hurt_one_that_ends_there(
+    queued_behind: bool,
+) -> None:
+    async with fakes(inline_run_s=WORKER) as house:
+        device = house.runners[0]
+        device.gate.clear()
+        house.open("closed")
+        house.open("ends")
+        slots = [house.find("closed").slot, house.find("ends").slot]
+        closed = asyncio.create_task(generated(house, "closed", 50))
+        ends = asyncio.create_task(generated(house, "ends", 2))
+        await turn()
+        for position in (1, 2):  # the prompt, and the first of its own
+            device.lets_one_in = True
+            device.gate.set()
+            while house.position("ends") < position:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        runs = len(device.batches)
+        later = ask(house, "closed", [1], None)[0] if queued_behind else None
+        await turn()
+        house.engine.directory.close("closed")
+        device.lets_one_in = False
+        device.gate.set()
+        with pytest.raises(errors.SessionClosedError):
+            await asyncio.wait_for(closed, 5)
+        pieces = await asyncio.wait_for(ends, 5)
+        await house.settle()
+        assert sorted(device.batches[runs]) == sorted(slots), "their last steps ran together"
+        assert pieces[-1].position == 3
+        assert pieces[-1].finish_reason is FinishReason.LENGTH
+        tokens = [3, *(token for piece in pieces for token in piece.tokens)]
+        assert house.state("ends") == run_alone(tokens)[-1]
+        if later is not None:
+            assert isinstance(later.refusal, errors.SessionClosedError)
+        assert house.served.usage.pending_steps == 0
+        assert house.served.usage.sessions == 1
