@@ -5,14 +5,29 @@ import asyncio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from service import errors
 from service.engine.calls.forecast import ForecastResult, forecast
-from service.engine.work.columns import Outputs
+from service.engine.execution.cpu.runner import CpuRunner
+from service.engine.work.columns import Answers, Floats, Ints, Outputs
+from service.engine.work.sampling import Draws
 from tests.recurrent import series_case
+from tests.service.engine.houses import INLINE, WORKER, reals
 from tests.service.engine.test_crown import Device, make_device, stop
 
 PATHS = 600  # two of these do not fit into the 1024 spare slots
+
+
+class HeadsFail(CpuRunner):
+    """A device that steps, and cannot draw."""
+
+    def answer(
+        self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
+    ) -> Answers:
+        if outputs.sample:
+            raise RuntimeError("no memory")
+        return super().answer(predictions, outputs, draws, positions)
 
 
 async def open_session(device: Device, name: str, *values: float) -> None:
@@ -100,3 +115,20 @@ async def test_a_session_closed_while_its_forecast_waits_is_never_another_one() 
             await task
     assert device.served.usage.spares == 0
     await stop(device)
+
+
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_copies_whose_first_draw_fails_are_given_back(
+    inline_run_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.service.engine.houses.CpuRunner", HeadsFail)
+    async with reals(series_case(), inline_run_s=inline_run_s) as house:
+        house.engine.open(house.served, "a")
+        steps = house.served.reader.values(np.array([100, 101], np.float32))
+        await house.engine.step("a", steps, outputs=Outputs(raw=True))
+        for _ in range(3):  # of 600 copies each, out of 1024 slots
+            with capture_logs() as logs, pytest.raises(errors.InternalError):
+                await forecast(house.engine, "a", horizon=3, paths=PATHS, levels=(0.5,))
+            assert [log["event"] for log in logs] == ["answer failed"]
+            assert house.served.usage.spares == 0
+        assert house.position("a") == 2

@@ -69,6 +69,31 @@ async def test_a_full_batch_runs_behind_another_without_the_event_loop(scene: Sc
     assert states(rows) == run_alone([1]) * FULL + run_alone([2]) * FULL
 
 
+async def test_unary_steps_are_handed_ahead_once_enough_have_come(scene: Scene) -> None:
+    rows = [ask(scene.house, NAMES[number], [1], None)[0] for number in FIRST]
+    await scene.turn()
+    for number in SECOND:  # each in a turn of its own
+        rows.append(ask(scene.house, NAMES[number], [2], None)[0])
+        await scene.turn()
+    scene.let_go(runs=2)
+    assert [len(batch) for batch in scene.device.batches] == [FULL, FULL]
+    assert not any(row.answers for row in rows)
+    await scene.house.settle()
+    assert states(rows) == run_alone([1]) * FULL + run_alone([2]) * FULL
+
+
+async def test_fewer_unary_steps_wait_for_the_event_loop(scene: Scene) -> None:
+    rows = [ask(scene.house, NAMES[number], [1], None)[0] for number in FIRST]
+    await scene.turn()
+    for number in SECOND[:-1]:
+        rows.append(ask(scene.house, NAMES[number], [2], None)[0])
+        await scene.turn()
+    scene.let_go(runs=2, patience_s=0.1)
+    assert len(scene.device.batches) == 1
+    await scene.house.settle()
+    assert states(rows) == run_alone([1]) * FULL + run_alone([2]) * (FULL - 1)
+
+
 async def test_the_third_waits_until_the_first_is_committed(scene: Scene) -> None:
     rows = [row for part in (FIRST, SECOND, THIRD) for row in await scene.send(part, 3)]
     scene.let_go(runs=3, patience_s=0.1)
