@@ -206,13 +206,12 @@ def test_a_call_whose_pieces_nobody_takes_waits_until_somebody_does() -> None:
         rig.run(steps=MOST_STEPS)
     held = len(call.read)
     assert 4096 <= held < 6000
-    assert call.ends == 0
+    assert call.reasons == [None] * len(call.reasons), "it has not ended"
     rig.feedback.taken(row)
-    assert rig.feedback.ready_rows == 1
     while rig.feedback.ready_rows:
         rig.run(steps=MOST_STEPS)
     assert call.read == list(range(1, len(call.read) + 1))
-    assert len(call.read) - held >= 4096
+    assert 4096 <= len(call.read) - held < 6000
 
 
 def test_a_held_call_that_is_cancelled_ends_at_once() -> None:
