@@ -219,6 +219,12 @@ class Play:
                 position=position,
                 commit=commit,
             )
+        except errors.StateLostError:
+            if engine.directory.sessions.get(name) is session:  # begin anew
+                engine.directory.close(name)
+                with suppress(errors.CellarError):
+                    self.house.open(name)
+            return
         except errors.CellarError:
             return
         raw = result.answers.raw
@@ -444,7 +450,7 @@ async def check(seed: int, inline_run_s: float, kind: Kind, *, calls: int) -> No
     # Of what the server logs, only faults that were meant to happen may be among it.
     play.problems += [str(log) for log in logs if log["event"] not in FAULTS]
     assert not play.problems, "\n".join(play.problems[:20])
-    assert play.checks > calls, "hardly anything was answered"
+    assert play.checks > calls // 2, "hardly anything was answered"
 
 
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER, BOTH])
