@@ -37,12 +37,12 @@ class Loop:
         self.policy = make_policy()
         self.now_s = 100.0
 
-    def wait(self, callers: int, *, gap_s: float = GAP_S) -> tuple[int, float]:
+    def wait(self, callers: int, *, gap_s: float = GAP_S, **load: int) -> tuple[int, float]:
         """Rows that run together when so many callers come one by one, and how long they wait."""
         began_s = self.now_s
         while True:
             rows = min(callers, 1 + int((self.now_s - began_s) / gap_s))
-            if decide(self.policy, rows, self.now_s).action is Action.RUN:
+            if decide(self.policy, rows, self.now_s, **load).action is Action.RUN:
                 return rows, self.now_s - began_s
             self.now_s += TURN_S
 
@@ -64,6 +64,14 @@ def test_as_many_run_together_as_call_at_once_and_wait_for_nobody_else() -> None
         assert sum(together) > 0.9 * 100 * callers
         in_vain = [w for rows, w in found if w > (callers - 1) * LONGEST_S / 40 + TURN_S]
         assert len(in_vain) <= 100 / 32 + 1, "only a try waits for more than all of them"
+
+
+def test_prompts_wait_for_each_other_however_many_generate() -> None:
+    loop = Loop()
+    for _ in range(400):
+        loop.wait(8, feedback_rows=200)
+    together = [loop.wait(8, feedback_rows=200)[0] for _ in range(64)]
+    assert sum(rows == 8 for rows in together) >= 60
 
 
 def test_when_the_others_go_the_last_one_soon_waits_no_more() -> None:
