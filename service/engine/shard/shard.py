@@ -298,18 +298,18 @@ class Shard:
             self._policy.loop_turns_left -= 1
             self._loop.call_soon(self._turn)
             return
-        turn = self._decide()
-        if turn.action is Action.WAIT:
+        decision = self._decide()
+        if decision.action is Action.WAIT:
             self._loop.call_soon(self._turn)
             return
         self._woken = False
-        if turn.action is Action.NOTHING:
+        if decision.action is Action.NOTHING:
             return
-        run = self._next(turn)
+        run = self._next(decision)
         if run is None:
             if not self.pending_steps:
                 self._quiet.set()
-        elif turn.action is Action.OVERLAP or not self._runs_here(run):
+        elif decision.action is Action.OVERLAP or not self._runs_here(run):
             self._hand(run)
         else:
             self._run_here(run)
@@ -325,18 +325,20 @@ class Shard:
             at_once=at_once,
         )
 
-    def _next(self, turn: Decision) -> Run | None:
+    def _next(self, decision: Decision) -> Run | None:
         """What to run now."""
         if self._inbox and not (self._scheduler.waiting or self.feedback.ready_rows):
             run = self._straight()
             if run is not None:
                 return run
         self.admit_inbox()
-        if turn.action is Action.OVERLAP and turn.decode_steps == 1:
+        if decision.action is Action.OVERLAP and decision.decode_steps == 1:
             ready = self._scheduler.ready_rows + self.feedback.ready_rows
             if ready < self._policy.worth_a_batch:
                 return None  # rows of sessions that are running are not in the next run
-        return self._tick.queued(decode_steps=turn.decode_steps, feedback_rows=turn.feedback_rows)
+        return self._tick.queued(
+            decode_steps=decision.decode_steps, feedback_rows=decision.feedback_rows
+        )
 
     def _straight(self) -> Run | None:
         """What came in first, if it need not be queued."""

@@ -81,8 +81,7 @@ class Tick:
         """A request as a run, if it is one step of each of sessions that have nothing queued.
 
         Most requests are, and what the queue costs is spared: a third of what the engine adds to a
-        frame. ``None``
-        where anything wants a closer look; nothing has changed then.
+        frame. ``None`` where anything wants a closer look; nothing has changed then.
         """
         if request.steps is not None or not request.commit or len(request.slots) > self._max_batch:
             return None
