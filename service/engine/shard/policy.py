@@ -152,8 +152,8 @@ class BatchPolicy:
         if cost is None:
             cost = self._costs[key] = _Cost()
         # The first run of a kind is a cold one: the second takes its place.
-        row_steps = max(_COST_WEIGHT, 1 / max(1, cost.runs))
-        cost.seconds += row_steps * (seconds - cost.seconds)
+        weight = max(_COST_WEIGHT, 1 / max(1, cost.runs))
+        cost.seconds += weight * (seconds - cost.seconds)
         cost.runs += 1
         if here:
             self.loop_turns_left = min(_MOST_TURNS, int(seconds / _SECONDS_PER_TURN))
@@ -171,8 +171,8 @@ class BatchPolicy:
         self._rows = rows
         if rows < self._enough and now_s < min(self._last_s + _NEXT_S, self._first_s + _LONGEST_S):
             return True
-        row_steps = _WEIGHT_OF_TRY if self._enough == _DELAYED_ROWS else _WEIGHT
-        self._usual += row_steps * (min(rows, _DELAYED_ROWS) - self._usual)
+        weight = _WEIGHT_OF_TRY if self._enough == _DELAYED_ROWS else _WEIGHT
+        self._usual += weight * (min(rows, _DELAYED_ROWS) - self._usual)
         self._enough = 0
         return False
 

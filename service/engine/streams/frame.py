@@ -26,9 +26,9 @@ class Reply:
     frame: int
     channels: Ints  # (rows,)
     positions: Ints  # (rows,)
-    counts: Ints | None  # (rows,) predictions per row; None: one each
-    answers: Answers | None
-    replayed: bool
+    counts: Ints | None = None  # (rows,) predictions per row; None: one each
+    answers: Answers | None = None
+    replayed: bool = False
     refusals: tuple[Refusal, ...] = ()
 
 

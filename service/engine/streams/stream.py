@@ -40,9 +40,7 @@ def reply_for_each(rows: SingleReplies) -> list[Reply]:
             frame=number,
             channels=np.array(rows.channels[row : row + 1]),
             positions=rows.positions[row : row + 1],
-            counts=None,
             answers=rows.answers.rows(row, row + 1),
-            replayed=False,
         )
         for row, number in enumerate(rows.numbers)
     ]
@@ -189,7 +187,6 @@ class SessionStream:
                 frame=number,
                 channels=column,
                 positions=delivery.positions,
-                counts=None,
                 answers=delivery.answers,
                 replayed=delivery.replayed,
             )
@@ -358,13 +355,5 @@ class SessionStream:
             steps, frame.refused_steps = frame.refused_steps, 0
             self.pending_steps -= steps
             self._send(
-                Reply(
-                    frame=frame.number,
-                    channels=_NONE,
-                    positions=_NONE,
-                    counts=None,
-                    answers=None,
-                    replayed=False,
-                    refusals=refusals,
-                )
+                Reply(frame=frame.number, channels=_NONE, positions=_NONE, refusals=refusals)
             )
