@@ -110,10 +110,15 @@ class NotStreamableError(CellarError):
 
 
 class OverloadedError(CellarError):
-    """The queue is full: try again shortly."""
+    """The queue is full: try again when it was said."""
 
     reason = "OVERLOADED"
     retry_after_s = 0.05
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
 
 
 class SessionLimitError(CellarError):

@@ -50,6 +50,9 @@ class EngineSettings(BaseModel):
     max_pending_steps: int = Field(default=200_000, ge=1)
     """Steps queued per shard of a model, or for its whole sequences; beyond it requests are refused
     with RESOURCE_EXHAUSTED."""
+    max_queue_s: float = Field(default=0.25, gt=0)
+    """The longest that steps may be expected to wait for others; who has queued more than that is
+    refused with RESOURCE_EXHAUSTED, and told when to try again."""
     max_request_steps: int = Field(default=10_000, ge=1)
     """Time steps of one session, or of one whole sequence, in one request."""
     max_frame_steps: int = Field(default=65_536, ge=1)

@@ -15,6 +15,7 @@ from service.engine.directory import Directory, Session, SessionInfo
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.work.columns import Answers, Inputs, Outputs
+from service.engine.work.flow import Flow, Flows
 from service.engine.work.replies import Delivery, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
@@ -38,6 +39,7 @@ class Engine:
 
     Attributes:
         directory: the sessions, by id.
+        flows: whose turn is whose, by who calls.
 
     Args:
         clock: seconds, never going back: for idleness.
@@ -56,6 +58,7 @@ class Engine:
         self.metrics = metrics
         self.loading = True
         self.draining = False
+        self.flows = Flows()
         self.registry = Registry(settings, metrics, clock)
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
@@ -118,6 +121,7 @@ class Engine:
         sampling: Sampling | None = None,
         position: int | None = None,
         commit: bool = True,
+        flow: Flow | None = None,
     ) -> "StepCall":
         """Queue steps of one session, of which all are applied or none; await it for the reply.
 
@@ -130,6 +134,7 @@ class Engine:
             sampling: how to draw, where samples are wanted.
             position: where the session must stand; ``None`` is not checked.
             commit: whether the steps are applied; else the reply is as if they were.
+            flow: who calls.
 
         Raises:
             CellarError: nothing was queued, or applied; the class says why.
@@ -146,9 +151,11 @@ class Engine:
         inputs = steps.require()
         if count == 1 and commit:
             step = int(inputs[0]) if session.served.reader.has_tokens else inputs
-            return self.step_once(session, step, outputs, sampling, position)
+            return self.step_once(session, step, outputs, sampling, position, flow)
         outputs = session.served.check_outputs(outputs, sampling, steps=count)
-        call = _call(session, sampling)
+        flow = flow or self.flows.nobodys
+        session.shard.check_room(count, flow)
+        call = _call(session, sampling, flow, count)
         session.shard.submit(
             Request(
                 slots=np.array([session.slot], np.int64),
@@ -159,6 +166,7 @@ class Engine:
                 draws=None if sampling is None else Draws.of((sampling,)),
                 reply_to=call,
                 commit=commit,
+                flow=flow,
             )
         )
         return call
@@ -170,6 +178,7 @@ class Engine:
         outputs: Outputs,
         sampling: Sampling | None,
         position: int | None,
+        flow: Flow | None = None,
     ) -> "StepCall":
         """Queue one good step of one session: a token id, or values (1, width).
 
@@ -183,7 +192,9 @@ class Engine:
             kind = session.served.single_kinds.get((outputs, _results))
         if kind is None:
             kind = session.served.single_kind(outputs, sampling, _results)
-        call = _call(session, sampling)
+        flow = flow or self.flows.nobodys
+        session.shard.check_room(1, flow)
+        call = _call(session, sampling, flow, 1)
         claimed = UNCHECKED if position is None else position
         session.shard.add((kind, session.slot, step, claimed, 0, 0, call))
         return call
@@ -222,9 +233,14 @@ class StepCall(Receiver):
         done: what became of them.
     """
 
-    def __init__(self, wake: Callable[[], None], sampling: Sampling | None) -> None:
+    def __init__(
+        self, wake: Callable[[], None], sampling: Sampling | None, flow: Flow, steps: int
+    ) -> None:
         self.wake = wake
         self.sampling = sampling
+        self.flow = flow
+        self._steps = steps
+        flow.take(steps)
         self.done: asyncio.Future[StepResult] = asyncio.get_running_loop().create_future()
 
     def __await__(self) -> Generator[Any, None, StepResult]:
@@ -237,6 +253,7 @@ class StepCall(Receiver):
 
     def put(self, reply: StepResult) -> None:
         """See `SingleReceiver.put`."""
+        self.flow.answered(self._steps)
         if not self.done.done():
             self.done.set_result(reply)
 
@@ -246,6 +263,7 @@ class StepCall(Receiver):
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
+        self.flow.answered(self._steps)
         if self.done.done():
             return
         if delivery.error is not None:
@@ -261,12 +279,12 @@ class StepCall(Receiver):
         )
 
 
-def _call(session: Session, sampling: Sampling | None) -> StepCall:
+def _call(session: Session, sampling: Sampling | None, flow: Flow, steps: int) -> StepCall:
     """One who waits for steps of a session, unless its state is lost."""
     table = session.shard.table
     if table.lost[session.slot]:
         raise StateLostError(int(table.position[session.slot]))
-    return StepCall(session.shard.wake, sampling)
+    return StepCall(session.shard.wake, sampling, flow, steps)
 
 
 def _results(rows: SingleReplies) -> Sequence[StepResult]:

@@ -17,6 +17,7 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
+from service.engine.work.flow import Flow
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
 from service.errors import BadInputError
@@ -67,6 +68,7 @@ async def forecast(
     paths: int = 0,
     levels: tuple[float, ...],
     seed: int = 0,
+    flow: Flow | None = None,
 ) -> ForecastResult:
     """Sample paths from copies of a session, and leave the session as it is.
 
@@ -77,6 +79,7 @@ async def forecast(
         paths: to sample; 0 takes the server's default.
         levels: of the quantiles, each strictly between 0 and 1.
         seed: the same one at the same position gives the same paths.
+        flow: who calls.
 
     Raises:
         NotStartedError: the session has read nothing yet.
@@ -97,6 +100,8 @@ async def forecast(
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
     position = session.shard.require_started(session.slot, "session_id")
+    flow = flow or engine.flows.nobodys
+    session.shard.check_room(paths, flow)
 
     draws = replace(Draws.repeated(Sampling(), paths), seed=path_seeds(seed, paths))
     fork = Fork(
@@ -105,12 +110,15 @@ async def forecast(
         row_cost=paths,
         outputs=SAMPLE,
         draws=draws,
+        flow=flow,
     )
+    flow.take(paths)
     try:
         (forked,) = await session.shard.perform(fork)
         assert forked.answers is not None, "errors are raised"
         sampled = await _sampled(session, fork, forked.answers, horizon)
     finally:
+        flow.answered(paths)
         session.shard.slots.return_spares(fork)
     # Off the loop: ten million numbers take long to sort.
     quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)

@@ -18,6 +18,7 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import SAMPLE, Answers, Ints
+from service.engine.work.flow import Flow
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
@@ -107,6 +108,7 @@ async def generate(
     sampling: Sampling,
     stop: Sequence[str] = (),
     position: int | None = None,
+    flow: Flow | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """Read the prompt, then draw steps and read each of them.
 
@@ -125,13 +127,15 @@ async def generate(
     if stop:
         _check_stop(engine, session, stop)
 
+    flow = flow or engine.flows.nobodys
     if prompt is not None and len(prompt):
         result = await engine.step(
-            session, prompt, outputs=SAMPLE, sampling=sampling, position=position
+            session, prompt, outputs=SAMPLE, sampling=sampling, position=position, flow=flow
         )
         drawn, at = result.answers, result.position
     else:
-        drawn, at = await _draw_again(session, sampling, position)
+        session.shard.check_room(1, flow)
+        drawn, at = await _draw_again(session, sampling, position, flow)
 
     if engine.directory.sessions.get(session_id) is not session:
         engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
@@ -146,6 +150,7 @@ async def generate(
         draws=Draws.of((sampling,)),
         steps=max_steps,
     )
+    flow.take(1)  # a row of every batch, for as long as it lasts
     try:
         while True:
             await call.news.wait()
@@ -158,6 +163,7 @@ async def generate(
             if ended:
                 break
     finally:
+        flow.answered(1)
         if not call.ended:
             feedback.cancel(call, rows)
     if call.error is not None:
@@ -176,7 +182,7 @@ def _check_stop(engine: Engine, session: Session, stop: Sequence[str]) -> None:
 
 
 async def _draw_again(
-    session: Session, sampling: Sampling, position: int | None
+    session: Session, sampling: Sampling, position: int | None, flow: Flow
 ) -> tuple[Answers, int]:
     """Draw from the prediction that the session stands at; returns the draw and where that is."""
     current = session.shard.require_started(session.slot, "prompt")
@@ -187,6 +193,7 @@ async def _draw_again(
         expected=np.array([current], np.int64),
         outputs=SAMPLE,
         draws=Draws.repeated(sampling, 1),
+        flow=flow,
     )
     (delivery,) = await session.shard.perform(recall)
     assert delivery.answers is not None, "errors are raised"

@@ -9,6 +9,7 @@ from service.engine.served.inputs import CheckedSteps
 from service.engine.served.predictor import Sequences
 from service.engine.served.registry import ServedModel
 from service.engine.work.columns import Answers, Ints, Outputs
+from service.engine.work.flow import Flow
 from service.engine.work.sampling import Sampling
 from service.errors import BadInputError
 from service.settings import EngineSettings
@@ -30,6 +31,7 @@ async def predict(
     *,
     outputs: Outputs,
     sampling: Sampling | None = None,
+    flow: Flow | None = None,
 ) -> PredictResult:
     """Read whole sequences from their beginning and predict; nothing is kept of them.
 
@@ -40,6 +42,7 @@ async def predict(
         counts: steps of each sequence, (sequences,); ``None`` is one sequence.
         outputs: what to compute, after each sequence's last step or after every step.
         sampling: how to draw.
+        flow: who calls.
 
     Raises:
         BadInputError: a sequence cannot be read; ``row`` says which. Or an output is not to be had.
@@ -58,7 +61,8 @@ async def predict(
         raise _explained(steps, counts)
     _check_room(served, limits, len(steps) if outputs.every_step else len(counts))
     sequences = Sequences(inputs=steps.inputs, counts=counts)
-    answers = await served.predictor.predict(sequences, outputs, sampling)
+    flow = flow or engine.flows.nobodys
+    answers = await served.predictor.predict(sequences, outputs, sampling, flow)
     return PredictResult(counts=counts if outputs.every_step else None, answers=answers)
 
 

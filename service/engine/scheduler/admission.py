@@ -115,6 +115,7 @@ class Admission:
                 commit=request.commit,
                 borrowed=request.borrowed,
                 submitted_s=request.submitted_s,
+                flow=request.flow,
                 row_steps=int(steps[row]),
                 inputs=request.inputs[starts[row] : starts[row] + steps[row]],
                 contents=request.contents[one],
@@ -151,6 +152,8 @@ class Admission:
                 reply_to=request.reply_to,
                 rows=request.rows_at(group),
                 feeds_back=request.feeds_back,
+                flow=request.flow,
+                round=request.round,
                 replays=True,
             )
             if request.outputs.every_step:

@@ -4,8 +4,8 @@ Invariants, held by a property test over any mix of work, ticks and cancellation
 
 * a batch never holds two rows of one session, nor do two batches at once;
 * a session's work runs in the order it was submitted (see `SessionTable` for the tickets);
-* nobody waits behind somebody else's long chunk: chunks are cut into bounded pieces, and the
-  kinds of work take turns;
+* nobody waits behind somebody else's long chunk, nor behind his long queue: chunks are cut into
+  bounded pieces, flows take turns (see `FairQueue`), and so do the kinds of work;
 * every row that was submitted is handed out once, to be completed or dropped.
 
 Batching is continuous: rows join and leave at any batch, and those that feed back (see
@@ -14,21 +14,23 @@ under one of the tickets it waits for, so that a long queue behind one session c
 nothing.
 """
 
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.scheduler.fair_queue import FairQueue
 from service.engine.scheduler.feedback import Feedback
 from service.engine.sessions.slots import SlotAllocator
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Ints, has_repeats
+from service.engine.work.flow import Flow
 from service.engine.work.work import Chunk, Fork, Kind, Work
 
 _KINDS = tuple(Kind)
+QUANTUM = 64  # rows of one flow in a round: enough for its share of what a batch saves
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +39,11 @@ class _Entry:
 
     work: Work
     indices: Ints | None  # None: all rows
+
+    @property
+    def rows(self) -> Ints:
+        """Something of each of these rows, (rows,)."""
+        return self.work.slots if self.indices is None else self.indices
 
     @property
     def tickets(self) -> NDArray[np.int32]:
@@ -78,7 +85,7 @@ class Scheduler:
         self.pending_steps = 0  # queued or running
         self._table = table
         self._feedback = feedback
-        self._ready: dict[Kind, deque[_Entry]] = {kind: deque() for kind in _KINDS}
+        self._ready: dict[Kind, FairQueue[_Entry]] = {kind: FairQueue(QUANTUM) for kind in _KINDS}
         self._next_kind = 0
         self._fork_spares = fork_spares
         self._chunk_spares = chunk_spares
@@ -93,6 +100,10 @@ class Scheduler:
         self._table.tickets[slots] += 1
         self.pending_steps += work.row_steps * len(slots)
         self._enqueue(_Entry(work, None))
+
+    def place(self, flow: Flow, rows: int) -> int:
+        """The round in which the next single steps of a flow begin, see `FairQueue.place`."""
+        return self._ready[Kind.STEPS].place(flow, rows)
 
     def schedule(self, *, decode_steps: int = 1, feedback_rows: int | None = None) -> Batch | None:
         """The next batch, or ``None`` when nothing can run now.
@@ -180,15 +191,21 @@ class Scheduler:
         self.parked.setdefault(key, []).append(entry)
         self.waiting += 1
 
-    def _make_ready(self, entry: _Entry, *, first: bool = False) -> None:
-        ready = self._ready[entry.work.kind]
-        if first:
-            ready.appendleft(entry)
-        else:
-            ready.append(entry)
+    def _make_ready(self, entry: _Entry) -> None:
+        work, ready = entry.work, self._ready[entry.work.kind]
+        start = work.round
+        if work.flow is not None:
+            rows = self._chunk_steps if work.kind is Kind.CHUNKS else len(entry.rows)
+            start = ready.place(work.flow, rows)
+        ready.append(entry, start)
         self._count_ready(entry, 1)
 
-    def _take(self, ready: deque[_Entry]) -> _Entry:
+    def _put_back(self, entry: _Entry, rows_taken: int = 0) -> None:
+        """What was taken last is to be the first again, but for some of its rows."""
+        self._ready[entry.work.kind].put_back(entry, rows_taken)
+        self._count_ready(entry, 1)
+
+    def _take(self, ready: FairQueue[_Entry]) -> _Entry:
         entry = ready.popleft()
         self._count_ready(entry, -1)
         return entry
@@ -196,28 +213,28 @@ class Scheduler:
     def _count_ready(self, entry: _Entry, sign: int) -> None:
         self.waiting += sign
         if entry.work.kind is Kind.STEPS:
-            rows = entry.work.slots if entry.indices is None else entry.indices
-            self.ready_rows += sign * len(rows)
+            self.ready_rows += sign * len(entry.rows)
 
-    def _rows(self, ready: deque[_Entry], room: int) -> list[Part]:
+    def _rows(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
         """So many runnable rows at most, first come first served."""
         parts: list[Part] = []
         while ready and room > 0:
             entry = self._take(ready)
             part = entry.part
+            most = min(room, QUANTUM) if ready.is_shared and part.work.flow is not None else room
             runnable = self._table.serving[part.slots] == entry.tickets
-            if len(part.slots) <= room and runnable.all():
+            if len(part.slots) <= most and runnable.all():
                 parts.append(part)
                 room -= len(part.slots)
                 continue
             indices = part.all_indices
             can_run = indices[runnable]
-            taken = can_run[:room]
+            taken = can_run[:most]
             parts.append(Part(work=part.work, slots=part.work.slots[taken], indices=taken))
             room -= len(taken)
             entry.indices = np.setdiff1d(indices, taken, assume_unique=True)
             if len(taken) < len(can_run):
-                self._make_ready(entry, first=True)
+                self._put_back(entry, len(taken))
             else:
                 self._enqueue(entry)
         return parts
@@ -235,7 +252,7 @@ class Scheduler:
         self.pending_steps += work.row_steps * len(work.slots)
         return [Part(work=work, slots=work.slots)]
 
-    def _chunk_parts(self, ready: deque[_Entry]) -> list[Part]:
+    def _chunk_parts(self, ready: FairQueue[_Entry]) -> list[Part]:
         """The next piece of each chunk, in turn."""
         parts: list[Part] = []
         passed: list[_Entry] = []
@@ -256,12 +273,12 @@ class Scheduler:
             parts.append(part)
             room -= self._chunk_steps
         for entry in reversed(passed):
-            self._make_ready(entry, first=True)
+            self._put_back(entry)
         return parts
 
-    def _fork(self, ready: deque[_Entry]) -> list[Part]:
+    def _fork(self, ready: FairQueue[_Entry]) -> list[Part]:
         """The first fork, once all its copies have a slot; a smaller one does not overtake it."""
-        work = ready[0].work
+        work = ready.first().work
         assert isinstance(work, Fork), "the queue of forks holds nothing else"
         if work.failure is None and not work.reply_to.cancelled:
             if work.row_cost > self._fork_spares.free:

@@ -5,7 +5,6 @@ The runs happen on threads of their own. Knows nothing of gRPC.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,8 +16,11 @@ import numpy as np
 import structlog
 
 from service.engine.execution.stateless import StatelessRunner
+from service.engine.scheduler.fair_queue import FairQueue
 from service.engine.served.predictor import Predictor, Promised, Sequences
+from service.engine.shard.queue_limit import QueueLimit
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.flow import Flow
 from service.engine.work.sampling import Draws, Sampling
 from service.errors import InternalError
 from service.metrics import Metrics
@@ -88,7 +90,9 @@ class DynamicBatcher(Predictor):
         self._metrics = metrics
         self._most_rows = 1 if runner.isolated else settings.max_batch
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
-        self._queue: deque[_Queued] = deque()
+        # A flow has an eighth of a run in each round.
+        self._queue: FairQueue[_Queued] = FairQueue(max(1, self._most_steps // 8))
+        self._limit = QueueLimit(settings)
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -109,6 +113,7 @@ class DynamicBatcher(Predictor):
         outputs: Outputs,
         sampling: Sampling | None,
         promised: Promised,  # noqa: ARG002  # they are pending here until they are answered
+        flow: Flow,
     ) -> Answers:
         job = _Job(
             outputs=outputs,
@@ -120,14 +125,19 @@ class DynamicBatcher(Predictor):
         )
         parts = sequences.split()
         # Those of similar length side by side, to pad less.
-        order = np.argsort(sequences.counts, kind="stable").tolist()
-        self._queue.extend(_Queued(job, row, parts[row]) for row in order)
+        for row in np.argsort(sequences.counts, kind="stable").tolist():
+            queued = _Queued(job, row, parts[row])
+            self._queue.append(queued, self._queue.place(flow, len(queued.steps)))
         self._start()
         try:
             return await job.done
         except asyncio.CancelledError:  # nor may what was queued for nobody pile up
-            self._queue = deque(queued for queued in self._queue if queued.job is not job)
+            self._queue.keep(lambda queued: queued.job is not job)
             raise
+
+    def _check_room(self, steps: int, flow: Flow) -> None:
+        if self.pending_steps + steps > self._limit.roomy_steps:
+            self._limit.check(self.pending_steps, steps, flow)
 
     def _start(self) -> None:
         """Hand the workers what they can take."""
@@ -166,7 +176,8 @@ class DynamicBatcher(Predictor):
                 passed.append(queued)
             if len(batch) == self._most_rows or len(passed) > self._settings.max_batch:
                 break
-        self._queue.extendleft(reversed(passed))
+        for queued in reversed(passed):
+            self._queue.put_back(queued)
         return batch
 
     def _of_queue(self) -> Iterator[_Queued]:
@@ -190,6 +201,7 @@ class DynamicBatcher(Predictor):
         self._ended()
         if run.cancelled():  # the server has stopped
             return
+        self._limit.observe(sum(len(queued.steps) for queued in batch), self.pending_steps)
         complete: dict[Outputs, list[_Job]] = {}
         for queued, found in zip(batch, run.result(), strict=True):
             job = queued.job

@@ -14,9 +14,9 @@ import numpy as np
 
 from service.engine.shard.shard import Shard
 from service.engine.work.columns import Answers, Inputs, Ints, Outputs
+from service.engine.work.flow import Flow
 from service.engine.work.request import Request
 from service.engine.work.sampling import Draws, Sampling
-from service.errors import OverloadedError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -49,7 +49,7 @@ class Predictor(ABC):
         self._quiet.set()
 
     async def predict(
-        self, sequences: Sequences, outputs: Outputs, sampling: Sampling | None
+        self, sequences: Sequences, outputs: Outputs, sampling: Sampling | None, flow: Flow
     ) -> Answers:
         """Answer every sequence, in order: with ``every_step`` a row per step, else one each.
 
@@ -58,16 +58,14 @@ class Predictor(ABC):
             InternalError: the model could not be run.
         """
         steps = len(sequences.inputs)
-        queued, limit = self._queued_steps, self._settings.max_pending_steps
-        if queued + steps > limit:
-            raise OverloadedError(
-                f"{queued} steps are queued, the limit is {limit}: try again shortly"
-            )
+        self._check_room(steps, flow)
         promised = Promised(self, steps)
+        flow.take(steps)
         try:
-            answers = await self._predict(sequences, outputs, sampling, promised)
+            answers = await self._predict(sequences, outputs, sampling, promised, flow)
         finally:
             promised.keep(promised.steps)
+            flow.answered(steps)
         self._count_steps.inc(steps)
         return answers
 
@@ -87,10 +85,13 @@ class Predictor(ABC):
         else:
             self._quiet.set()
 
-    @property
-    def _queued_steps(self) -> int:
-        """What stands before new steps."""
-        return self.pending_steps
+    @abstractmethod
+    def _check_room(self, steps: int, flow: Flow) -> None:
+        """Check that so many steps of a flow may be queued.
+
+        Raises:
+            OverloadedError: not now.
+        """
 
     @abstractmethod
     async def _predict(
@@ -99,6 +100,7 @@ class Predictor(ABC):
         outputs: Outputs,
         sampling: Sampling | None,
         promised: "Promised",
+        flow: Flow,
     ) -> Answers:
         """Do what ``predict`` does."""
 
@@ -132,9 +134,11 @@ class StatefulPredictor(Predictor):
         # A request of many sequences takes turns with others, and with forecasts, for spare slots.
         self._at_once = min(settings.max_batch, (settings.spare_slots + 1) // 2)
 
-    @property
-    def _queued_steps(self) -> int:
-        return self.pending_steps + min(shard.pending_steps for shard in self._shards)
+    def _check_room(self, steps: int, flow: Flow) -> None:
+        shard = min(self._shards, key=lambda shard: shard.pending_steps)
+        pending_steps = self.pending_steps + shard.pending_steps
+        if pending_steps + steps > shard.limit.roomy_steps:
+            shard.limit.check(pending_steps, steps, flow)
 
     async def _predict(
         self,
@@ -142,6 +146,7 @@ class StatefulPredictor(Predictor):
         outputs: Outputs,
         sampling: Sampling | None,
         promised: Promised,
+        flow: Flow,
     ) -> Answers:
         parts = sequences.split()
         found: list[Answers | None] = [None] * len(parts)
@@ -150,7 +155,7 @@ class StatefulPredictor(Predictor):
         async def serve(shard: Shard, waves: Iterator[int]) -> None:
             for first in waves:
                 rows = range(first, min(first + self._at_once, len(parts)))
-                await self._wave(shard, rows, parts, outputs, sampling, promised, found)
+                await self._wave(shard, rows, parts, outputs, sampling, promised, flow, found)
 
         # The shards take the waves between them, the one with the shortest queue first.
         shards = sorted(self._shards, key=lambda shard: shard.pending_steps)
@@ -168,10 +173,11 @@ class StatefulPredictor(Predictor):
         outputs: Outputs,
         sampling: Sampling | None,
         promised: Promised,
+        flow: Flow,
         found: list[Answers | None],
     ) -> None:
         """Answer some of the sequences by dry runs from the initial state."""
-        borrowed = await shard.borrow(len(rows))
+        borrowed = await shard.borrow(len(rows), flow)
         try:
             counts = np.array([len(parts[row]) for row in rows])
             request = Request(
@@ -183,6 +189,7 @@ class StatefulPredictor(Predictor):
                 draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
                 commit=False,
                 borrowed=True,
+                flow=flow,
             )
             promised.keep(int(counts.sum()))  # the shard counts them now
             for delivery in await shard.perform(request):

@@ -23,12 +23,14 @@ from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.slots import SlotAllocator, SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
+from service.engine.shard.queue_limit import QueueLimit
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
+from service.engine.work.flow import Flow
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
 from service.engine.work.work import Fork, Kind, Work
-from service.errors import NotStartedError, OverloadedError, SessionClosedError, StateLostError
+from service.errors import NotStartedError, SessionClosedError, StateLostError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -109,6 +111,7 @@ class Shard:
             max_batch=settings.max_batch,
             clock=clock,
         )
+        self.limit = QueueLimit(settings)
         self._settings = settings
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
         self._own_thread = runner.own_thread
@@ -147,27 +150,29 @@ class Shard:
             pending_steps=self.pending_steps,
         )
 
+    def check_room(self, steps: int, flow: Flow) -> None:
+        """Check that so many steps of a flow may be queued.
+
+        Raises:
+            OverloadedError: not now.
+        """
+        pending = self.pending_steps
+        if pending + steps > self.limit.roomy_steps:
+            self.limit.check(pending, steps, flow)
+
     def submit(self, request: Request) -> None:
         """Take steps in; whom they are answered to hears of each row once.
 
-        They are looked at in the next tick, together with all else that comes in before it.
-
-        Raises:
-            OverloadedError: the queue is full; nothing was queued.
+        They are looked at in the next tick, together with all else that comes in before it. Call
+        `check_room` first.
         """
-        self._check_room(request.size)
         self._singles = None  # what is added from here on comes behind this
         self._inbox.append(request)
         self._inbox_steps += request.size
         self.wake()
 
     def add(self, step: SingleStep) -> None:
-        """Take one step in, as `submit` does.
-
-        Raises:
-            OverloadedError: the queue is full.
-        """
-        self._check_room(1)
+        """Take one step in, as `submit` does."""
         self._inbox_steps += 1
         if self._singles is None:
             self._singles = SingleSteps()
@@ -182,10 +187,14 @@ class Shard:
         Whoever asks what is queued for a session, or queues something behind it, calls this first.
         """
         if self._inbox:
-            entries, self._inbox, self._inbox_steps = self._inbox, [], 0
+            entries, self._inbox = self._inbox, []
+            waiting, self._inbox_steps = self._inbox_steps + self._scheduler.ready_rows, 0
             self._singles = None
+            # All that is there fits into one batch, mostly: nobody waits for anybody then.
+            place = self._scheduler.place if waiting > self._settings.max_batch else None
             for entry in entries:
-                for request in entry.requests() if isinstance(entry, SingleSteps) else (entry,):
+                requests = entry.requests(place) if isinstance(entry, SingleSteps) else (entry,)
+                for request in requests:
                     self._admission.admit(request)
         if self.feedback.ready_rows:
             stray = self.feedback.settle()
@@ -225,9 +234,10 @@ class Shard:
         self.admit_inbox()
         return self.slots.expired(now_s, at_most=at_most)
 
-    async def borrow(self, copies: int) -> Fork:
+    async def borrow(self, copies: int, flow: Flow) -> Fork:
         """Spare slots in the initial state, which the caller must return."""
-        fork = Fork(slots=self._scratch, expected=np.zeros(1, np.int64), row_cost=copies)
+        at = np.zeros(1, np.int64)
+        fork = Fork(slots=self._scratch, expected=at, row_cost=copies, flow=flow)
         if self.slots.spares.free < copies or self._scheduler.forks_wait:
             await self.perform(fork)  # in its turn
         else:
@@ -281,6 +291,7 @@ class Shard:
         seconds = self._worker.do(measure) if self._own_thread else measure()
         for rows, found_s in seconds.items():
             self._policy.observe(Kind.STEPS, rows, found_s)
+        self.limit.expect(seconds)
 
     # -- turns ----------------------------------------------------------------------------
 
@@ -346,6 +357,8 @@ class Shard:
         if len(self._inbox) > 1 and first.size < self._policy.worth_a_batch:
             return None  # a batch with the others costs less
         if isinstance(first, SingleSteps):
+            if first.size > self._settings.max_batch:
+                return None
             requests = list(first.requests())
             if first is self._singles:
                 self._singles = None
@@ -394,13 +407,7 @@ class Shard:
         batch = run.batch
         self._policy.observe(batch.kind, batch.cost_rows, run.seconds / batch.times, here=here)
         self._tick.commit(run)
-
-    def _check_room(self, steps: int) -> None:
-        limit = self._settings.max_pending_steps
-        if self.pending_steps + steps > limit:
-            raise OverloadedError(
-                f"{self.pending_steps} steps are queued, the limit is {limit}: try again shortly"
-            )
+        self.limit.observe(batch.steps, self.pending_steps)
 
 
 class _Collected(Receiver):

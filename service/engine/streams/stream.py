@@ -18,6 +18,7 @@ from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.work.columns import Inputs, Ints, Outputs
+from service.engine.work.flow import Flow
 from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
@@ -68,6 +69,7 @@ class SessionStream:
         served: the model.
         attachments: its sessions that are on the stream.
         sampling: how every step draws, where samples are wanted.
+        flow: whose steps they are.
         pending_steps: steps of its frames that are not answered.
 
     Args:
@@ -75,6 +77,7 @@ class SessionStream:
         sampling: how it draws.
         send: called with each reply, from the event loop.
         encode: makes what ``send`` is called with for single steps.
+        flow: who calls.
 
     Raises:
         NotStreamableError: the model has no states.
@@ -90,6 +93,7 @@ class SessionStream:
         sampling: Sampling | None,
         send: Callable[[Any], None],
         encode: Encode = reply_for_each,
+        flow: Flow | None = None,
     ) -> None:
         served.require_streamable()
         self.served = served
@@ -97,6 +101,7 @@ class SessionStream:
         self.sampling = sampling
         self.cancelled = False
         self.pending_steps = 0
+        self.flow = flow or engine.flows.nobodys
         self._engine = engine
         self._outputs = served.check_outputs(outputs, sampling, steps=1)
         self._single_kind = served.single_kind(outputs, sampling, encode)
@@ -163,15 +168,17 @@ class SessionStream:
         shard, slot = place
         claimed = UNCHECKED if position is None else position
         try:
-            shard.add((self._single_kind, slot, step, claimed, channel, number, self))
+            shard.check_room(1, self.flow)
         except OverloadedError:
             return False
+        shard.add((self._single_kind, slot, step, claimed, channel, number, self))
         self.pending_steps += 1
+        self.flow.take(1)
         return True
 
     def put(self, reply: Any) -> None:
         """Send the reply to one single step; see `SingleReceiver`."""
-        self.pending_steps -= 1
+        self._answered(1)
         self._send(reply)
 
     def put_other(self, channel: int, number: int, delivery: Delivery) -> None:
@@ -191,6 +198,10 @@ class SessionStream:
                 replayed=delivery.replayed,
             )
         )
+
+    def _answered(self, steps: int) -> None:
+        self.pending_steps -= steps
+        self.flow.answered(steps)
 
     def end(self) -> None:
         """The client is gone: drop what the device has not been given."""
@@ -218,7 +229,9 @@ class SessionStream:
         if inputs.bad.any():
             readable = np.ones(len(channels), np.bool_)
             readable[frame.row_of_steps()[inputs.bad]] = False
+        refused = self._without_room(len(inputs))
         self.pending_steps += len(inputs)
+        self.flow.take(len(inputs))
         for first in range(0, len(channels), _ROWS_AT_ONCE):
             if first:
                 yield
@@ -230,7 +243,22 @@ class SessionStream:
                 self._refuse(frame, rows[bad], self._explain(frame, rows[bad], inputs))
                 rows, whole = rows[~bad], False
             for shard, own in self._by_shard(places, rows):
-                self._submit(shard, frame, own, whole, places, positions, inputs)
+                if shard in refused:
+                    now = shard.table.position[places["slot"][own]]
+                    error = refused[shard]
+                    self._refuse(frame, own, same_refusal(channels[own], now, error))
+                else:
+                    self._submit(shard, frame, own, whole, places, positions, inputs)
+
+    def _without_room(self, steps: int) -> dict[Shard, OverloadedError]:
+        """The shards that take none of so many steps now, and why."""
+        refused: dict[Shard, OverloadedError] = {}
+        for shard in self.served.shards:
+            try:
+                shard.check_room(steps, self.flow)
+            except OverloadedError as error:
+                refused[shard] = error
+        return refused
 
     def _by_shard(self, places: NDArray[np.void], rows: Ints) -> Iterator[tuple[Shard, Ints]]:
         shards = self.served.shards
@@ -271,15 +299,16 @@ class SessionStream:
             draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
             reply_to=queued,
             rows=None if whole else rows,
+            flow=self.flow,
         )
         try:
             if self._engine.draining:
                 self._engine.check_ready()
-            shard.submit(request)
         except CellarError as error:
             now = shard.table.position[slots]
             self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
             return
+        shard.submit(request)
         self._queued.add(queued)
 
     def _explain(self, frame: Frame, rows: Ints, inputs: CheckedSteps) -> list[Refusal]:
@@ -318,7 +347,7 @@ class SessionStream:
         if delivery.error is not None:
             self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))
             return
-        self.pending_steps -= frame.count_steps(rows)
+        self._answered(frame.count_steps(rows))
         counts = None
         if self._outputs.every_step:
             counts = np.ones(len(rows), np.int64) if frame.steps is None else frame.steps[rows]
@@ -353,7 +382,7 @@ class SessionStream:
         for frame in refused:
             refusals, frame.refusals = tuple(frame.refusals), []
             steps, frame.refused_steps = frame.refused_steps, 0
-            self.pending_steps -= steps
+            self._answered(steps)
             self._send(
                 Reply(frame=frame.number, channels=_NONE, positions=_NONE, refusals=refusals)
             )

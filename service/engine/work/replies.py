@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from service.engine.work.columns import Answers, Ints, Mask
+from service.engine.work.flow import Flow
 from service.errors import CellarError
 
 
@@ -84,6 +85,8 @@ class SingleReceiver(Protocol):
 
     cancelled: bool
     """Nobody waits any more: the steps must not run."""
+    flow: Flow
+    """Whose steps they are."""
 
     @property
     def sampling(self) -> Any:

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -10,6 +10,7 @@ import numpy as np
 import structlog
 
 from service.engine.work.columns import Inputs, Ints, Mask, Outputs
+from service.engine.work.flow import Flow
 from service.engine.work.replies import Delivery, Encode, SingleReceiver, SingleReplies
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Kind, Work
@@ -72,6 +73,8 @@ class Request(Work):
             borrowed=self.borrowed,
             feeds_back=self.feeds_back,
             submitted_s=self.submitted_s,
+            flow=self.flow,
+            round=self.round,
             inputs=inputs,
             steps=steps,
             positions=None if self.positions is None else self.positions[indices],
@@ -135,25 +138,41 @@ class SingleSteps:
         """Steps in all."""
         return len(self.rows)
 
-    def requests(self) -> Iterator[Request]:
-        """Requests of different sessions each, in order."""
-        if len({row[1] for row in self.rows}) == len(self.rows):
-            yield from self._by_kind(self.rows)
+    def requests(self, place: Callable[[Flow, int], int] | None = None) -> Iterator[Request]:
+        """Requests of different sessions each, in order.
+
+        Args:
+            place: says in which round a flow's next rows begin, where they must wait for each
+                other; without it all are in the present one.
+        """
+        if place is None:
+            yield from self._by_session(self.rows, 0)
+            return
+        rounds: dict[int, list[SingleStep]] = {}
+        for row in self.rows:
+            rounds.setdefault(place(row[-1].flow, 1), []).append(row)
+        for number, rows in rounds.items():  # a flow's rows are in order
+            yield from self._by_session(rows, number)
+
+    def _by_session(self, rows: Sequence[SingleStep], number: int) -> Iterator[Request]:
+        if len({row[1] for row in rows}) == len(rows):
+            yield from self._by_kind(rows, number)
             return
         start, seen = 0, set[int]()
-        for index, row in enumerate(self.rows):
+        for index, row in enumerate(rows):
             if row[1] in seen:
-                yield from self._by_kind(self.rows[start:index])
+                yield from self._by_kind(rows[start:index], number)
                 start, seen = index, set()
             seen.add(row[1])
-        yield from self._by_kind(self.rows[start:])
+        yield from self._by_kind(rows[start:], number)
 
-    def _by_kind(self, rows: Sequence[SingleStep]) -> Iterator[Request]:
+    def _by_kind(self, rows: Sequence[SingleStep], number: int) -> Iterator[Request]:
         kinds = {row[0]: None for row in rows}
         for kind in kinds:
-            yield self._request([row for row in rows if row[0] is kind] if len(kinds) > 1 else rows)
+            own = [row for row in rows if row[0] is kind] if len(kinds) > 1 else rows
+            yield self._request(own, number)
 
-    def _request(self, rows: Sequence[SingleStep]) -> Request:
+    def _request(self, rows: Sequence[SingleStep], number: int) -> Request:
         kinds, slots, inputs, positions, channels, numbers, receivers = zip(*rows, strict=True)
         outputs = kinds[0].outputs
         return Request(
@@ -170,6 +189,7 @@ class SingleSteps:
             draws=Draws.of([one.sampling for one in receivers]) if outputs.sample else None,
             reply_to=_Singles(kinds[0].encode, channels, numbers, receivers),
             submitted_s=self.submitted_s,
+            round=number,
         )
 
 

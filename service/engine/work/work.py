@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.work.columns import NOTHING, Floats, Inputs, Ints, Outputs
+from service.engine.work.flow import Flow
 from service.engine.work.replies import NOBODY, ReplyTo
 from service.engine.work.sampling import Draws
 from service.errors import CellarError
@@ -56,6 +57,8 @@ class Work:
     row_cost: int = 1  # rows that one row costs the device, or its answer where that is more
     submitted_s: float = field(default_factory=time.monotonic)
     tickets: NDArray[np.int32] = field(default_factory=_NO_TICKETS.view)  # (rows,) see `Scheduler`
+    flow: Flow | None = None  # whose rows they all are
+    round: int = 0  # of work of several flows: when it may run, see `FairQueue`
     failure: CellarError | None = None  # it must not run any more, and this is why
 
     @property

@@ -93,6 +93,7 @@ class StreamCall:
             sampling=sampling,
             send=self._send,
             encode=frame_encoder.single_replies,
+            flow=self._engine.flows.of(self._context.peer()),
         )
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
