@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
@@ -84,7 +85,7 @@ def from_call(call: FailedCall) -> errors.CellarError:
             detail.Unpack(info)
         elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
             detail.Unpack(retry)
-            retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+            retry_after_s = _seconds(retry.retry_delay)
     reason = info.reason if info.domain == DOMAIN else ""
     metadata = dict(info.metadata)
     position = metadata.get("position", "")
@@ -109,7 +110,12 @@ def from_row(row: session_pb2.RowError) -> errors.CellarError:
         reason=row.reason,
         code=code,
         position=row.position if row.HasField("position") else None,
+        retry_after_s=_seconds(row.retry_delay) if row.HasField("retry_delay") else None,
     )
+
+
+def _seconds(delay: duration_pb2.Duration) -> float:
+    return delay.ToTimedelta().total_seconds()
 
 
 def _too_large(message: str) -> type[errors.CellarError]:

@@ -21,6 +21,7 @@ from service.loading import Loader
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
 from service.rpc import reflection as reflection_rpc
+from service.rpc.accept_queue import CORE_OPTIONS
 from service.rpc.calls import Calls
 from service.rpc.health import HealthServicer
 from service.rpc.native import models as model_rpc
@@ -57,9 +58,10 @@ class Server:
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_concurrent_streams", settings.max_connection_calls),
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake: say so
+                *CORE_OPTIONS,
             ],
         )
-        calls = Calls(self._grpc, self.metrics)
+        calls = Calls(self._grpc, self.metrics, max_queue_s=settings.max_queue_s)
         self._sessions = session_rpc.add_to(calls, self.engine)
         model_rpc.add_to(calls, self.engine)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

@@ -62,7 +62,7 @@ class EngineSettings(BaseModel):
     max_channels: int = Field(default=2**20, ge=1, le=2**20)
     """Channel numbers of a stream are below this."""
     max_stream_steps: int = Field(default=16_384, ge=1)
-    """Steps a stream may have queued, or answered but not written, before reading from it stops."""
+    """Steps a stream may have answered that are not sent, before reading from it stops."""
     max_id_length: int = Field(default=128, ge=32, le=1024)
     """Characters of a session's id."""
     max_history_bytes: int = Field(default=256 * 2**20, ge=0)
@@ -148,8 +148,9 @@ class Settings(BaseSettings, EngineSettings):
     how many others run with it. On the CPU they never do."""
     tf32: bool = False
     """On GPUs, let products round their factors to 10 bits: faster, and less exact."""
-    max_connection_calls: int = Field(default=10_000, ge=1)
-    """Concurrent calls per connection."""
+    max_connection_calls: int = Field(default=1000, ge=1)
+    """Concurrent calls per connection, streams included; more of them wait in the client, which is
+    the one place where they cost the server nothing."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
     """After SIGTERM, how long running calls may take to finish."""
     reflection: bool = True

@@ -231,18 +231,20 @@ class StreamReply(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class RowError(_message.Message):
-    __slots__ = ("channel", "code", "reason", "message", "position")
+    __slots__ = ("channel", "code", "reason", "message", "position", "retry_delay")
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    RETRY_DELAY_FIELD_NUMBER: _ClassVar[int]
     channel: int
     code: int
     reason: str
     message: str
     position: int
-    def __init__(self, channel: _Optional[int] = ..., code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+    retry_delay: _duration_pb2.Duration
+    def __init__(self, channel: _Optional[int] = ..., code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., position: _Optional[int] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StreamDetached(_message.Message):
     __slots__ = ("channels",)

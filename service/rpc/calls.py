@@ -10,8 +10,10 @@ import structlog
 from service.errors import CellarError, InternalError
 from service.metrics import Metrics
 from service.rpc import status
+from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server
 
 _log = structlog.get_logger(__name__)
+_CHEAP = frozenset({"GetSession", "CloseSession", "ListModels", "GetModel"})  # as a refusal is
 _SERIALISED = frozenset({"Stream"})  # methods that read and write messages as bytes
 
 
@@ -25,10 +27,14 @@ class Calls:
         server: where the wrapped handlers go.
     """
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics) -> None:
+    def __init__(self, server: grpc.aio.Server, metrics: Metrics, *, max_queue_s: float) -> None:
         self._server = server
+        self._accept_queue = AcceptQueue(
+            max_queue_s, running=lambda: self.running, started=calls_of_newest_server()
+        )
         self._requests = metrics.requests
         self._counters: dict[tuple[str, status.Code], Any] = {}  # looking one up is slow
+        self.running = 0
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Leave it to the next one, which is called with the same handlers."""
@@ -49,10 +55,14 @@ class Calls:
     def _wrapped(self, handler: Any, method: str) -> Any:
         kind = "_".join("stream" if many else "unary" for many in handler[:2])
         inner = getattr(handler, kind)
+        is_work = method not in _CHEAP
 
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
+            self.running += 1
             try:
+                if is_work:
+                    self._accept_queue.check()
                 return await inner(request, context)
             except CellarError as error:
                 code = status.code_of(error)
@@ -65,6 +75,7 @@ class Calls:
                 _log.exception("call failed", method=method, error=type(fault).__name__)
                 await status.abort(context, InternalError("internal error; see the server's log"))
             finally:
+                self.running -= 1
                 self._count(method, code)
 
         if method in _SERIALISED:

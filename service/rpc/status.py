@@ -68,11 +68,18 @@ def to_status(error: errors.CellarError) -> Status:
     """The rich status of an error: ErrorInfo, and RetryInfo where trying again makes sense."""
     facts = {name: _shortened(fact, _FACT_BYTES) for name, fact in error.metadata.items()}
     details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))]
-    if error.retry_after_s is not None:
-        delay = Duration(nanos=int(error.retry_after_s % 1 * 1e9), seconds=int(error.retry_after_s))
+    delay = retry_delay(error)
+    if delay is not None:
         details.append(_packed(RetryInfo(retry_delay=delay)))
     message = _shortened(str(error), _CALL_BYTES)
     return Status(code=code_number(error), message=message, details=details)
+
+
+def retry_delay(error: errors.CellarError) -> Duration | None:
+    """When to try again, where that makes sense."""
+    if error.retry_after_s is None:
+        return None
+    return Duration(nanos=int(error.retry_after_s % 1 * 1e9), seconds=int(error.retry_after_s))
 
 
 def row_message(error: errors.CellarError) -> str:

@@ -373,6 +373,8 @@ class Shard:
         return run
 
     def _runs_here(self, run: Run) -> bool:
+        if 2 * self.pending_steps > self.limit.roomy_steps:
+            return False  # whoever comes now is soon refused: the loop must be free to say so
         return self._policy.runs_here(run.batch.kind, run.batch.cost_rows, run.batch.times)
 
     def _run_here(self, run: Run) -> None:

@@ -1,6 +1,8 @@
 """A frame of a stream: its columns, and what becomes of its rows."""
 
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +12,7 @@ from service.errors import BadInputError, CellarError
 from service.settings import EngineSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(NamedTuple):
     """One row that was refused, with the session's position where it is known."""
 
     channel: int
@@ -109,7 +110,5 @@ def _check_steps(limits: EngineSettings, rows: int, steps: Ints) -> int:
 
 def same_refusal(channels: Ints, positions: Ints, error: CellarError) -> list[Refusal]:
     """The same refusal for several rows."""
-    return [
-        Refusal(channel=channel, error=error, position=position)
-        for channel, position in zip(channels.tolist(), positions.tolist(), strict=True)
-    ]
+    columns = zip(channels.tolist(), repeat(error), positions.tolist(), strict=False)
+    return list(map(Refusal._make, columns))  # those who are refused for load are many

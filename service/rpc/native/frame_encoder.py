@@ -4,8 +4,9 @@ On the wire a packed column of fixed width is a length and its elements, little-
 bytes. Protobuf would make a Python number of each element.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,10 @@ _WIRE = {name: _INT32 if name in _TOKENS else _FLOAT for name in ANSWERS}
 
 def replies(result: Reply, *, at_once: int) -> Iterator[bytes]:
     """Rows of a stream, as serialised messages; many refusals come in several."""
+    frame = _frame(result.frame)
     for start in range(0, len(result.refusals), at_once):
-        refused = session_pb2.StreamReply(frame=result.frame)
-        refused.errors.extend(map(row_error, result.refusals[start : start + at_once]))
-        yield session_pb2.StreamResponse(reply=refused).SerializeToString()
+        errors = b"".join(_row_errors(result.refusals[start : start + at_once]))
+        yield _fields([(_RESPONSE["reply"], errors + frame)])
     if len(result.channels):
         yield _answers(result)
 
@@ -50,8 +51,39 @@ def _answers(result: Reply) -> bytes:
         columns.append((_REPLY["predictions"], _fields(numbered)))
     if result.replayed:
         columns.append((_REPLY["replayed"], channels))
-    frame = _tag(_REPLY["frame"], _FIXED_64) + result.frame.to_bytes(8, "little")
-    return _fields([(_RESPONSE["reply"], _fields(columns) + frame)])
+    return _fields([(_RESPONSE["reply"], _fields(columns) + _frame(result.frame))])
+
+
+def _frame(number: int) -> bytes:
+    return _tag(_REPLY["frame"], _FIXED_64) + number.to_bytes(8, "little")
+
+
+def _row_errors(refusals: Sequence[Refusal]) -> Iterator[bytes]:
+    """Why rows were refused, as the ``errors`` of a reply.
+
+    Rows that are refused together are alike but for two numbers of fixed width. To refuse what is
+    too much must not cost more than to serve it.
+    """
+    for _, alike in groupby(refusals, key=lambda refusal: id(refusal.error)):
+        own = list(alike)
+        if len(own) < _WORTH_A_MATRIX or None in [refusal.position for refusal in own]:
+            errors = [row_error(refusal).SerializeToString() for refusal in own]
+            yield _fields([(_REPLY["errors"], error) for error in errors])
+            continue
+        channels, _, positions = zip(*own, strict=True)
+        message = row_error(own[0])
+        message.ClearField("channel")
+        message.ClearField("position")
+        same = message.SerializeToString()  # the order of fields in a message is free
+        size = len(same) + 2 + 4 + 8
+        yield _matrix(
+            [
+                (_head(_REPLY["errors"], size) + same, np.empty((len(own), 0), np.uint8)),
+                (_tag(_ROW["channel"], _FIXED_32), _bytes(np.array(channels, _UINT32), _UINT32)),
+                (_tag(_ROW["position"], _FIXED_64), _bytes(np.array(positions, _UINT64), _UINT64)),
+            ],
+            len(own),
+        ).tobytes()
 
 
 def _fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
@@ -78,7 +110,13 @@ def single_replies(rows: SingleReplies) -> list[bytes]:
         (_tag(_REPLY["frame"], _FIXED_64), _bytes(np.array(rows.numbers, _UINT64), _UINT64)),
     ]
     size = sum(len(head) + values.shape[1] for head, values in reply)
-    parts = [(_head(_RESPONSE["reply"], size), nothing), *reply]
+    matrix = _matrix([(_head(_RESPONSE["reply"], size), nothing), *reply], count)
+    data, width = matrix.tobytes(), matrix.shape[1]
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _matrix(parts: Sequence[tuple[bytes, NDArray[np.uint8]]], count: int) -> NDArray[np.uint8]:
+    """The bytes of ``count`` rows, (rows, bytes): of each part the same head, then a row's own."""
     width = sum(len(head) + values.shape[1] for head, values in parts)
     matrix = np.empty((count, width), np.uint8)
     at = 0
@@ -87,8 +125,7 @@ def single_replies(rows: SingleReplies) -> list[bytes]:
         at += len(head)
         matrix[:, at : at + values.shape[1]] = values
         at += values.shape[1]
-    data = matrix.tobytes()
-    return [data[start : start + width] for start in range(0, len(data), width)]
+    return matrix
 
 
 def _prediction_columns(answers: Answers) -> list[tuple[bytes, NDArray[np.uint8]]]:
@@ -129,9 +166,10 @@ def _numbers(message: Any) -> dict[str, int]:
     return {field.name: field.number for field in message.DESCRIPTOR.fields}
 
 
-_LENGTH, _FIXED_64 = 2, 1  # wire types
+_LENGTH, _FIXED_64, _FIXED_32 = 2, 1, 5  # wire types
 _RESPONSE = _numbers(session_pb2.StreamResponse)
 _REPLY = _numbers(session_pb2.StreamReply)
+_ROW = _numbers(session_pb2.RowError)
 _PREDICTIONS = _numbers(values_pb2.Predictions)
 _WORTH_A_MATRIX = 5  # rows
 
@@ -144,4 +182,5 @@ def row_error(refusal: Refusal) -> session_pb2.RowError:
         reason=refusal.error.reason,
         message=status.row_message(refusal.error),
         position=refusal.position,
+        retry_delay=status.retry_delay(refusal.error),
     )

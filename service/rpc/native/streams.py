@@ -115,7 +115,7 @@ class StreamCall:
     async def _read(self, stream: SessionStream) -> None:
         limit = self._engine.settings.max_stream_steps
         while True:
-            while stream.pending_steps + self._unwritten_steps > limit:
+            while self._unwritten_steps > limit:
                 self._progress.clear()
                 await self._progress.wait()
             data = await self._context.read()
