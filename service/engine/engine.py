@@ -59,7 +59,7 @@ class Engine:
         self.loading = True
         self.draining = False
         self.flows = Flows()
-        self.registry = Registry(settings, metrics, clock)
+        self.registry = Registry(settings, metrics, self.flows, clock)
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )

@@ -7,7 +7,6 @@ from typing import Generic, TypeVar
 
 E = TypeVar("E")
 
-_FAR = 8  # rounds that one flow is ahead when others have to be kept from waiting
 _LATELY = 64  # rounds for which a flow is remembered
 
 
@@ -29,7 +28,6 @@ class FairQueue(Generic[E]):
         self._numbers: list[int] = []  # of these rounds, a heap
         self._round = 0  # the present one: what was taken last was in it, none is earlier
         self._ends: dict[Hashable, tuple[int, int]] = {}  # by flow: a round, rows of it taken
-        self._furthest = 0  # of these rounds
         self._prune = 0  # in this round
         self._count = 0
 
@@ -46,11 +44,6 @@ class FairQueue(Generic[E]):
         """Whether several flows have queued lately."""
         return len(self._ends) > 1
 
-    @property
-    def is_crowded(self) -> bool:
-        """Whether one of several flows has queued far ahead."""
-        return len(self._ends) > 1 and self._furthest >= self._round + _FAR
-
     def place(self, flow: Hashable, rows: int) -> int:
         """The round in which a flow's next rows begin; they have their place from now on."""
         if not self._count:
@@ -59,9 +52,7 @@ class FairQueue(Generic[E]):
         if start < self._round:
             start, used = self._round, 0
         used += rows
-        end = start + used // self._quantum
-        self._ends[flow] = end, used % self._quantum
-        self._furthest = max(self._furthest, end)
+        self._ends[flow] = start + used // self._quantum, used % self._quantum
         return start
 
     def append(self, entry: E, start: int = 0) -> None:

@@ -105,32 +105,36 @@ class Scheduler:
         """The round in which the next single steps of a flow begin, see `FairQueue.place`."""
         return self._ready[Kind.STEPS].place(flow, rows)
 
-    def schedule(self, *, decode_steps: int = 1, feedback_rows: int | None = None) -> Batch | None:
+    def schedule(
+        self, *, decode_steps: int = 1, feedback_rows: int | None = None, room: int | None = None
+    ) -> Batch | None:
         """The next batch, or ``None`` when nothing can run now.
 
         Args:
             decode_steps: steps that rows that feed back read at once, in a batch of their own; one
                 step shares the batch of everybody's single steps.
             feedback_rows: the most rows that feed back; ``None`` sets no limit.
+            room: the most rows, or time steps of chunks; ``None`` for what a batch can hold.
         """
+        room = self._max_batch if room is None else room
         for kind in _KINDS[self._next_kind :] + _KINDS[: self._next_kind]:
             ready = self._ready[kind]
             match kind:
                 case Kind.STEPS if decode_steps == 1:
                     # However many others wait, half of a batch is for those that feed back.
-                    fed_back = min(self._feedback.ready_rows, self._max_batch // 2)
-                    parts = self._rows(ready, self._max_batch - fed_back)
+                    fed_back = min(self._feedback.ready_rows, room // 2)
+                    parts = self._rows(ready, room - fed_back)
                     parts += self._fed_back(parts, 1, feedback_rows)
                 case Kind.DECODE if decode_steps > 1:
                     parts = self._fed_back([], decode_steps, feedback_rows)
                 case _ if not ready:
                     continue
                 case Kind.CHUNKS:
-                    parts = self._chunk_parts(ready)
+                    parts = self._chunk_parts(ready, room)
                 case Kind.FORK:
                     parts = self._fork(ready)
                 case _:
-                    parts = self._rows(ready, self._max_batch)
+                    parts = self._rows(ready, room)
             if parts:
                 self._next_kind = (_KINDS.index(kind) + 1) % len(_KINDS)
                 kind = parts[0].work.kind  # few steps that are left to rows that feed back are one
@@ -252,11 +256,11 @@ class Scheduler:
         self.pending_steps += work.row_steps * len(work.slots)
         return [Part(work=work, slots=work.slots)]
 
-    def _chunk_parts(self, ready: FairQueue[_Entry]) -> list[Part]:
+    def _chunk_parts(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
         """The next piece of each chunk, in turn."""
         parts: list[Part] = []
         passed: list[_Entry] = []
-        room = self._max_batch
+        room = max(room, self._chunk_steps)
         while ready and room >= self._chunk_steps:
             entry = self._take(ready)
             work = entry.work

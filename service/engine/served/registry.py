@@ -17,6 +17,7 @@ from service.engine.served.outputs import check_outputs, check_reply, why_no_dra
 from service.engine.served.predictor import Predictor, StatefulPredictor
 from service.engine.shard.shard import Shard, Usage
 from service.engine.work.columns import Outputs
+from service.engine.work.flow import Flows
 from service.engine.work.replies import Encode
 from service.engine.work.request import SingleKind
 from service.engine.work.sampling import Sampling
@@ -152,10 +153,15 @@ class Registry:
     """Finds models by name and version."""
 
     def __init__(
-        self, settings: EngineSettings, metrics: Metrics, clock: Callable[[], float]
+        self,
+        settings: EngineSettings,
+        metrics: Metrics,
+        flows: Flows,
+        clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._flows = flows
         self._clock = clock
         self._models: dict[tuple[str, int], ServedModel] = {}
 
@@ -193,6 +199,7 @@ class Registry:
                 bounds=bounds(manifest),
                 metrics=metrics,
                 settings=settings,
+                flows=self._flows,
                 clock=self._clock,
             )
             for number, runner in enumerate(runners)

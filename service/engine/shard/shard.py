@@ -26,7 +26,7 @@ from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, 
 from service.engine.shard.queue_limit import QueueLimit
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
-from service.engine.work.flow import Flow
+from service.engine.work.flow import Flow, Flows
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
 from service.engine.work.work import Fork, Kind, Work
@@ -65,6 +65,7 @@ class Shard:
         bounds: tuple[np.float32, np.float32] | None,
         metrics: Metrics,
         settings: EngineSettings,
+        flows: Flows,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         rows = self.rows(settings, sessions)
@@ -112,6 +113,7 @@ class Shard:
             clock=clock,
         )
         self.limit = QueueLimit(settings)
+        self._flows = flows
         self._settings = settings
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
         self._own_thread = runner.own_thread
@@ -348,7 +350,11 @@ class Shard:
             if ready < self._policy.worth_a_batch:
                 return None  # rows of sessions that are running are not in the next run
         return self._tick.queued(
-            decode_steps=decision.decode_steps, feedback_rows=decision.feedback_rows
+            decode_steps=decision.decode_steps,
+            feedback_rows=decision.feedback_rows,
+            room=self._policy.room(
+                self.pending_steps, self._flows.active, few=self._flows.some_have_few()
+            ),
         )
 
     def _straight(self) -> Run | None:

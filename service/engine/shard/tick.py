@@ -99,13 +99,15 @@ class Tick:
         )
         return Run(batch=batch, request=request)
 
-    def queued(self, *, decode_steps: int, feedback_rows: int | None) -> Run | None:
+    def queued(self, *, decode_steps: int, feedback_rows: int | None, room: int) -> Run | None:
         """The next batch of what is queued; rows that must not run are refused.
 
         The arguments are those of `Scheduler.schedule`.
         """
         while True:
-            batch = self._scheduler.schedule(decode_steps=decode_steps, feedback_rows=feedback_rows)
+            batch = self._scheduler.schedule(
+                decode_steps=decode_steps, feedback_rows=feedback_rows, room=room
+            )
             if batch is None:
                 return None
             if self._is_doubtful(batch):

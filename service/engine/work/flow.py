@@ -1,6 +1,10 @@
 """Whose steps they are, where the queues are fair between callers."""
 
+import time
 from weakref import WeakValueDictionary
+
+_FEW = 16  # steps at once of those who wait for each
+_LATELY_S = 0.05
 
 
 class Flow:
@@ -20,7 +24,7 @@ class Flow:
     def take(self, steps: int) -> None:
         """Count steps that will be answered."""
         if not self.pending_steps:
-            self._flows.active += 1
+            self._flows.add(steps)
         self.pending_steps += steps
 
     def answered(self, steps: int) -> None:
@@ -45,8 +49,19 @@ class Flows:
 
     def __init__(self) -> None:
         self.active = 0
+        self._few_s = -1.0  # when one with few steps came last while others had some pending
         self._named: WeakValueDictionary[str, Flow] = WeakValueDictionary()
         self.nobodys = Flow(self)
+
+    def add(self, steps: int) -> None:
+        """One has steps pending that had none."""
+        self.active += 1
+        if self.active > 1 and steps <= _FEW:
+            self._few_s = time.monotonic()
+
+    def some_have_few(self) -> bool:
+        """Whether lately one with few steps came beside others."""
+        return time.monotonic() < self._few_s + _LATELY_S
 
     def of(self, name: str) -> Flow:
         """The flow of a name; it lasts as long as somebody holds it."""
