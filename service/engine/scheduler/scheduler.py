@@ -14,6 +14,7 @@ under one of the tickets it waits for, so that a long queue behind one session c
 nothing.
 """
 
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,8 @@ class Scheduler:
         self._next_kind = 0
         self._fork_spares = fork_spares
         self._chunk_spares = chunk_spares
+        self._spareless: dict[Flow | None, deque[_Entry]] = {}  # chunks that want a spare slot
+        self._borrowed: Counter[Flow | None] = Counter()  # spare slots of chunks
         self._max_batch = max_batch
         self._chunk_steps = chunk_steps
 
@@ -117,6 +120,8 @@ class Scheduler:
             room: the most rows, or time steps of chunks; ``None`` for what a batch can hold.
         """
         room = self._max_batch if room is None else room
+        if self._spareless:
+            self._lend()
         for kind in _KINDS[self._next_kind :] + _KINDS[: self._next_kind]:
             ready = self._ready[kind]
             match kind:
@@ -158,6 +163,9 @@ class Scheduler:
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
+            self._borrowed[work.flow] -= 1
+            if not self._borrowed[work.flow]:
+                del self._borrowed[work.flow]
         self.pending_steps -= work.row_steps * len(part.slots)
         self._table.serving[part.slots] += 1
         if self.parked:
@@ -176,13 +184,18 @@ class Scheduler:
         return bool(self._ready[Kind.FORK])
 
     def waiting_for_spares(self, slot: int) -> list[Work]:
-        """Work of a slot that could run but for a spare slot."""
-        return [
-            entry.work
-            for kind in (Kind.FORK, Kind.CHUNKS)
-            for entry in self._ready[kind]
-            if entry.work.slots[0] == slot
-        ]
+        """Work of a slot that could run but for a spare slot; it waits for it no longer."""
+        chunks: list[_Entry] = []
+        for flow, entries in list(self._spareless.items()):
+            own = [entry for entry in entries if entry.work.slots[0] == slot]
+            for entry in own:
+                entries.remove(entry)
+                self._ready[Kind.CHUNKS].append(entry)
+            if not entries:
+                del self._spareless[flow]
+            chunks += own
+        forks = [entry for entry in self._ready[Kind.FORK] if entry.work.slots[0] == slot]
+        return [entry.work for entry in forks + chunks]
 
     def _enqueue(self, entry: _Entry) -> None:
         """Put an entry where it belongs: ready if some row can run, else parked."""
@@ -259,7 +272,6 @@ class Scheduler:
     def _chunk_parts(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
         """The next piece of each chunk, in turn."""
         parts: list[Part] = []
-        passed: list[_Entry] = []
         room = max(room, self._chunk_steps)
         while ready and room >= self._chunk_steps:
             entry = self._take(ready)
@@ -268,17 +280,47 @@ class Scheduler:
             stop = min(work.done + self._chunk_steps, len(work.inputs))
             is_last = stop == len(work.inputs)
             if not is_last and work.spare is None and not (work.borrowed or work.cancelled):
-                if not self._chunk_spares.free:
-                    passed.append(entry)
+                if not self._may_borrow(work.flow):
+                    self._spareless.setdefault(work.flow, deque()).append(entry)
+                    self._count_ready(entry, 1)
                     continue
-                work.spare = self._chunk_spares.allocate()
+                self._borrow(work)
             part = entry.part
             part.start, part.stop, part.is_last = work.done, stop, is_last
             parts.append(part)
             room -= self._chunk_steps
-        for entry in reversed(passed):
-            self._put_back(entry)
         return parts
+
+    def _lend(self) -> None:
+        """Let chunks that wait for a spare slot go on, one of each flow in turn."""
+        served = True
+        while served and self._spareless and self._chunk_spares.free:
+            served = False
+            for flow in list(self._spareless):
+                if not self._chunk_spares.free:
+                    return
+                if not self._may_borrow(flow):
+                    continue
+                entries = self._spareless.pop(flow)
+                entry = entries.popleft()
+                if entries:
+                    self._spareless[flow] = entries  # behind the others
+                work = entry.work
+                assert isinstance(work, Chunk), "nothing else wants one"
+                self._borrow(work)
+                self._ready[Kind.CHUNKS].append(entry)
+                served = True
+
+    def _borrow(self, work: Chunk) -> None:
+        work.spare = self._chunk_spares.allocate()
+        self._borrowed[work.flow] += 1
+
+    def _may_borrow(self, flow: Flow | None) -> bool:
+        """Whether there is a spare slot for a chunk; half of them are left to other flows."""
+        spares = self._chunk_spares
+        if flow is None:
+            return spares.free > 0
+        return spares.free > 0 and self._borrowed[flow] < max(1, spares.capacity // 2)
 
     def _fork(self, ready: FairQueue[_Entry]) -> list[Part]:
         """The first fork, once all its copies have a slot; a smaller one does not overtake it."""

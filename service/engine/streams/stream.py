@@ -71,6 +71,7 @@ class SessionStream:
         sampling: how every step draws, where samples are wanted.
         flow: whose steps they are.
         pending_steps: steps of its frames that are not answered.
+        turned_away: steps that were refused for want of room, to be reset by who looks at it.
 
     Args:
         outputs: what every step returns.
@@ -101,6 +102,7 @@ class SessionStream:
         self.sampling = sampling
         self.cancelled = False
         self.pending_steps = 0
+        self.turned_away = 0
         self.flow = flow or engine.flows.nobodys
         self._engine = engine
         self._outputs = served.check_outputs(outputs, sampling, steps=1)
@@ -230,6 +232,8 @@ class SessionStream:
             readable = np.ones(len(channels), np.bool_)
             readable[frame.row_of_steps()[inputs.bad]] = False
         refused = self._without_room(len(inputs))
+        if refused:
+            self.turned_away += len(inputs)
         self.pending_steps += len(inputs)
         self.flow.take(len(inputs))
         for first in range(0, len(channels), _ROWS_AT_ONCE):

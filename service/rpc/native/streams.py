@@ -15,6 +15,7 @@ from service.engine.streams.stream import SessionStream
 from service.errors import BadInputError, DrainingError
 from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
+_REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
 
 
@@ -115,6 +116,9 @@ class StreamCall:
     async def _read(self, stream: SessionStream) -> None:
         limit = self._engine.settings.max_stream_steps
         while True:
+            if stream.turned_away:  # who sends on regardless must not keep the server busy with it
+                pause_s, stream.turned_away = stream.turned_away * _REFUSED_STEP_S, 0
+                await asyncio.sleep(pause_s)
             while self._unwritten_steps > limit:
                 self._progress.clear()
                 await self._progress.wait()
