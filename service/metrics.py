@@ -148,6 +148,14 @@ class Metrics:
         self.pending_steps = gauge(
             "cellar_pending_steps", "Time steps queued or running.", ["model"]
         )
+        self.overloaded_steps = counter(
+            "cellar_overloaded_steps",
+            "Time steps refused with OVERLOADED, as those before them would have run too long.",
+            ["model"],
+        )
+        self.waiting_calls = gauge(
+            "cellar_waiting_calls", "Calls that wait inside gRPC to be accepted.", []
+        )
         self.requests = counter(
             "cellar_requests",
             "Calls that ended, by method and status code; a stream is one call.",

@@ -47,6 +47,7 @@ class AcceptQueue:
         max_queue_s: the longest that steps may wait in a queue; calls may for eight times that.
         running: tells how many calls were accepted and have not ended.
         started: tells how many calls have come and not ended, accepted or not.
+        show: called with the number of calls that wait.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class AcceptQueue:
         *,
         running: Callable[[], int],
         started: Callable[[], int],
+        show: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.waiting = 0
@@ -62,6 +64,7 @@ class AcceptQueue:
         self._longest_s = _TIMES * max_queue_s
         self._running = running
         self._started = started
+        self._show = show
         self._clock = clock
         self._accepted = 0  # since the last look
         self._looked_s = clock()
@@ -95,11 +98,13 @@ class AcceptQueue:
         self._looked_s, self._accepted = now_s, 0
         if took_s > _LONGEST_LOOK_S:  # there was a pause in it, which says nothing
             self.waiting, self._share = 0, 0.0
+            self._show(0)
             return
         self._seconds = _KEPT * self._seconds + took_s
         self._calls = _KEPT * self._calls + accepted
         self._call_s = self._seconds / self._calls
         self.waiting = max(0, self._started() - self._running())
+        self._show(self.waiting)
         over = 2 * self.waiting * self._call_s / self._longest_s - 1  # 0 at half of it, then 1
         self._share = min(max(over, 0.0), _MOST_REFUSED)
 

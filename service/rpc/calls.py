@@ -30,7 +30,10 @@ class Calls:
     def __init__(self, server: grpc.aio.Server, metrics: Metrics, *, max_queue_s: float) -> None:
         self._server = server
         self._accept_queue = AcceptQueue(
-            max_queue_s, running=lambda: self.running, started=calls_of_newest_server()
+            max_queue_s,
+            running=lambda: self.running,
+            started=calls_of_newest_server(),
+            show=metrics.waiting_calls.set,
         )
         self._requests = metrics.requests
         self._counters: dict[tuple[str, status.Code], Any] = {}  # looking one up is slow

@@ -28,6 +28,8 @@ class FairQueue(Generic[E]):
         self._numbers: list[int] = []  # of these rounds, a heap
         self._round = 0  # the present one: what was taken last was in it, none is earlier
         self._ends: dict[Hashable, tuple[int, int]] = {}  # by flow: a round, rows of it taken
+        self._rest: E | None = None  # the entry that was put back last
+        self._rest_rows = 0  # of it that have run in its round
         self._prune = 0  # in this round
         self._count = 0
 
@@ -64,7 +66,10 @@ class FairQueue(Generic[E]):
 
         They come as early as they would have come had each round's rows been an entry.
         """
-        self._in_round(self._round + rows_taken // self._quantum).appendleft(entry)
+        self._rest_rows += rows_taken
+        number = self._round + self._rest_rows // self._quantum
+        self._rest, self._rest_rows = entry, self._rest_rows % self._quantum
+        self._in_round(number).appendleft(entry)
 
     def first(self) -> E:
         """The entry that comes next."""
@@ -79,6 +84,8 @@ class FairQueue(Generic[E]):
             del self._rounds[number]
             heappop(self._numbers)
         self._count -= 1
+        if entry is not self._rest:
+            self._rest, self._rest_rows = None, 0
         if number >= self._prune:
             self._prune = number + _LATELY
             lately = number - _LATELY

@@ -92,7 +92,7 @@ class DynamicBatcher(Predictor):
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
         # A flow has an eighth of a run in each round.
         self._queue: FairQueue[_Queued] = FairQueue(max(1, self._most_steps // 8))
-        self._limit = QueueLimit(settings)
+        self._limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()

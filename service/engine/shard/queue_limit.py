@@ -23,13 +23,21 @@ class QueueLimit:
 
     Attributes:
         roomy_steps: up to here nobody waits too long.
+
+    Args:
+        count: counts steps that were refused.
     """
 
     def __init__(
-        self, settings: EngineSettings, *, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: EngineSettings,
+        *,
+        count: Callable[[int], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.roomy_steps = settings.max_pending_steps
         self._settings = settings
+        self._count = count
         self._clock = clock
         self._seconds = 0.0  # that some steps took, with all that goes on around their runs
         self._steps = 0.0
@@ -71,6 +79,7 @@ class QueueLimit:
         full = pending_steps + steps > most and (flow.pending_steps + steps) * flow.rivals > most
         if not full and ahead <= self.roomy_steps:
             return
+        self._count(steps)
         # Those who are refused come again one after the other, as they can be served.
         now_s = self._clock()
         roomy_s = now_s + max(ahead - self.roomy_steps, 0) * step_s

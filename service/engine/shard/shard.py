@@ -112,7 +112,7 @@ class Shard:
             max_batch=settings.max_batch,
             clock=clock,
         )
-        self.limit = QueueLimit(settings)
+        self.limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._flows = flows
         self._settings = settings
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0

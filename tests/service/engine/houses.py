@@ -50,6 +50,7 @@ def leftovers(served: ServedModel) -> dict[str, int]:
         "pending steps": served.usage.pending_steps,
         "promised steps": promised_steps(served),
         "spares": served.usage.spares,
+        "flows that wait": sum(shard._flows.active for shard in served.shards),
     }
     for number, shard in enumerate(served.shards):
         scheduler, feedback, slots = shard._scheduler, shard.feedback, shard.slots
@@ -63,6 +64,8 @@ def leftovers(served: ServedModel) -> dict[str, int]:
             "queued work": scheduler.waiting,
             "queued rows": scheduler.ready_rows,
             "parked work": len(scheduler.parked),
+            "chunks that want a spare": len(scheduler._spareless),
+            "flows that have spares": len(scheduler._borrowed),
             "steps in flight": feedback.in_flight,
             "rows that feed back": sum(call is not None for call in feedback._calls),
             "ready rows that feed back": feedback.ready_rows,

@@ -46,13 +46,18 @@ class Row:
 class Wire:
     """A stream as a client sees it: it sends frames and files the answers under their rows."""
 
-    def __init__(self, house: Fakes, outputs: Outputs = RAW) -> None:
+    def __init__(self, house: Fakes, outputs: Outputs = RAW, caller: str = "") -> None:
         self.rows: dict[tuple[int, int], Row] = {}  # by frame number and channel
         self.order: dict[int, list[int]] = {}  # by channel: numbers of frames that were applied
         self._house = house
         self._numbers = 0
         self.stream = SessionStream(
-            house.engine, house.served, outputs=outputs, sampling=None, send=self._receive
+            house.engine,
+            house.served,
+            outputs=outputs,
+            sampling=None,
+            send=self._receive,
+            flow=house.engine.flows.of(caller) if caller else None,
         )
 
     async def attach(self, *names: str, first: int = 0) -> "Wire":

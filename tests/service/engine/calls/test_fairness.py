@@ -13,7 +13,15 @@ from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.recurrent import char_case
 from tests.service.engine.fakes import DecodingRunner, FakeRunner, run_alone
-from tests.service.engine.houses import INLINE, WORKER, House, fakes, fakes_on, reals
+from tests.service.engine.houses import (
+    INLINE,
+    WORKER,
+    House,
+    fakes,
+    fakes_on,
+    leftovers,
+    reals,
+)
 from tests.service.engine.wires import Wire, ask
 
 ALWAYS = 50_000  # steps: more than run while a test lasts
@@ -124,6 +132,91 @@ async def test_single_steps_chunks_and_resets_get_on_beside_many_generations() -
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def hogs(kind: str) -> dict[int, tuple[list[int], int]]:
+    """A frame of many rows, or of many chunks."""
+    return {channel: ([1] * (1 if kind == "frames" else 12), -1) for channel in range(256)}
+
+
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+@pytest.mark.parametrize("kind", ["frames", "chunks"])
+async def test_a_step_waits_for_few_of_anothers_rows(kind: str, inline_run_s: float) -> None:
+    """Those of the run under way, and a round of the other's: not for all that he has queued."""
+    async with fakes(
+        inline_run_s=inline_run_s, max_sessions=512, max_batch=64, max_pending_steps=10**6
+    ) as house:
+        names = [f"h{number}" for number in range(256)]
+        for name in [*names, "polite"]:
+            house.open(name)
+        hog = await Wire(house, caller="hog").attach(*names)
+        polite = await Wire(house, caller="polite").attach("polite")
+        for _ in range(10):
+            hog.frame(hogs(kind))
+        await turn()
+        for _ in range(5):
+            done = len(house.runners[0].batches)
+            row = polite.single(0, 1)
+            async with asyncio.timeout(10):
+                while not row.answers:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            assert len(house.runners[0].batches) - done <= 6
+        assert hog.stream.pending_steps > 1000, "he was far from done"
+        await house.settle()
+        assert row.reply[0] == 5
+        assert leftovers(house.served) == {}
+    assert [len(own) for own in hog.order.values()] == [10] * 256
+    assert all(own == sorted(own) for own in hog.order.values())
+
+
+async def test_a_long_request_does_not_wait_for_all_of_anothers_spare_slots() -> None:
+    async with fakes(inline_run_s=WORKER, max_pending_steps=10**6) as house:
+        names = [f"h{number}" for number in range(20)]
+        for name in [*names, "polite"]:
+            house.open(name)
+        hog = await Wire(house, caller="hog").attach(*names)
+        polite = await Wire(house, caller="polite").attach("polite")
+        hog.frame({channel: ([1] * 100, -1) for channel in range(20)})
+        await turn()
+        (row,) = polite.frame({0: ([2] * 12, -1)})
+        async with asyncio.timeout(10):
+            while not row.answers:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert hog.stream.pending_steps > 1000
+        await house.settle()
+        assert leftovers(house.served) == {}
+    assert row.reply[1] == run_alone([2] * 12)[-1]
+
+
+async def test_who_queues_too_much_is_refused_and_others_are_not() -> None:
+    async with fakes(
+        inline_run_s=WORKER, max_sessions=512, max_pending_steps=10**6, max_queue_s=1e-9
+    ) as house:
+        house.runners[0].gate.clear()
+        names = [f"h{number}" for number in range(256)]
+        for name in [*names, "polite"]:
+            house.open(name)
+        hog = await Wire(house, caller="hog").attach(*names)
+        polite = await Wire(house, caller="polite").attach("polite")
+        hog.frame({channel: ([1], 0) for channel in range(256)})  # taken whole: it was the first
+        refused = hog.frame({channel: ([1], 1) for channel in range(256)})
+        row = polite.single(0, 1)
+        await turn()
+        for one in refused:
+            assert isinstance(one.refusal, errors.OverloadedError)
+            assert one.refusal.retry_after_s is not None
+        house.runners[0].gate.set()
+        await house.settle()
+        assert row.reply[0] == 1
+        assert {house.position(name) for name in names} == {1}
+        counted = house.engine.metrics.registry.get_sample_value(
+            "cellar_overloaded_steps_total", {"model": "fake/1"}
+        )
+        assert counted == 256
+        again = hog.frame({channel: ([1], 1) for channel in range(256)})
+        await house.settle()
+        assert {one.reply[0] for one in again} == {2}, "there is room again"
+        assert leftovers(house.served) == {}
 
 
 async def turn() -> None:

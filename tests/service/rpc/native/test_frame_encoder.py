@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellar.v1 import session_pb2 as pb
-from service.engine.streams.frame import Refusal, Reply
+from service.engine.streams.frame import Refusal, Reply, same_refusal
 from service.engine.streams.stream import reply_for_each
 from service.engine.work.columns import ANSWERS, Answers
 from service.engine.work.replies import SingleReplies
@@ -183,6 +183,21 @@ def test_replies_to_frames_say_what_was_answered(result: Reply) -> None:
     assert result.answers is not None
     check_predictions(reply, result.answers)
     assert not reply.errors
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 300])
+def test_rows_refused_for_the_same_are_as_if_each_was_said(count: int) -> None:
+    error = OverloadedError("full: try again in 1.25 s", retry_after_s=1.25)
+    refusals = same_refusal(np.arange(count) + 7, np.arange(count) * 3, error)
+    none = np.empty(0, np.int64)
+    result = Reply(frame=9, channels=none, positions=none, refusals=tuple(refusals))
+    (message,) = frame_encoder.replies(result, at_once=1000)
+    reply = read(message)
+    assert list(reply.errors) == [frame_encoder.row_error(refusal) for refusal in refusals]
+    assert reply.frame == 9
+    for number, row in enumerate(reply.errors):
+        assert (row.channel, row.position, row.code) == (number + 7, number * 3, 8)
+        assert row.retry_delay.ToTimedelta().total_seconds() == 1.25
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 25])
