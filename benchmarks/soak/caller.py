@@ -1,0 +1,48 @@
+"""A process of callers: ``python -m benchmarks.soak.caller ADDRESS SEED``, until it is killed.
+
+Writes a JSON line a second: lives by name and end, since the last line.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+
+import cellar
+from benchmarks.soak.lives import LIVES
+
+_AT_ONCE = 6
+_PAUSE_S = 0.02  # in the mean: the server is to be used, not to be busy
+
+
+async def live(address: str, seed: int, ends: Counter[str]) -> None:
+    """One life after the other; some change the connection between them."""
+    chance = random.Random(seed)
+    while True:
+        async with cellar.aio.connect(address, timeout_s=20) as client:
+            while chance.random() > 0.05:
+                name = chance.choice(sorted(LIVES))
+                try:
+                    await LIVES[name](client, chance)
+                except Exception as error:
+                    ends[f"{name}: {type(error).__name__}: {str(error)[:100]}"] += 1
+                else:
+                    ends[f"{name}: ok"] += 1
+                await asyncio.sleep(chance.expovariate(1 / _PAUSE_S))
+
+
+async def main() -> None:
+    address, seed = sys.argv[1], int(sys.argv[2])
+    ends: Counter[str] = Counter()
+    lives = [asyncio.create_task(live(address, seed * 1000 + n, ends)) for n in range(_AT_ONCE)]
+    while True:
+        done, _ = await asyncio.wait(lives, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        print(json.dumps({"ends": dict(ends)}), flush=True)
+        ends.clear()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
