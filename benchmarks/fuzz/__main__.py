@@ -38,6 +38,8 @@ def main() -> None:
             asyncio.run(_run(attack, given, console))
             _end(server, attack)
         finally:
+            if given.keep_stderr is not None:
+                given.keep_stderr.write_text(server.errors(), "utf-8")
             server.close()
     tally = attack.tally
     grown = grows(tally.rss_mb)
@@ -63,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch", metavar="SEED:N", help="send one batch again")
     parser.add_argument("--case", metavar="SEED:N:ITEM", help="send one case again, and show it")
+    parser.add_argument("--keep-stderr", type=Path, metavar="FILE", help="of the server")
     given = parser.parse_args()
     if given.batch is not None:
         given.seed, given.batch = map(int, given.batch.split(":"))

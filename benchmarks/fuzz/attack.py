@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from random import Random
 
@@ -23,10 +23,11 @@ from benchmarks.vitals import Vitals, look_at
 from cellar.v1 import session_pb2, session_pb2_grpc, values_pb2
 
 PATHS = 64
+IDLE_S = 6
 SERVE_FLAGS = (
     # Sessions that callers leave behind go soon, and generations have an end.
-    "--idle-timeout-s=1.5",
-    "--max-idle-timeout-s=2",
+    f"--idle-timeout-s={IDLE_S}",
+    f"--max-idle-timeout-s={IDLE_S}",
     "--max-generate-steps=200",
     "--max-request-steps=2000",
     "--max-frame-steps=4000",
@@ -38,7 +39,7 @@ SERVE_FLAGS = (
 )
 _CONNECTIONS = 4
 _AT_ONCE = 48
-_KEEP_S = 0.4
+_KEEP_S = 1.0
 _MESSAGES_PER_STRANGER = 150
 _STRANGERS_AT_ONCE = 4
 _QUIET_S = 15.0
@@ -65,6 +66,7 @@ class Attack:
         self._seed = seed
         self._say = say
         self._sent: Counter[tuple[str, str]] = Counter()  # calls that the metrics must know
+        self._named: set[str] = set()  # sessions that may be open
         self._errors_read = 0
         self._before: Vitals | None = None
 
@@ -94,6 +96,8 @@ class Attack:
             async with self._connections(1) as (connection,):
                 await self._open_pool(key.batch, connection.unary)
                 outcome = await send(case, connection)
+                self._named |= outcome.sessions
+                await self._close_sessions((connection,))
             self._note(case, outcome)
             await self._settle(f"--case {key}", witnesses)
         return case, outcome
@@ -113,6 +117,7 @@ class Attack:
             await strangers
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
+            await self._close_sessions(connections)
         await self._settle(how, witnesses)
 
     def _cases(self, batch: int, size: int) -> Iterator[Case]:
@@ -133,6 +138,7 @@ class Attack:
         ended = "no end" if outcome.code is None else outcome.code.name
         self.tally.ends[case.method.name][ended] += 1
         self.tally.add(findings(case, outcome))
+        self._named |= outcome.sessions
         if is_counted(case, outcome):
             self._sent[case.method.name, ended] += 1
 
@@ -140,10 +146,25 @@ class Attack:
         stub = session_pb2_grpc.SessionServiceStub(channel)
         closed = dict.fromkeys(doomed(batch), LETTERS)
         for session, model in {**closed, **pool(batch)}.items():
-            await stub.OpenSession(
-                session_pb2.OpenSessionRequest(model=model, session_id=session), wait_for_ready=True
-            )
+            opening = session_pb2.OpenSessionRequest(model=model, session_id=session)
+            await stub.OpenSession(opening, wait_for_ready=True)
+            self._named.add(session)
             self._sent["OpenSession", "OK"] += 1
+
+    async def _close_sessions(self, connections: Sequence[Connection]) -> None:
+        """Close what callers have left; what nobody can name expires."""
+        ids = iter(self._named)
+
+        async def close(channel: grpc.aio.Channel) -> None:
+            stub = session_pb2_grpc.SessionServiceStub(channel)
+            for session in ids:
+                closing = session_pb2.CloseSessionRequest(session_id=session)
+                with suppress(grpc.aio.AioRpcError):
+                    await stub.CloseSession(closing)
+                    self._sent["CloseSession", "OK"] += 1
+
+        await asyncio.gather(*(close(each.unary) for each in connections for _ in range(8)))
+        self._named.clear()
 
     async def _keep_pool(self, batch: int, channel: grpc.aio.Channel) -> None:
         """Step the sessions that cases name, lest they expire; open them anew where they have."""
@@ -207,7 +228,7 @@ class Attack:
     async def _settle(self, how: str, witnesses: Child) -> None:
         """Let witnesses finish, then see whether the server is as it was."""
         seen = await asyncio.to_thread(witnesses.ask, "stop")
-        found = list(seen["faults"])
+        found = [_general(fault) for fault in seen["faults"]]
         self.tally.witnessed += seen["rounds"]
         self.tally.slowest_s = max(self.tally.slowest_s, seen["slowest_s"])
         for method, count in seen["calls"].items():

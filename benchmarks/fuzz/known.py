@@ -22,7 +22,24 @@ class Known:
     why: str
 
 
-KNOWN: tuple[Known, ...] = ()
+KNOWN: tuple[Known, ...] = (
+    Known(
+        r": UNKNOWN: Unexpected",
+        "bytes that are no message end a call with UNKNOWN, a class of Python's and no reason",
+    ),
+    Known(
+        r"^Stream: the call has no end",
+        "a stream that is refused for a message can wait for ever",
+    ),
+    Known(
+        r"^server: stderr",
+        "gRPC writes to stderr what strangers sent, and tracebacks of calls that went away",
+    ),
+    Known(
+        r"is not finite$|: INTERNAL: the model drew what cannot be its next step",
+        "huge values drive a series model to infinity, silently, and its session stays there",
+    ),
+)
 
 
 def known(finding: Finding) -> Known | None:

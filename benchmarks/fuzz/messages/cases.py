@@ -41,6 +41,7 @@ OTHER_METHODS: tuple[MethodDescriptor, ...] = tuple(
 )
 _BY_PATH = {f"/{each.containing_service.full_name}/{each.name}": each for each in METHODS}
 _STREAM = _BY_PATH["/cellar.v1.SessionService/Stream"]
+_SESSION_ID = session_pb2.Session.DESCRIPTOR.fields_by_name["id"].full_name
 _POOL = 4
 _DOOMED = 60
 _LARGE = 16 * 2**20
@@ -105,6 +106,17 @@ def pool(batch: int) -> dict[str, str]:
 def doomed(batch: int) -> list[str]:
     """Ids of sessions that are there to be closed."""
     return [f"doomed-{batch}-{number}" for number in range(_DOOMED)]
+
+
+def named(message: Message) -> Iterator[str]:
+    """The ids of sessions that a message names, or opens."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else (value,)
+        if field.name in ("session_id", "session_ids") or field.full_name == _SESSION_ID:
+            yield from values
+        elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
+            for inner in values:
+                yield from named(inner)
 
 
 def make_case(key: Key) -> Case:
@@ -347,5 +359,6 @@ __all__ = [
     "Key",
     "doomed",
     "make_case",
+    "named",
     "pool",
 ]

@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from benchmarks.fuzz.messages.cases import Case
+from benchmarks.fuzz.messages.cases import Case, named
 
 END_S = 20.0
 """Every call is over by then, or it has no end."""
@@ -32,6 +33,7 @@ class Outcome:
         left: the caller took it back, or gave it a deadline.
         replies: messages that came.
         faults: what is wrong with them.
+        sessions: that the call named, so that one may be open now.
     """
 
     code: Code | None = None
@@ -40,6 +42,7 @@ class Outcome:
     left: bool = False
     replies: int = 0
     faults: list[str] = field(default_factory=list)
+    sessions: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,12 @@ def _send_stream(case: Case, channel: grpc.Channel) -> Outcome:
 
 
 def _unknown(case: Case) -> Outcome:
-    return Outcome(left=case.ending != "finish" or case.deadline_s is not None)
+    outcome = Outcome(left=case.ending != "finish" or case.deadline_s is not None)
+    kind = GetMessageClass(case.method.input_type)
+    for data in case.messages:
+        with suppress(DecodeError):
+            outcome.sessions.update(named(kind.FromString(data)))
+    return outcome
 
 
 def _requests(case: Case, over: threading.Event) -> Iterator[bytes]:
@@ -139,6 +147,7 @@ def _look_at(kind: type[Message], data: bytes, outcome: Outcome) -> None:
         outcome.faults.append("a reply is no message")
         return
     outcome.faults += _faults(message)
+    outcome.sessions.update(named(message))
 
 
 def _faults(message: Message) -> list[str]:
