@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.fuzz.judge import Finding, findings, is_counted
 from benchmarks.fuzz.messages.cases import MARK, Case, Key, doomed, make_case, pool
-from benchmarks.fuzz.messages.subjects import LETTERS, PRICES
+from benchmarks.fuzz.messages.names import LETTERS, PRICES
 from benchmarks.fuzz.report import Tally
 from benchmarks.fuzz.senders.calls import Connection, Outcome, send
 from benchmarks.fuzz.senders.strangers import AT_GRPC, AT_METRICS, meet

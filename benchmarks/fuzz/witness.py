@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from benchmarks.fuzz.messages.subjects import LETTERS, PRICES
+from benchmarks.fuzz.messages.names import LETTERS, PRICES
 from benchmarks.pipe import Reply, answer
 from cellar.v1 import session_pb2, session_pb2_grpc, values_pb2
 

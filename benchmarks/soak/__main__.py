@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.console import Console
 from benchmarks.errors import UnmeasuredError
 from benchmarks.fuzz.messages.subjects import publish
 from benchmarks.processes import CellarServer, Child, module
+from benchmarks.soak.lives import LIVES
 from benchmarks.soak.report import as_json, draw, print_tables
 from benchmarks.soak.watch import Watch
 
@@ -45,12 +47,13 @@ class Callers:
         address: of the server.
         count: how many processes.
         seed: of what they do.
+        lives: what they do.
     """
 
-    def __init__(self, address: str, count: int, seed: int) -> None:
+    def __init__(self, address: str, count: int, seed: int, lives: Sequence[str]) -> None:
         self.ends: Counter[str] = Counter()
         self.vanished = 0
-        self._address = address
+        self._address, self._lives = address, lives
         self._next = seed * 1000
         self._chance = random.Random(seed)
         self._all = [self._start() for _ in range(count)]
@@ -84,7 +87,7 @@ class Callers:
 
     def _start(self) -> Child:
         self._next += 1
-        command = module("benchmarks.soak.caller", self._address, str(self._next))
+        command = module("benchmarks.soak.caller", self._address, str(self._next), *self._lives)
         return Child("callers", command)
 
     def _read(self, child: Child) -> None:
@@ -109,7 +112,8 @@ def main() -> None:
 
 def _soak(server: CellarServer, given: argparse.Namespace, console: Console) -> list[str]:
     seconds = given.minutes * 60
-    watch, callers = Watch(server), Callers(server.address, given.callers, given.seed)
+    watch, lives = Watch(server), given.only or sorted(LIVES)
+    callers = Callers(server.address, given.callers, given.seed, lives)
     period_s = max(0.2, min(2.0, seconds / 300))
     end, say_at = time.monotonic() + seconds, time.monotonic() + 60
     try:
@@ -168,6 +172,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--callers", type=int, default=CALLERS, help="processes of callers")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", action="append", choices=LIVES, help="may be repeated")
     parser.add_argument("--plot", type=Path, default=Path("runs/soak.png"), help="the picture")
     return parser.parse_args()
 

@@ -1,5 +1,6 @@
-"""A process of callers: ``python -m benchmarks.soak.caller ADDRESS SEED``, until it is killed.
+"""A process of callers: ``python -m benchmarks.soak.caller ADDRESS SEED LIFE...``.
 
+It goes on until it is killed.
 Writes a JSON line a second: lives by name and end, since the last line.
 """
 
@@ -8,6 +9,7 @@ import json
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import cellar
 from benchmarks.soak.lives import LIVES
@@ -16,13 +18,13 @@ _AT_ONCE = 6
 _PAUSE_S = 0.02  # in the mean: the server is to be used, not to be busy
 
 
-async def live(address: str, seed: int, ends: Counter[str]) -> None:
+async def live(address: str, seed: int, names: Sequence[str], ends: Counter[str]) -> None:
     """One life after the other; some change the connection between them."""
     chance = random.Random(seed)
     while True:
         async with cellar.aio.connect(address, timeout_s=20) as client:
             while chance.random() > 0.05:
-                name = chance.choice(sorted(LIVES))
+                name = chance.choice(names)
                 try:
                     await LIVES[name](client, chance)
                 except Exception as error:
@@ -33,9 +35,12 @@ async def live(address: str, seed: int, ends: Counter[str]) -> None:
 
 
 async def main() -> None:
-    address, seed = sys.argv[1], int(sys.argv[2])
+    address, seed, names = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     ends: Counter[str] = Counter()
-    lives = [asyncio.create_task(live(address, seed * 1000 + n, ends)) for n in range(_AT_ONCE)]
+    lives = [
+        asyncio.create_task(live(address, seed * 1000 + number, names, ends))
+        for number in range(_AT_ONCE)
+    ]
     while True:
         done, _ = await asyncio.wait(lives, timeout=1, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

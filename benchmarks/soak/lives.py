@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 import numpy as np
 
 import cellar
-from benchmarks.fuzz.messages.subjects import LABELS, LETTERS, NAMES, PRICES
+from benchmarks.fuzz.messages.names import LABELS, LETTERS, NAMES, PRICES
 
 Life = Callable[[cellar.aio.Client, random.Random], Awaitable[None]]
 _SYMBOLS = string.ascii_lowercase + " "

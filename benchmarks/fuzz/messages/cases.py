@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from benchmarks.fuzz.messages.grammar import MARK, Grammar
 from benchmarks.fuzz.messages.mutation import mutated, varint
-from benchmarks.fuzz.messages.subjects import LABELS, LETTERS, NAMES, PRICES
+from benchmarks.fuzz.messages.names import LABELS, LETTERS, NAMES, PRICES
 from cellar.v1 import model_pb2, session_pb2, values_pb2
 
 Ending = Literal["finish", "cancel", "leave"]
@@ -81,6 +81,7 @@ class Case:
         ending: how the caller leaves it.
         after_s: when it leaves, after the call began.
         deadline_s: what it gives the call; ``None`` is for ever.
+        compressed: the messages are sent by gzip, which makes much of little.
     """
 
     key: Key
@@ -90,6 +91,7 @@ class Case:
     ending: Ending = "finish"
     after_s: float = 0.0
     deadline_s: float | None = None
+    compressed: bool = False
 
     @property
     def path(self) -> str:
@@ -201,11 +203,14 @@ class _Maker:
         )
 
     def _large(self) -> Case:
-        """About as large as a message may be, or a little larger."""
-        size = _LARGE + self._random.choice((-64, -64, 1, 1000))
+        """About as large as a message may be, or a little larger; or much larger, compressed."""
+        compressed = self._random.random() < 0.3
+        size = _LARGE + self._random.choice((-64, -64, 1, 1000, 3 * _LARGE * compressed))
         method = self._random.choice(METHODS)
         field = b"\x0a" + varint(size - 5) + bytes(size - 5)
-        return self._made("large", method, field)
+        return Case(
+            key=self._key, kind="large", method=method, messages=(field,), compressed=compressed
+        )
 
     def _script(self, method: MethodDescriptor) -> tuple[bytes, ...]:
         if method.client_streaming:

@@ -1,10 +1,10 @@
 """The models attacked: one of each family, untrained and small."""
 
-import string
 from pathlib import Path
 
 import torch
 
+from benchmarks.fuzz.messages.names import LABELS, LETTERS, PRICES, SYMBOLS, WHOLE
 from models.repository import ModelRepository
 from training.export.exporter import export
 from training.families.char.network import CharNetwork
@@ -12,11 +12,6 @@ from training.families.classify.network import BidirectionalClassifier, Streamed
 from training.families.series.network import SeriesNetwork
 from training.networks.recurrent import RecurrentNetwork
 from training.settings import Cell, Merge
-
-SYMBOLS = tuple(string.ascii_lowercase + " ")
-LETTERS, PRICES, LABELS, WHOLE = "letters", "prices", "labels", "whole"
-NAMES = (LETTERS, PRICES, LABELS, WHOLE)
-"""Reads text and writes it; reads prices; labels what it has read; labels whole sequences only."""
 
 
 def publish(root: Path) -> Path:
@@ -43,4 +38,4 @@ def _networks() -> dict[str, RecurrentNetwork | BidirectionalClassifier]:
     }
 
 
-__all__ = ["LABELS", "LETTERS", "NAMES", "PRICES", "SYMBOLS", "WHOLE", "publish"]
+__all__ = ["publish"]

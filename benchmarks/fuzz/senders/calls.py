@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,10 +17,11 @@ from google.rpc.status_pb2 import Status
 
 from benchmarks.fuzz.messages.cases import Case, named
 
-END_S = 20.0
+END_S = 10.0
 """Every call is over by then, or it has no end."""
 
 Code = grpc.StatusCode
+_THREADS = ThreadPoolExecutor(64, "stream")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,12 +62,13 @@ class Connection:
 async def send(case: Case, connection: Connection) -> Outcome:
     """Send a case and wait for its end."""
     if case.method.client_streaming:
-        return await asyncio.to_thread(_send_stream, case, connection.streams)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_THREADS, _send_stream, case, connection.streams)
     outcome = _unknown(case)
     many = case.method.server_streaming
     channel = connection.unary
     open_call: Any = channel.unary_stream(case.path) if many else channel.unary_unary(case.path)
-    call = open_call(case.messages[0], timeout=case.deadline_s)
+    call = open_call(case.messages[0], timeout=case.deadline_s, compression=_compression(case))
     answers = asyncio.create_task(_read(case, call, outcome))
     if case.ending != "finish":
         await asyncio.wait((answers,), timeout=case.after_s)
@@ -87,7 +90,9 @@ def _send_stream(case: Case, channel: grpc.Channel) -> Outcome:
     requests: Any = _requests(case, over)
     many = case.method.server_streaming
     if many:
-        call: Any = channel.stream_stream(case.path)(requests, timeout=case.deadline_s)
+        call: Any = channel.stream_stream(case.path)(
+            requests, timeout=case.deadline_s, compression=_compression(case)
+        )
     else:
         call = channel.stream_unary(case.path).future(requests, timeout=case.deadline_s)
 
@@ -122,6 +127,10 @@ def _unknown(case: Case) -> Outcome:
         with suppress(DecodeError):
             outcome.sessions.update(named(kind.FromString(data)))
     return outcome
+
+
+def _compression(case: Case) -> grpc.Compression:
+    return grpc.Compression.Gzip if case.compressed else grpc.Compression.NoCompression
 
 
 def _requests(case: Case, over: threading.Event) -> Iterator[bytes]:
