@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.errors import UnmeasuredError
-from benchmarks.fuzz.attack import SERVE_FLAGS, Attack, grows
+from benchmarks.fuzz.aftermath import grows
+from benchmarks.fuzz.attack import SERVE_FLAGS, Attack
 from benchmarks.fuzz.judge import Finding
 from benchmarks.fuzz.messages.cases import Case, Key
 from benchmarks.fuzz.messages.subjects import publish

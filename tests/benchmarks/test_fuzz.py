@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from benchmarks.fuzz.attack import grows
+from benchmarks.fuzz.aftermath import grows
 from benchmarks.fuzz.judge import findings, is_counted
 from benchmarks.fuzz.messages.cases import METHODS, Case, Key, make_case, named
 from benchmarks.fuzz.messages.grammar import Grammar
