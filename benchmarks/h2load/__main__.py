@@ -130,6 +130,9 @@ def _measure(
         bad = {end: count for end, count in heard.ends.items() if end not in _GOOD and count}
         failures += [f"at {rate:,.0f}/s {count:,} steps ended with {end}"
                      for end, count in bad.items()]  # fmt: skip
+        silent = heard.ends["RESOURCE_EXHAUSTED"] - heard.retryable
+        if silent > 0:
+            failures.append(f"at {rate:,.0f}/s {silent:,} refusals do not say when to try again")
         if uncounted:
             failures.append(f"at {rate:,.0f}/s {uncounted:,} ends are not in the metrics")
         table.add_row(*_row(rate, heard, uncounted, given.seconds), escape(_otherwise(heard, bad)))

@@ -4,6 +4,7 @@ It knows HTTP/2 and nothing of gRPC: a request is the bytes of a framed message,
 call that failed is read off the headers that it prints.
 """
 
+import base64
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from benchmarks.errors import UnmeasuredError
 from benchmarks.processes import ROOT
@@ -49,12 +52,14 @@ class Heard:
         ends: answers by gRPC status.
         milliseconds: how long each answer took, from when its request was sent.
         messages: what refusals said, without numbers.
+        retryable: refusals that say when to try again.
     """
 
     started: int = 0
     ends: Counter[str] = field(default_factory=Counter)
     milliseconds: list[float] = field(default_factory=list)
     messages: Counter[str] = field(default_factory=Counter)
+    retryable: int = 0
 
     @property
     def answered(self) -> int:
@@ -182,11 +187,19 @@ def _add(heard: Heard, folder: Path, number: int) -> None:
             refused[_CODES.get(value, value)] += 1
         elif name == "grpc-message":
             heard.messages[re.sub(r"\d+|'[^']*'", "…", value)] += 1
+        elif name == "grpc-status-details-bin":
+            heard.retryable += _says_when(value)
     heard.started += max(started, done)
     heard.ends.update(refused)
     heard.ends["OK"] += done - sum(refused.values())
     log = (folder / f"{number}.log").read_text()
     heard.milliseconds += [int(line.split("\t")[2]) / 1000 for line in log.splitlines()]
+
+
+def _says_when(details: str) -> bool:
+    """Whether the details of a status hold a RetryInfo."""
+    status = Status.FromString(base64.b64decode(details + "=" * (-len(details) % 4)))
+    return any(each.Is(RetryInfo.DESCRIPTOR) for each in status.details)
 
 
 __all__ = ["FOLDER", "Heard", "Tool", "drive", "find", "framed"]

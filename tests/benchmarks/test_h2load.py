@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from benchmarks.errors import UnmeasuredError
 from benchmarks.h2load.tool import Tool, drive, framed
 from cellar.v1 import session_pb2
+from service.errors import OverloadedError
+from service.rpc.status import to_status
 
 SAYS = """#!/bin/sh
 for each in "$@"; do
@@ -24,6 +27,7 @@ cat <<'END'
 [stream_id=1] content-type: application/grpc
 [stream_id=3] :status: 200
 [stream_id=3] grpc-status: 8
+[stream_id=3] grpc-status-details-bin: DETAILS
 [stream_id=3] grpc-message: the queue holds 200000 steps
 requests: 4 total, 5 started, 3 done, 3 succeeded, 0 failed, 0 errored, 0 timeout
 END
@@ -33,7 +37,9 @@ END
 @pytest.fixture
 def tool(tmp_path: Path) -> Tool:
     program = tmp_path / "h2load"
-    program.write_text(SAYS)
+    status = to_status(OverloadedError("the queue is full")).SerializeToString()
+    details = base64.b64encode(status).decode().rstrip("=")
+    program.write_text(SAYS.replace("DETAILS", details))
     program.chmod(0o755)
     return Tool(str(program), os.environ)
 
@@ -48,6 +54,7 @@ def test_answers_are_counted_by_status(tool: Tool, tmp_path: Path) -> None:
     assert heard.started == 10
     assert dict(heard.ends) == {"RESOURCE_EXHAUSTED": 2, "OK": 4}
     assert heard.answered == 6
+    assert heard.retryable == 2
     assert dict(heard.messages) == {"the queue holds … steps": 2}
     assert heard.percentile(50) == pytest.approx(2.0)
 
