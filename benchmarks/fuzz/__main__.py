@@ -9,6 +9,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cellar-fuzz-") as folder:
         server = CellarServer(publish(Path(folder)), *SERVE_FLAGS)
-        attack = Attack(server, given.seed, console.print)
+        attack = Attack(server, given.seed, partial(console.print, markup=False))
         try:
             asyncio.run(_run(attack, given, console))
             _end(server, attack)

@@ -59,7 +59,7 @@ class Attack:
 
     async def run(self, messages: int, batch_size: int) -> None:
         """Send so many messages, in batches."""
-        start, number = time.monotonic(), 0
+        start, number, said = time.monotonic(), 0, 0
         async with self._witnesses() as witnesses:
             while self.tally.messages < messages and self._server.is_running():
                 size = min(batch_size, messages - self.tally.messages)
@@ -70,6 +70,9 @@ class Attack:
                     f"batch {number}: {self.tally.messages:,} messages, {rate:,.0f} a second, "
                     f"{len(self.tally.failures)} findings"
                 )
+                for what, where in self.tally.failures[said:]:
+                    self._say(f"  {where}: {what} ({self.tally.found[what, where][0]})")
+                said = len(self.tally.failures)
 
     async def run_one_batch(self, number: int, size: int) -> None:
         """Send a batch again."""

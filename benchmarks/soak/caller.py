@@ -23,7 +23,7 @@ async def live(address: str, seed: int, names: Sequence[str], ends: Counter[str]
     """One life after the other; some change the connection between them."""
     chance = random.Random(seed)
     while True:
-        async with cellar.aio.connect(address, timeout_s=20) as client:
+        async with cellar.aio.connect(address, timeout_s=60) as client:
             while chance.random() > 0.05:
                 name = chance.choice(names)
                 try:

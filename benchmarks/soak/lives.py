@@ -137,7 +137,7 @@ def _text(chance: random.Random, length: int) -> str:
 
 
 def _idle_s(chance: random.Random) -> float:
-    return chance.choice((1.0, 2.0, 4.0))
+    return chance.choice((2.0, 4.0, 8.0))
 
 
 async def _close_or_leave(session: cellar.aio.Session, chance: random.Random) -> None:

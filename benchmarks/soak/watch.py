@@ -9,9 +9,10 @@ from benchmarks.soak.trend import Slope, grows, slope
 from benchmarks.vitals import Vitals, look_at
 
 _MIB = 2**20
-_WARM_UP = 0.25
-"""Of the time: until every path was taken and allocators have what they keep."""
-_QUIET_S = 15.0
+_WARM_UP = 0.3
+"""Of the time: until every path was taken, and allocators and the collector of garbage have what
+they keep."""
+_QUIET_S = 20.0
 _SLACK = 6  # threads and file descriptors that come and go
 
 
@@ -65,7 +66,7 @@ class Watch:
         """Every quantity, and whether it grew."""
         rss = [each.rss_bytes / _MIB for each in self.samples]
         return [
-            self._course("resident memory", "MiB", rss, max(2.0, 0.01 * rss[-1])),
+            self._course("resident memory", "MiB", rss, max(4.0, 0.025 * rss[-1])),
             self._course("file descriptors", "", [each.fds for each in self.samples], 10),
             self._course("threads", "", [each.threads for each in self.samples], 4),
             self._course("sessions", "", [each.sessions for each in self.samples], 40),
