@@ -83,6 +83,10 @@ bench-compare: setup ## hold CPU per step against another commit's (some 11 minu
 bench-triton: setup ## measure beside NVIDIA Triton, which it installs in .bench-triton; ARGS='--quick'
 	@$(BIN)/python -m benchmarks.triton $(ARGS)
 
+.PHONY: load
+load: setup ## steps at fixed rates, up to three times what the server can, by h2load; ARGS='--seconds 3'
+	@$(BIN)/python -m benchmarks.h2load $(ARGS)
+
 .PHONY: gpu-check
 gpu-check: setup ## check and time the arithmetic on an NVIDIA GPU; fails where there is none; ARGS='--quick'
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
@@ -109,6 +113,14 @@ test-long: setup ## run the tests that take minutes, or install packages
 test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there is none
 	@$(BIN)/pytest -m gpu $(ARGS) || { \
 	  status=$$?; test $$status != 5 || echo "test-gpu: no test was run" >&2; exit $$status; }
+
+.PHONY: fuzz
+fuzz: setup ## send 100,000 hostile messages to a server (some 3 minutes); ARGS='--seed 2', ARGS='--case 1:0:36'
+	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
+
+.PHONY: soak
+soak: setup ## let callers come and vanish for 10 minutes, and see what grows; ARGS='--minutes 1'
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-proto lint-stubs lint-sync ## style, types, imports, protos and what is generated
@@ -194,6 +206,6 @@ image: ## build the container image; VARIANT=cpu or cuda
 
 .PHONY: clean
 clean: ## remove everything that can be made again
-	@rm -rf $(VENV) $(PROTO_VENV) .bench-triton node_modules build dist *.egg-info \
+	@rm -rf $(VENV) $(PROTO_VENV) .bench-triton .bench-h2load node_modules build dist *.egg-info \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -112,6 +112,38 @@ class Child:
             raise UnmeasuredError(f"{self.name}: {found['error']}")
         return found
 
+    def unread(self) -> list[str]:
+        """The lines that it has written and nobody has read."""
+        found = []
+        while not self._lines.empty():
+            line = self._lines.get()
+            if line is None:
+                self._lines.put(None)  # the end stays the end
+                break
+            found.append(line)
+        return found
+
+    def errors(self) -> str:
+        """What it has written to stderr so far."""
+        descriptor = self._errors.fileno()  # its offset is the child's, too: leave it alone
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def terminate(self, timeout_s: float) -> int:
+        """Ask it to end, and wait; returns its status.
+
+        Raises:
+            UnmeasuredError: it does not end in time.
+        """
+        self._process.terminate()
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise UnmeasuredError(f"{self.name} did not end in {timeout_s:g} s") from None
+
     def close(self) -> None:
         """End it, at once."""
         self._process.kill()
@@ -169,6 +201,7 @@ class CellarServer(Child):
             self.close()
             raise
         self.address = f"127.0.0.1:{entry['port']}"
+        self.metrics = f"127.0.0.1:{entry['metrics_port']}"
 
 
 class EchoServer(Child):

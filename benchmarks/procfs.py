@@ -1,4 +1,4 @@
-"""What the kernel says of a process: CPU time and memory. Linux only."""
+"""What the kernel says of a process: CPU time, memory, handles, threads. Linux only."""
 
 import time
 from pathlib import Path
@@ -26,6 +26,16 @@ def tree_cpu_s(pid: int) -> float:
 def rss_bytes(pid: int) -> int:
     """Resident memory of a process."""
     return _kib(_PROC / str(pid) / "status", "VmRSS") * 1024
+
+
+def fds(pid: int) -> int:
+    """File descriptors that a process has open."""
+    return sum(1 for _ in (_PROC / str(pid) / "fd").iterdir())
+
+
+def threads(pid: int) -> int:
+    """Threads of a process."""
+    return sum(1 for _ in (_PROC / str(pid) / "task").iterdir())
 
 
 def available_bytes() -> int:
@@ -67,4 +77,13 @@ def _kib(path: Path, field: str) -> int:
     raise OSError(f"{path} has no {field}")
 
 
-__all__ = ["available_bytes", "cpu_s", "rss_bytes", "total_bytes", "tree", "tree_cpu_s"]
+__all__ = [
+    "available_bytes",
+    "cpu_s",
+    "fds",
+    "rss_bytes",
+    "threads",
+    "total_bytes",
+    "tree",
+    "tree_cpu_s",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from benchmarks import procfs
 
 BUSY = """
+import threading
 import time
 while time.process_time() < 0.2: pass
 print(time.process_time(), flush=True)
@@ -36,3 +38,15 @@ def test_the_time_of_another_process_and_of_its_tree() -> None:
         child.communicate("\n")
     with pytest.raises(OSError, match=r"."):
         procfs.cpu_s(child.pid)
+
+
+def test_handles_and_threads() -> None:
+    fds, threads = procfs.fds(os.getpid()), procfs.threads(os.getpid())
+    waiting = threading.Event()
+    thread = threading.Thread(target=waiting.wait)
+    thread.start()
+    with open(os.devnull) as _, open(os.devnull) as _:
+        assert procfs.fds(os.getpid()) == fds + 2
+    assert procfs.threads(os.getpid()) == threads + 1
+    waiting.set()
+    thread.join()

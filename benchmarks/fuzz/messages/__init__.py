@@ -1,0 +1,1 @@
+"""What is sent, made from a seed."""

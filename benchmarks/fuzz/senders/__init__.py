@@ -1,0 +1,1 @@
+"""How it is sent: as calls, and as bytes on bare sockets."""
