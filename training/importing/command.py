@@ -77,7 +77,8 @@ def import_model(
                 if kind is None:
                     known = ", ".join((".onnx", *TORCH_FILES))
                     kind = f"its name ends in none of {known}: rename it to what it is"
-                raise DataError(f"{file}: {kind}")
+                    raise DataError(f"{file}: {kind}")
+                raise DataError(f"{file}: it is {kind}")
             return publish(
                 ways,
                 options.models,

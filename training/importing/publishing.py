@@ -53,7 +53,14 @@ def publish(
             except (ModelError, ParityError, RefusedError) as error:
                 failures.append(error)
         else:
-            raise failures[0]
+            raise (
+                failures[0]
+                if failures
+                else DataError(
+                    f"{file}: it reads one step at a time and has no recurrent state: there is no "
+                    "sequence to serve; if an input of it is a state, name it: --state INPUT=OUTPUT"
+                )
+            )
         try:
             path = ModelRepository(models).publish(proto, manifest)
         except OSError as error:

@@ -267,7 +267,8 @@ def read_onnx(file: Path, runtime: Runtime) -> ExternalGraph:
     try:
         proto = runtime.read(file)
     except RefusedError as error:
-        reason = other_kind(file, but=file.suffix) or of_reading(str(error))
+        kind = other_kind(file, but=file.suffix)
+        reason = of_reading(str(error)) if kind is None else f"it is {kind}"
         raise DataError(f"{file}: {reason}") from error
     if any(entry.key == METADATA_KEY for entry in proto.metadata_props):
         raise DataError(
@@ -304,8 +305,9 @@ def _check(graph: ExternalGraph, file: Path) -> None:
 
 def type_name(dtype: int) -> str:
     """The usual name of a type of numbers."""
-    if dtype == onnx.TensorProto.FLOAT:
-        return "float32"
+    usual: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+    if dtype in usual:
+        return usual[dtype]
     return str(onnx.TensorProto.DataType.Name(dtype)).lower()
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any
@@ -113,6 +114,7 @@ class Cause(IntEnum):
     PREDICTION = 3
     STATE = 4
     NOT_FINITE = 5
+    NOT_REPEATED = 6
 
 
 class MisfitError(DataError):
@@ -133,16 +135,21 @@ def find_layout(session: Opened, probe: Probe) -> Layout:
     misfits: list[MisfitError] = []
     for states in _state_layouts(probe.states):
         for time, batch_first in _time_layouts(probe):
-            try:
-                return _tried(session, probe, states, time, batch_first)
-            except MisfitError as misfit:
-                misfits.append(misfit)
+            # A state may be one that is never negative: a variance, a count.
+            for never_negative in (False, True):
+                try:
+                    return _tried(session, probe, states, time, batch_first, never_negative)
+                except MisfitError as misfit:
+                    misfits.append(misfit)
+                if not states or misfits[-1].cause is not Cause.NOT_FINITE:
+                    break
     if not misfits:
-        named = ", ".join(f"'{state.input}'" for state in probe.states)
+        state = next(state for state in probe.states if not _choices(state))
+        declared = ", ".join("?" if dim is None else str(dim) for dim in state.dims)
         raise MisfitError(
             Cause.STATE,
-            f"no axis of a state can be its batch ({named}): one axis has to be open or of length "
-            "1, and the others have to be declared",
+            f"state '{state.input}' is declared as [{declared}]: its batch has to be an open axis "
+            "or one of length 1, and the other axes need their lengths",
         )
     worst = max(misfits, key=lambda misfit: misfit.cause)
     if worst.cause is Cause.STOPPED:
@@ -181,28 +188,28 @@ def _state_layouts(
     declared: Sequence[DeclaredState],
 ) -> Iterator[tuple[State, ...]]:
     """The states with the batch on an axis that is open, or of length 1."""
-    choices = []
-    for state in declared:
-        dims = state.dims
-        # An open axis before one of length 1, and the batch of ONNX's own operators before others.
-        usual = len(dims) - 2
-        likely = [usual, *(axis for axis in range(len(dims)) if axis != usual)]
-        axes = [axis for axis in likely if axis >= 0 and dims[axis] is None]
-        axes += [axis for axis in likely if axis >= 0 and dims[axis] == 1]
-        shapes = {axis: [dim for place, dim in enumerate(dims) if place != axis] for axis in axes}
-        choices.append(
-            [
-                State(
-                    input=state.input,
-                    output=state.output,
-                    shape=tuple(dim for dim in shape if dim is not None),
-                    batch_axis=axis,
-                )
-                for axis, shape in shapes.items()
-                if shape and all(shape)
-            ]
+    yield from itertools.islice(itertools.product(*map(_choices, declared)), 64)
+
+
+def _choices(state: DeclaredState) -> list[State]:
+    """One state with the batch on each axis that it may be, the likeliest first."""
+    dims = state.dims
+    # An open axis before one of length 1, and the batch of ONNX's own operators before others.
+    usual = len(dims) - 2
+    likely = [usual, *(axis for axis in range(len(dims)) if axis != usual)]
+    axes = [axis for axis in likely if axis >= 0 and dims[axis] is None]
+    axes += [axis for axis in likely if axis >= 0 and dims[axis] == 1]
+    shapes = {axis: [dim for place, dim in enumerate(dims) if place != axis] for axis in axes}
+    return [
+        State(
+            input=state.input,
+            output=state.output,
+            shape=tuple(dim for dim in shape if dim is not None),
+            batch_axis=axis,
         )
-    yield from itertools.islice(itertools.product(*choices), 64)
+        for axis, shape in shapes.items()
+        if shape and all(shape)
+    ]
 
 
 def _tried(
@@ -211,12 +218,15 @@ def _tried(
     states: tuple[State, ...],
     time: Time,
     batch_first: bool,
+    never_negative: bool,
 ) -> Layout:
     """The layout, if it is the right one."""
     rng = np.random.default_rng(0)
     before = {
         state.input: rng.normal(0, 0.3, _batched(state)).astype(np.float32) for state in states
     }
+    if never_negative:
+        before = {name: np.abs(array) for name, array in before.items()}
     shapes: list[tuple[int, ...]] = []
     layout = trial = Layout(
         time=time,
@@ -240,10 +250,25 @@ def _tried(
                 "graph reduce or choose over the batch, or name another output with --output",
             )
         layout = found
+        again = _run(session, probe, trial, x, before)[0]
+        if not np.array_equal(first[0], again, equal_nan=True):
+            raise MisfitError(
+                Cause.NOT_REPEATED,
+                "the same steps give other numbers in every run: something in the graph is drawn "
+                "at random: export the network for evaluation (model.eval()), and let its states "
+                "start from zeros or from what was learned",
+            )
         _check_states(states, first[1:], before)
-        for other in _with_another_row(x, probe):
-            second = _run(session, probe, trial, other, before)
+        others = list(_runs_of(session, probe, trial, _with_another_row(x, probe), before))
+        for second in others:
             _check_rows(probe, layout, first, second, steps)
+        rows = [layout.rows(found[0], BATCH, steps)[0] for found in (first, *others)]
+        if all(np.array_equal(rows[0], row) for row in rows):
+            raise MisfitError(
+                Cause.NO_EFFECT,
+                f"prediction '{probe.prediction}' does not change with the steps "
+                f"'{probe.steps}': name the right ones with --input and --output",
+            )
     return layout
 
 
@@ -263,7 +288,7 @@ def _check_states(
 def _check_rows(
     probe: Probe, layout: Layout, first: Sequence[Floats], second: Sequence[Floats], steps: int
 ) -> None:
-    """Whether a change of the first row changes that row's prediction, and nothing else."""
+    """Whether a change of the first row leaves the others alone."""
     names = [probe.prediction, *(state.output for state in layout.states)]
     for name, one in zip(names, first, strict=True):
         if not np.isfinite(one).all():
@@ -284,28 +309,23 @@ def _check_rows(
                 "graph goes over the whole batch, and sessions that are served together would "
                 "change each other",
             )
-    if np.array_equal(*(pair[0] for pair in pairs[0])):
-        raise MisfitError(
-            Cause.NO_EFFECT,
-            f"prediction '{probe.prediction}' does not change with the steps '{probe.steps}': name "
-            "the right ones with --input and --output",
-        )
 
 
 def _with_another_row(x: NDArray[Any], probe: Probe) -> Iterator[NDArray[Any]]:
-    """The same steps with others in the first row."""
-    for factor, more in ((1, 1), (-3, 0)):
+    """The same steps with others in the first row: close ones, and such as outweigh the rest."""
+    if probe.symbols is not None:
+        rows = [(x[0] + more) % probe.symbols for more in (1, 2)]
+    else:
+        rows = [x[0] + 1, 10 * np.abs(x[0]), -10 * np.abs(x[0])]
+    for row in rows:
         other = x.copy()
-        if probe.symbols is None:
-            other[0] = x[0] * factor + more
-        else:
-            other[0] = (x[0] + 2 - factor % 2) % probe.symbols
+        other[0] = row
         yield other
 
 
 def _if_declared(session: Opened, probe: Probe) -> MisfitError | None:
     """Whether the graph runs with the lengths that it declares, and only with these."""
-    first, second = (*probe.lengths_of_axes, None, None)[:2]
+    first, second = (None, None) if probe.flat else probe.lengths_of_axes[:2]
     for rows, fixed_rows in ((BATCH, False), (1, True)):
         for batch_first, steps in ((True, second), (False, first), (True, None), (False, None)):
             if steps is None and not fixed_rows:
@@ -326,6 +346,20 @@ def _if_declared(session: Opened, probe: Probe) -> MisfitError | None:
                 )
             return MisfitError(Cause.STOPPED, "; ".join(parts))
     return None
+
+
+def _runs_of(
+    session: Opened,
+    probe: Probe,
+    layout: Layout,
+    others: Iterator[NDArray[Any]],
+    states: Mapping[str, NDArray[Any]],
+) -> Iterator[list[Floats]]:
+    """The first has to run; that the graph stops at such as are out of the ordinary is its own."""
+    yield _run(session, probe, layout, next(others), states)
+    for other in others:
+        with suppress(MisfitError):
+            yield _run(session, probe, layout, other, states)
 
 
 def _runs(session: Opened, probe: Probe, rows: int, steps: int, batch_first: bool) -> bool:

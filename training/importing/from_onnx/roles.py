@@ -46,12 +46,13 @@ def find_roles(graph: ExternalGraph, options: ImportOptions, ask: Ask) -> Roles:
     lengths = graph.lengths()
     dropped = {state.source for state in own}
     left = [name for name in graph.inputs if name not in {*pairs, *dropped, lengths}]
-    free = _tensors(graph, [name for name in graph.outputs if name not in pairs.values()], options)
+    free = [name for name in graph.outputs if name not in pairs.values()]
     if options.input is None and len(left) > 1:
         pairs |= _paired_by_name(graph, left, free)
         _check_states(graph, pairs, options.file)
         left = [name for name in left if name not in pairs]
         free = [name for name in free if name not in pairs.values()]
+    free = _tensors(graph, free, options)
     steps = _one_of(left, options.input, "--input", "input", "the steps", options.file, ask)
     prediction = _one_of(
         free, options.output, "--output", "output", "the prediction", options.file, ask
@@ -156,9 +157,13 @@ def _tensors(graph: ExternalGraph, names: Sequence[str], options: ImportOptions)
     asked = [options.output] if options.output in kinds else names
     if asked and not any(kinds[name] == "float32" for name in asked):
         name = asked[0]
+        fix = (
+            "export the network in float32 (model.float())"
+            if "float" in kinds[name]
+            else "let the graph give its scores or numbers themselves, without argmax or sequences"
+        )
         raise DataError(
-            f"{options.file}: output '{name}' is {kinds[name]}, and a prediction is float32: let "
-            "the graph give its scores or numbers as they are, without argmax, casts or sequences"
+            f"{options.file}: output '{name}' is {kinds[name]}, and a prediction is float32: {fix}"
         )
     return [name for name in names if kinds[name] == "float32" or name == options.output]
 
@@ -168,11 +173,13 @@ def _check_states(graph: ExternalGraph, pairs: Mapping[str, str], file: Path) ->
     for name in (name for pair in pairs.items() for name in pair):
         if (kind := graph.kind(name)) == "float32":
             continue
-        exact = (
-            "cast it inside the graph (state.float() at its end, and back at its beginning): whole "
-            "numbers are exact up to 16,777,216"
+        fix = (
+            "export the network in float32 (model.float())"
+            if "float" in kind
+            else "cast it inside the graph, to float32 at its end and back at its beginning (whole "
+            "numbers are exact up to 16,777,216)"
         )
-        raise DataError(f"{file}: state '{name}' is {kind}, and a session keeps float32: {exact}")
+        raise DataError(f"{file}: state '{name}' is {kind}, and a session keeps float32: {fix}")
 
 
 def _paired_by_name(

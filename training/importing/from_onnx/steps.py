@@ -61,11 +61,12 @@ def find_steps(graph: ExternalGraph, roles: Roles, options: ImportOptions, ask: 
             f"{file}: input '{name}' is {graph.kind(name)} with {axes}; steps are int64 tokens "
             "(batch, time) or float32 values (batch, time, width)"
         )
-    width = dims[-1] or graph.width_inside(name)
-    if width is None:
+    named = options.features.split(",") if options.features else ()
+    width = dims[-1] or graph.width_inside(name) or len(named)
+    if not width:
         raise DataError(
-            f"{file}: input '{name}' does not say how many numbers a step has: declare its "
-            "last axis"
+            f"{file}: input '{name}' does not say how many numbers a step has: give --features, "
+            "or declare its last axis"
         )
     inputs: TokensInput | ValuesInput
     if options.vocabulary:

@@ -55,7 +55,8 @@ class Sessions:
         options.log_severity_level = 4  # what is wrong comes back as an exception
         session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._open[number] = session
-        return [(value.name, value.type, value.shape) for value in session.get_inputs()]
+        values = [*session.get_inputs(), *session.get_overridable_initializers()]
+        return [(value.name, value.type, value.shape) for value in values]
 
     def open_file(self, number: int, path: str) -> list[tuple[str, str, list[Any]]]:
         """Open a graph as it lies in its file, but for the lengths that it declares."""

@@ -12,7 +12,7 @@ _KINDS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", "compressed by gzip: unpack it first"),
     (0, b"7z\xbc\xaf", "a 7z archive: unpack it first"),
     (0, b"<", "a web page or XML: download the model itself (on GitHub, the raw file)"),
-    (0, b"{", "JSON, and no model"),
+    (0, b"{", "JSON and no model"),
     (0, b"GGUF", "a GGUF file: export the network that it was made of to ONNX"),
 )
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -62,6 +62,6 @@ def other_kind(file: Path, *, but: str = "") -> str | None:
             return kind
     if but == ".onnx" and head.startswith((_ZIP, _PICKLE)):
         return _AS_TORCH
-    if but != ".onnx" and (head[:1] == b"\x08" and b"pytorch" in head):
+    if but not in ("", ".onnx") and head[:1] == b"\x08":
         return "an ONNX file: name it .onnx"
     return None

@@ -48,8 +48,8 @@ _CHECKER: tuple[tuple[str, str], ...] = (
         "the name '{tensor}' is given twice: every tensor needs a name of its own",
     ),
     (
-        r"Field 'type' of 'value_info' is required",
-        "an input or output has no type: declare the type and shape of each",
+        r"Field '(?:type|shape)' of '(?:value_info|type)' is required",
+        "an input or output has no type or shape: declare the type and shape of each",
     ),
     (
         r"tensor name: (?P<tensor>[^)]*?)\).*raw_data size \((?P<size>\d+) bytes\) is too small",
@@ -60,10 +60,11 @@ _CHECKER: tuple[tuple[str, str], ...] = (
         ),
     ),
     (
-        (
-            r"(?:tensor name: (?P<tensor>[^)]*?)\)).*(?:relative path|points outside|symbolic link|"
-            r"regular file)"
-        ),
+        r"tensor name: (?P<tensor>[^)]*?)\) should be stored in (?P<path>.*), but it is not regular",
+        "the weights '{tensor}' lie in {path}, and there is no such file: copy it there",
+    ),
+    (
+        (r"(?:tensor name: (?P<tensor>[^)]*?)\)).*(?:relative path|points outside|symbolic link)"),
         (
             "the weights '{tensor}' lie in another file, which must be a plain file in the "
             "folder of "
@@ -161,7 +162,8 @@ def _first(table: tuple[tuple[str, str], ...], reason: str, known: dict[str, str
         match = re.search(pattern, reason)
         if match is not None:
             named = {name: _line(found or "") for name, found in match.groupdict().items()}
-            return text.format_map(known | named)
+            # Many exporters leave their nodes without names.
+            return text.format_map(known | named).replace(" of node ''", "")
     return None
 
 
@@ -173,9 +175,10 @@ def _line(reason: str) -> str:
 
 
 def _cleaned(reason: str) -> Iterator[str]:
-    text = re.sub(r"^\w+: (?=\[ONNXRuntimeError\])", "", reason.strip())
+    text = re.sub(r"^\w+(?:Error)?: (?=\[ONNXRuntimeError\])|^\w+Error: ", "", reason.strip())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"/\S+\.(?:cc|h):\d+ (?:[\w:<>~]+ )?[^\n]*?\) (?=\S)", "", text)
+    text = re.sub(r"\b\w+\.(?:cc|h):\d+ (?:\w+ )?", "", text)
     for line in text.splitlines():
         if line.strip():
             yield line.strip()
