@@ -89,6 +89,8 @@ def import_model(
     except (ModelError, FatalError) as error:
         text = str(error)
         raise DataError(text if str(file) in text else f"{file}: {text}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: a name in it is no text: it is damaged: copy it again") from error
     except RefusedError as error:
         raise DataError(f"{file}: {of_running(str(error))}") from error
     except (TrainingError, KeyboardInterrupt):

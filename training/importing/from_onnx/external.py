@@ -308,6 +308,8 @@ def type_name(dtype: int) -> str:
     usual: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
     if dtype in usual:
         return usual[dtype]
+    if dtype not in onnx.TensorProto.DataType.values():
+        return f"of an unknown type ({dtype})"
     return str(onnx.TensorProto.DataType.Name(dtype)).lower()
 
 

@@ -60,7 +60,7 @@ _CHECKER: tuple[tuple[str, str], ...] = (
         ),
     ),
     (
-        r"tensor name: (?P<tensor>[^)]*?)\) should be stored in (?P<path>.*), but it is not regular",
+        r"tensor name: (?P<tensor>[^)]*?)\) should be stored in (?P<path>.*), but it is not reg",
         "the weights '{tensor}' lie in {path}, and there is no such file: copy it there",
     ),
     (
