@@ -22,9 +22,21 @@ from training.importing.publishing import publish
 
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
+_EXAMPLES = """\
+examples:
+  cellar-train import weights.pt --vocabulary symbols.json
+  cellar-train import net.onnx --features open,high,low --name prices
+  cellar-train import net.onnx --features x,y --state memory=kept --initial memory=1
+
+It prints what it took the file for, and where each state starts. What the file does not say
+is taken to be 0, and said to be taken: --initial says otherwise. Nothing is published that
+computes something else than the file does in ONNX Runtime."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option per setting."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
     parser.add_argument("file", type=Path, metavar="FILE", help="a state_dict or an ONNX file")
     for name, field in ImportOptions.model_fields.items():
         if name == "file":

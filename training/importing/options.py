@@ -73,8 +73,8 @@ class ImportOptions(BaseModel):
     )
     initial: tuple[str, ...] = Field(
         (),
-        description="where a state starts, as STATE=VALUE, if not where the table says: a number, "
-        "numbers with commas, or a .npy file; repeatable",
+        description="where a state starts, if not where the table says that is printed: one "
+        "number for all entries, a number for each with commas, or a .npy file; repeatable",
     )
     input: str | None = Field(None, description="the ONNX input that takes the steps")
     output: str | None = Field(None, description="the ONNX output that holds the prediction")
