@@ -52,6 +52,11 @@ def _external(proto: onnx.ModelProto, location: str) -> None:
     tensor.external_data.add(key="location", value=location)
 
 
+def _huge(proto: onnx.ModelProto) -> None:
+    _external(proto, "huge.bin")
+    proto.graph.initializer[0].dims[0] = 2**28
+
+
 def _custom(proto: onnx.ModelProto) -> None:
     proto.graph.node[2].domain, proto.graph.node[2].op_type = "com.acme", "MagicTanh"
     proto.opset_import.add(domain="com.acme", version=1)
@@ -158,6 +163,7 @@ def _with(output: onnx.ValueInfoProto, *nodes: onnx.NodeProto) -> onnx.ModelProt
         (changed(lambda p: p.graph.ClearField("output")), "the graph has no outputs"),
         (changed(lambda p: p.graph.node[2].ClearField("input")), "is no valid ONNX model: Node"),
         (changed(lambda p: _external(p, "gone.bin")), "'A' lie in .*gone.bin, and there is no"),
+        (changed(_huge), r"with its weights it has 4.0 GiB, and 2 are the most"),
         (changed(lambda p: _external(p, "/etc/hosts")), "must be a plain file in the folder"),
         (changed(lambda p: _external(p, "../up")), "must be a plain file in the folder"),
         (changed(_custom), r"operator MagicTanh of the domain com.acme .*\(node 's_out'\)"),

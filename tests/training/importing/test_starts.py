@@ -135,7 +135,7 @@ def test_a_start_that_was_learned_is_found(folder: Path) -> None:
     assert model.manifest.is_streamable
     close(served(model), of_gru(STEPS, learned[0, 0]))
     assert "4 numbers, " in told
-    assert "found: 'h0'" in told
+    assert "found: 'learned'" in told
     model, _ = imported(proto, initial=["h_0=-0.5"])
     close(served(model), of_gru(STEPS, np.full(HIDDEN, -0.5)))
 

@@ -111,6 +111,12 @@ class ExternalGraph:
             name = node.input[0]
         return name
 
+    def filling(self, name: str) -> str:
+        """The tensor that this one is made of by cutting, turning and repeating alone."""
+        while (node := self.producers.get(name)) is not None and node.op_type in _FILLED_OPS:
+            name = node.input[0]
+        return name
+
     def reached(self, name: str) -> set[str]:
         """The graph's outputs that are this tensor, in another layout or side by side with more."""
         found, frontier = set(), [name]

@@ -123,7 +123,7 @@ def _found_starts(
                     "every sequence of a batch"
                 )
                 return {}, replace(roles, own=(), obstacle=obstacle)
-            starts[name] = Start(initial=initial, origin=f"found: '{graph.origin(before)}'")
+            starts[name] = Start(initial=initial, origin=f"found: '{graph.filling(before)}'")
     return starts, roles
 
 

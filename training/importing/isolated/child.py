@@ -5,6 +5,7 @@ the answers, so that whatever the runtime prints goes to standard error.
 """
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from models.compile.portable import normalised
 from models.errors import ModelError
 
+MOST_BYTES = 2**31 - 2**20
+"""Of a model with its weights; a message of protobuf holds less than 2 GiB."""
 LENGTH = struct.Struct("<Q")
 
 
@@ -42,7 +45,7 @@ class Sessions:
 
     def read(self, path: str) -> bytes:
         """Read a file with its weights, check it and bring it up to date."""
-        proto = onnx.load_model(path)
+        proto = _loaded(path)
         # Before version 4 all initializers had to be inputs too, and not every exporter knew.
         proto.ir_version = max(proto.ir_version, 4)
         onnx.checker.check_model(proto)
@@ -60,7 +63,7 @@ class Sessions:
 
     def open_file(self, number: int, path: str) -> list[tuple[str, str, list[Any]]]:
         """Open a graph as it lies in its file, but for the lengths that it declares."""
-        proto = onnx.load_model(path)
+        proto = _loaded(path)
         proto.ir_version = max(proto.ir_version, 4)
         del proto.graph.value_info[:]
         for value in (*proto.graph.input, *proto.graph.output):
@@ -77,6 +80,23 @@ class Sessions:
     def forget(self) -> None:
         """Close every graph."""
         self._open.clear()
+
+
+def _loaded(path: str) -> onnx.ModelProto:
+    """A file with the weights beside it, if all of it is little enough to be one message."""
+    proto = onnx.load_model(path, load_external_data=False)
+    size = proto.ByteSize()
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            size += kind.itemsize * math.prod(tensor.dims)
+    if size > MOST_BYTES:
+        raise ModelError(
+            f"with its weights it has {size / 2**30:.1f} GiB, and 2 are the most that is served: "
+            "export it in float32 and not float64, or with fewer units"
+        )
+    onnx.load_external_data_for_model(proto, os.path.dirname(path))
+    return proto
 
 
 def main() -> None:

@@ -139,10 +139,10 @@ class Runtime:
             kind, found = _answer(self._process.stdout, began + limit)
         except TimeoutError as error:
             _stop(self._process)
+            loop = ", and otherwise look for a Loop in it that never stops" * (name == "run")
             raise FatalError(
                 f"ONNX Runtime {doing} for {limit:.0f} seconds and came to no end: nothing is "
-                "published; if the model is only large, allow more with --timeout SECONDS, and "
-                "otherwise look for a Loop in it that never stops"
+                f"published; if the model is only large, allow more with --timeout SECONDS{loop}"
             ) from error
         except (EOFError, BrokenPipeError) as error:
             raise FatalError(_why_it_ended(self._process.wait(), doing)) from error
