@@ -16,16 +16,21 @@ A model without states reads whole sequences, and may predict once for each: ``(
 """
 
 import hashlib
+import math
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from models.errors import ModelError
 
 METADATA_KEY = "cellar.manifest"
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class _Part(BaseModel):
@@ -99,13 +104,35 @@ class State(_Part):
     shape: tuple[PositiveInt, ...] = Field(min_length=1)
     """Shape for one session, without the batch axis."""
     batch_axis: int = Field(default=0, ge=0)
-    initial: float = 0.0
+    initial: float | tuple[float, ...] = 0.0
+    """Where a session starts: one number for all entries, or one for each in row-major order."""
 
     @model_validator(mode="after")
     def _batch_axis_is_one_of_its_axes(self) -> Self:
         if self.batch_axis > len(self.shape):
             raise ValueError(f"batch_axis {self.batch_axis} is outside the shape")
         return self
+
+    @model_validator(mode="after")
+    def _initial_fits_the_shape(self) -> Self:
+        numbers = self.initial if isinstance(self.initial, tuple) else (self.initial,)
+        if not all(abs(number) <= _LARGEST for number in numbers):  # nan is not, either
+            raise ValueError("initial holds a number that is not finite in float32")
+        if isinstance(self.initial, tuple) and len(self.initial) != math.prod(self.shape):
+            raise ValueError(
+                f"initial has {len(self.initial)} numbers, and shape {list(self.shape)} has "
+                f"{math.prod(self.shape)} entries"
+            )
+        return self
+
+    @property
+    def start(self) -> NDArray[np.float32]:
+        """What a session starts from, (*shape)."""
+        return filled(self.initial, self.shape)
+
+    def batched_start(self, rows: int) -> NDArray[np.float32]:
+        """What so many sessions start from, with the batch on its axis."""
+        return np.repeat(np.expand_dims(self.start, self.batch_axis), rows, self.batch_axis)
 
 
 class PredictionKind(StrEnum):
@@ -265,6 +292,13 @@ class Manifest(_Part):
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "manifest"
             raise ModelError(f"{where}: {field}: {first['msg']}") from error
+
+
+def filled(initial: float | Sequence[float], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """An initial value as a tensor of ``shape``: one number for all entries, or one for each."""
+    if isinstance(initial, Sequence):
+        return np.array(initial, np.float32).reshape(shape)
+    return np.full(shape, initial, np.float32)
 
 
 def fingerprint(model: onnx.ModelProto) -> str:

@@ -49,15 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run = resume(given["folder"], console=console)
         else:
             run = train(parse_config({"task": command, **given}), console=console)
-    except (ConfigError, DataError, RunError) as error:
-        print(f"cellar-train: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except StoppedError as error:
-        print(f"cellar-train: {error}", file=sys.stderr)
-        return EXIT_STOPPED
     except TrainingError as error:
-        print(f"cellar-train: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        verbose = given.get("verbose", False) if command == "import" else None
+        return _failed(error, verbose=verbose)
     return 0 if run.finished else EXIT_STOPPED
 
 
@@ -90,6 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--rows", type=int, default=5000)
     generate.add_argument("--seed", type=int, default=0)
     return parser
+
+
+def _failed(error: TrainingError, *, verbose: bool | None) -> int:
+    """Say what is wrong; ``verbose`` is ``None`` where the command has no such option."""
+    print(f"cellar-train: {error}", file=sys.stderr)
+    reason = None if verbose is None else importing.full_reason(error)
+    if reason is not None:
+        print(reason if verbose else "--verbose says in full why.", file=sys.stderr)
+    if isinstance(error, StoppedError):
+        return EXIT_STOPPED
+    return EXIT_USAGE if isinstance(error, (ConfigError, DataError, RunError)) else EXIT_FAILED
 
 
 def _compare(given: dict[str, Any], console: Console) -> None:

@@ -56,7 +56,7 @@ class Reader:
         """A constant float32 tensor."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_type != TensorProto.FLOAT:
-            raise _UnrecognisedError
+            raise UnrecognisedError
         return numpy_helper.to_array(tensor).astype(np.float32)
 
     def origin(self, name: str) -> str:
@@ -69,7 +69,7 @@ class Reader:
         """The node that produces a tensor, whatever its layout."""
         node = self.producers.get(self.origin(name))
         if node is None or node.op_type != op or node.domain not in STANDARD_DOMAINS:
-            raise _UnrecognisedError
+            raise UnrecognisedError
         return node
 
     def layer(self, node: onnx.NodeProto) -> Layer | None:
@@ -95,7 +95,7 @@ class Reader:
             weights, recurrent = (self.constant(name)[0].T for name in inputs[1:3])
             gates = recurrent.shape[1]
             bias = self.constant(inputs[3])[0] if inputs[3] else np.zeros(2 * gates, np.float32)
-        except _UnrecognisedError:
+        except UnrecognisedError:
             return None
         return Layer(
             cell=node.op_type,
@@ -122,14 +122,14 @@ class Reader:
             return None
         try:
             share, kept, bias = (self.constant(name) for name in node.input[1:4])
-        except _UnrecognisedError:
+        except UnrecognisedError:
             return None
         if share.size != 1 or bias.any():
             return None
         return RunningMean(share=float(share.item()), kept=float(kept.item()))
 
 
-class _UnrecognisedError(Exception):
+class UnrecognisedError(Exception):
     """The graph is written in another way."""
 
 
@@ -141,7 +141,7 @@ def char_network(graph: onnx.GraphProto, manifest: Manifest) -> CharNetwork:
     """
     try:
         return _char_network(Reader(graph), manifest)
-    except (_UnrecognisedError, StopIteration, IndexError) as error:
+    except (UnrecognisedError, StopIteration, IndexError) as error:
         raise unrecognised(manifest) from error
 
 
@@ -163,15 +163,15 @@ def _char_network(reader: Reader, manifest: Manifest) -> CharNetwork:
         layer := reader.layer(node)
     ) is not None:
         if reader.origin(x) != node.output[0]:
-            raise _UnrecognisedError
+            raise UnrecognisedError
         layers.insert(0, layer)
         states.insert(0, _states_of(reader, manifest, node, layer))
         x = node.input[0]
     if not layers or len(manifest.states) != sum(map(len, states)):
-        raise _UnrecognisedError
+        raise UnrecognisedError
     gather = reader.producer(x, "Gather")
     if reader.origin(gather.input[1]) != manifest.input.name:
-        raise _UnrecognisedError
+        raise UnrecognisedError
     layers[0] = replace(layers[0], is_first=True)
     return CharNetwork(
         embedding=reader.constant(gather.input[0]),
@@ -194,13 +194,13 @@ def _states_of(
     for number in range(layer.states):
         place = inputs.get(reader.origin(node.input[5 + number]))
         if place is None:
-            raise _UnrecognisedError
+            raise UnrecognisedError
         state = manifest.states[place]
         if (
             reader.origin(state.output) != node.output[1 + number]
             or state.shape != (layer.hidden,)
             or state.batch_axis != 0
         ):
-            raise _UnrecognisedError
+            raise UnrecognisedError
         found.append(place)
     return tuple(found)

@@ -23,9 +23,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.graph.builder import FLOAT, INT64, GraphBuilder
-from models.manifest import Manifest
+from models.manifest import Manifest, filled
 
 PREFIX = "cellar."
 PREDICTION = PREFIX + "prediction"
@@ -65,15 +66,20 @@ class ArenaTensor:
     """One resident tensor: ``(rows, *shape)`` float32, read and written in place.
 
     ``siblings`` tensors of its shape share a block, where it has ``place``. ``initial`` is what
-    its initial row is filled with.
+    its initial row is filled with: one number for all entries, or one for each.
     """
 
     input: str
     output: str
     shape: tuple[int, ...]
-    initial: float
+    initial: float | tuple[float, ...]
     siblings: int
     place: int
+
+    @property
+    def start(self) -> NDArray[np.float32]:
+        """Its initial row, (*shape)."""
+        return filled(self.initial, self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +159,7 @@ class ArenaAccess:
 
 def lay_out(manifest: Manifest) -> tuple[ArenaTensor, ...]:
     """The arena of a model: its states, then its last prediction where that is resident."""
-    parts = [
+    parts: list[tuple[tuple[int, ...], float | tuple[float, ...], str]] = [
         (state.shape, state.initial, str(index)) for index, state in enumerate(manifest.states)
     ]
     if manifest.prediction_is_resident:

@@ -96,11 +96,14 @@ def test_the_last_prediction_is_resident() -> None:
     assert np.array_equal(runner.recall(copies), last[[1, 1]])
 
 
+@pytest.mark.parametrize("initial", [0.5, (0.25, -4.0)])
 @pytest.mark.parametrize("batch_axis", [0, 1])
-def test_a_foreign_graph_of_single_steps_with_any_batch_axis(batch_axis: int) -> None:
+def test_a_foreign_graph_of_single_steps_with_any_batch_axis(
+    batch_axis: int, initial: float | tuple[float, ...]
+) -> None:
     """A sum that decays, written by hand: no time axis, no lengths, state on either axis."""
-    runner = make_runner(decaying_sum(batch_axis))
-    total = np.full(2, 0.5, np.float32)  # the initial value its manifest names
+    runner = make_runner(decaying_sum(batch_axis, initial=initial))
+    total = np.full(2, initial, np.float32)  # what its manifest names
     for value in (1.0, 2.0, -3.0):
         found = runner.step(
             read=np.array([4]),
@@ -279,7 +282,7 @@ def test_rows_of_an_rnn_are_independent_however_its_weights_are_written(
         assert np.array_equal(mine[0], found[row])
 
 
-def decaying_sum(batch_axis: int) -> Model:
+def decaying_sum(batch_axis: int, *, initial: float | tuple[float, ...] = 0.5) -> Model:
     shape: list[int | str] = [2]
     shape.insert(batch_axis, "batch")
     nodes = [helper.make_node("Mul", ["total", "half"], ["decayed"])]
@@ -315,7 +318,7 @@ def decaying_sum(batch_axis: int) -> Model:
                     output="total_next",
                     shape=(2,),
                     batch_axis=batch_axis,
-                    initial=0.5,
+                    initial=initial,
                 ),
             ),
             prediction=Prediction(output="y", kind=PredictionKind.RAW, width=2),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -20,6 +21,23 @@ def test_a_published_model_comes_back_whole(tmp_path: Path) -> None:
     assert model.manifest == case.manifest
     assert model.fingerprint == case.model.fingerprint
     assert (model.name, model.version) == ("letters", 1)
+
+
+def test_where_a_state_starts_is_kept(tmp_path: Path) -> None:
+    """One number, as it always was, or one for each entry, row after row."""
+    case = char_case("gru")
+    state = case.manifest.states[0]
+    for initial in (0.0, 0.5, tuple(number / 7 for number in range(16))):
+        own = state.model_copy(update={"initial": initial})
+        manifest = case.manifest.model_copy(update={"states": (own, *case.manifest.states[1:])})
+        path = ModelRepository(tmp_path).publish(case.model.proto, manifest)
+        found = ModelRepository(tmp_path).load("letters", int(path.parent.name)).manifest
+        assert found == manifest
+        expected = np.full(16, initial, np.float32)
+        assert np.array_equal(found.states[0].start, expected)
+    axes = State(input="h", output="n", shape=(2, 3), batch_axis=1, initial=tuple(range(6)))
+    assert axes.batched_start(4).shape == (2, 4, 3)
+    assert np.array_equal(axes.batched_start(4)[:, 2], np.arange(6).reshape(2, 3))
 
 
 def test_the_highest_version_is_the_default(tmp_path: Path) -> None:
@@ -218,6 +236,13 @@ def test_a_manifest_checks_itself() -> None:
         )
     with pytest.raises(ValueError, match="batch_axis 2 is outside"):
         State(input="h", output="h_next", shape=(4,), batch_axis=2)
+    with pytest.raises(
+        ValueError, match=r"initial has 3 numbers, and shape \[2, 2\] has 4 entries"
+    ):
+        State(input="h", output="h_next", shape=(2, 2), initial=(1, 2, 3))
+    for initial in (float("nan"), 1e39, (0.0, float("inf"))):
+        with pytest.raises(ValueError, match="initial holds a number that is not finite"):
+            State(input="h", output="h_next", shape=(2,), initial=initial)
     with pytest.raises(ValueError, match="greater than 0"):
         State(input="h", output="h_next", shape=(-1,))
     with pytest.raises(ValueError, match="twice"):

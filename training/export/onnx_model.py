@@ -1,6 +1,7 @@
 """A portable model on ONNX Runtime, run as the manifest says: whole, in chunks, step by step."""
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -14,12 +15,44 @@ Tensors = dict[str, NDArray[Any]]
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
-class OnnxModel:
-    """Chunks of steps, with the state handed in and out."""
+class Input(Protocol):
+    """What an open graph says of one of its inputs."""
 
-    def __init__(self, proto: onnx.ModelProto, manifest: Manifest) -> None:
+    name: str
+    type: str
+    shape: list[Any]
+
+
+class Opened(Protocol):
+    """An open graph, in this process or in another."""
+
+    def get_inputs(self) -> Sequence[Input]:
+        """What it takes."""
+        ...
+
+    def run(self, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[Any]:
+        """Run it once."""
+        ...
+
+
+class OnnxModel:
+    """Chunks of steps, with the state handed in and out.
+
+    Args:
+        proto: the model.
+        manifest: its manifest.
+        open_graph: what opens it, where that is not to be done in this process.
+    """
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        manifest: Manifest,
+        *,
+        open_graph: "Callable[[bytes], Opened] | None" = None,
+    ) -> None:
         self.manifest = manifest
-        self._session = session_of(proto.SerializeToString())
+        self._session = (open_graph or session_of)(proto.SerializeToString())
         self._inputs = {value.name: value for value in self._session.get_inputs()}
         named = [manifest.prediction.output, *(state.output for state in manifest.states)]
         if manifest.quantiles is not None:
@@ -28,12 +61,7 @@ class OnnxModel:
 
     def initial_state(self, batch: int) -> Tensors:
         """The state before the first step."""
-        return {
-            state.input: np.full(
-                np.insert(state.shape, state.batch_axis, batch), state.initial, np.float32
-            )
-            for state in self.manifest.states
-        }
+        return {state.input: state.batched_start(batch) for state in self.manifest.states}
 
     def run(
         self,

@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+import traceback
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args
@@ -10,29 +11,47 @@ from typing import Any, get_args
 from rich.console import Console
 
 from models.errors import ModelError
-from training.errors import DataError
+from training.errors import DataError, TrainingError
 from training.importing.from_onnx import understanding as from_onnx
 from training.importing.from_torch import understanding as from_torch
+from training.importing.isolated.files import check_file, other_kind
+from training.importing.isolated.reasons import of_running
+from training.importing.isolated.runtime import FatalError, RefusedError, Runtime
 from training.importing.options import Ask, ImportOptions, prompt, refuse
 from training.importing.publishing import publish
 
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
+_EXAMPLES = """\
+examples:
+  cellar-train import weights.pt --vocabulary symbols.json
+  cellar-train import net.onnx --features open,high,low --name prices
+  cellar-train import net.onnx --features x,y --state memory=kept --initial memory=1
+
+It prints what it took the file for, and where each state starts. What the file does not say
+is taken to be 0, and said to be taken: --initial says otherwise. Nothing is published that
+computes something else than the file does in ONNX Runtime."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """One option per setting."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
     parser.add_argument("file", type=Path, metavar="FILE", help="a state_dict or an ONNX file")
     for name, field in ImportOptions.model_fields.items():
         if name == "file":
             continue
-        shown = "" if field.default in (None, ()) else f" (default: {field.default})"
+        shown = "" if field.default in (None, (), False) else f" (default: {field.default})"
         options: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
             "help": f"{field.description}{shown}",
         }
         if field.default == ():
-            options |= {"action": "append", "metavar": "INPUT=OUTPUT"}
+            metavar = "STATE=VALUE" if name == "initial" else "INPUT=OUTPUT"
+            options |= {"action": "append", "metavar": metavar}
+        elif field.annotation is bool:
+            options["action"] = "store_true"
         elif choices := _choices(field.annotation):
             options["choices"] = choices
         else:
@@ -58,20 +77,55 @@ def import_model(
     if ask is None:
         ask = prompt if sys.stdin.isatty() else refuse
     name = options.name or _name_of(file)
+    check_file(file)
     try:
-        if file.suffix == ".onnx":
-            ways = from_onnx.understand(options, ask, name=name)
-        elif file.suffix in TORCH_FILES:
-            ways = iter([from_torch.understand(options, ask, name=name)])
-        else:
-            raise DataError(
-                f"{file}: its name ends in none of .onnx, {', '.join(TORCH_FILES)}: rename it to "
-                "what it is"
+        with Runtime(options.timeout) as runtime:
+            if file.suffix.lower() == ".onnx":
+                ways = from_onnx.understand(options, ask, name=name, runtime=runtime)
+            elif file.suffix.lower() in TORCH_FILES:
+                ways = iter([from_torch.understand(options, ask, name=name)])
+            else:
+                kind = other_kind(file)
+                if kind is None:
+                    known = ", ".join((".onnx", *TORCH_FILES))
+                    kind = f"its name ends in none of {known}: rename it to what it is"
+                    raise DataError(f"{file}: {kind}")
+                raise DataError(f"{file}: it is {kind}")
+            return publish(
+                ways,
+                options.models,
+                file=file,
+                open_graph=runtime.open,
+                console=console or Console(quiet=True),
             )
-        return publish(ways, options.models, file=file, console=console or Console(quiet=True))
-    except ModelError as error:
+    except (ModelError, FatalError) as error:
         text = str(error)
         raise DataError(text if str(file) in text else f"{file}: {text}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: a name in it is no text: it is damaged: copy it again") from error
+    except RefusedError as error:
+        raise DataError(f"{file}: {of_running(str(error))}") from error
+    except (TrainingError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a file does that nobody thought of
+        what = next(iter(str(error).strip().splitlines()), "")
+        raise DataError(
+            f"{file}: it cannot be imported, and the reason is not known to the import "
+            f"({type(error).__name__}: {what}): nothing is published; please report it with what "
+            "--verbose says"
+        ) from error
+
+
+def full_reason(error: BaseException) -> str | None:
+    """All that is known of why an import failed; ``None`` where its message is all of it."""
+    cause = error.__cause__
+    while cause is not None:
+        if isinstance(cause, RefusedError):
+            return str(cause)
+        if not isinstance(cause, (TrainingError, ModelError, OSError, EOFError)):
+            return "".join(traceback.format_exception(cause)).rstrip()
+        cause = cause.__cause__
+    return None
 
 
 def _choices(annotation: Any) -> list[str]:

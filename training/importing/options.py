@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import ConfigError
+from training.importing.isolated.runtime import SECONDS
 from training.settings import ModelName
 
 Ask = Callable[[str, str, str], str]
@@ -70,8 +71,19 @@ class ImportOptions(BaseModel):
     state: tuple[str, ...] = Field(
         (), description="a state of an ONNX graph as input=output; repeatable"
     )
+    initial: tuple[str, ...] = Field(
+        (),
+        description="where a state starts, if not where the table says that is printed: one "
+        "number for all entries, a number for each with commas, or a .npy file; repeatable",
+    )
     input: str | None = Field(None, description="the ONNX input that takes the steps")
     output: str | None = Field(None, description="the ONNX output that holds the prediction")
+    timeout: float = Field(
+        SECONDS,
+        gt=0,
+        description="the most seconds that ONNX Runtime may take to open or run the graph once",
+    )
+    verbose: bool = Field(False, description="say in full why a file is refused")
 
 
 def options_of(settings: dict[str, Any]) -> ImportOptions:

@@ -317,7 +317,7 @@ def test_an_initial_state_that_is_computed_is_not_carried(folder: Path) -> None:
 
 def test_what_is_no_model_is_refused(folder: Path) -> None:
     (folder / "net.onnx").write_bytes(b"not a model")
-    with pytest.raises(DataError, match=r"net.onnx: not a readable ONNX model"):
+    with pytest.raises(DataError, match=r"net.onnx: it is no ONNX file, or it is cut off"):
         imported()
     with pytest.raises(DataError, match=r"gone.onnx: there is no such file"):
         imported("gone.onnx")

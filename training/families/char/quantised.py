@@ -76,7 +76,7 @@ def _feed(graph: ServingGraph, tokens: NDArray[np.int64]) -> dict[str, NDArray[n
         graph.manifest.lengths or "": np.full(rows, steps, np.int32),
     }
     for tensor in graph.arena:
-        feed[tensor.input] = np.full((1, *tensor.shape), tensor.initial, np.float32)
+        feed[tensor.input] = tensor.start[np.newaxis]
         feed[read_rows(tensor.siblings)] = np.zeros(rows, np.int64)
         feed[write_rows(tensor.siblings)] = np.zeros((rows, 1), np.int64)
     return feed

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from models.graph.builder import FLOAT, INT32, INT64, GraphBuilder, tensor_names
 from models.graph.pruning import prune
 from models.manifest import State
 from training.importing.from_onnx.ends import last_at_lengths
-from training.importing.from_onnx.external import ExternalGraph, is_recurrent, set_input
+from training.importing.from_onnx.external import ExternalGraph, Place, is_recurrent, set_input
 from training.importing.from_onnx.probing import Form, Layout, Time
 from training.importing.from_onnx.roles import OwnState, Roles
 
@@ -58,13 +60,30 @@ def opened(graph: ExternalGraph, roles: Roles) -> onnx.ModelProto:
     return _reduced(proto, roles, states)
 
 
-def closed(graph: ExternalGraph, roles: Roles, *, keep: Mapping[str, str]) -> onnx.ModelProto:
-    """The graph with zeros where an operator starts from an input, but for the states to keep."""
+def closed(
+    graph: ExternalGraph,
+    roles: Roles,
+    *,
+    keep: Mapping[str, str],
+    starts: Mapping[Place, NDArray[np.float32]] = MappingProxyType({}),
+) -> onnx.ModelProto:
+    """The graph with zeros where an operator starts from an input, but for the states to keep.
+
+    It takes one row alone where ``starts`` says what some of its operators start from instead,
+    (1, hidden).
+    """
     proto = _copy(graph.proto)
     for place in graph.places:
         origin = graph.origin(graph.initial(place))
-        if origin in graph.inputs and origin not in keep:
-            set_input(proto.graph.node[place.node], place.start, "")
+        start = ""
+        if place in starts:
+            start = f"start.{place.node}.{place.kind}"
+            proto.graph.initializer.append(
+                numpy_helper.from_array(starts[place][:, np.newaxis], start)
+            )
+        elif origin not in graph.inputs or origin in keep:
+            continue
+        set_input(proto.graph.node[place.node], place.start, start)
     return _reduced(proto, roles, keep)
 
 

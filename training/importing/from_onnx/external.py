@@ -1,21 +1,22 @@
 """Reads an external ONNX graph: its recurrent operators, and how their states come and go."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from models.compile.portable import normalised
 from models.graph.builder import STANDARD_DOMAINS, constants_of
 from models.manifest import METADATA_KEY
 from models.repository import MODEL_FILE
 from training.errors import DataError
+from training.importing.isolated.files import other_kind
+from training.importing.isolated.reasons import of_reading
+from training.importing.isolated.runtime import RefusedError, Runtime
 
 _STATES_OF = {"LSTM": ("h", "c"), "GRU": ("h",), "RNN": ("h",)}
 _LAYOUT_OPS = ("Transpose", "Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape")
@@ -24,6 +25,11 @@ _FILLED_OPS = (*_PARTS_OPS, "Expand", "Tile")
 _NAME_NOISE = re.compile(
     r"(in|out|input|output|prev|previous|next|new|init|initial|final|last|n|0|t|x|y|old|to|from)"
 )
+_RANDOM_OPS = (
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
+    "Multinomial",
+)  # fmt: skip
+_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +58,10 @@ class ExternalGraph:
         self.proto = proto
         graph = proto.graph
         self.constants = constants_of(graph)
-        initializers = {tensor.name for tensor in graph.initializer}
+        initializers = {tensor.name: tensor for tensor in graph.initializer}
         self.inputs = {v.name: v for v in graph.input if v.name not in initializers}
+        self.optional = {v.name: v for v in graph.input if v.name in initializers}
+        """Inputs that need not be given: what they are then is an initializer of their name."""
         self.outputs = {value.name: value for value in graph.output}
         self.producers = {name: node for node in graph.node for name in node.output if name}
         self.recurrent = [index for index, node in enumerate(graph.node) if is_recurrent(node)]
@@ -70,6 +78,10 @@ class ExternalGraph:
         """Whether no operator reads its sequence from the end."""
         directions = (self._attribute(index, "direction", b"forward") for index in self.recurrent)
         return all(direction == b"forward" for direction in directions)
+
+    def is_batch_first(self, index: int) -> bool:
+        """Whether a recurrent operator takes its sequences batch first."""
+        return bool(self._attribute(index, "layout", 0))
 
     def node(self, index: int) -> onnx.NodeProto:
         """A node by its index."""
@@ -99,6 +111,12 @@ class ExternalGraph:
             name = node.input[0]
         return name
 
+    def filling(self, name: str) -> str:
+        """The tensor that this one is made of by cutting, turning and repeating alone."""
+        while (node := self.producers.get(name)) is not None and node.op_type in _FILLED_OPS:
+            name = node.input[0]
+        return name
+
     def reached(self, name: str) -> set[str]:
         """The graph's outputs that are this tensor, in another layout or side by side with more."""
         found, frontier = set(), [name]
@@ -110,6 +128,45 @@ class ExternalGraph:
                 if name and name in node.input and node.op_type in (*_LAYOUT_OPS, "Concat"):
                     frontier.extend(node.output)
         return found
+
+    def obstacle(self, name: str) -> str | None:
+        """Why a tensor is not the same in every run, if it is not: what it is made of.
+
+        The shapes of inputs do not count: they say how many rows there are.
+        """
+        seen, frontier = set(), [name]
+        while frontier:
+            name = frontier.pop()
+            if name in seen or name in self.constants or not name:
+                continue
+            seen.add(name)
+            if name in self.inputs:
+                return f"is computed from '{name}'"
+            node = self.producers.get(name)
+            if node is None or any(entry.HasField("g") for entry in node.attribute):
+                return "is computed in it"
+            if node.op_type in _RANDOM_OPS:
+                return f"is drawn at random ({node.op_type})"
+            if node.op_type not in ("Shape", "Size"):
+                frontier.extend(node.input)
+        return None
+
+    def with_inputs(self, names: Collection[str]) -> "ExternalGraph":
+        """The same graph where these optional inputs have to be given."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)
+        return ExternalGraph(proto)
+
+    def not_finite(self) -> str | None:
+        """The first of its constants that holds a number that is none, or an infinite one."""
+        for name, tensor in self.constants.items():
+            numbers = tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+            if numbers and not np.isfinite(numpy_helper.to_array(tensor)).all():
+                return name
+        return None
 
     def lengths(self) -> str | None:
         """The input that says how long each sequence is."""
@@ -175,11 +232,24 @@ class ExternalGraph:
         del copy.attribute[:]
         return ExternalGraph(proto)
 
+    def has_shape(self, name: str) -> bool:
+        """Whether an input or output says how many axes it has."""
+        value = self.inputs.get(name) or self.outputs[name]
+        return value.type.tensor_type.HasField("shape")
+
     def dims(self, name: str) -> list[int | None]:
         """The declared shape of an input or output; ``None`` for what is left open."""
         value = self.inputs.get(name) or self.outputs[name]
         shape = value.type.tensor_type.shape
         return [dim.dim_value if dim.HasField("dim_value") else None for dim in shape.dim]
+
+    def kind(self, name: str) -> str:
+        """What an input or output is, in words: float32, int64, a sequence."""
+        value = self.inputs.get(name) or self.outputs[name]
+        if value.type.WhichOneof("value") == "tensor_type":
+            return type_name(value.type.tensor_type.elem_type)
+        what = (value.type.WhichOneof("value") or "nothing").removesuffix("_type")
+        return f"no tensor but {what.replace('_', ' ')}"
 
     def dtype(self, name: str) -> int:
         """The declared type of an input or output."""
@@ -193,27 +263,60 @@ class ExternalGraph:
         return default
 
 
-def read_onnx(file: Path) -> ExternalGraph:
+def read_onnx(file: Path, runtime: Runtime) -> ExternalGraph:
     """Read an ONNX file with the weights it may keep beside it.
 
     Raises:
-        DataError: it is not readable.
+        DataError: it is not readable, or holds nothing that can be run in float32.
         ModelError: its operators are too old to be brought up to date.
     """
-    if not file.is_file():
-        raise DataError(f"{file}: there is no such file")
     try:
-        proto = onnx.load_model(str(file))
-        onnx.checker.check_model(proto)
-    except (DecodeError, OSError, onnx.checker.ValidationError, ValueError) as error:
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DataError(f"{file}: not a readable ONNX model: {first}") from error
+        proto = runtime.read(file)
+    except RefusedError as error:
+        kind = other_kind(file, but=file.suffix)
+        reason = of_reading(str(error)) if kind is None else f"it is {kind}"
+        raise DataError(f"{file}: {reason}") from error
     if any(entry.key == METADATA_KEY for entry in proto.metadata_props):
         raise DataError(
             f"{file}: it carries Cellar's manifest: it needs no import, only its place "
             f"in a repository: NAME/1/{MODEL_FILE}"
         )
-    return ExternalGraph(_relaxed(normalised(proto)))
+    graph = ExternalGraph(_relaxed(proto))
+    _check(graph, file)
+    return ExternalGraph(_time_first(graph))
+
+
+def _check(graph: ExternalGraph, file: Path) -> None:
+    """Refuse what no session could be given or could give, whatever its tensors mean."""
+    for side, found in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        if not found:
+            raise DataError(f"{file}: the graph has no {side}: there is nothing to serve")
+    for name, value in graph.inputs.items():
+        if value.type.WhichOneof("value") != "tensor_type":
+            raise DataError(f"{file}: input '{name}' is {graph.kind(name)}, and inputs are tensors")
+        if any(dim.HasField("dim_value") and dim.dim_value < 1 for dim in _dims(value)):
+            raise DataError(
+                f"{file}: input '{name}' is declared with an axis of length 0: leave the axis open"
+            )
+    for index in graph.recurrent:
+        node = graph.node(index)
+        weights = graph.constants.get(node.input[1])
+        if weights is not None and weights.data_type in _HALF:
+            raise DataError(
+                f"{file}: the weights of its {node.op_type} '{node.name}' are in half precision, "
+                "and ONNX Runtime computes recurrent operators in float32 only: export the network "
+                "in float32 (model.float())"
+            )
+
+
+def type_name(dtype: int) -> str:
+    """The usual name of a type of numbers."""
+    usual: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
+    if dtype in usual:
+        return usual[dtype]
+    if dtype not in onnx.TensorProto.DataType.values():
+        return f"of an unknown type ({dtype})"
+    return str(onnx.TensorProto.DataType.Name(dtype)).lower()
 
 
 def is_recurrent(node: onnx.NodeProto) -> bool:
@@ -242,3 +345,37 @@ def _relaxed(proto: onnx.ModelProto) -> onnx.ModelProto:
     relaxed.ir_version = max(relaxed.ir_version, 4)  # initializers are no inputs then
     del relaxed.graph.value_info[:]
     return relaxed
+
+
+def _dims(value: onnx.ValueInfoProto) -> Sequence[onnx.TensorShapeProto.Dimension]:
+    return value.type.tensor_type.shape.dim
+
+
+def _time_first(graph: ExternalGraph) -> onnx.ModelProto:
+    """The same model with every recurrent operator time first, as ONNX Runtime has them alone."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph.proto)
+    nodes: list[onnx.NodeProto] = []
+    for index, node in enumerate(proto.graph.node):
+        if index not in graph.recurrent or not graph.is_batch_first(index):
+            nodes.append(node)
+            continue
+        kept = [entry for entry in node.attribute if entry.name != "layout"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        before, after = [], []
+        for place in (0, *range(5, min(7, len(node.input)))):
+            if name := node.input[place]:
+                node.input[place] = f"{name}.time_first.{index}.{place}"
+                axes = [1, 0, 2]
+                before.append(helper.make_node("Transpose", [name], [node.input[place]], perm=axes))
+        for place, name in enumerate(node.output):
+            if name:
+                node.output[place] = f"{name}.time_first"
+                axes = [2, 0, 1, 3] if place == 0 else [1, 0, 2]
+                after.append(helper.make_node("Transpose", [node.output[place]], [name], perm=axes))
+        nodes += [*before, node, *after]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+    return proto

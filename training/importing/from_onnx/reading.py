@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from models.compile.recognition import Reader
+from models.compile.recognition import Reader, UnrecognisedError
 from models.graph.cells import Layer
 from training.export.operator import Floats, Operator
 from training.importing.stack import Head, Stack
@@ -14,6 +14,13 @@ def read_stack(proto: onnx.ModelProto, *, steps: str, prediction: str) -> Stack 
 
     Whether it is nothing else, only a comparison tells.
     """
+    try:
+        return _read(proto, steps=steps, prediction=prediction)
+    except UnrecognisedError:
+        return None
+
+
+def _read(proto: onnx.ModelProto, *, steps: str, prediction: str) -> Stack | None:
     reader = Reader(proto.graph)
     found = _head(reader, prediction)
     if found is None:

@@ -1,6 +1,6 @@
 """Decides what the inputs and outputs of an external graph are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ class OwnState:
     """A state that the graph keeps to itself, and that has to become an input and an output."""
 
     place: Place
-    initial: float
+    source: str
+    """The input it starts from in the graph, which no output follows; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +41,18 @@ def find_roles(graph: ExternalGraph, options: ImportOptions, ask: Ask) -> Roles:
     """
     pairs = _given(graph, options)
     pairs |= _paired_by_operators(graph, pairs, options.file)
+    _check_states(graph, pairs, options.file)
     own, obstacle = _own_states(graph, pairs)
     lengths = graph.lengths()
-    dropped = {graph.origin(graph.initial(state.place)) for state in own}
+    dropped = {state.source for state in own}
     left = [name for name in graph.inputs if name not in {*pairs, *dropped, lengths}]
     free = [name for name in graph.outputs if name not in pairs.values()]
     if options.input is None and len(left) > 1:
         pairs |= _paired_by_name(graph, left, free)
+        _check_states(graph, pairs, options.file)
         left = [name for name in left if name not in pairs]
         free = [name for name in free if name not in pairs.values()]
+    free = _tensors(graph, free, options)
     steps = _one_of(left, options.input, "--input", "input", "the steps", options.file, ask)
     prediction = _one_of(
         free, options.output, "--output", "output", "the prediction", options.file, ask
@@ -71,6 +75,25 @@ def find_roles(graph: ExternalGraph, options: ImportOptions, ask: Ask) -> Roles:
         own=own,
         obstacle=obstacle,
     )
+
+
+def optional_states(graph: ExternalGraph, options: ImportOptions) -> set[str]:
+    """The inputs with a value of their own that are states: what they are then is the start."""
+    found = {text.partition("=")[0] for text in options.state} & graph.optional.keys()
+    for place in graph.places:
+        name = graph.origin(graph.initial(place))
+        outputs = graph.node(place.node).output
+        if (
+            name in graph.optional
+            and len(outputs) > place.end
+            and graph.reached(outputs[place.end])
+        ):
+            found.add(name)
+    for name in graph.optional.keys() - found:
+        before = stem(name)
+        if before and sum(stem(other) == before for other in graph.outputs) == 1:
+            found.add(name)
+    return found
 
 
 def _given(graph: ExternalGraph, options: ImportOptions) -> dict[str, str]:
@@ -118,12 +141,45 @@ def _own_states(
         origin = graph.origin(start)
         if origin in pairs:
             continue
-        initial = 0.0 if origin in graph.inputs else graph.uniform(start)
-        if initial is None:
+        if origin in graph.inputs:
+            own.append(OwnState(place=place, source=origin))
+            continue
+        if (obstacle := graph.obstacle(start)) is not None:
             node = graph.node(place.node)
-            return (), f"the initial state of its {node.op_type} '{node.name}' is computed in it"
-        own.append(OwnState(place=place, initial=initial))
+            return (), f"the initial state of its {node.op_type} '{node.name}' {obstacle}"
+        own.append(OwnState(place=place, source=""))
     return tuple(own), None
+
+
+def _tensors(graph: ExternalGraph, names: Sequence[str], options: ImportOptions) -> list[str]:
+    """The outputs that may be a prediction: tensors of float32."""
+    kinds = {name: graph.kind(name) for name in names}
+    asked = [options.output] if options.output in kinds else names
+    if asked and not any(kinds[name] == "float32" for name in asked):
+        name = asked[0]
+        fix = (
+            "export the network in float32 (model.float())"
+            if "float" in kinds[name]
+            else "let the graph give its scores or numbers themselves, without argmax or sequences"
+        )
+        raise DataError(
+            f"{options.file}: output '{name}' is {kinds[name]}, and a prediction is float32: {fix}"
+        )
+    return [name for name in names if kinds[name] == "float32" or name == options.output]
+
+
+def _check_states(graph: ExternalGraph, pairs: Mapping[str, str], file: Path) -> None:
+    """States are float32: the arena keeps nothing else."""
+    for name in (name for pair in pairs.items() for name in pair):
+        if (kind := graph.kind(name)) == "float32":
+            continue
+        fix = (
+            "export the network in float32 (model.float())"
+            if "float" in kind
+            else "cast it inside the graph, to float32 at its end and back at its beginning (whole "
+            "numbers are exact up to 16,777,216)"
+        )
+        raise DataError(f"{file}: state '{name}' is {kind}, and a session keeps float32: {fix}")
 
 
 def _paired_by_name(

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from onnx import helper
-
 from models.graph.builder import FLOAT, INT32, INT64
 from models.manifest import TokensInput, ValuesInput
 from training.errors import DataError
@@ -46,7 +44,7 @@ def find_steps(graph: ExternalGraph, roles: Roles, options: ImportOptions, ask: 
     name, file = roles.steps, options.file
     dims, dtype = graph.dims(name), graph.dtype(name)
     if dtype in (INT32, INT64) and len(dims) in (1, 2):
-        size = graph.symbols(name) or graph.dims(roles.prediction)[-1]
+        size = graph.symbols(name) or next(reversed(graph.dims(roles.prediction)), None)
         if size is None:
             raise DataError(
                 f"{file}: input '{name}' holds tokens, and the graph does not say how many symbols "
@@ -55,17 +53,20 @@ def find_steps(graph: ExternalGraph, roles: Roles, options: ImportOptions, ask: 
         beside = {entry.key: entry.value for entry in graph.proto.metadata_props}
         tokens = tokens_of(options, ask, size=size, beside=beside, name=name)
         return Steps(inputs=tokens, rank=len(dims), size=size, is_one_hot=False)
+    if not graph.has_shape(name):
+        raise DataError(f"{file}: input '{name}' is declared without a shape: declare its axes")
     if dtype != FLOAT or len(dims) not in (2, 3):
-        kind = helper.tensor_dtype_to_string(dtype).removeprefix("TensorProto.").lower()
+        axes = f"{len(dims)} ax{'i' if len(dims) == 1 else 'e'}s"
         raise DataError(
-            f"{file}: input '{name}' is {kind} with {len(dims)} axes; steps are int64 tokens "
+            f"{file}: input '{name}' is {graph.kind(name)} with {axes}; steps are int64 tokens "
             "(batch, time) or float32 values (batch, time, width)"
         )
-    width = dims[-1] or graph.width_inside(name)
-    if width is None:
+    named = options.features.split(",") if options.features else ()
+    width = dims[-1] or graph.width_inside(name) or len(named)
+    if not width:
         raise DataError(
-            f"{file}: input '{name}' does not say how many numbers a step has: declare its "
-            "last axis"
+            f"{file}: input '{name}' does not say how many numbers a step has: give --features, "
+            "or declare its last axis"
         )
     inputs: TokensInput | ValuesInput
     if options.vocabulary:

@@ -1,5 +1,6 @@
 """From recognised weights to a torch module, to compare with, and to a stack, to export."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -35,10 +36,24 @@ def stack_of(found: FoundNetwork, *, one_hot: bool, nonlinearity: str, reads: Re
 
 
 class Rebuilt(nn.Module):
-    """The network made again from torch's own modules; it reads whole sequences."""
+    """The network made again from torch's own modules; it reads whole sequences.
+
+    Args:
+        found: its weights.
+        starts: what each layer's h (and c) start from, (hidden,); empty: from zeros.
+        one_hot: whether it takes symbols where its first layer takes values.
+        nonlinearity: what a plain RNN applies.
+        reads: what its head looks at.
+    """
 
     def __init__(
-        self, found: FoundNetwork, *, one_hot: bool, nonlinearity: str, reads: Reads
+        self,
+        found: FoundNetwork,
+        starts: Sequence[Floats] = (),
+        *,
+        one_hot: bool,
+        nonlinearity: str,
+        reads: Reads,
     ) -> None:
         super().__init__()
         self.embedding = None if found.embedding is None else found.embedding.weight
@@ -46,6 +61,7 @@ class Rebuilt(nn.Module):
         self.layers = nn.ModuleList(_module(layer, nonlinearity) for layer in found.layers)
         self.head = None if found.head is None else _linear(found.head)
         self.reads = reads
+        self.starts = [torch.from_numpy(start) for start in starts]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens ``(batch, time)`` or values ``(batch, time, width)`` to predictions."""
@@ -54,8 +70,14 @@ class Rebuilt(nn.Module):
         elif self.symbols is not None:
             x = nn.functional.one_hot(x, self.symbols).float()
         final: Tensor | None = None
+        starts = [start.expand(1, len(x), -1).contiguous() for start in self.starts]
         for layer in self.layers:
-            x, state = layer(x)
+            own: Tensor | tuple[Tensor, Tensor] | None = None
+            if starts and isinstance(layer, nn.LSTM):
+                own = starts.pop(0), starts.pop(0)
+            elif starts:
+                own = starts.pop(0)
+            x, state = layer(x, own)
             final = state[0] if isinstance(state, tuple) else state  # (directions, batch, hidden)
         if self.reads is Reads.LAST:
             x = x[:, -1]

@@ -10,6 +10,7 @@ from training.importing.meaning import predicted, tokens_of, values_of
 from training.importing.options import Ask, ImportOptions, Reads
 from training.importing.publishing import Understood
 from training.importing.stack import model_of
+from training.importing.starts import told_starts, with_starts
 from training.importing.symbols import vocabulary_among
 from training.settings import Cell
 
@@ -32,14 +33,17 @@ def understand(options: ImportOptions, ask: Ask, *, name: str) -> Understood:
         "reads": reads,
     }
     stack = stack_of(found, **kind)
+    starts = told_starts(options, stack.states, {})
+    states = with_starts(stack.states, starts)
     prediction = predicted(
         options, ask, inputs=inputs, width=stack.width, per_step=reads is Reads.EVERY
     )
     proto, manifest = model_of(stack, inputs, prediction, name=name)
     return Understood(
         proto=proto,
-        manifest=manifest,
-        source=Rebuilt(found, **kind).run,
+        manifest=manifest.model_copy(update={"states": states}),
+        source=Rebuilt(found, [state.start for state in states], **kind).run,
+        starts=starts,
         facts=_facts(found, inputs, options, reads),
     )
 

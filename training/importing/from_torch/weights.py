@@ -6,6 +6,7 @@ the names of embedding and head, do not matter.
 
 import itertools
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from training.errors import ConfigError, DataError
+from training.importing.isolated.files import other_kind
 from training.settings import Cell
 
 _RECURRENT = re.compile(
@@ -23,6 +25,7 @@ _RECURRENT = re.compile(
 )
 _CELLS = {4: Cell.LSTM, 3: Cell.GRU, 1: Cell.RNN}
 _ENTRIES = ("state_dict", "model_state_dict", "model", "network", "net", "weights")
+_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 _TO_ONNX = "export it with torch.onnx.export and import that file instead"
 
 
@@ -95,14 +98,11 @@ def read_weights(file: Path) -> Weights:
     if file.suffix == ".safetensors":
         return _read_safetensors(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{file}: there is no such file") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an exception says it better
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for what it does not take
-        raise DataError(
-            f"{file}: not a file of tensors alone (a whole pickled module or a TorchScript archive "
-            "is not): save the weights with torch.save(model.state_dict(), 'weights.pt')"
-        ) from error
+        raise DataError(f"{file}: {_why_not(file, str(error))}") from error
     if isinstance(content, Mapping):
         if {"format", "network", "optimisers"} <= content.keys():
             raise DataError(
@@ -110,13 +110,13 @@ def read_weights(file: Path) -> Weights:
                 f"cellar-train export {file.parent}"
             )
         if _is_state_dict(content):
-            return Weights(tensors=content, beside={})
+            return Weights(tensors=_checked(content, file), beside={})
         inside = {key: value for key, value in content.items() if _is_state_dict(value)}
         named = [key for key in _ENTRIES if key in inside]
         if named or len(inside) == 1:
             chosen = named[0] if named else next(iter(inside))
             beside = {key: value for key, value in content.items() if key not in inside}
-            return Weights(tensors=inside[chosen], beside=beside)
+            return Weights(tensors=_checked(inside[chosen], file), beside=beside)
         if inside:
             raise DataError(
                 f"{file}: it holds several networks ({', '.join(map(str, inside))}): save the "
@@ -125,6 +125,52 @@ def read_weights(file: Path) -> Weights:
     raise DataError(
         f"{file}: it holds no weights of torch's LSTM, GRU or RNN (weight_ih_l0 and so on)"
     )
+
+
+def _why_not(file: Path, reason: str) -> str:
+    """What keeps a file from being loaded, by what torch says of it."""
+    save = "save the weights with torch.save(model.state_dict(), 'weights.pt')"
+    if (kind := other_kind(file, but=file.suffix)) is not None:
+        return f"it is {kind}"
+    if "TorchScript" in reason:
+        return f"it is a TorchScript archive, and not weights alone: {save}"
+    if match := re.search(r"GLOBAL ([\w.]+)", reason):
+        name = match[1]
+        what = "it is a whole pickled module" if name.startswith("torch.nn") else "it is a pickle"
+        return (
+            f"{what}, and not a file of tensors alone: loading it would run code ({name}), so it "
+            f"is not loaded: {save}"
+        )
+    if "central directory" in reason or "zip archive" in reason:
+        return "it is cut off or damaged: copy or save it again"
+    return f"it is not a file of tensors alone, as torch.save writes: {save}"
+
+
+def _checked(tensors: Mapping[str, Tensor], file: Path) -> Mapping[str, Tensor]:
+    """The tensors, all of real numbers that are there.
+
+    Raises:
+        DataError: one is of another kind; the message names it.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_quantized or not (tensor.is_floating_point() or tensor.dtype in _WHOLE):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise DataError(
+                f"{file}: {name} is {kind}: what is served are real numbers in float32: save the "
+                "network as it was before it was quantised or converted"
+            )
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            kind = "without numbers (on the device meta)" if tensor.is_meta else "sparse"
+            raise DataError(f"{file}: {name} is {kind}: save it as an ordinary tensor")
+        if not tensor.isfinite().all():
+            raise DataError(f"{file}: {name} holds numbers that are not finite (NaN or infinite)")
+        if 0 in tensor.shape:
+            raise DataError(f"{file}: {name} is empty: {_shape(tensor)}")
+    return tensors
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a number"
 
 
 def find_network(tensors: Mapping[str, Tensor], *, where: Path) -> FoundNetwork:
@@ -147,7 +193,7 @@ def find_network(tensors: Mapping[str, Tensor], *, where: Path) -> FoundNetwork:
     head = next((matrix for matrix in rest if matrix.weight.shape[1] == layers[-1].width), None)
     left = [matrix for matrix in rest if matrix is not head]
     if left:
-        shape = "×".join(map(str, left[0].weight.shape))
+        shape = _shape(left[0].weight)
         raise DataError(
             f"{where}: {left[0].name} ({shape}) is neither an embedding of {layers[0].inputs} "
             f"numbers nor the one linear head on {layers[-1].width}, and a state_dict does not say "
@@ -170,7 +216,7 @@ def _read_safetensors(file: Path) -> Weights:
             beside = dict(content.metadata() or {})
     except Exception as error:  # the package raises its own kinds
         raise DataError(f"{file}: not a readable safetensors file: {error}") from error
-    return Weights(tensors=tensors, beside=beside)
+    return Weights(tensors=_checked(tensors, file), beside=beside)
 
 
 def _is_state_dict(value: object) -> bool:
@@ -208,6 +254,15 @@ def _layer(name: str, parts: dict[bool, dict[str, Tensor]], where: Path) -> Foun
         own = parts[reverse]
         if False not in parts or "weight_ih" not in own or "weight_hh" not in own:
             raise DataError(f"{where}: {name} lacks weight_ih or weight_hh")
+        for kind, tensor in own.items():
+            axes = 2 if kind.startswith("weight") else 1
+            rows = own["weight_ih"].shape[0]
+            if tensor.dim() != axes or tensor.shape[0] != rows:
+                wanted = f"{rows} rows" if axes == 2 else f"{rows} numbers"
+                raise DataError(
+                    f"{where}: {kind} of {name} is {_shape(tensor)}, and beside its weight_ih it "
+                    f"must have {wanted}"
+                )
         rows, hidden = own["weight_hh"].shape
         gates = rows // hidden
         if rows % hidden or gates not in _CELLS or own["weight_ih"].shape[0] != rows:
@@ -239,7 +294,7 @@ def _matrices(tensors: Mapping[str, Tensor], where: Path) -> list[FoundMatrix]:
         found.append(FoundMatrix(name=name, weight=weight, bias=bias))
     if rest:
         name, tensor = next(iter(rest.items()))
-        shape = "×".join(map(str, tensor.shape)) or "a number"
+        shape = _shape(tensor)
         raise DataError(
             f"{where}: {name} ({shape}) belongs to neither an embedding, a recurrent layer nor a "
             f"linear head: {_TO_ONNX}"

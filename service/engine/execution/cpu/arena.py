@@ -31,8 +31,7 @@ class Memory:
             for tensor in tensors
         }
         for tensor in tensors:
-            if tensor.initial:
-                self._blocks[tensor.shape][slots, tensor.place] = tensor.initial
+            self._blocks[tensor.shape][slots, tensor.place] = tensor.start
         self.siblings = sorted({tensor.siblings for tensor in tensors})
         self.views = [self._blocks[tensor.shape][:slots, tensor.place] for tensor in tensors]
         """Each tensor's rows, (slots, *shape), in the arena's order."""

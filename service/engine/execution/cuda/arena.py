@@ -105,8 +105,8 @@ class DeviceArena:
                 count = min(_FILLED_AT_ONCE, size - start)
                 shape = {graphs.SHAPE: np.array([count])}
                 run_to_host(zeros, dict(shape), {graphs.FILLED: block.view(start, (count,))})
-            if tensor.initial:
-                width = math.prod(tensor.shape)
-                initial = open_session(graphs.fill(tensor.initial), place)
-                row = block.view(self.initial * width, (width,))
-                run_to_host(initial, {graphs.SHAPE: np.array([width])}, {graphs.FILLED: row})
+            row = tensor.start.ravel()
+            if row.any():
+                initial = open_session(graphs.copy(), place)
+                own = block.view(self.initial * row.size, row.shape)
+                run_to_host(initial, {graphs.VALUES: row}, {graphs.FILLED: own})

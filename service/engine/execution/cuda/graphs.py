@@ -14,6 +14,7 @@ from models.graph.builder import FLOAT, INT64, STANDARD_DOMAINS, GraphBuilder
 
 FILLED = "filled"
 SHAPE = "shape"
+VALUES = "values"
 FOUND = "found"
 
 
@@ -25,6 +26,15 @@ def fill(value: float) -> bytes:
     graph.node("ConstantOfShape", SHAPE, output=FILLED, value=tensor)
     graph.output(FILLED, FLOAT, ["size"])
     return graph.model("fill").SerializeToString()
+
+
+def copy() -> bytes:
+    """``VALUES`` (size,) -> ``FILLED``, the same."""
+    graph = GraphBuilder()
+    graph.input(VALUES, FLOAT, ["size"])
+    graph.node("Identity", VALUES, output=FILLED)
+    graph.output(FILLED, FLOAT, ["size"])
+    return graph.model("copy").SerializeToString()
 
 
 def move(arena: Sequence[ArenaTensor]) -> bytes:

@@ -180,6 +180,23 @@ def test_a_fresh_row_may_name_any_slot(place: Place) -> None:
     assert np.array_equal(again, expected)
 
 
+def test_a_fresh_row_starts_where_the_manifest_says(place: Place) -> None:
+    model = case_of("char").model
+    first, *rest = model.manifest.states
+    initial = tuple(number / 7 for number in range(first.shape[0]))
+    states = (first.model_copy(update={"initial": initial}), *rest)
+    manifest = model.manifest.model_copy(update={"states": states})
+    model = replace(model, manifest=manifest)
+    runner = device_runner(model, place)
+    assert np.array_equal(runner.arena.copied()[0][SLOTS], np.array(initial, np.float32))
+    device, cpu = Play(runner), Play(cpu_runner(model))
+    found, expected = (
+        play.steps([2, 0], some_inputs("char", 2, 3, seed=1)) for play in (device, cpu)
+    )
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_near(mine, theirs, place)
+
+
 def test_another_thread_is_refused(place: Place) -> None:
     play = Play(device_runner(case_of("char").model, place))
     play.steps([0], some_inputs("char", 1, 1))
