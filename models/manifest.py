@@ -26,6 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from models.errors import ModelError
 
 METADATA_KEY = "cellar.manifest"
+FINGERPRINT_KEY = "cellar.fingerprint"
+"""Under it a published file carries what its `fingerprint` was; others read on without it."""
+
+_LARGEST = 3.4e38  # about what float32 holds
 
 
 class _Part(BaseModel):
@@ -99,7 +103,7 @@ class State(_Part):
     shape: tuple[PositiveInt, ...] = Field(min_length=1)
     """Shape for one session, without the batch axis."""
     batch_axis: int = Field(default=0, ge=0)
-    initial: float = 0.0
+    initial: float = Field(default=0.0, ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _batch_axis_is_one_of_its_axes(self) -> Self:
@@ -234,11 +238,13 @@ class Manifest(_Part):
         return 4 * numbers
 
     def embed(self, model: onnx.ModelProto) -> None:
-        """Write this manifest into an ONNX model, replacing the one it has."""
-        kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+        """Write this manifest into an ONNX model, with its fingerprint, replacing what it has."""
+        ours = (METADATA_KEY, FINGERPRINT_KEY)
+        kept = [entry for entry in model.metadata_props if entry.key not in ours]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
         model.metadata_props.add(key=METADATA_KEY, value=self.model_dump_json())
+        model.metadata_props.add(key=FINGERPRINT_KEY, value=fingerprint(model))
 
     @classmethod
     def extract(cls, model: onnx.ModelProto) -> "Manifest | None":
@@ -277,3 +283,9 @@ def fingerprint(model: onnx.ModelProto) -> str:
         content = part.SerializeToString(deterministic=True)
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def is_as_written(model: onnx.ModelProto) -> bool:
+    """Whether a model still computes what it did when its manifest was embedded."""
+    told = [entry.value for entry in model.metadata_props if entry.key == FINGERPRINT_KEY]
+    return told == [fingerprint(model)]

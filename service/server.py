@@ -79,7 +79,7 @@ class Server:
 
         Raises:
             DeviceError: a device that was asked for cannot be used.
-            ModelError: a model cannot be served, or there is none.
+            ModelError: no model can be served, or there is none; with ``strict``, one cannot be.
             OSError: a port is taken.
         """
         try:
@@ -113,7 +113,14 @@ class Server:
             port=self.port,
             metrics_port=self.metrics_port,
             models=[f"{served.name}/{served.version}" for served in self.engine.registry.all()],
+            **self._unavailable(),
         )
+
+    def _unavailable(self) -> dict[str, list[str]]:
+        """For the log: the models that are not served, if there are any."""
+        found = self.engine.registry.unavailable()
+        names = [f"{model.name}/{model.version or '?'}" for model in found]
+        return {"unavailable": names} if names else {}
 
     async def _load(self) -> None:
         with ThreadPoolExecutor(max_workers=1) as pool:  # the loop keeps answering health checks

@@ -1,4 +1,4 @@
-"""What the server refuses to start with, and in which words."""
+"""What the server refuses to start with, in which words; and what it does without."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.e2e.process import launch
+import cellar
+from cellar import cli
+from tests.e2e.process import launch, running
+from tests.service.foreign import publish_foreign
 
 CASES = {
     # name: (exit status, words on stderr)
     "corrupted": (1, ["letters/1/model.onnx"]),
     "truncated": (1, ["letters/1/model.onnx"]),
     "not recurrent": (1, ["plain/1/model.onnx"]),
+    "one of two": (1, ["letters/2: there is no model.onnx"]),
+    "all of two": (1, ["none of the 2 models", "one/1: there is no model.onnx"]),
     "empty": (1, ["no model in", "cellar-train"]),
     "missing": (1, ["no model in"]),
     "taken port": (1, ["cannot listen on 127.0.0.1:", "in use"]),
@@ -53,6 +58,10 @@ def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     file.parent.mkdir(parents=True)
     onnx.save(plain_model(), file)
     (tmp / "empty").mkdir()
+    for name in ("one", "two"):
+        (tmp / "all" / name / "1").mkdir(parents=True)
+    shutil.copytree(repository / "letters", tmp / "partly" / "letters")
+    (tmp / "partly" / "letters" / "2").mkdir()
     good = tmp / "good"
     shutil.copytree(repository / "letters", good / "letters")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -62,6 +71,8 @@ def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             "corrupted": [f"--models={tmp / 'corrupted'}", *free],
             "truncated": [f"--models={tmp / 'truncated'}", *free],
             "not recurrent": [f"--models={tmp / 'plain'}", *free],
+            "one of two": [f"--models={tmp / 'partly'}", *free, "--strict"],
+            "all of two": [f"--models={tmp / 'all'}", *free],
             "empty": [f"--models={tmp / 'empty'}", *free],
             "missing": [f"--models={tmp / 'nowhere'}", *free],
             "taken port": [f"--models={good}", f"--port={port}", "--metrics-port=0"],
@@ -94,6 +105,38 @@ def test_it_says_why_it_does_not_start(name: str, ended: dict[str, Ended]) -> No
     if status == 1:
         (line,) = errors.splitlines()
         assert line.startswith("cellar-serve: ")
+
+
+def test_what_hangs_the_runtime_takes_nothing_else_down(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that never ends a run, and one that is no file, beside a sound one of each kind."""
+    shutil.copytree(repository / "letters", tmp_path / "letters")
+    publish_foreign(tmp_path, "endless", endless=True)
+    publish_foreign(tmp_path, "sums")
+    (tmp_path / "letters" / "2").mkdir()
+    with running(tmp_path, "--load-timeout-s=1") as server:
+        assert server.wait_for("serving", 1)["models"] == ["letters/1", "sums/1"]
+        assert server.wait_for("model unavailable", 1)["model"] == "endless/1"
+        assert server.wait_for("default version unavailable", 1)["served"] == [1]
+        assert cli.main(["models", "--server", server.address]) == 0
+        shown = capsys.readouterr().out
+        assert "endless 1 is unavailable: endless/1/model.onnx: the runtime took more" in shown
+        with cellar.connect(server.address) as client:
+            assert [model.available for model in client.models()] == [False, True, False, True]
+            for name in ("endless", "letters"):
+                with pytest.raises(cellar.ModelUnavailableError):
+                    client.session(name)
+            with client.session("sums") as session:
+                session.step([3.0])
+                raw = session.step([1.0]).raw
+                assert raw is not None
+                assert raw.tolist() == [2.5, 2.5]
+            with client.session("letters", version=1) as session:
+                session.step("a")
+        server.terminate()
+        assert server.wait() == 0
+        assert server.errors() == ""
 
 
 def plain_model() -> onnx.ModelProto:

@@ -72,7 +72,7 @@ def open_session(
     # then cannot depend on how a batch was split.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = _SILENT  # an error is raised, and is in our own log
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
