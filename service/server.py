@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from models.errors import ModelError
 from models.repository import ModelRepository
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
-from service.engine.execution.runtime import CPU, DeviceError, Place
+from service.engine.execution.runtime import CPU, DeviceError, DeviceLostError, Place
 from service.loading import Loader
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
@@ -134,7 +135,14 @@ class Server:
         for place in choice.places:
             self.metrics.device_info.labels(str(place), place.provider).set(1)
         reason = {} if choice.reason is None else {"no_gpu": choice.reason}
-        _log.info(
+        tell = _log.info
+        if choice.sign is not None:  # a GPU is paid for, and is not used
+            tell = _log.warning
+            reason |= {
+                "gpu_seen": choice.sign,
+                "mend": "pip install 'cellar[serve,cuda]', or say --device cpu",
+            }
+        tell(
             "device",
             device=self._devices,
             provider=choice.places[0].provider,
@@ -213,7 +221,12 @@ def _check_free(host: str, port: int) -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a server that still loads its models just ends."""
+    """Serve until SIGTERM or SIGINT, then drain; a server that still loads its models just ends.
+
+    Raises:
+        DeviceLostError: a device has failed for good.
+        DeviceError, ModelError, OSError: see `Server.start`.
+    """
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -221,13 +234,16 @@ async def serve(settings: Settings) -> None:
     server = Server(settings)
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(signalled.wait())
+    losing = asyncio.create_task(server.engine.device_lost.wait())
     try:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             _settle_memory()
-            await stopping
+            await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
             await server.stop()
+            if losing.done():
+                raise DeviceLostError("a device has failed: start the server anew; see its log")
         else:
             _log.info("stopping before the models are loaded")
             starting.cancel()
@@ -238,6 +254,7 @@ async def serve(settings: Settings) -> None:
     finally:
         starting.cancel()
         stopping.cancel()
+        losing.cancel()
 
 
 def _settle_memory() -> None:
@@ -256,6 +273,12 @@ def main(arguments: list[str] | None = None) -> None:
     configure_logs(settings)
     try:
         _run(settings)
+    except DeviceLostError as error:
+        print(f"cellar-serve: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # To take leave of a device that has failed may hang, and a supervisor waits for the end.
+        os._exit(1)
     except (DeviceError, ModelError, OSError) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None

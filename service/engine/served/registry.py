@@ -6,6 +6,7 @@ Knows nothing of sessions or gRPC.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from models.errors import ModelError
 from models.manifest import Manifest
@@ -171,11 +172,16 @@ class Registry:
     """Finds models by name and version, and knows which are not to be had."""
 
     def __init__(
-        self, settings: EngineSettings, metrics: Metrics, clock: Callable[[], float]
+        self,
+        settings: EngineSettings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        device_lost: Callable[[str, Exception], None],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        self._device_lost = device_lost
         self._models: dict[tuple[str, int], ServedModel] = {}
         self._unavailable: dict[tuple[str, int | None], UnavailableModel] = {}
 
@@ -204,6 +210,7 @@ class Registry:
         """
         label, settings, metrics = f"{name}/{version}", self._settings, self._metrics
         sessions = 0 if stateless else capacity(settings, manifest)
+        device_lost = partial(self._device_lost, label)
         shards = tuple(
             Shard(
                 label,
@@ -214,6 +221,7 @@ class Registry:
                 metrics=metrics,
                 settings=settings,
                 clock=self._clock,
+                device_lost=device_lost,
             )
             for number, runner in enumerate(runners)
         )
@@ -221,7 +229,12 @@ class Registry:
             StatefulPredictor(label, shards, metrics=metrics, settings=settings)
             if stateless is None
             else DynamicBatcher(
-                label, stateless, workers=workers, metrics=metrics, settings=settings
+                label,
+                stateless,
+                workers=workers,
+                metrics=metrics,
+                settings=settings,
+                device_lost=device_lost,
             )
         )
         served = ServedModel(

@@ -51,6 +51,7 @@ class Shard:
         sessions: the most that can be open.
         chunk_steps: the most time steps that one run of this model takes.
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
+        device_lost: is told on the event loop when no run on the device will succeed any more.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Shard:
         metrics: Metrics,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
+        device_lost: Callable[[Exception], None],
     ) -> None:
         rows = self.rows(settings, sessions)
         chunk_spares = settings.max_batch
@@ -108,6 +110,7 @@ class Shard:
             model=name,
             max_batch=settings.max_batch,
             clock=clock,
+            device_lost=device_lost,
         )
         self._settings = settings
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
