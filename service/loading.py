@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -134,18 +133,7 @@ class Loader:
             )
 
     async def _serve(self, name: str, version: int, repository: ModelRepository) -> None:
-        file = await self._do(partial(repository.read, name, version))
-        if not file.is_as_exported:
-            settings = self._settings
-            await self._do(
-                partial(
-                    self._trials.attempt,
-                    file.path,
-                    precision=settings.precision,
-                    max_batch=settings.max_batch,
-                )
-            )
-        model = await self._do(file.check)
+        model = await self._do(lambda: self._read(name, version, repository))
         streams = model.manifest.is_streamable
         facts = await (self._add(model) if streams else self._add_stateless(model))
         _log.info(
@@ -155,6 +143,15 @@ class Loader:
             device=",".join(map(str, self._places)),
             **facts,
         )
+
+    def _read(self, name: str, version: int, repository: ModelRepository) -> Model:
+        """Read a model, once it is known that its file may be loaded."""
+        file, settings = repository.read(name, version), self._settings
+        if not file.is_as_exported:
+            self._trials.attempt(
+                file.path, precision=settings.precision, max_batch=settings.max_batch
+            )
+        return file.check()
 
     async def _add(self, model: Model) -> dict[str, object]:
         """Serve a model that has states; returns what the log says of it."""

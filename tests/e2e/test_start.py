@@ -115,7 +115,7 @@ def test_what_hangs_the_runtime_takes_nothing_else_down(
     publish_foreign(tmp_path, "endless", endless=True)
     publish_foreign(tmp_path, "sums")
     (tmp_path / "letters" / "2").mkdir()
-    with running(tmp_path, "--load-timeout-s=1") as server:
+    with running(tmp_path, "--load-timeout-s=2") as server:
         assert server.wait_for("serving", 1)["models"] == ["letters/1", "sums/1"]
         assert server.wait_for("model unavailable", 1)["model"] == "endless/1"
         assert server.wait_for("default version unavailable", 1)["served"] == [1]

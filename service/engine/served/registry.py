@@ -336,9 +336,9 @@ class Registry:
         others = ", ".join(map(str, self._served_versions(name)))
         instead = ""
         if others and not version:
-            instead = f"; an older version is served to who names it: {others}"
+            instead = f"; name an older version to be served by that: {others}"
         return ModelUnavailableError(
-            f"model: '{label}' is the server's, but cannot be served: {entry.reason}{instead}",
+            f"model: '{label}' is unavailable: {entry.reason}{instead}",
             model=name,
             version=entry.version,
         )

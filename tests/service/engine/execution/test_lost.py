@@ -116,22 +116,6 @@ async def test_whoever_waits_is_answered_and_nothing_new_is_taken(inline_run_s: 
         assert is_over(house.engine)
 
 
-async def test_heads_that_fail_for_good_take_the_state_along() -> None:
-    """On a device a step's fault may show no sooner than in what is made of it."""
-    async with fakes() as house:
-        house.open("a")
-        steps = house.served.reader.tokens(np.array([1]))
-        unknown = Outputs(probabilities=True)  # the fake has no such head
-        with pytest.raises(InternalError, match="the step was applied"):
-            await house.engine.step("a", steps, outputs=unknown)
-        assert not is_over(house.engine)
-        runner = house.runners[0]
-        runner.is_lost = lambda fault: True  # type: ignore[method-assign]
-        with pytest.raises(StateLostError):
-            await house.engine.step("a", steps, outputs=unknown)
-        assert is_over(house.engine)
-
-
 class Fleeting(StatelessRunner):
     """Runs until it does not."""
 

@@ -154,7 +154,7 @@ async def test_an_older_version_stands_in_for_nothing(bad: Path, logs: list[Any]
                 await call
             assert caught.value.code() is NOT_NOW
             assert "letters/3" in str(caught.value.details())
-            assert "an older version is served to who names it: 1, 2" in str(caught.value.details())
+            assert "name an older version to be served by that: 1, 2" in str(caught.value.details())
         assert (await open_session(wire, "letters", 2)).session.model_version == 2
         unknown = await refused(
             open_session(wire, "letters", 9), grpc.StatusCode.NOT_FOUND, "MODEL_UNKNOWN"
