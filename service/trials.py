@@ -228,7 +228,7 @@ def work(attempt: "Callable[[Trial], None]") -> None:
         with contextlib.suppress(Exception):  # loading it tells
             attempt(trial)
         _end_by_itself(0)
-        if _most_bytes() > _MOST_BYTES:
+        if _resident_bytes() > _MOST_BYTES:
             print(_LAST, file=answers, flush=True)
             return
         print(_DONE, file=answers, flush=True)
@@ -268,14 +268,16 @@ def _leave_no_core() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _most_bytes() -> int:
-    """The most memory that this process has had; 0 where that is not told."""
+def _resident_bytes() -> int:
+    """The memory that this process holds; 0 where that is not told.
+
+    Not the most that it has held: that begins with what whoever started it had.
+    """
     try:
-        import resource
-    except ImportError:
+        pages = Path("/proc/self/statm").read_text("ascii").split()[1]
+    except OSError:
         return 0
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _end_by_itself(after_s: float) -> None:
