@@ -1,15 +1,17 @@
 # The Cellar server. VARIANT=cpu: small, no GPU. VARIANT=cuda: CUDA and cuDNN inside; the host
-# brings the driver (run it with --gpus all).
+# brings the driver (run it with --gpus all). Each names its device: the CUDA image never serves on
+# the CPU unless it is told to.
 #
 #   docker build --tag cellar .
 #   docker run --publish 8001:8001 --volume /my/models:/models:ro cellar
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+ARG VARIANT=cpu
 
 # ---- the environment, made from the wheel ----
 # hadolint ignore=DL3006
 FROM ${PYTHON_IMAGE} AS builder
-ARG VARIANT=cpu
+ARG VARIANT
 WORKDIR /src
 COPY pyproject.toml constraints.txt LICENSE README.md ./
 COPY deploy/build_hook.py deploy/make-venv.sh deploy/
@@ -22,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip deploy/make-venv.sh "${VARIANT}" 
 
 # ---- what runs ----
 # hadolint ignore=DL3006
-FROM ${PYTHON_IMAGE}
+FROM ${PYTHON_IMAGE} AS server
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="Cellar" \
       org.opencontainers.image.description="Serves recurrent networks: send the next step, the server keeps the state." \
@@ -54,3 +56,13 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-m", "service.healthcheck"]
 ENTRYPOINT ["cellar-serve"]
+
+# ---- where it runs ----
+FROM server AS cpu
+ENV CELLAR_DEVICE=cpu
+
+FROM server AS cuda
+ENV CELLAR_DEVICE=cuda:0
+
+# hadolint ignore=DL3006
+FROM ${VARIANT}

@@ -138,9 +138,13 @@ def _models(client: Client, options: argparse.Namespace) -> None:
     table = _table("model", "version", "task", "reads", "predicts", "#bytes/session", "scores")
     for model in models:
         chosen = model.default_version and versions[model.name] > 1
+        version = f"{model.version} (default)" if chosen else str(model.version or "?")
+        if not model.available:
+            table.add_row(model.name, version, "unavailable")
+            continue
         table.add_row(
             model.name,
-            f"{model.version} (default)" if chosen else str(model.version),
+            version,
             model.task,
             f"{model.input} x {model.width}" if model.width > 1 else str(model.input),
             f"{len(model.labels)} labels" if model.labels else str(model.prediction),
@@ -148,6 +152,10 @@ def _models(client: Client, options: argparse.Namespace) -> None:
             ", ".join(f"{name} {score:.4g}" for name, score in sorted(model.scores.items())),
         )
     _print_table(table)
+    for model in models:
+        if not model.available:
+            version = f" {model.version}" if model.version else ""
+            print(f"\n{model.name}{version} is unavailable: {model.unavailable_reason}")
 
 
 def _step(client: Client, options: argparse.Namespace) -> None:
@@ -334,6 +342,7 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
         "session_bytes": model.session_bytes,
         "fingerprint": model.fingerprint,
         "scores": dict(model.scores),
+        "unavailable_reason": model.unavailable_reason,
     }
 
 

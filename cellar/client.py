@@ -71,7 +71,10 @@ class Client:
         self._protocol = ClientProtocol(retry, timeout_s)
 
     def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
-        """Lists every version of every model, without vocabularies."""
+        """Lists every version of every model, without vocabularies.
+
+        Those that the server has and cannot serve are among them: see ``ModelInfo.available``.
+        """
         return drive(self._protocol.models(timeout_s), self._transport.perform)
 
     def model(
@@ -86,6 +89,7 @@ class Client:
 
         Raises:
             ModelUnknownError: there is none.
+            ModelUnavailableError: it cannot be served.
         """
         return drive(self._protocol.model(name, version, timeout_s), self._transport.perform)
 
@@ -142,6 +146,7 @@ class Client:
 
         Raises:
             ModelUnknownError: there is no such model.
+            ModelUnavailableError: it cannot be served.
             SessionExistsError: it is open already, and ``resume`` is False, or it is of
                 another model.
         """

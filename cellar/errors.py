@@ -20,6 +20,7 @@
         ├── StepConflictError
         ├── PositionMismatchError
         ├── PreconditionError
+        │   ├── ModelUnavailableError
         │   ├── NotStartedError
         │   └── NotStreamableError
         ├── BusyError            try later
@@ -172,6 +173,10 @@ class PositionMismatchError(ServerError):
 
 class PreconditionError(ServerError):
     """The session or the model cannot do this now."""
+
+
+class ModelUnavailableError(PreconditionError):
+    """The server has the model, but cannot serve it until somebody mends its file."""
 
 
 class NotStartedError(PreconditionError):

@@ -69,6 +69,9 @@ class ModelInfo:
         fingerprint: a hash of graph and weights.
         scores: scores measured at training.
         provenance: how it was made; empty in listings.
+        unavailable_reason: why the server cannot serve it; empty for a model that is served. Of
+            one that is not, name, version and default_version alone say something, and the version
+            is 0 where its folder has no number.
     """
 
     name: str
@@ -88,6 +91,12 @@ class ModelInfo:
     fingerprint: str
     scores: Mapping[str, float]
     provenance: Mapping[str, Any]
+    unavailable_reason: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether it is served."""
+        return not self.unavailable_reason
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,6 +125,7 @@ class ModelInfo:
             fingerprint=model.fingerprint,
             scores=dict(model.scores),
             provenance=json.loads(model.provenance_json) if model.provenance_json else {},
+            unavailable_reason=model.unavailable_reason,
         )
 
 

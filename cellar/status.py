@@ -33,6 +33,7 @@ _KINDS: dict[int, type[errors.CellarError]] = {
     errors_pb2.ERROR_REASON_CANCELLED: errors.ConnectionLostError,
     errors_pb2.ERROR_REASON_STATE_LOST: errors.StateLostError,
     errors_pb2.ERROR_REASON_INTERNAL: errors.InternalError,
+    errors_pb2.ERROR_REASON_MODEL_UNAVAILABLE: errors.ModelUnavailableError,
 }
 # By what travels: the value's name without its prefix.
 _BY_REASON: dict[str, type[errors.CellarError]] = {

@@ -35,6 +35,7 @@ print(*(one.getsockname()[1] for one in held))')
   # The Dockerfile's own, then what differs here: a later one wins.
   sed -n '/^ENV PATH=/,/[^\\]$/p' Dockerfile | tr -d '\\' | tr -s ' ' '\n' | grep '^[A-Z_]*=' |
     grep -v '^PATH='
+  sed -n "/ AS $variant\$/,/^\$/s/^ENV //p" Dockerfile
   echo "HOME=/nonexistent"
   echo "PATH=$room/venv/bin:/usr/bin:/bin"
   echo "CELLAR_HOST=127.0.0.1"
@@ -46,6 +47,15 @@ print(*(one.getsockname()[1] for one in held))')
 inside="env -i $(tr '\n' ' ' < "$room/environment")"
 
 cd "$room/venv"
+if [ "$variant" = cuda ] && [ ! -e /proc/driver/nvidia ]; then
+  if $inside cellar-serve > "$room/log" 2>&1; then
+    echo "replay.sh: without a GPU the CUDA image serves" >&2
+    exit 1
+  fi
+  grep -- "cellar-serve: --device cuda:0: " "$room/log"
+  echo "without a GPU it is refused, as it must be; nothing else of it can be seen here"
+  exit 0
+fi
 $inside cellar-serve > "$room/log" 2>&1 &
 server=$!
 tries=0

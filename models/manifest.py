@@ -25,11 +25,22 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from models.errors import ModelError
 
 METADATA_KEY = "cellar.manifest"
+FINGERPRINT_KEY = "cellar.fingerprint"
+"""Under it a published file carries what its `fingerprint` was; others read on without it."""
+
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -113,11 +124,16 @@ class State(_Part):
             raise ValueError(f"batch_axis {self.batch_axis} is outside the shape")
         return self
 
+    @field_validator("initial")
+    @classmethod
+    def _can_be_held(cls, initial: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        numbers = initial if isinstance(initial, tuple) else (initial,)
+        if not all(abs(number) <= _LARGEST for number in numbers):  # nan is not, either
+            raise ValueError("a number in it is not finite in float32")
+        return initial
+
     @model_validator(mode="after")
     def _initial_fits_the_shape(self) -> Self:
-        numbers = self.initial if isinstance(self.initial, tuple) else (self.initial,)
-        if not all(abs(number) <= _LARGEST for number in numbers):  # nan is not, either
-            raise ValueError("initial holds a number that is not finite in float32")
         if isinstance(self.initial, tuple) and len(self.initial) != math.prod(self.shape):
             raise ValueError(
                 f"initial has {len(self.initial)} numbers, and shape {list(self.shape)} has "
@@ -261,11 +277,13 @@ class Manifest(_Part):
         return 4 * numbers
 
     def embed(self, model: onnx.ModelProto) -> None:
-        """Write this manifest into an ONNX model, replacing the one it has."""
-        kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+        """Write this manifest into an ONNX model, with its fingerprint, replacing what it has."""
+        ours = (METADATA_KEY, FINGERPRINT_KEY)
+        kept = [entry for entry in model.metadata_props if entry.key not in ours]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
         model.metadata_props.add(key=METADATA_KEY, value=self.model_dump_json())
+        model.metadata_props.add(key=FINGERPRINT_KEY, value=fingerprint(model))
 
     @classmethod
     def extract(cls, model: onnx.ModelProto) -> "Manifest | None":
@@ -311,3 +329,9 @@ def fingerprint(model: onnx.ModelProto) -> str:
         content = part.SerializeToString(deterministic=True)
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def is_as_written(model: onnx.ModelProto) -> bool:
+    """Whether a model still computes what it did when its manifest was embedded."""
+    told = [entry.value for entry in model.metadata_props if entry.key == FINGERPRINT_KEY]
+    return told == [fingerprint(model)]

@@ -2,6 +2,9 @@
 
 The highest integer version of a name is its default. An external ONNX file may carry its manifest
 as ``manifest.json`` beside it. Knows nothing of how a model is run.
+
+Whoever serves a folder goes through its `entries`, of which each may be bad for itself; whoever
+wants one model asks for it by name.
 """
 
 import os
@@ -15,11 +18,16 @@ from google.protobuf.message import DecodeError
 
 from models.errors import ModelError, ModelNotFoundError
 from models.fit import check_fit
-from models.manifest import Manifest, fingerprint
+from models.manifest import Manifest, fingerprint, is_as_written
 
 MODEL_FILE = "model.onnx"
 SIDECAR_FILE = "manifest.json"
 HIGHEST_VERSION = 2**32 - 1  # the wire has 32 bits for it
+_MISNAMED = (
+    f"a version is a whole number from 1 to {HIGHEST_VERSION}, without leading zeros: rename the "
+    "folder"
+)
+_NO_MODELS = ("lost+found", "__pycache__")  # and whatever is hidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +43,54 @@ class Model:
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFile:
+    """One version of one model as its file says, before anything but Python has looked at it."""
+
+    name: str
+    version: int
+    manifest: Manifest
+    proto: onnx.ModelProto
+    path: Path
+
+    @property
+    def is_as_exported(self) -> bool:
+        """Whether it is bit for bit what `cellar-train` wrote of a network of its own.
+
+        It has been run once then, by whoever exported it.
+        """
+        return self.manifest.task != "foreign" and is_as_written(self.proto)
+
+    def check(self) -> Model:
+        """Read its weights, and see that graph and manifest fit.
+
+        Raises:
+            ModelError: weights are missing, it is no sound ONNX, or the manifest does not fit.
+        """
+        _read_weights(self.proto, self.path)
+        check_fit(self.proto, self.manifest, where=str(self.path))
+        return Model(
+            name=self.name,
+            version=self.version,
+            manifest=self.manifest,
+            proto=self.proto,
+            fingerprint=fingerprint(self.proto),
+            path=self.path,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a repository has below one name: a version of a model, or what stands for one."""
+
+    name: str
+    version: int | None
+    """``None`` where no number can be told."""
+    path: Path
+    fault: str | None = None
+    """Why it cannot be a model, as far as its folder shows that."""
 
 
 class ModelRepository:
@@ -66,11 +122,33 @@ class ModelRepository:
             raise ModelNotFoundError(f"model '{name}' is not in {self.root} (it holds: {known})")
         for child in found:
             if not _is_version(child.name):
-                raise ModelError(
-                    f"{child}: a version is a whole number from 1 to {HIGHEST_VERSION}, without "
-                    "leading zeros: rename the folder"
-                )
+                raise ModelError(f"{child}: {_MISNAMED}")
         return sorted(int(child.name) for child in found)
+
+    def entries(self) -> list[Entry]:
+        """Everything that is a version of a model or seems meant as one, by name and version.
+
+        What cannot be read, or is not there yet, is an entry with a fault. Hidden files, loose
+        files and folders that hold no number and no model are none of our business.
+
+        Raises:
+            OSError: the repository itself cannot be read.
+        """
+        if not self.root.is_dir():
+            return []
+        found: list[Entry] = []
+        for folder in sorted(self.root.iterdir()):
+            if not _is_ignored(folder):
+                found += _entries_of(folder)
+        return found
+
+    def read(self, name: str, version: int) -> ModelFile:
+        """Parse one version of a model, which may be anything but sound: see `ModelFile.check`.
+
+        Raises:
+            ModelError: unreadable, no ONNX, or no manifest.
+        """
+        return read_model(self.root / name / str(version) / MODEL_FILE, name=name, version=version)
 
     def load(self, name: str, version: int | None = None) -> Model:
         """Read one version of a model, the highest when none is named.
@@ -125,7 +203,16 @@ def load_model(path: Path, *, name: str, version: int) -> Model:
     Raises:
         ModelError: unreadable, no ONNX, no manifest, or a manifest the graph does not fit.
     """
-    proto = _read_proto(path)
+    return read_model(path, name=name, version=version).check()
+
+
+def read_model(path: Path, *, name: str, version: int) -> ModelFile:
+    """Parse one ONNX file, and find its manifest.
+
+    Raises:
+        ModelError: unreadable, no ONNX, or no manifest.
+    """
+    proto = _parse(path)
     manifest = Manifest.extract(proto)
     sidecar = path.parent / SIDECAR_FILE
     if manifest is None and sidecar.is_file():
@@ -135,22 +222,20 @@ def load_model(path: Path, *, name: str, version: int) -> Model:
             f"{path}: no manifest: nothing says which tensors are its recurrent state; "
             f"put a {SIDECAR_FILE} beside it"
         )
-    check_fit(proto, manifest, where=str(path))
-    return Model(
-        name=name,
-        version=version,
-        manifest=manifest,
-        proto=proto,
-        fingerprint=fingerprint(proto),
-        path=path,
-    )
+    return ModelFile(name=name, version=version, manifest=manifest, proto=proto, path=path)
 
 
-def _read_proto(path: Path) -> onnx.ModelProto:
+def _parse(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load_model(str(path), load_external_data=False)
     except (DecodeError, OSError) as error:
         raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
+    if not proto.HasField("graph"):  # so is a file of no bytes, and one that was cut off early
+        raise ModelError(f"{path}: not a readable ONNX model: there is no graph in it")
+    return proto
+
+
+def _read_weights(proto: onnx.ModelProto, path: Path) -> None:
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
     except (onnx.checker.ValidationError, ValueError, OSError) as error:
@@ -161,12 +246,11 @@ def _read_proto(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:  # ValueError: above 2 GiB
         raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
-    return proto
 
 
 def _read_sidecar(path: Path) -> Manifest:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not readable: {_first_line(error)}") from error
     return Manifest.parse(text, where=str(path))
@@ -185,6 +269,64 @@ def _models_in(folder: Path) -> list[Path]:
     ]
 
 
+def _is_ignored(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in _NO_MODELS
+
+
+def _entries_of(folder: Path) -> list[Entry]:
+    """What lies below one name."""
+    name = folder.name
+    fault = _why_no_folder(folder)
+    if fault is not None:
+        # A loose file beside the models is not one of them.
+        return [] if _is_file(folder) else [_entry(name, None, folder, fault)]
+    found: list[Entry] = []
+    try:
+        children = [child for child in folder.iterdir() if not _is_ignored(child)]
+    except OSError as error:
+        return [_entry(name, None, folder, f"cannot be read: {error.strerror}")]
+    for child in children:
+        if _is_version(child.name):
+            fault = _why_no_folder(child) or _why_no_model(child / MODEL_FILE)
+            found.append(_entry(name, int(child.name), child, fault))
+        elif _why_no_folder(child) is None and _why_no_model(child / MODEL_FILE) is None:
+            found.append(_entry(name, None, child, _MISNAMED))
+    return sorted(found, key=lambda entry: (entry.version is None, entry.version, entry.path))
+
+
+def _entry(name: str, version: int | None, path: Path, fault: str | None) -> Entry:
+    reason = None if fault is None else f"{path}: {fault}"
+    return Entry(name=name, version=version, path=path, fault=reason)
+
+
+def _why_no_folder(path: Path) -> str | None:
+    try:
+        if path.is_dir():
+            return None
+        return "a link to nowhere" if path.is_symlink() and not path.exists() else "not a folder"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _why_no_model(path: Path) -> str | None:
+    """Why a file is no model, or none yet: half a copy of a model looks like this."""
+    try:
+        if path.is_file():
+            return None
+        if path.is_symlink() and not path.exists():
+            return f"its {path.name} is a link to nowhere"
+        return f"its {path.name} is not a file" if path.exists() else f"there is no {path.name}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def _numbers_in(folder: Path) -> list[int]:
     """The version numbers that are taken below a model's folder, in no order."""
     numbers = [int(child.name) for child in folder.iterdir() if child.name.isdecimal()]
@@ -195,4 +337,14 @@ def _is_version(name: str) -> bool:
     return name.isdecimal() and name == str(int(name)) and 1 <= int(name) <= HIGHEST_VERSION
 
 
-__all__ = ["MODEL_FILE", "SIDECAR_FILE", "Model", "ModelRepository", "check_fit", "load_model"]
+__all__ = [
+    "MODEL_FILE",
+    "SIDECAR_FILE",
+    "Entry",
+    "Model",
+    "ModelFile",
+    "ModelRepository",
+    "check_fit",
+    "load_model",
+    "read_model",
+]

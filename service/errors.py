@@ -46,6 +46,23 @@ class ModelUnknownError(CellarError):
     reason = "MODEL_UNKNOWN"
 
 
+class ModelUnavailableError(CellarError):
+    """The server has the model and cannot serve it, until its file is mended and it starts anew."""
+
+    reason = "MODEL_UNAVAILABLE"
+
+    def __init__(self, message: str, *, model: str, version: int | None) -> None:
+        super().__init__(message)
+        self._facts = {"model": model}
+        if version is not None:
+            self._facts["version"] = str(version)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The model, and its version where it has one."""
+        return self._facts
+
+
 class SessionUnknownError(CellarError):
     """No session of this id was ever open, as far as is remembered."""
 

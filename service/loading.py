@@ -1,5 +1,7 @@
 """From a model repository to models that are served: compiled, on their devices, warmed up.
 
+A bad model is one bad model: it is listed with its reason, and the others are served.
+
 Knows nothing of gRPC.
 """
 
@@ -8,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -17,7 +18,7 @@ from models.compile.arena import ServingGraph, compile_model
 from models.compile.serving import Device, Precision
 from models.compile.stateless import compile_stateless
 from models.errors import ModelError
-from models.repository import Model, ModelRepository
+from models.repository import Entry, Model, ModelRepository
 from service.engine.engine import Engine
 from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.runner import CudaRunner
@@ -27,6 +28,7 @@ from service.engine.execution.runtime import CPU, Place
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.registry import ServedModel, arena_rows
 from service.settings import Settings
+from service.trials import Trials, TrialsClosedError
 
 T = TypeVar("T")
 
@@ -51,31 +53,105 @@ class Loader:
         self._settings = settings
         self._places = tuple(places)
         self._executor = executor
+        self._trials = Trials(limit_s=settings.load_timeout_s)
 
     async def load(self, repository: ModelRepository) -> None:
-        """Load every version of every model.
+        """Load every version of every model, and list those that cannot be.
 
         Raises:
-            ModelError: one cannot be served, or there is none.
+            ModelError: none can be served, or there is none, or one cannot be and ``strict`` is
+                set.
+            OSError: the repository cannot be read.
         """
-        names = repository.names()
-        if not names:
+        entries = await self._do(repository.entries)
+        if not entries:
             raise ModelError(
                 f"no model in {repository.root}: expected <name>/<version>/model.onnx; "
                 "train one with cellar-train, or leave --models out to serve the zoo"
             )
-        for name in names:
-            for version in repository.versions(name):
-                model = await self._do(partial(repository.load, name, version))
-                streams = model.manifest.is_streamable
-                facts = await (self._add(model) if streams else self._add_stateless(model))
-                _log.info(
-                    "model loaded",
-                    model=str(model),
-                    path=str(model.path),
-                    device=",".join(map(str, self._places)),
-                    **facts,
-                )
+        reasons: list[str] = []
+        try:
+            for entry in entries:
+                reason = entry.fault or await self._fault_of(entry, repository)
+                if reason is not None:
+                    self._leave_out(entry, reason, repository)
+                    reasons.append(reason)
+        finally:
+            self._trials.close()
+        if not self._engine.registry.all():
+            if len(reasons) == 1:
+                raise ModelError(reasons[0])
+            raise ModelError(
+                f"none of the {len(reasons)} models in {repository.root} can be served; the log "
+                f"names them all, the first is {reasons[0]}"
+            )
+        self._warn_of_defaults()
+
+    async def _fault_of(self, entry: Entry, repository: ModelRepository) -> str | None:
+        """Serve a version of a model; why it cannot be, if so."""
+        assert entry.version is not None, "what has no number has a fault"
+        try:
+            await self._serve(entry.name, entry.version, repository)
+        except ModelError as error:
+            reason = str(error)
+        except TrialsClosedError:
+            raise
+        except MemoryError as error:  # which may be about its size, or about the settings
+            reason = (
+                f"{entry.path}: there is not enough memory for {self._settings.max_sessions} "
+                f"sessions of it: lower --max-sessions ({_first_line(error)})"
+            )
+        except Exception as error:  # whatever a file makes its readers throw
+            reason = f"{entry.path}: cannot be loaded: {_first_line(error)}"
+        else:
+            return None
+        self._engine.registry.remove(entry.name, entry.version)
+        return reason
+
+    def _leave_out(self, entry: Entry, reason: str, repository: ModelRepository) -> None:
+        """Go on without a model.
+
+        Raises:
+            ModelError: it is not to be gone on without.
+        """
+        if self._settings.strict:
+            raise ModelError(reason)
+        version = "" if entry.version is None else f"/{entry.version}"
+        _log.error("model unavailable", model=f"{entry.name}{version}", reason=reason)
+        # Callers learn what is wrong, and not where the server keeps its files.
+        told = reason.replace(f"{repository.root}{os.sep}", "")
+        self._engine.registry.add_unavailable(entry.name, entry.version, told)
+
+    def _warn_of_defaults(self) -> None:
+        """Say whose callers get nothing unless they name a version."""
+        for name, version, served in self._engine.registry.missing_defaults():
+            _log.error(
+                "default version unavailable",
+                model=f"{name}/{version}",
+                says="requests that name no version are refused, not answered by an older one",
+                served=served,
+            )
+
+    async def _serve(self, name: str, version: int, repository: ModelRepository) -> None:
+        model = await self._do(lambda: self._read(name, version, repository))
+        streams = model.manifest.is_streamable
+        facts = await (self._add(model) if streams else self._add_stateless(model))
+        _log.info(
+            "model loaded",
+            model=str(model),
+            path=str(model.path),
+            device=",".join(map(str, self._places)),
+            **facts,
+        )
+
+    def _read(self, name: str, version: int, repository: ModelRepository) -> Model:
+        """Read a model, once it is known that its file may be loaded."""
+        file, settings = repository.read(name, version), self._settings
+        if not file.is_as_exported:
+            self._trials.attempt(
+                file.path, precision=settings.precision, max_batch=settings.max_batch
+            )
+        return file.check()
 
     async def _add(self, model: Model) -> dict[str, object]:
         """Serve a model that has states; returns what the log says of it."""
@@ -197,5 +273,8 @@ def _faults_of(model: Model) -> Iterator[None]:
     except (ModelError, MemoryError):  # too little memory is about the settings
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{model.path}: cannot be run: {reason}") from error
+        raise ModelError(f"{model.path}: cannot be run: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -105,6 +105,11 @@ class Metrics:
             "1 for each device that models run on, with ONNX Runtime's name for its provider.",
             ["device", "provider"],
         )
+        self.model_available = gauge(
+            "cellar_model_available",
+            "1 for each version of a model that is served, 0 for one that cannot be.",
+            ["model"],
+        )
         self.sessions = gauge(
             "cellar_sessions",
             "Sessions that hold a slot: open ones, and closed ones whose last batch still runs.",

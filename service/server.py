@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ from models.errors import ModelError
 from models.repository import ModelRepository
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
-from service.engine.execution.runtime import CPU, DeviceError, Place
+from service.engine.execution.runtime import CPU, DeviceError, DeviceLostError, Place
 from service.loading import Loader
 from service.logs import configure_logs
 from service.metrics import Metrics, MetricsPage
@@ -81,7 +82,7 @@ class Server:
 
         Raises:
             DeviceError: a device that was asked for cannot be used.
-            ModelError: a model cannot be served, or there is none.
+            ModelError: no model can be served, or there is none; with ``strict``, one cannot be.
             OSError: a port is taken.
         """
         try:
@@ -115,7 +116,14 @@ class Server:
             port=self.port,
             metrics_port=self.metrics_port,
             models=[f"{served.name}/{served.version}" for served in self.engine.registry.all()],
+            **self._unavailable(),
         )
+
+    def _unavailable(self) -> dict[str, list[str]]:
+        """For the log: the models that are not served, if there are any."""
+        found = self.engine.registry.unavailable()
+        names = [f"{model.name}/{model.version or '?'}" for model in found]
+        return {"unavailable": names} if names else {}
 
     async def _load(self) -> None:
         with ThreadPoolExecutor(max_workers=1) as pool:  # the loop keeps answering health checks
@@ -129,7 +137,14 @@ class Server:
         for place in choice.places:
             self.metrics.device_info.labels(str(place), place.provider).set(1)
         reason = {} if choice.reason is None else {"no_gpu": choice.reason}
-        _log.info(
+        tell = _log.info
+        if choice.sign is not None:  # a GPU is paid for, and is not used
+            tell = _log.warning
+            reason |= {
+                "gpu_seen": choice.sign,
+                "mend": "pip install 'cellar[serve,cuda]', or say --device cpu",
+            }
+        tell(
             "device",
             device=self._devices,
             provider=choice.places[0].provider,
@@ -208,7 +223,12 @@ def _check_free(host: str, port: int) -> None:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a server that still loads its models just ends."""
+    """Serve until SIGTERM or SIGINT, then drain; a server that still loads its models just ends.
+
+    Raises:
+        DeviceLostError: a device has failed for good.
+        DeviceError, ModelError, OSError: see `Server.start`.
+    """
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -216,13 +236,16 @@ async def serve(settings: Settings) -> None:
     server = Server(settings)
     starting = asyncio.create_task(server.start())
     stopping = asyncio.create_task(signalled.wait())
+    losing = asyncio.create_task(server.engine.device_lost.wait())
     try:
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             _settle_memory()
-            await stopping
+            await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
             await server.stop()
+            if losing.done():
+                raise DeviceLostError("a device has failed: start the server anew; see its log")
         else:
             _log.info("stopping before the models are loaded")
             starting.cancel()
@@ -233,6 +256,7 @@ async def serve(settings: Settings) -> None:
     finally:
         starting.cancel()
         stopping.cancel()
+        losing.cancel()
 
 
 def _settle_memory() -> None:
@@ -251,6 +275,12 @@ def main(arguments: list[str] | None = None) -> None:
     configure_logs(settings)
     try:
         _run(settings)
+    except DeviceLostError as error:
+        print(f"cellar-serve: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # To take leave of a device that has failed may hang, and a supervisor waits for the end.
+        os._exit(1)
     except (DeviceError, ModelError, OSError) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None

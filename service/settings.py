@@ -128,6 +128,12 @@ class Settings(BaseSettings, EngineSettings):
     """A TOML file with any of these settings."""
     models: Path = ZOO
     """The model repository: <models>/<name>/<version>/model.onnx."""
+    strict: bool = False
+    """Refuse to start where a model in the repository cannot be served; else it is listed as
+    unavailable, with its reason, and the others are served."""
+    load_timeout_s: float = Field(default=120.0, gt=0)
+    """How long it may take to load a model file that cellar-train did not write, and to run it
+    once, in a process of its own; a file that takes longer is unavailable."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 or :: for all."""
     port: int = Field(default=8001, ge=0, le=65535)

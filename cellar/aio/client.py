@@ -73,7 +73,10 @@ class Client:
         self._protocol = ClientProtocol(retry, timeout_s)
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
-        """Lists every version of every model, without vocabularies."""
+        """Lists every version of every model, without vocabularies.
+
+        Those that the server has and cannot serve are among them: see ``ModelInfo.available``.
+        """
         return await drive(self._protocol.models(timeout_s), self._transport.perform)
 
     async def model(
@@ -88,6 +91,7 @@ class Client:
 
         Raises:
             ModelUnknownError: there is none.
+            ModelUnavailableError: it cannot be served.
         """
         return await drive(self._protocol.model(name, version, timeout_s), self._transport.perform)
 
@@ -146,6 +150,7 @@ class Client:
 
         Raises:
             ModelUnknownError: there is no such model.
+            ModelUnavailableError: it cannot be served.
             SessionExistsError: it is open already, and ``resume`` is False, or it is of
                 another model.
         """

@@ -25,6 +25,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_CANCELLED: _ClassVar[ErrorReason]
     ERROR_REASON_STATE_LOST: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_MODEL_UNAVAILABLE: _ClassVar[ErrorReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_BAD_INPUT: ErrorReason
 ERROR_REASON_STEP_CONFLICT: ErrorReason
@@ -44,3 +45,4 @@ ERROR_REASON_LOADING: ErrorReason
 ERROR_REASON_CANCELLED: ErrorReason
 ERROR_REASON_STATE_LOST: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import structlog
 
 from service.engine.directory import Directory, Session, SessionInfo
 from service.engine.served.inputs import CheckedSteps
@@ -23,6 +24,8 @@ from service.engine.work.work import Barrier
 from service.errors import BadInputError, DrainingError, LoadingError, StateLostError
 from service.metrics import Metrics
 from service.settings import EngineSettings
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: one is made per unary step
@@ -59,7 +62,9 @@ class Engine:
         self.loading = True
         self.draining = False
         self.flows = Flows()
-        self.registry = Registry(settings, metrics, self.flows, clock)
+        self.device_lost = asyncio.Event()
+        """Set when a device has failed for good: whoever runs the server has to end it."""
+        self.registry = Registry(settings, metrics, self.flows, clock, self.lose_device)
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
@@ -208,10 +213,19 @@ class Engine:
             DrainingError: the server is shutting down.
             LoadingError: its models are not loaded yet.
         """
+        if self.device_lost.is_set():
+            raise DrainingError("the server's device has failed and it ends: connect to another")
         if self.draining:
             raise DrainingError("the server is shutting down: connect to another, or try again")
         if self.loading:
             raise LoadingError("the server is loading its models: try again shortly")
+
+    def lose_device(self, model: str, fault: Exception) -> None:
+        """Take nothing new: a device has failed for good, and the states on it are lost."""
+        if not self.device_lost.is_set():
+            _log.error("device lost", model=model, reason=str(fault))
+            self.draining = True
+            self.device_lost.set()
 
     async def drain(self) -> None:
         """Wait for what is queued; take nothing new."""

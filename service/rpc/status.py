@@ -44,6 +44,7 @@ _CODES: dict[int, Code] = {
     errors_pb2.ERROR_REASON_CANCELLED: Code.CANCELLED,
     errors_pb2.ERROR_REASON_STATE_LOST: Code.DATA_LOSS,
     errors_pb2.ERROR_REASON_INTERNAL: Code.INTERNAL,
+    errors_pb2.ERROR_REASON_MODEL_UNAVAILABLE: Code.FAILED_PRECONDITION,
 }
 # By what an error calls its reason, which is what travels.
 _CODES_BY_NAME: dict[str, Code] = {

@@ -131,6 +131,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.closed: set[str] = set()
         self.calls: Counter[str] = Counter()
         self.faults: dict[str, Fault] = {}
+        self.unavailable: list[model_pb2.Model] = []  # listed beside those that are served
         self.metadata: dict[str, str] = {}
         self.requests: list[Any] = []
         self.frames = 0
@@ -175,6 +176,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         models = [self._model(name) for name in WIDTHS]
         for model in models:
             del model.vocabulary[:]
+        models += self.unavailable
         return model_pb2.ListModelsResponse(models=models)
 
     def GetModel(self, request: Any, context: Any) -> Any:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import cellar
 from cellar.cli import main
+from cellar.v1 import model_pb2
 from tests.client.fake import FakeServer, run
 
 
@@ -25,6 +27,30 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert "loss 1.5" in out
     assert main(["models", "--json"]) == 0
     assert next(model["name"] for model in json.loads(capsys.readouterr().out)) == "char"
+
+
+def test_models_that_are_not_served_say_why(
+    capsys: pytest.CaptureFixture[str], server: FakeServer
+) -> None:
+    server.unavailable = [
+        model_pb2.Model(
+            name="char", version=7, default_version=True, unavailable_reason="it crashed"
+        ),
+        model_pb2.Model(name="cut", unavailable_reason="cut: a link to nowhere"),
+    ]
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines]
+    assert ["char", "7", "(default)", "unavailable"] in rows
+    assert ["cut", "?", "unavailable"] in rows
+    assert lines[-3] == "char 7 is unavailable: it crashed"
+    assert lines[-1] == "cut is unavailable: cut: a link to nowhere"
+    assert main(["models", "--json"]) == 0
+    found = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert found["cut"]["unavailable_reason"] == "cut: a link to nowhere"
+    assert found["series"]["unavailable_reason"] == ""
+    with cellar.connect(server.address) as client:
+        assert [m.name for m in client.models() if not m.available] == ["char", "cut"]
 
 
 def test_step(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:

@@ -22,6 +22,7 @@ KINDS = {
     "STEP_CONFLICT": cellar.StepConflictError,
     "POSITION_MISMATCH": cellar.PositionMismatchError,
     "NOT_STARTED": cellar.NotStartedError,
+    "MODEL_UNAVAILABLE": cellar.ModelUnavailableError,
     "NOT_STREAMABLE": cellar.NotStreamableError,
     "OVERLOADED": cellar.OverloadedError,
     "SESSION_LIMIT": cellar.SessionLimitError,

@@ -10,21 +10,22 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+SERVER = ("-m", "service.server")
 START_S = 30.0
 """A start is bounded by this; it takes a second or two."""
 
 
-def launch(*flags: str) -> subprocess.Popen[str]:
-    """Starts ``cellar-serve``; its output is piped, in JSON."""
+def launch(*flags: str, program: Sequence[str] = SERVER) -> subprocess.Popen[str]:
+    """Starts ``cellar-serve``, or what plays it; its output is piped, in JSON."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("CELLAR_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "service.server", "--log-format=json", *flags],
+        [sys.executable, *program, "--log-format=json", *flags],
         cwd=ROOT,
         env=mine,
         stdout=subprocess.PIPE,
@@ -42,13 +43,15 @@ class ServerProcess:
         address: host:port.
     """
 
-    def __init__(self, models: Path, *flags: str) -> None:
+    def __init__(self, models: Path, *flags: str, program: Sequence[str] = SERVER) -> None:
         """Starts it, and waits until it serves."""
         self._errors = io.StringIO()
         self._events: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self._ended = False
-        self.process = launch(f"--models={models}", "--port=0", "--metrics-port=0", *flags)
+        self.process = launch(
+            f"--models={models}", "--port=0", "--metrics-port=0", *flags, program=program
+        )
         self._threads = [
             threading.Thread(target=self._read_events, daemon=True),
             threading.Thread(target=self._read_errors, daemon=True),
@@ -140,9 +143,9 @@ class ServerProcess:
 
 
 @contextmanager
-def running(models: Path, *flags: str) -> Iterator[ServerProcess]:
+def running(models: Path, *flags: str, program: Sequence[str] = SERVER) -> Iterator[ServerProcess]:
     """A server for the length of a block."""
-    server = ServerProcess(models, *flags)
+    server = ServerProcess(models, *flags, program=program)
     try:
         yield server
     finally:

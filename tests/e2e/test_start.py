@@ -1,4 +1,4 @@
-"""What the server refuses to start with, and in which words."""
+"""What the server refuses to start with, in which words; and what it does without."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.e2e.process import launch
+import cellar
+from cellar import cli
+from tests.e2e.process import launch, running
+from tests.service.foreign import publish_foreign
 
 CASES = {
     # name: (exit status, words on stderr)
@@ -94,6 +97,39 @@ def test_it_says_why_it_does_not_start(name: str, ended: dict[str, Ended]) -> No
     if status == 1:
         (line,) = errors.splitlines()
         assert line.startswith("cellar-serve: ")
+
+
+def test_a_bad_model_takes_nothing_else_down(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is cut off, and one that is not there yet, beside a sound one of each kind."""
+    shutil.copytree(repository / "letters", tmp_path / "letters")
+    cut = publish_foreign(tmp_path, "cut")
+    cut.write_bytes(cut.read_bytes()[:100])
+    publish_foreign(tmp_path, "sums")
+    (tmp_path / "letters" / "2").mkdir()
+    with running(tmp_path) as server:
+        assert server.wait_for("serving", 1)["models"] == ["letters/1", "sums/1"]
+        assert server.wait_for("model unavailable", 1)["model"] == "cut/1"
+        assert server.wait_for("default version unavailable", 1)["served"] == [1]
+        assert cli.main(["models", "--server", server.address]) == 0
+        shown = capsys.readouterr().out
+        assert "cut 1 is unavailable: cut/1/model.onnx: not a readable ONNX model" in shown
+        with cellar.connect(server.address) as client:
+            assert [model.available for model in client.models()] == [False, True, False, True]
+            for name in ("cut", "letters"):
+                with pytest.raises(cellar.ModelUnavailableError):
+                    client.session(name)
+            with client.session("sums") as session:
+                session.step([3.0])
+                raw = session.step([1.0]).raw
+                assert raw is not None
+                assert raw.tolist() == [2.5, 2.5]
+            with client.session("letters", version=1) as session:
+                session.step("a")
+        server.terminate()
+        assert server.wait() == 0
+        assert server.errors() == ""
 
 
 def plain_model() -> onnx.ModelProto:

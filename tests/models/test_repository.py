@@ -1,6 +1,8 @@
 """Models on disk: what is found, what is published, what is refused and in which words."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,95 @@ def test_the_highest_version_of_the_wire_is_served(tmp_path: Path) -> None:
     root = write_repository(tmp_path, char_case()) / "letters"
     (root / "1").rename(root / str(2**32 - 1))
     assert ModelRepository(tmp_path).load("letters").version == 2**32 - 1
+
+
+def faults(root: Path) -> dict[tuple[str, int | None], str | None]:
+    """What a repository holds, and what is wrong with it, without the folder's own path."""
+    entries = ModelRepository(root).entries()
+    return {
+        (each.name, each.version): each.fault and each.fault.replace(f"{root}/", "")
+        for each in entries
+    }
+
+
+def test_what_lies_about_is_no_model(tmp_path: Path) -> None:
+    root = write_repository(tmp_path, char_case())
+    for name in (".DS_Store", "README.md", "letters/notes.txt", "letters/.publish-x"):
+        (root / name).write_text("x")
+    (root / "lost+found").mkdir(mode=0)
+    for name in (".ipynb_checkpoints/1", ".git/objects", "letters/.cache", "data/train"):
+        (root / name).mkdir(parents=True)
+    (root / ".ipynb_checkpoints" / "1" / "model.onnx").write_bytes(b"")
+    assert faults(root) == {("letters", 1): None}
+
+
+def test_what_seems_meant_as_a_model_says_what_is_wrong(tmp_path: Path) -> None:
+    root = write_repository(tmp_path, char_case())
+    model = root / "letters" / "1" / "model.onnx"
+    for name in ("2", "3", "4", "v5", "007", "6", "8"):
+        (root / "letters" / name).mkdir()
+    for name in ("v5", "007"):
+        (root / "letters" / name / "model.onnx").write_bytes(model.read_bytes())
+    (root / "letters" / "3" / "model.onnx").mkdir()
+    (root / "letters" / "4" / "model.onnx").symlink_to(root / "gone.onnx")
+    (root / "letters" / "6" / "model.onnx").symlink_to(model)
+    os.mkfifo(root / "letters" / "8" / "model.onnx")
+    (root / "letters" / "9").write_text("a file")
+    (root / "letters" / "10").symlink_to(root / "gone")
+    (root / "elsewhere").symlink_to(root / "gone")
+    (root / "linked").symlink_to(root / "letters")
+    misnamed = "a version is a whole number from 1 to 4294967295"
+    found = {key: fault for key, fault in faults(root).items() if key[0] != "linked"}
+    assert found.pop(("letters", None)) in {
+        f"letters/{name}: {misnamed}, without leading zeros: rename the folder"
+        for name in ("v5", "007")
+    }
+    assert found == {
+        ("elsewhere", None): "elsewhere: a link to nowhere",
+        ("letters", 1): None,
+        ("letters", 2): "letters/2: there is no model.onnx",
+        ("letters", 3): "letters/3: its model.onnx is not a file",
+        ("letters", 4): "letters/4: its model.onnx is a link to nowhere",
+        ("letters", 6): None,
+        ("letters", 8): "letters/8: its model.onnx is not a file",
+        ("letters", 9): "letters/9: not a folder",
+        ("letters", 10): "letters/10: a link to nowhere",
+    }
+    assert faults(root)["linked", 6] is None
+
+
+def test_folders_that_cannot_be_read_are_bad_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may read everything sees no such folder, so it is played here."""
+    root = write_repository(tmp_path, char_case(), series_case())
+    (root / "prices" / "2").mkdir()
+    iterate, is_file = Path.iterdir, Path.is_file
+
+    def closed_name(path: Path) -> Iterator[Path]:
+        if path.name == "letters":
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterate(path)
+
+    def closed_version(path: Path) -> bool:
+        if path.parent.name == "2":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "iterdir", closed_name)
+    monkeypatch.setattr(Path, "is_file", closed_version)
+    assert faults(root) == {
+        ("letters", None): "letters: cannot be read: Permission denied",
+        ("prices", 1): None,
+        ("prices", 2): "prices/2: cannot be read: Permission denied",
+    }
+
+
+@pytest.mark.parametrize("initial", ["NaN", "Infinity", "1e300", "-1e39"])
+def test_a_state_starts_at_a_number_that_it_can_hold(initial: str) -> None:
+    text = char_case().manifest.model_dump_json().replace('"initial":0.0', f'"initial":{initial}')
+    with pytest.raises(ModelError, match=r"here: states\.0\.initial: "):
+        Manifest.parse(text, where="here")
 
 
 def test_a_fingerprint_tells_weights_apart_and_ignores_metadata() -> None:
@@ -241,7 +332,7 @@ def test_a_manifest_checks_itself() -> None:
     ):
         State(input="h", output="h_next", shape=(2, 2), initial=(1, 2, 3))
     for initial in (float("nan"), 1e39, (0.0, float("inf"))):
-        with pytest.raises(ValueError, match="initial holds a number that is not finite"):
+        with pytest.raises(ValueError, match="a number in it is not finite"):
             State(input="h", output="h_next", shape=(2,), initial=initial)
     with pytest.raises(ValueError, match="greater than 0"):
         State(input="h", output="h_next", shape=(-1,))

@@ -1,6 +1,9 @@
 """Which devices to serve on: what was asked for, if ONNX Runtime can really use it."""
 
+import os
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -17,17 +20,25 @@ from service.engine.execution.runtime import (
     load_cuda,
     open_session,
     quiet,
+    why_not_loaded,
 )
 
 _ROWS, _WIDTH = 4, 3
+_SIGNS = (("/dev", "nvidia*"), ("/proc/driver", "nvidia"))  # that a GPU's driver leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The devices to serve on, and why they are not what ``auto`` would rather have."""
+    """The devices to serve on, and why they are not what ``auto`` would rather have.
+
+    Attributes:
+        reason: why ``auto`` has taken the CPU.
+        sign: what says that the machine has a GPU nevertheless, so that this is hardly meant.
+    """
 
     places: tuple[Place, ...]
     reason: str | None = None
+    sign: str | None = None
 
 
 def choose(asked: str) -> Choice:
@@ -45,7 +56,7 @@ def choose(asked: str) -> Choice:
             _check(place)
         except DeviceError as error:
             if asked == "auto":
-                return Choice(places=(CPU,), reason=str(error))
+                return Choice(places=(CPU,), reason=str(error), sign=sign_of_a_gpu())
             raise DeviceError(
                 f"--device {asked}: {error}: serve with --device cpu, or make {place} usable: it "
                 f"takes an NVIDIA driver, the onnxruntime-gpu wheel (not onnxruntime) and "
@@ -68,12 +79,27 @@ def _check(place: Place) -> None:
         try:
             probe(place)
         except DeviceError:
+            missing = why_not_loaded() or "it does not say why"
             raise DeviceError(
-                f"ONNX Runtime cannot load its CUDA provider, which needs {built_for()}"
+                f"ONNX Runtime cannot load its CUDA provider, which needs {built_for()}: {missing}"
             ) from None
         except Exception as error:  # whatever the runtime throws
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise DeviceError(f"ONNX Runtime does not run on {place} ({reason})") from error
+
+
+def sign_of_a_gpu() -> str | None:
+    """What on this machine is there for an NVIDIA GPU alone, whether that works or not.
+
+    ``None`` too where it is hidden from this process on purpose.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return None
+    for folder, pattern in _SIGNS:
+        found = next(Path(folder).glob(pattern), None)
+        if found is not None:
+            return str(found)
+    return shutil.which("nvidia-smi")
 
 
 def probe(place: Place) -> None:

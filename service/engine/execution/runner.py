@@ -73,6 +73,12 @@ class Runner(Protocol):
             takes. The last one is not read yet: the state is that after the one before.
         """
 
+    def is_lost(self, fault: Exception) -> bool:
+        """After a call has failed: whether the device is gone, so that every other one fails too.
+
+        From the thread that made the call.
+        """
+
     def blank(self, rows: int) -> Inputs:
         """One valid step for each of several rows, to measure with."""
 

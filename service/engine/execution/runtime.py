@@ -3,9 +3,10 @@
 import ctypes
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -20,10 +21,16 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _SILENT = 4  # fatal errors only
 _NEVER_CAPTURED = -1
+# CUDA's words, and those of ONNX Runtime's own arena.
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory")
 
 
 class DeviceError(Exception):
     """A device that was asked for cannot be used; the message says why, in one line."""
+
+
+class DeviceLostError(DeviceError):
+    """A device that was served on has failed for good, and its states with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ def open_session(
     # then cannot depend on how a batch was split.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = _SILENT  # an error is raised, and is in our own log
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
@@ -247,6 +254,22 @@ def built_for() -> str:
     return f"CUDA {version.partition('.')[0] or 13} and cuDNN 9"
 
 
+def why_not_loaded() -> str | None:
+    """What the system's loader says of the CUDA provider, where that cannot be loaded.
+
+    To be asked once ONNX Runtime has tried: it tells nobody but its own log.
+    """
+    folder = Path(ort.__file__).parent / "capi"
+    pattern = "*onnxruntime_providers_{}." + ("dll" if sys.platform == "win32" else "so")
+    for part in ("shared", "cuda"):
+        for library in folder.glob(pattern.format(part)):
+            try:
+                ctypes.CDLL(str(library))
+            except OSError as error:
+                return str(error)
+    return None
+
+
 def load_cuda() -> None:
     """Load CUDA's and cuDNN's libraries, those that came as wheels first."""
     if hasattr(ort, "preload_dlls"):
@@ -263,13 +286,38 @@ def gpus() -> int:
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(name)
-    except OSError:
-        raise DeviceError(f"there is no NVIDIA driver ({name})") from None
+    except OSError as error:
+        raise DeviceError(f"there is no NVIDIA driver ({error})") from None
     count = ctypes.c_int()
     for result in (driver.cuInit(0), driver.cuDeviceGetCount(ctypes.byref(count))):
         if result:
             raise DeviceError(f"the NVIDIA driver finds no GPU (its error {result})")
     return count.value
+
+
+def is_lost(place: Place, fault: Exception, run: Callable[[], object]) -> bool:
+    """Whether a place is gone for good, after something has failed there.
+
+    CUDA's errors are of many kinds, and some of them stay: every later call fails as well. So a
+    run that must succeed tells, whatever the fault is called. Too little memory passes.
+
+    Args:
+        place: where it failed.
+        fault: what was raised.
+        run: does something there that is known to work.
+    """
+    if place == CPU or _is_of_memory(fault):
+        return False
+    try:
+        run()
+    except Exception as error:  # whatever the runtime throws
+        return not _is_of_memory(error)
+    return False
+
+
+def _is_of_memory(fault: Exception) -> bool:
+    text = str(fault).lower()
+    return isinstance(fault, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.compile.stateless import StatelessGraph
 from models.manifest import Manifest, TokensInput, ValuesInput
 from service.engine.execution.heads import Heads
-from service.engine.execution.runtime import CPU, Place, open_session
+from service.engine.execution.runtime import CPU, Place, is_lost, open_session
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
@@ -40,6 +40,7 @@ class StatelessRunner:
         tf32: bool = False,
     ) -> None:
         self._manifest = graph.manifest
+        self._place = place
         self._session = open_session(graph.graph, place, tf32=tf32)
         self._heads = Heads(graph.heads, graph.manifest)
         self.isolated = self._is_changed_by_others() if isolated is None else isolated
@@ -74,6 +75,11 @@ class StatelessRunner:
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
         return self._heads.answer(predictions, outputs, draws, positions)
+
+    def is_lost(self, fault: Exception) -> bool:
+        """See ``Runner.is_lost``."""
+        steps = _any_steps(self._manifest, np.random.default_rng(0), 9)
+        return is_lost(self._place, fault, lambda: self.predict([steps]))
 
     def _is_changed_by_others(self) -> bool:
         """Run sequences alone and together, and compare bits."""

@@ -72,6 +72,7 @@ class DynamicBatcher(Predictor):
     Args:
         runner: what runs it.
         workers: runs that may overlap.
+        device_lost: is told on the event loop when no run on the device will succeed any more.
     """
 
     def __init__(
@@ -82,11 +83,14 @@ class DynamicBatcher(Predictor):
         workers: int,
         metrics: Metrics,
         settings: EngineSettings,
+        device_lost: Callable[[Exception], None],
     ) -> None:
         super().__init__(name, metrics=metrics, settings=settings)
         self._name = name
         self._runner = runner
         self._workers = workers
+        self._device_lost = device_lost
+        self._lost = False
         self._metrics = metrics
         self._most_rows = 1 if runner.isolated else settings.max_batch
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
@@ -192,8 +196,9 @@ class DynamicBatcher(Predictor):
         try:
             return list(self._runner.predict([queued.steps for queued in batch]))
         except Exception as fault:  # whatever the runtime throws
-            if len(batch) == 1:
-                return [fault]
+            self._lost = self._lost or self._runner.is_lost(fault)
+            if len(batch) == 1 or self._lost:
+                return [fault] * len(batch)
             return [found for queued in batch for found in self._run([queued])]
 
     def _ran(self, batch: list[_Queued], run: "asyncio.Future[list[Floats | Exception]]") -> None:
@@ -209,6 +214,8 @@ class DynamicBatcher(Predictor):
                 continue
             if isinstance(found, Exception):
                 self._fail(job, found)
+                if self._lost:
+                    self._device_lost(found)
                 continue
             job.found[queued.row] = found if job.outputs.every_step else found[-1:].copy()
             job.left -= 1

@@ -6,6 +6,7 @@ Knows nothing of sessions or gRPC.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from models.errors import ModelError
 from models.manifest import Manifest
@@ -21,7 +22,13 @@ from service.engine.work.flow import Flows
 from service.engine.work.replies import Encode
 from service.engine.work.request import SingleKind
 from service.engine.work.sampling import Sampling
-from service.errors import BadInputError, ModelUnknownError, NotStreamableError, SessionLimitError
+from service.errors import (
+    BadInputError,
+    ModelUnavailableError,
+    ModelUnknownError,
+    NotStreamableError,
+    SessionLimitError,
+)
 from service.metrics import Metrics
 from service.settings import MOST_SESSIONS, EngineSettings
 
@@ -149,8 +156,21 @@ class ServedModel:
         return roomy
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnavailableModel:
+    """A version of a model that is in the repository and cannot be served.
+
+    Attributes:
+        version: ``None`` where no number can be told.
+    """
+
+    name: str
+    version: int | None
+    reason: str
+
+
 class Registry:
-    """Finds models by name and version."""
+    """Finds models by name and version, and knows which are not to be had."""
 
     def __init__(
         self,
@@ -158,12 +178,15 @@ class Registry:
         metrics: Metrics,
         flows: Flows,
         clock: Callable[[], float],
+        device_lost: Callable[[str, Exception], None],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._flows = flows
         self._clock = clock
+        self._device_lost = device_lost
         self._models: dict[tuple[str, int], ServedModel] = {}
+        self._unavailable: dict[tuple[str, int | None], UnavailableModel] = {}
 
     def add(
         self,
@@ -190,6 +213,7 @@ class Registry:
         """
         label, settings, metrics = f"{name}/{version}", self._settings, self._metrics
         sessions = 0 if stateless else capacity(settings, manifest)
+        device_lost = partial(self._device_lost, label)
         shards = tuple(
             Shard(
                 label,
@@ -201,6 +225,7 @@ class Registry:
                 settings=settings,
                 flows=self._flows,
                 clock=self._clock,
+                device_lost=device_lost,
             )
             for number, runner in enumerate(runners)
         )
@@ -208,7 +233,12 @@ class Registry:
             StatefulPredictor(label, shards, metrics=metrics, settings=settings)
             if stateless is None
             else DynamicBatcher(
-                label, stateless, workers=workers, metrics=metrics, settings=settings
+                label,
+                stateless,
+                workers=workers,
+                metrics=metrics,
+                settings=settings,
+                device_lost=device_lost,
             )
         )
         served = ServedModel(
@@ -225,49 +255,117 @@ class Registry:
         self._show(served)
         return served
 
+    def add_unavailable(self, name: str, version: int | None, reason: str) -> None:
+        """List a model that cannot be served."""
+        self._unavailable[name, version] = UnavailableModel(
+            name=name, version=version, reason=reason
+        )
+        label = name if version is None else f"{name}/{version}"
+        self._metrics.model_available.labels(label).set(0)
+
+    def remove(self, name: str, version: int) -> None:
+        """Serve a model no longer, if it is served: it was found bad after it was added."""
+        served = self._models.pop((name, version), None)
+        if served is not None:
+            served.predictor.stop()
+            for shard in served.shards:
+                shard.stop()
+            self._hide(served)
+
     def all(self) -> list[ServedModel]:
-        """All models, by name and version."""
+        """All models that are served, by name and version."""
         return [self._models[key] for key in sorted(self._models)]
+
+    def unavailable(self) -> list[UnavailableModel]:
+        """All that are not, by name and version."""
+        found = self._unavailable.values()
+        return sorted(found, key=lambda model: (model.name, model.version or 0))
 
     def shards(self) -> list[Shard]:
         """The shards of all models."""
         return [shard for served in self.all() for shard in served.shards]
 
     def find(self, name: str, version: int) -> ServedModel:
-        """One model; version 0 is the highest, an empty name the only one there is.
+        """One model; version 0 is the highest there is, an empty name the only one.
+
+        What is unavailable counts, so that nobody is given another model, or an older version,
+        than would be meant if it were sound.
 
         Raises:
             ModelUnknownError: no such model.
+            ModelUnavailableError: it cannot be served.
         """
-        names = sorted({known for known, _ in self._models})
+        names = sorted({known for known, _ in (*self._models, *self._unavailable)})
         if not name:
             if len(names) != 1:
                 raise ModelUnknownError(f"model: name one of: {', '.join(names) or 'none loaded'}")
             name = names[0]
-        versions = [number for known, number in self._models if known == name]
-        if not versions:
+        if name not in names:
             known_names = ", ".join(names) or "none"
             raise ModelUnknownError(f"model: '{name}' is not served; there is: {known_names}")
-        version = version or max(versions)
-        if version not in versions:
-            numbers = ", ".join(map(str, sorted(versions)))
+        versions = self._versions(name)
+        served = self._models.get((name, version or max(versions, default=0)))
+        if served is not None:
+            return served
+        if version and version not in versions and versions:
+            numbers = ", ".join(map(str, versions))
             raise ModelUnknownError(f"model_version: '{name}' has {numbers}, not {version}")
-        return self._models[name, version]
+        raise self._why_unavailable(name, version)
 
     def default_version(self, name: str) -> int:
-        """The version that requests without one get."""
-        return max(version for known, version in self._models if known == name)
+        """The version that requests without one get, or are refused for; 0: there is none."""
+        return max(self._versions(name), default=0)
+
+    def missing_defaults(self) -> list[tuple[str, int, list[int]]]:
+        """Names whose default version is unavailable, with it and the versions that are served."""
+        return [
+            (name, default, served)
+            for name in sorted({known for known, _ in self._models})
+            if (served := self._served_versions(name))[-1]
+            != (default := self.default_version(name))
+        ]
+
+    def _versions(self, name: str) -> list[int]:
+        """The numbers of a model's versions, served or not, ascending."""
+        keys = (*self._models, *self._unavailable)
+        return sorted(version for known, version in keys if known == name and version is not None)
+
+    def _served_versions(self, name: str) -> list[int]:
+        return sorted(version for known, version in self._models if known == name)
+
+    def _why_unavailable(self, name: str, version: int) -> ModelUnavailableError:
+        number = version or self.default_version(name) or None
+        entry = self._unavailable.get((name, number)) or self._unavailable[name, None]
+        label = name if entry.version is None else f"{name}/{entry.version}"
+        others = ", ".join(map(str, self._served_versions(name)))
+        instead = ""
+        if others and not version:
+            instead = f"; name an older version to be served by that: {others}"
+        return ModelUnavailableError(
+            f"model: '{label}' is unavailable: {entry.reason}{instead}",
+            model=name,
+            version=entry.version,
+        )
 
     def _show(self, served: ServedModel) -> None:
         """Let the gauges read the shards whenever they are read."""
         model = f"{served.name}/{served.version}"
         session_bytes = served.manifest.session_bytes
+        self._metrics.model_available.labels(model).set(1)
         self._metrics.session_capacity.labels(model).set(served.usage.capacity)
         self._metrics.sessions.labels(model, "device").set_function(lambda: served.usage.sessions)
         self._metrics.state_bytes.labels(model, "device").set_function(
             lambda: session_bytes * served.usage.sessions
         )
         self._metrics.pending_steps.labels(model).set_function(lambda: served.usage.pending_steps)
+
+    def _hide(self, served: ServedModel) -> None:
+        """Take back what `_show` did: the gauges keep the arena alive."""
+        model, metrics = f"{served.name}/{served.version}", self._metrics
+        metrics.session_capacity.remove(model)
+        metrics.sessions.remove(model, "device")
+        metrics.state_bytes.remove(model, "device")
+        metrics.pending_steps.remove(model)
 
 
 def capacity(settings: EngineSettings, manifest: Manifest) -> int:

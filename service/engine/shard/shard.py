@@ -53,6 +53,7 @@ class Shard:
         sessions: the most that can be open.
         chunk_steps: the most time steps that one run of this model takes.
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
+        device_lost: is told on the event loop when no run on the device will succeed any more.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Shard:
         settings: EngineSettings,
         flows: Flows,
         clock: Callable[[], float] = time.monotonic,
+        device_lost: Callable[[Exception], None],
     ) -> None:
         rows = self.rows(settings, sessions)
         chunk_spares = settings.max_batch
@@ -111,6 +113,7 @@ class Shard:
             model=name,
             max_batch=settings.max_batch,
             clock=clock,
+            device_lost=device_lost,
         )
         self.limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._flows = flows

@@ -40,6 +40,7 @@ class Run:
     answers: list[Answered] = field(default_factory=list)  # of each part
     positions: list[Ints] = field(default_factory=list)  # of each part, that its replies tell
     fault: Exception | None = None  # it failed: what it writes is in doubt
+    lost: bool = False  # and so will all others: the device is gone
     began_s: float = 0.0
     seconds: float = 0.0
 
@@ -60,6 +61,7 @@ class Tick:
         model: str,
         max_batch: int,
         clock: Callable[[], float],
+        device_lost: Callable[[Exception], None],
     ) -> None:
         self._table = table
         self._scheduler = scheduler
@@ -72,6 +74,7 @@ class Tick:
         self._model = model
         self._max_batch = max_batch
         self._clock = clock
+        self._device_lost = device_lost
         self._numbers = np.arange(max_batch)
         self._ones = np.ones(max_batch, np.int64)
 
@@ -129,6 +132,7 @@ class Tick:
                 run.answers = self._executor.run(run.batch)
         except Exception as fault:  # whatever the runtime throws must not kill the thread
             run.fault = fault
+            run.lost = self._runner.is_lost(fault)
         run.seconds = time.monotonic() - run.began_s
 
     def commit(self, run: Run) -> None:
@@ -142,6 +146,8 @@ class Tick:
             _log.error("run failed", shard=self._model, kind=batch.kind.value, exc_info=run.fault)
             for part in batch.parts:
                 self._contain(part)
+            if run.lost:
+                self._device_lost(run.fault)
         elif request is not None:
             contents = request.contents if len(request.contents) else request.digest()
             self._apply(batch.slots, batch.expected + 1, contents=contents)

@@ -14,7 +14,7 @@ from service.engine.calls.predict import PredictResult
 from service.engine.directory import SessionInfo
 from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FinishReason
-from service.engine.served.registry import ServedModel
+from service.engine.served.registry import ServedModel, UnavailableModel
 from service.engine.sessions.table import SessionStatus
 from service.engine.streams.attachments import Attached
 from service.engine.work.columns import Answers
@@ -141,6 +141,17 @@ def model(engine: Engine, served: ServedModel, *, complete: bool) -> model_pb2.M
     if complete and manifest.provenance is not None:
         message.provenance_json = json.dumps(manifest.provenance.model_dump(mode="json"))
     return message
+
+
+def unavailable(engine: Engine, found: UnavailableModel) -> model_pb2.Model:
+    """A model that cannot be served."""
+    default = engine.registry.default_version(found.name)
+    return model_pb2.Model(
+        name=found.name,
+        version=found.version or 0,
+        default_version=found.version is not None and found.version == default,
+        unavailable_reason=found.reason,
+    )
 
 
 def _timestamp(seconds: float) -> Timestamp:

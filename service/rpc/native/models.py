@@ -18,9 +18,10 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> Any:
         self._engine.check_ready()
-        models = [
-            encode.model(self._engine, m, complete=False) for m in self._engine.registry.all()
-        ]
+        registry = self._engine.registry
+        models = [encode.model(self._engine, served, complete=False) for served in registry.all()]
+        models += [encode.unavailable(self._engine, model) for model in registry.unavailable()]
+        models.sort(key=lambda model: (model.name, model.version))
         return pb.ListModelsResponse(models=models)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> Any:

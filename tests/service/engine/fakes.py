@@ -54,6 +54,7 @@ class FakeRunner:
         self.state = np.full(slots, -1, np.int64)  # garbage: only `fresh` may make it a zero
         self.batches: list[list[int]] = []  # the slots written by each run
         self.fail_next = False
+        self.lost = False  # every run fails, and is known to fail for good
         self.gate = threading.Event()
         self.gate.set()
         self.lets_one_in = False  # the gate closes behind it
@@ -71,6 +72,8 @@ class FakeRunner:
         self.gate.wait()
         if self.lets_one_in:
             self.gate.clear()
+        if self.lost:
+            raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the device caught fire")
@@ -88,6 +91,9 @@ class FakeRunner:
 
     def decode(self, **columns: Any) -> NDArray[np.int32]:
         raise AssertionError("it cannot decode")
+
+    def is_lost(self, fault: Exception) -> bool:
+        return self.lost
 
     def blank(self, rows: int) -> Inputs:
         return np.zeros((rows, 1), np.int64)

@@ -321,7 +321,7 @@ def test_what_is_no_model_is_refused(folder: Path) -> None:
         imported()
     with pytest.raises(DataError, match=r"gone.onnx: there is no such file"):
         imported("gone.onnx")
-    (folder / "net.h5").write_bytes(b"")
+    (folder / "net.h5").write_bytes(b"?")
     with pytest.raises(DataError, match=r"its name ends in none of .onnx"):
         imported("net.h5")
     exported(Net(nn.LSTM), "net.onnx")

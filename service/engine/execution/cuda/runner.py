@@ -21,7 +21,14 @@ from service.engine.execution.cuda.external import ExternalGraph
 from service.engine.execution.cuda.heads import DeviceHeads
 from service.engine.execution.cuda.predictions import OnDevice
 from service.engine.execution.cuda.steps import Bucket, bind_steps, blank, open_steps, record
-from service.engine.execution.runtime import Block, Bound, Place, input_shapes, open_session
+from service.engine.execution.runtime import (
+    Block,
+    Bound,
+    Place,
+    input_shapes,
+    is_lost,
+    open_session,
+)
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
@@ -139,6 +146,9 @@ class CudaRunner:
             )
         return self._on_device(bucket, rows) if every is None else every[:rows]
 
+    def is_lost(self, fault: Exception) -> bool:
+        return is_lost(self.place, fault, self._run_scratch)
+
     def blank(self, rows: int) -> Inputs:
         return blank(self._manifest, rows)[:, None]
 
@@ -225,6 +235,18 @@ class CudaRunner:
                 works = ~waits
                 every[lane[works], at[works]] = bucket.predictions.read()[works]
         return every
+
+    def _run_scratch(self) -> None:
+        """Run a step of no session."""
+        scratch, one = np.array([self.arena.scratch]), np.ones(1, np.int64)
+        self.step(
+            read=scratch,
+            write=scratch,
+            fresh=np.ones(1, np.bool_),
+            inputs=self.blank(1),
+            lengths=one,
+            every_step=True,  # they are read: some faults show no sooner
+        )
 
     def _begin(self) -> None:
         """Make what was predicted before invalid."""

@@ -1,12 +1,17 @@
 """Which device is chosen, and what is said where it cannot be had. No GPU is needed here."""
 
+import ctypes
+import sys
+from pathlib import Path
+
 import pytest
 
 from service.engine.execution import devices as choice
 from service.engine.execution.devices import choose, probe
-from service.engine.execution.runtime import CPU, DeviceError, Place
+from service.engine.execution.runtime import CPU, DeviceError, Place, gpus, why_not_loaded
 from service.settings import read_settings
 
+MISSING = "libcublasLt.so.13: cannot open shared object file: No such file or directory"
 DRIVER = "there is no NVIDIA driver"
 
 
@@ -21,6 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(choice, "cuda_is_built_in", lambda: True)
     monkeypatch.setattr(choice, "load_cuda", lambda: None)
     monkeypatch.setattr(choice, "probe", lambda place: None)
+    monkeypatch.setattr(choice, "why_not_loaded", lambda: MISSING)
     return monkeypatch
 
 
@@ -66,6 +72,7 @@ def broken(place: Place) -> None:
         ("gpus", lambda: 2, "cuda:0,cuda:2", "no cuda:2, the driver shows 2 GPUs to"),
         ("cuda_is_built_in", lambda: False, "cuda", "built without CUDA"),
         ("probe", silent_fallback, "cuda", "cannot load its CUDA provider"),
+        ("probe", silent_fallback, "cuda", MISSING),
         ("probe", broken, "cuda:1", "does not run on cuda:1 (CUDA failure 35)"),
     ],
 )
@@ -80,6 +87,47 @@ def test_what_is_missing_is_said_in_one_line_with_the_way_out(
     assert "\n" not in message
     for word in (words, "--device cpu", "driver", "onnxruntime-gpu", "CUDA 13", "cuDNN 9"):
         assert word in message
+
+
+def test_a_gpu_that_is_there_and_cannot_be_used_is_told_from_none(
+    machine: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine.setattr(choice, "probe", silent_fallback)
+    machine.setattr(choice, "_SIGNS", ((str(tmp_path), "nvidia*"),))
+    machine.setenv("PATH", str(tmp_path / "bin"))
+    machine.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert choose("auto").sign is None
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.touch(0o755)
+    assert choose("auto").sign == str(tool)
+    (tmp_path / "nvidia0").touch()
+    found = choose("auto")
+    assert found.sign == str(tmp_path / "nvidia0")
+    assert MISSING in str(found.reason)
+    assert choose("cpu").sign is None
+    for hidden in ("", "-1"):
+        machine.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert choose("auto").sign is None, "that is meant so"
+
+
+def test_the_loader_says_itself_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ending = "dll" if sys.platform == "win32" else "so"
+    library = tmp_path / "capi" / f"libonnxruntime_providers_cuda.{ending}"
+    monkeypatch.setattr("onnxruntime.__file__", str(tmp_path / "__init__.py"))
+    assert why_not_loaded() is None
+    library.parent.mkdir()
+    library.write_text("this is no library")
+    assert library.name in str(why_not_loaded())
+
+    def no_library(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    with pytest.raises(DeviceError, match=r"no NVIDIA driver \(.*cannot open shared object file"):
+        gpus()
 
 
 @pytest.mark.parametrize("given", ["auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:1"])
