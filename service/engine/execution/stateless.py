@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from models.compile.stateless import StatelessGraph
 from models.manifest import Manifest, TokensInput, ValuesInput
 from service.engine.execution.heads import Heads
-from service.engine.execution.runtime import CPU, Place, open_session
+from service.engine.execution.runner import UnwrittenError
+from service.engine.execution.runtime import CPU, Place, complaint, open_session
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
@@ -55,6 +56,9 @@ class StatelessRunner:
         Args:
             sequences: token ids (steps,) or values (steps, width) of each, at least one step; of
                 one length unless `pads`.
+
+        Raises:
+            UnwrittenError: they could not be run.
         """
         counts = [len(steps) for steps in sequences]
         first = sequences[0]
@@ -65,7 +69,10 @@ class StatelessRunner:
         feeds: dict[str, NDArray[Any]] = {self._manifest.input.name: padded}
         if self._manifest.lengths is not None:
             feeds[self._manifest.lengths] = np.array(counts, np.int32)
-        (found,) = self._session.run([self._manifest.prediction.output], feeds)
+        try:
+            (found,) = self._session.run([self._manifest.prediction.output], feeds)
+        except Exception as fault:  # whatever the runtime throws
+            raise UnwrittenError(complaint(fault)) from fault
         if not self._manifest.prediction.per_step:
             return [found[row : row + 1] for row in range(len(counts))]
         return [found[row, :steps] for row, steps in enumerate(counts)]

@@ -16,11 +16,12 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
+from service.engine.execution.runner import UnwrittenError
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.predictor import Predictor, Promised, Sequences
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws, Sampling
-from service.errors import InternalError
+from service.errors import InternalError, unreadable
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -196,7 +197,10 @@ class DynamicBatcher(Predictor):
             if job.done.done():
                 continue
             if isinstance(found, Exception):
-                self._fail(job, found)
+                if isinstance(found, UnwrittenError) and found.complaint is not None:
+                    job.done.set_exception(unreadable(found.complaint, row=queued.row))
+                else:
+                    self._fail(job, found)
                 continue
             job.found[queued.row] = found if job.outputs.every_step else found[-1:].copy()
             job.left -= 1
