@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from models.errors import ModelError, ModelNotFoundError
-from models.fit import check_fit
+from models.fit import check_fit, check_weights
 from models.manifest import Manifest, fingerprint
 
 MODEL_FILE = "model.onnx"
@@ -136,6 +136,7 @@ def load_model(path: Path, *, name: str, version: int) -> Model:
             f"put a {SIDECAR_FILE} beside it"
         )
     check_fit(proto, manifest, where=str(path))
+    check_weights(proto, where=str(path))
     return Model(
         name=name,
         version=version,

@@ -1,6 +1,7 @@
 """Small graphs of somebody else's: each has one peculiarity."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,26 @@ def mixing_case() -> Case:
         total = graph.node("ReduceSum", x, keepdims=0)
         above = graph.node("Greater", total, graph.constant(0.0))
         return graph.node("Where", above, graph.node("Neg", s), s)
+
+    return foreign_case(change)
+
+
+def poisoned_case() -> Case:
+    """Adds to all rows nought times their sum: which is no number where one overflows."""
+
+    def change(graph: GraphBuilder, x: str, s: str) -> str:
+        total = graph.node("ReduceSum", graph.node("Mul", x, graph.constant(1e3)), keepdims=1)
+        return graph.node("Add", s, graph.node("Mul", total, graph.constant(0.0)))
+
+    return foreign_case(change)
+
+
+def ruined_case() -> Case:
+    """Loses its state to values above some 1e36: infinity less infinity."""
+
+    def change(graph: GraphBuilder, x: str, s: str) -> str:
+        large = graph.node("Mul", x, graph.constant(200.0))
+        return graph.node("Add", s, graph.node("Sub", large, large))
 
     return foreign_case(change)
 
@@ -153,3 +174,9 @@ def _case(proto: onnx.ModelProto, manifest: Manifest) -> Case:
         path=Path(f"{manifest.name}.onnx"),
     )
     return Case(network=char_case().network, model=model)
+
+
+def named(case: Case, name: str) -> Case:
+    """The same under another name."""
+    manifest = case.manifest.model_copy(update={"name": name})
+    return replace(case, model=replace(case.model, name=name, manifest=manifest))

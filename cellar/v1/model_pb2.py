@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cellar.v1 import values_pb2 as cellar_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x65llar/v1/model.proto\x12\tcellar.v1\x1a\x16\x63\x65llar/v1/values.proto\"\xd1\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x08\x12\x0c\n\x04task\x18\x04 \x01(\t\x12#\n\x05input\x18\x05 \x01(\x0e\x32\x14.cellar.v1.InputKind\x12\r\n\x05width\x18\x06 \x01(\r\x12\x12\n\nvocabulary\x18\x07 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\x12-\n\nprediction\x18\t \x01(\x0e\x32\x19.cellar.v1.PredictionKind\x12\x18\n\x10prediction_width\x18\n \x01(\r\x12\x15\n\rsession_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\x12,\n\x06scores\x18\r \x03(\x0b\x32\x1c.cellar.v1.Model.ScoresEntry\x12\x17\n\x0fprovenance_json\x18\x0e \x01(\t\x12\x0e\n\x06labels\x18\x0f \x03(\t\x12\x12\n\nstreamable\x18\x10 \x01(\x08\x12\x19\n\x11predicts_per_step\x18\x11 \x01(\x08\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.cellar.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cellar.v1.Model\"\x8d\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12!\n\x06inputs\x18\x03 \x01(\x0b\x32\x11.cellar.v1.Inputs\x12\r\n\x05steps\x18\x04 \x03(\x07\x12#\n\x07outputs\x18\x05 \x01(\x0b\x32\x12.cellar.v1.Outputs\"t\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x07\x12+\n\x0bpredictions\x18\x04 \x01(\x0b\x32\x16.cellar.v1.Predictions*U\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11INPUT_KIND_TOKENS\x10\x01\x12\x15\n\x11INPUT_KIND_VALUES\x10\x02*\xa4\x01\n\x0ePredictionKind\x12\x1f\n\x1bPREDICTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PREDICTION_KIND_LOGITS\x10\x01\x12 \n\x1cPREDICTION_KIND_DISTRIBUTION\x10\x02\x12\x17\n\x13PREDICTION_KIND_RAW\x10\x03\x12\x1a\n\x16PREDICTION_KIND_LABELS\x10\x04\x32\xe0\x01\n\x0cModelService\x12I\n\nListModels\x12\x1c.cellar.v1.ListModelsRequest\x1a\x1d.cellar.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.cellar.v1.GetModelRequest\x1a\x1b.cellar.v1.GetModelResponse\x12@\n\x07Predict\x12\x19.cellar.v1.PredictRequest\x1a\x1a.cellar.v1.PredictResponseB4Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x65llar/v1/model.proto\x12\tcellar.v1\x1a\x16\x63\x65llar/v1/values.proto\"\x99\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x08\x12\x0c\n\x04task\x18\x04 \x01(\t\x12#\n\x05input\x18\x05 \x01(\x0e\x32\x14.cellar.v1.InputKind\x12\r\n\x05width\x18\x06 \x01(\r\x12\x12\n\nvocabulary\x18\x07 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\x12-\n\nprediction\x18\t \x01(\x0e\x32\x19.cellar.v1.PredictionKind\x12\x18\n\x10prediction_width\x18\n \x01(\r\x12\x15\n\rsession_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\x12,\n\x06scores\x18\r \x03(\x0b\x32\x1c.cellar.v1.Model.ScoresEntry\x12\x17\n\x0fprovenance_json\x18\x0e \x01(\t\x12\x0e\n\x06labels\x18\x0f \x03(\t\x12\x12\n\nstreamable\x18\x10 \x01(\x08\x12\x19\n\x11predicts_per_step\x18\x11 \x01(\x08\x12\x16\n\x0erows_run_alone\x18\x12 \x01(\x08\x12\x17\n\x0fsteps_run_alone\x18\x13 \x01(\x08\x12\x15\n\rlargest_value\x18\x14 \x01(\x01\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.cellar.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cellar.v1.Model\"\x8d\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12!\n\x06inputs\x18\x03 \x01(\x0b\x32\x11.cellar.v1.Inputs\x12\r\n\x05steps\x18\x04 \x03(\x07\x12#\n\x07outputs\x18\x05 \x01(\x0b\x32\x12.cellar.v1.Outputs\"t\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x07\x12+\n\x0bpredictions\x18\x04 \x01(\x0b\x32\x16.cellar.v1.Predictions*U\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11INPUT_KIND_TOKENS\x10\x01\x12\x15\n\x11INPUT_KIND_VALUES\x10\x02*\xa4\x01\n\x0ePredictionKind\x12\x1f\n\x1bPREDICTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PREDICTION_KIND_LOGITS\x10\x01\x12 \n\x1cPREDICTION_KIND_DISTRIBUTION\x10\x02\x12\x17\n\x13PREDICTION_KIND_RAW\x10\x03\x12\x1a\n\x16PREDICTION_KIND_LABELS\x10\x04\x32\xe0\x01\n\x0cModelService\x12I\n\nListModels\x12\x1c.cellar.v1.ListModelsRequest\x1a\x1d.cellar.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.cellar.v1.GetModelRequest\x1a\x1b.cellar.v1.GetModelResponse\x12@\n\x07Predict\x12\x19.cellar.v1.PredictRequest\x1a\x1a.cellar.v1.PredictResponseB4Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1'
   _globals['_MODEL_SCORESENTRY']._loaded_options = None
   _globals['_MODEL_SCORESENTRY']._serialized_options = b'8\001'
-  _globals['_INPUTKIND']._serialized_start=970
-  _globals['_INPUTKIND']._serialized_end=1055
-  _globals['_PREDICTIONKIND']._serialized_start=1058
-  _globals['_PREDICTIONKIND']._serialized_end=1222
+  _globals['_INPUTKIND']._serialized_start=1042
+  _globals['_INPUTKIND']._serialized_end=1127
+  _globals['_PREDICTIONKIND']._serialized_start=1130
+  _globals['_PREDICTIONKIND']._serialized_end=1294
   _globals['_MODEL']._serialized_start=61
-  _globals['_MODEL']._serialized_end=526
-  _globals['_MODEL_SCORESENTRY']._serialized_start=481
-  _globals['_MODEL_SCORESENTRY']._serialized_end=526
-  _globals['_LISTMODELSREQUEST']._serialized_start=528
-  _globals['_LISTMODELSREQUEST']._serialized_end=547
-  _globals['_LISTMODELSRESPONSE']._serialized_start=549
-  _globals['_LISTMODELSRESPONSE']._serialized_end=603
-  _globals['_GETMODELREQUEST']._serialized_start=605
-  _globals['_GETMODELREQUEST']._serialized_end=653
-  _globals['_GETMODELRESPONSE']._serialized_start=655
-  _globals['_GETMODELRESPONSE']._serialized_end=706
-  _globals['_PREDICTREQUEST']._serialized_start=709
-  _globals['_PREDICTREQUEST']._serialized_end=850
-  _globals['_PREDICTRESPONSE']._serialized_start=852
-  _globals['_PREDICTRESPONSE']._serialized_end=968
-  _globals['_MODELSERVICE']._serialized_start=1225
-  _globals['_MODELSERVICE']._serialized_end=1449
+  _globals['_MODEL']._serialized_end=598
+  _globals['_MODEL_SCORESENTRY']._serialized_start=553
+  _globals['_MODEL_SCORESENTRY']._serialized_end=598
+  _globals['_LISTMODELSREQUEST']._serialized_start=600
+  _globals['_LISTMODELSREQUEST']._serialized_end=619
+  _globals['_LISTMODELSRESPONSE']._serialized_start=621
+  _globals['_LISTMODELSRESPONSE']._serialized_end=675
+  _globals['_GETMODELREQUEST']._serialized_start=677
+  _globals['_GETMODELREQUEST']._serialized_end=725
+  _globals['_GETMODELRESPONSE']._serialized_start=727
+  _globals['_GETMODELRESPONSE']._serialized_end=778
+  _globals['_PREDICTREQUEST']._serialized_start=781
+  _globals['_PREDICTREQUEST']._serialized_end=922
+  _globals['_PREDICTRESPONSE']._serialized_start=924
+  _globals['_PREDICTRESPONSE']._serialized_end=1040
+  _globals['_MODELSERVICE']._serialized_start=1297
+  _globals['_MODELSERVICE']._serialized_end=1521
 # @@protoc_insertion_point(module_scope)

@@ -17,8 +17,11 @@ class UnwrittenError(Exception):
     """
 
     def __init__(self, complaint: str | None = None) -> None:
-        super().__init__(complaint or "the run failed before it had written any state")
+        super().__init__(complaint)
         self.complaint = complaint
+
+    def __str__(self) -> str:
+        return self.complaint or str(self.__cause__ or "a run failed, and has written nothing")
 
 
 class Runner(Protocol):
