@@ -176,6 +176,22 @@ def _case(proto: onnx.ModelProto, manifest: Manifest) -> Case:
     return Case(network=char_case().network, model=model)
 
 
+def whole_lookup(rows: int, vocabulary: int) -> Model:
+    """Whole sequences of symbols, looked up one by one."""
+    graph = GraphBuilder()
+    tokens = graph.input("tokens", INT64, ["batch", "time"])
+    table = graph.constant(np.arange(rows * WIDTH, dtype=np.float32).reshape(rows, WIDTH))
+    graph.nodes_with("Gather", table, tokens, outputs=["y"], name="table")
+    graph.output("y", FLOAT, ["batch", "time", WIDTH])
+    manifest = Manifest(
+        name="symbols",
+        input=TokensInput(vocabulary=tuple(chr(97 + number) for number in range(vocabulary))),
+        states=(),
+        prediction=Prediction(output="y", kind=PredictionKind.RAW, width=WIDTH),
+    )
+    return _case(graph.model("symbols"), manifest).model
+
+
 def named(case: Case, name: str) -> Case:
     """The same under another name."""
     manifest = case.manifest.model_copy(update={"name": name})

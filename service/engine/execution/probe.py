@@ -5,7 +5,7 @@ where a request is cut, or on chance. The model's own runner says, with the grap
 it, whether a row comes to the same numbers alone and beside others, at once and step by step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +74,32 @@ def probe(
     return found.findings()
 
 
+def check_tokens(vocabulary: int, why_not: Callable[[int], str | None]) -> None:
+    """Have a model read the last token of its vocabulary.
+
+    Args:
+        vocabulary: its symbols.
+        why_not: reads a token; why that could not be done, or ``None``.
+
+    Raises:
+        ModelError: it cannot; the message says how many it can.
+    """
+    why = why_not(vocabulary - 1)
+    if why is None or why_not(0) is not None:
+        return  # nor the first one: the vocabulary is not to blame
+    good, bad = 0, vocabulary - 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if why_not(middle) is None:
+            good = middle
+        else:
+            bad = middle
+    raise ModelError(
+        f"its vocabulary has {vocabulary} symbols, but it can read {bad} of them, the tokens 0 to "
+        f"{good} ({why})"
+    )
+
+
 def is_same(one: Floats, other: Floats, *, tolerance: float) -> bool:
     """Whether predictions of one shape are the same, bit for bit or as far as is tolerated."""
     if tolerance:
@@ -116,7 +142,7 @@ class _Probe:
     def findings(self) -> Findings:
         """See `probe`."""
         if isinstance(self._manifest.input, TokensInput):
-            self._try_last_token(len(self._manifest.input.vocabulary))
+            check_tokens(len(self._manifest.input.vocabulary), self._why_not_token)
         self._choose_rows()
         self._check_chance(self._rows[:1])
         rows_run_alone = self._is_changed_by_others()
@@ -162,27 +188,6 @@ class _Probe:
             return
         self._rows.append(row)
         self._alone.append(found)
-
-    def _try_last_token(self, vocabulary: int) -> None:
-        """Have it read the last token of its vocabulary.
-
-        Raises:
-            ModelError: it cannot; the message says which is the first that it cannot.
-        """
-        why = self._why_not_token(vocabulary - 1)
-        if why is None or self._why_not_token(0) is not None:
-            return  # nor the first one: the vocabulary is not to blame
-        good, bad = 0, vocabulary - 1
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            if self._why_not_token(middle) is None:
-                good = middle
-            else:
-                bad = middle
-        raise ModelError(
-            f"its vocabulary has {vocabulary} symbols, but it can read {bad} of them, the tokens "
-            f"0 to {good} ({why})"
-        )
 
     def _why_not_token(self, token: int) -> str | None:
         try:

@@ -14,7 +14,7 @@ from models.compile.stateless import StatelessGraph
 from models.errors import ModelError
 from models.manifest import Manifest, TokensInput, ValuesInput
 from service.engine.execution.heads import Heads
-from service.engine.execution.probe import CHANCE, is_same
+from service.engine.execution.probe import CHANCE, check_tokens, is_same
 from service.engine.execution.runner import UnwrittenError
 from service.engine.execution.runtime import CPU, Place, complaint, open_session
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
@@ -100,6 +100,8 @@ class StatelessRunner:
         lengths = _PROBED_LENGTHS if self.pads else (9,) * len(_PROBED_LENGTHS)
         generator = np.random.default_rng(0)
         sequences = [_any_steps(self._manifest, generator, length) for length in lengths]
+        if isinstance(self._manifest.input, TokensInput):
+            check_tokens(len(self._manifest.input.vocabulary), self._why_not_token)
         try:
             alone = [self.predict([steps])[0] for steps in sequences]
             again = [self.predict([steps])[0] for steps in sequences]
@@ -115,6 +117,13 @@ class StatelessRunner:
             if not all(map(self._is_same, together, cycle(alone))):
                 return True
         return False
+
+    def _why_not_token(self, token: int) -> str | None:
+        try:
+            self.predict([np.full(9, token)])
+        except UnwrittenError as fault:
+            return str(fault)
+        return None
 
     def _is_same(self, one: Floats, other: Floats) -> bool:
         return is_same(one, other, tolerance=self._tolerance)

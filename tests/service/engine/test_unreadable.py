@@ -2,22 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from models.compile.stateless import compile_stateless
 from service import errors
 from service.engine.calls.generate import generate
 from service.engine.calls.predict import predict
 from service.engine.execution.runner import UnwrittenError
+from service.engine.execution.stateless import StatelessRunner
 from service.engine.sessions.table import SessionStatus
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
-from tests.foreign import lookup_case
+from tests.foreign import lookup_case, whole_lookup
+from tests.recurrent import whole_case
 from tests.service.engine.fakes import VOCABULARY, FakeRunner, advance, run_alone
-from tests.service.engine.houses import INLINE, WORKER, Fakes, Reals, fakes, fakes_on, reals
+from tests.service.engine.houses import INLINE, WORKER, Fakes, Reals, fakes, fakes_on, reals, wholes
 from tests.service.engine.wires import RAW, Row, Wire, ask
 
 NAMES = tuple("abcdefg")
@@ -189,6 +193,27 @@ async def test_a_whole_sequence_that_cannot_be_read_is_named(house: Fakes) -> No
     assert caught.value.metadata == {"field": "inputs", "row": "1"}
     await house.engine.drain()
     assert house.served.usage.spares == 0
+
+
+async def test_callers_with_whole_sequences_leave_each_other_alone() -> None:
+    model = whole_lookup(4, 7)
+    runner = StatelessRunner(compile_stateless(model), isolated=False)
+    case = replace(whole_case(), model=model)
+    async with wholes(case, runner=runner) as (engine, served):
+
+        async def ask_for(*tokens: int, counts: list[int]) -> Any:
+            steps = served.reader.tokens(np.array(tokens))
+            return await predict(engine, served, steps, np.array(counts), outputs=RAW)
+
+        found: Any = await asyncio.gather(
+            ask_for(1, 2, 1, 5, counts=[2, 2]),
+            *(ask_for(n, 1, counts=[2]) for n in range(4)),
+            return_exceptions=True,
+        )
+        bad, *good = found
+        assert isinstance(bad, errors.BadInputError)
+        assert str(bad).startswith("inputs, row 1: the model cannot read them: Gather 'table'")
+        assert [result.answers.raw.tolist() for result in good] == [[[2, 3]]] * 4
 
 
 class Torn(FakeRunner):

@@ -26,6 +26,7 @@ from tests.foreign import (
     poisoned_case,
     random_case,
     ruined_case,
+    whole_lookup,
 )
 from tests.models.test_whole import smoothing
 from tests.recurrent import Case, char_case, label_case, series_case
@@ -129,6 +130,12 @@ def test_a_whole_sequence_model_of_one_row_gets_them_one_by_one() -> None:
 def test_a_vocabulary_that_is_too_large_is_refused(rows: int) -> None:
     with pytest.raises(ModelError, match=f"vocabulary has 7 symbols, but it can read {rows} of"):
         found(embedding_case(rows=rows, vocabulary=7))
+
+
+def test_a_vocabulary_of_whole_sequences_that_is_too_large_is_refused() -> None:
+    with pytest.raises(ModelError, match="vocabulary has 7 symbols, but it can read 4 of them"):
+        StatelessRunner(compile_stateless(whole_lookup(4, 7)))
+    assert not StatelessRunner(compile_stateless(whole_lookup(7, 7))).isolated
 
 
 def test_values_that_leave_no_state_have_a_limit() -> None:
