@@ -150,8 +150,6 @@ class _Probe:
             self._runner.rows_run_alone = True
             self._check_chance(self._rows)
         steps_run_alone = self._is_changed_by_cuts()
-        if steps_run_alone:
-            self._check_chance(self._rows)
         return Findings(
             rows_run_alone=rows_run_alone,
             steps_run_alone=steps_run_alone,
