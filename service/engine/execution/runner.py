@@ -21,7 +21,8 @@ class UnwrittenError(Exception):
         self.complaint = complaint
 
     def __str__(self) -> str:
-        return self.complaint or str(self.__cause__ or "a run failed, and has written nothing")
+        why = self.complaint or str(self.__cause__ or "a run failed, and has written nothing")
+        return " ".join(why.split())  # one line of the log
 
 
 class Runner(Protocol):

@@ -10,6 +10,7 @@ from models.compile.arena import compile_model
 from models.compile.stateless import compile_stateless
 from models.errors import ModelError
 from models.graph.builder import FLOAT, GraphBuilder
+from models.manifest import Manifest
 from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.probe import SHARED, Findings, probe
@@ -99,6 +100,16 @@ def test_few_rows_of_the_arena_are_enough(slots: int) -> None:
     assert found(foreign_case(), slots=slots) == SHARED
     assert found(mixing_case(), slots=slots).rows_run_alone is (slots > 1)
     assert found(chunked_case("cuts"), slots=slots).steps_run_alone
+
+
+def test_what_cannot_run_at_all_is_refused_in_one_line() -> None:
+    case = foreign_case()
+    manifest = case.manifest.model_dump()
+    manifest["states"][0]["batch_axis"] = 1
+    wrong = replace(case.model, manifest=Manifest.model_validate(manifest))
+    with pytest.raises(ModelError, match=r"^cannot be run: \S.*$") as caught:
+        found(replace(case, model=wrong))
+    assert "\n" not in str(caught.value)
 
 
 def test_chance_is_refused() -> None:
