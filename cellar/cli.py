@@ -135,7 +135,9 @@ def _models(client: Client, options: argparse.Namespace) -> None:
     if options.json:
         return _print_json([_model_json(model) for model in models])
     versions = Counter(model.name for model in models)
-    table = _table("model", "version", "task", "reads", "predicts", "#bytes/session", "scores")
+    headings = ["model", "version", "task", "reads", "predicts", "#bytes/session", "scores"]
+    runs = any(model.rows_run_alone or model.steps_run_alone for model in models)
+    table = _table(*headings, *(["runs"] if runs else []))
     for model in models:
         chosen = model.default_version and versions[model.name] > 1
         version = f"{model.version} (default)" if chosen else str(model.version or "?")
@@ -150,12 +152,20 @@ def _models(client: Client, options: argparse.Namespace) -> None:
             f"{len(model.labels)} labels" if model.labels else str(model.prediction),
             f"{model.session_bytes:,}" if model.streamable else "no sessions",
             ", ".join(f"{name} {score:.4g}" for name, score in sorted(model.scores.items())),
+            *([_runs(model)] if runs else []),
         )
     _print_table(table)
     for model in models:
         if not model.available:
             version = f" {model.version}" if model.version else ""
             print(f"\n{model.name}{version} is unavailable: {model.unavailable_reason}")
+
+
+def _runs(model: ModelInfo) -> str:
+    """What of a model shares no run."""
+    rows, steps = model.rows_run_alone, model.steps_run_alone
+    ways = [name for name, alone in (("row by row", rows), ("step by step", steps)) if alone]
+    return ", ".join(ways) or "in batches"
 
 
 def _step(client: Client, options: argparse.Namespace) -> None:
@@ -339,6 +349,9 @@ def _model_json(model: ModelInfo) -> dict[str, Any]:
         "prediction": model.prediction,
         "labels": model.labels,
         "streamable": model.streamable,
+        "rows_run_alone": model.rows_run_alone,
+        "steps_run_alone": model.steps_run_alone,
+        "largest_value": model.largest_value,
         "session_bytes": model.session_bytes,
         "fingerprint": model.fingerprint,
         "scores": dict(model.scores),

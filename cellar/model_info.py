@@ -65,6 +65,11 @@ class ModelInfo:
         labels: the labels, in the order of their scores; empty where it predicts none.
         streamable: True if sessions of it can be opened; False if it reads whole sequences only.
         predicts_per_step: True if it predicts after every step; False if once for a sequence.
+        rows_run_alone: True if each session, or whole sequence, runs by itself, since beside
+            others it would come to other numbers.
+        steps_run_alone: True if several steps of a session run one by one, since at once they
+            would come to other numbers.
+        largest_value: what a value may be, whatever its sign; None: anything finite.
         session_bytes: bytes of state per session.
         fingerprint: a hash of graph and weights.
         scores: scores measured at training.
@@ -87,6 +92,9 @@ class ModelInfo:
     labels: tuple[str, ...]
     streamable: bool
     predicts_per_step: bool
+    rows_run_alone: bool
+    steps_run_alone: bool
+    largest_value: float | None
     session_bytes: int
     fingerprint: str
     scores: Mapping[str, float]
@@ -121,6 +129,9 @@ class ModelInfo:
             labels=tuple(model.labels),
             streamable=model.streamable,
             predicts_per_step=model.predicts_per_step,
+            rows_run_alone=model.rows_run_alone,
+            steps_run_alone=model.steps_run_alone,
+            largest_value=model.largest_value or None,
             session_bytes=model.session_bytes,
             fingerprint=model.fingerprint,
             scores=dict(model.scores),

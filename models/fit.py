@@ -1,15 +1,21 @@
-"""Checks that a graph is what its manifest says, in types and shapes that can be served."""
+"""Checks that a graph is what its manifest says, in types, shapes and numbers to serve."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from models.errors import ModelError
-from models.graph.builder import FLOAT, INT32, INT64
+from models.graph.builder import FLOAT, INT32, INT64, STANDARD_DOMAINS, constants_of
 from models.manifest import Manifest, State, TokensInput
 
 _Shape: TypeAlias = tuple[int | str, ...]
+_PRODUCTS = ("MatMul", "Gemm", "LSTM", "GRU", "RNN", "Conv", "Gather")
+_FLOATS = (FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+_LAYOUT = ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose")
 
 
 def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None:
@@ -38,6 +44,7 @@ def check_fit(proto: onnx.ModelProto, manifest: Manifest, *, where: str) -> None
         _check_tensor(inputs[tensor.name], tensor, where=where)
     for tensor in expected_outputs:
         _check_tensor(outputs[tensor.name], tensor, where=where)
+    _check_vocabulary(proto.graph, manifest, where=where)
 
 
 def _if_a_state(value: onnx.ValueInfoProto, manifest: Manifest) -> str:
@@ -84,7 +91,8 @@ def _inputs(manifest: Manifest) -> list[_Expected]:
         )
     if manifest.quantiles is not None:
         name = manifest.quantiles.levels
-        expected.append(_Expected(name=name, role="levels", shapes=(("batch", "levels"),)))
+        # The head gets the rows of many runs: there must be room for more than one.
+        expected.append(_Expected(name=name, role="levels", shapes=(("rows", "levels"),)))
     states = (
         _Expected(name=state.input, role="state", shapes=(_batched(state),))
         for state in manifest.states
@@ -145,8 +153,68 @@ def _check_tensor(value: onnx.ValueInfoProto, expected: _Expected, *, where: str
 
 def _fits(dims: list[int | None], shape: _Shape) -> bool:
     return len(dims) == len(shape) and all(
-        have is None or have == want for have, want in zip(dims, shape, strict=True)
+        have is None or have == want or (have, want) == (1, "batch")  # rows that run alone
+        for have, want in zip(dims, shape, strict=True)
     )
+
+
+def check_weights(proto: onnx.ModelProto, *, where: str) -> None:
+    """Check that the numbers in a file are numbers.
+
+    Infinity is one where it masks or bounds, but not as the factor of a product.
+
+    Raises:
+        ModelError: one is not; the message names the tensor.
+    """
+    for graph in _graphs(proto):
+        constants = constants_of(graph)
+        factors = {
+            name for node in graph.node if node.op_type in _PRODUCTS for name in node.input if name
+        }
+        for name, tensor in constants.items():
+            if tensor.data_type not in _FLOATS:
+                continue
+            numbers = numpy_helper.to_array(tensor)
+            if np.isnan(numbers).any() or (name in factors and np.isinf(numbers).any()):
+                bad = numbers.size - int(np.isfinite(numbers).sum())
+                raise ModelError(
+                    f"{where}: weights '{name}': {bad} of {numbers.size} numbers are NaN or "
+                    "infinite, as of a training that has diverged: export the model anew"
+                )
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph of a model, and those inside it."""
+    left = [proto.graph]
+    while left:
+        graph = left.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                left += [body for body in (attribute.g, *attribute.graphs) if body.node]
+
+
+def _check_vocabulary(graph: onnx.GraphProto, manifest: Manifest, *, where: str) -> None:
+    """Check that every token has a row in the table that tokens are looked up in."""
+    if not isinstance(manifest.input, TokensInput):
+        return
+    symbols = len(manifest.input.vocabulary)
+    constants = constants_of(graph)
+    tokens = {manifest.input.name}
+    for node in graph.node:  # in topological order
+        if node.domain not in STANDARD_DOMAINS or not tokens.intersection(node.input):
+            continue
+        if node.op_type in _LAYOUT and node.input[0] in tokens:
+            tokens.update(node.output)
+        table = constants.get(node.input[0])
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 0)
+        if node.op_type == "Gather" and table is not None and axis == 0:
+            rows = table.dims[0] if table.dims else 0
+            if rows < symbols:
+                raise ModelError(
+                    f"{where}: the manifest's vocabulary has {symbols} symbols, but the embedding "
+                    f"'{node.input[0]}' has {rows} rows: name the {rows} that it was trained with"
+                )
 
 
 def _type_name(dtype: int) -> str:

@@ -17,7 +17,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from models.errors import ModelError, ModelNotFoundError
-from models.fit import check_fit
+from models.fit import check_fit, check_weights
 from models.manifest import Manifest, fingerprint, is_as_written
 
 MODEL_FILE = "model.onnx"
@@ -71,6 +71,7 @@ class ModelFile:
         """
         _read_weights(self.proto, self.path)
         check_fit(self.proto, self.manifest, where=str(self.path))
+        check_weights(self.proto, where=str(self.path))
         return Model(
             name=self.name,
             version=self.version,

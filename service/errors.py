@@ -40,6 +40,11 @@ class BadInputError(CellarError):
         return found
 
 
+def unreadable(complaint: str, *, row: int | None = None) -> BadInputError:
+    """What a caller is told whose steps no check refused, and one of the model's operators did."""
+    return BadInputError("inputs", f"the model cannot read them: {complaint}", row=row)
+
+
 class ModelUnknownError(CellarError):
     """No such model, or no such version."""
 

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import structlog
 
 from models.compile.arena import ServingGraph, compile_model
@@ -23,6 +24,7 @@ from service.engine.engine import Engine
 from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.executor import measure
+from service.engine.execution.probe import Findings, probe
 from service.engine.execution.runner import Runner
 from service.engine.execution.runtime import CPU, Place
 from service.engine.execution.stateless import StatelessRunner
@@ -149,25 +151,31 @@ class Loader:
         file, settings = repository.read(name, version), self._settings
         if not file.is_as_exported:
             self._trials.attempt(
-                file.path, precision=settings.precision, max_batch=settings.max_batch
+                file.path,
+                precision=settings.precision,
+                max_batch=settings.max_batch,
+                chunk_steps=settings.chunk_steps,
             )
         return file.check()
 
     async def _add(self, model: Model) -> dict[str, object]:
         """Serve a model that has states; returns what the log says of it."""
-        runners = await self._do(lambda: self._build(model))
+        runners, findings = await self._do(lambda: self._build(model))
         served = self._engine.registry.add(
             name=model.name,
             version=model.version,
             manifest=model.manifest,
             fingerprint=model.fingerprint,
             runners=runners,
+            findings=findings,
         )
         await self._do(lambda: _warm_up(model, served))
         return {
             "shards": len(runners),
             "sessions": served.usage.capacity,
             "bytes_per_session": model.manifest.session_bytes,
+            "rows_share_runs": not findings.rows_run_alone,
+            "steps_share_runs": not findings.steps_run_alone,
             **self._quality(model),
         }
 
@@ -181,6 +189,7 @@ class Loader:
             manifest=model.manifest,
             fingerprint=model.fingerprint,
             stateless=runner,
+            findings=Findings(rows_run_alone=runner.isolated),
             workers=workers,
         )
         return {
@@ -193,23 +202,26 @@ class Loader:
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    def _build(self, model: Model) -> list[Runner]:
+    def _build(self, model: Model) -> tuple[list[Runner], Findings]:
         with _faults_of(model):
             graph = compile_model(
                 model,
                 precision=Precision(self._settings.precision),
                 device=Device(self._places[0].kind),
             )
-            return self._runners(graph)
+            return self._runners(model, graph)
 
     def _build_stateless(self, model: Model) -> StatelessRunner:
         place = self._places[0]
         with _faults_of(model):
+            graph = compile_stateless(model, precision=Precision(self._settings.precision))
+        with _faults_of(model), _named(model):
             return StatelessRunner(
-                compile_stateless(model, precision=Precision(self._settings.precision)),
+                graph,
                 place=place,
                 # A GPU's bits depend on the size of a run, unless that is always the same.
-                isolated=None if place == CPU else self._settings.deterministic,
+                isolated=True if place != CPU and self._settings.deterministic else None,
+                tolerance=self._tolerance,
                 tf32=self._settings.tf32,
             )
 
@@ -229,20 +241,47 @@ class Loader:
             tf32=self._settings.tf32,
         )
 
-    def _runners(self, graph: ServingGraph) -> list[Runner]:
-        """The runners of a model, one per shard."""
+    def _runners(self, model: Model, graph: ServingGraph) -> tuple[list[Runner], Findings]:
+        """The runners of a model, one per shard, and how it may be run."""
         if self._settings.shards != "auto":
             count = self._settings.shards
-        elif self._places != (CPU,):
-            count = len(self._places)
         else:
-            alone = self._runner(graph, 0, 1)
+            count = 1 if self._places == (CPU,) else len(self._places)
+        first = self._runner(graph, 0, count)
+        with _named(model):
+            findings = self._probe(first, graph, count)
+        if self._settings.shards == "auto" and self._places == (CPU,) and _cores() > 1:
             scratch = arena_rows(self._settings, graph.manifest) - 1
-            seconds = measure(alone, rows=self._settings.max_batch, scratch=scratch)
-            if seconds <= _WORTH_A_CORE_S or _cores() == 1:
-                return [alone]
-            count = _cores()
-        return [self._runner(graph, number, count) for number in range(count)]
+            seconds = measure(first, rows=self._settings.max_batch, scratch=scratch)
+            if seconds > _WORTH_A_CORE_S:
+                count = _cores()
+                first = self._runner(graph, 0, count)
+        runners = [first, *(self._runner(graph, number, count) for number in range(1, count))]
+        for runner in runners:
+            runner.rows_run_alone = findings.rows_run_alone
+        return runners, findings
+
+    def _probe(self, runner: Runner, graph: ServingGraph, shards: int) -> Findings:
+        """Find out how a model may be run."""
+        settings, place = self._settings, self._places[0]
+        if place != CPU and graph.step is not None:
+            return Findings()  # compiled here, and recorded by the thread that runs it first
+        scratch = arena_rows(settings, graph.manifest, 0, shards) - 1
+        return probe(
+            runner,
+            graph.manifest,
+            slots=np.arange(scratch - settings.max_batch, scratch),  # spare ones of chunks
+            max_batch=settings.max_batch,
+            chunk_steps=settings.chunk_steps,
+            tolerance=self._tolerance,
+        )
+
+    @property
+    def _tolerance(self) -> float:
+        """How far apart a row's numbers may be in runs of other sizes."""
+        if self._places[0] == CPU:
+            return 0.0
+        return 1e-2 if self._settings.tf32 else 1e-3
 
     def _quality(self, model: Model) -> dict[str, object]:
         """What the precision costs, for the log."""
@@ -256,6 +295,15 @@ class Loader:
 def _warm_up(model: Model, served: ServedModel) -> None:
     with _faults_of(model):
         served.warm_up()
+
+
+@contextmanager
+def _named(model: Model) -> Iterator[None]:
+    """What is found out about a model is said of its file."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{model.path}: {error}") from error
 
 
 def _cores() -> int:

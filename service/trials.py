@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
 import structlog
 
 from models.compile.arena import compile_model
@@ -30,13 +31,13 @@ from models.errors import ModelError
 from models.repository import load_model
 from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.executor import measure
+from service.engine.execution.probe import probe
 from service.engine.execution.stateless import StatelessRunner
 
 COMMAND = (sys.executable, "-P", "-m", "service.trials")
 _READY, _DONE, _LAST = "ready", "done", "done, and ended"
 _START_S = 60.0  # for an interpreter with its imports
 _ORPHANED_S = 5.0  # how much later a trial ends by itself, if nobody has ended it
-_SLOTS = 2
 _MOST_BYTES = 512 * 2**20  # a process that has grown beyond is not kept beside the server
 _log = structlog.get_logger("cellar")
 
@@ -48,6 +49,7 @@ class Trial:
     path: str
     precision: str
     max_batch: int
+    chunk_steps: int
     limit_s: float
 
 
@@ -72,7 +74,7 @@ class Trials:
         self._closed = False
         self._works = True
 
-    def attempt(self, path: Path, *, precision: str, max_batch: int) -> None:
+    def attempt(self, path: Path, *, precision: str, max_batch: int, chunk_steps: int) -> None:
         """Load a file and run it, elsewhere; no more than a warning where that is not possible.
 
         Raises:
@@ -80,7 +82,11 @@ class Trials:
             TrialsClosedError: `close` was called.
         """
         trial = Trial(
-            path=str(path), precision=precision, max_batch=max_batch, limit_s=self._limit_s
+            path=str(path),
+            precision=precision,
+            max_batch=max_batch,
+            chunk_steps=chunk_steps,
+            limit_s=self._limit_s,
         )
         with self._busy:
             process = self._process or self._start()
@@ -246,9 +252,17 @@ def try_file(trial: Trial) -> None:
         StatelessRunner(compile_stateless(model, precision=precision))
         return
     graph = compile_model(model, precision=precision)
-    runner = CpuRunner(graph, slots=_SLOTS, max_batch=trial.max_batch)
+    runner = CpuRunner(graph, slots=trial.max_batch + 1, max_batch=trial.max_batch)
     for rows in (1, trial.max_batch):
-        measure(runner, rows=rows, scratch=_SLOTS - 1)
+        measure(runner, rows=rows, scratch=trial.max_batch)
+    probe(
+        runner,
+        model.manifest,
+        slots=np.arange(trial.max_batch),
+        max_batch=trial.max_batch,
+        chunk_steps=trial.chunk_steps,
+        tolerance=0.0,
+    )
 
 
 def _private_stdout() -> IO[str]:

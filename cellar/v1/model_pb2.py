@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cellar.v1 import values_pb2 as cellar_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x65llar/v1/model.proto\x12\tcellar.v1\x1a\x16\x63\x65llar/v1/values.proto\"\xed\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x08\x12\x0c\n\x04task\x18\x04 \x01(\t\x12#\n\x05input\x18\x05 \x01(\x0e\x32\x14.cellar.v1.InputKind\x12\r\n\x05width\x18\x06 \x01(\r\x12\x12\n\nvocabulary\x18\x07 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\x12-\n\nprediction\x18\t \x01(\x0e\x32\x19.cellar.v1.PredictionKind\x12\x18\n\x10prediction_width\x18\n \x01(\r\x12\x15\n\rsession_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\x12,\n\x06scores\x18\r \x03(\x0b\x32\x1c.cellar.v1.Model.ScoresEntry\x12\x17\n\x0fprovenance_json\x18\x0e \x01(\t\x12\x0e\n\x06labels\x18\x0f \x03(\t\x12\x12\n\nstreamable\x18\x10 \x01(\x08\x12\x19\n\x11predicts_per_step\x18\x11 \x01(\x08\x12\x1a\n\x12unavailable_reason\x18\x14 \x01(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.cellar.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cellar.v1.Model\"\x8d\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12!\n\x06inputs\x18\x03 \x01(\x0b\x32\x11.cellar.v1.Inputs\x12\r\n\x05steps\x18\x04 \x03(\x07\x12#\n\x07outputs\x18\x05 \x01(\x0b\x32\x12.cellar.v1.Outputs\"t\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x07\x12+\n\x0bpredictions\x18\x04 \x01(\x0b\x32\x16.cellar.v1.Predictions*U\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11INPUT_KIND_TOKENS\x10\x01\x12\x15\n\x11INPUT_KIND_VALUES\x10\x02*\xa4\x01\n\x0ePredictionKind\x12\x1f\n\x1bPREDICTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PREDICTION_KIND_LOGITS\x10\x01\x12 \n\x1cPREDICTION_KIND_DISTRIBUTION\x10\x02\x12\x17\n\x13PREDICTION_KIND_RAW\x10\x03\x12\x1a\n\x16PREDICTION_KIND_LABELS\x10\x04\x32\xe0\x01\n\x0cModelService\x12I\n\nListModels\x12\x1c.cellar.v1.ListModelsRequest\x1a\x1d.cellar.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.cellar.v1.GetModelRequest\x1a\x1b.cellar.v1.GetModelResponse\x12@\n\x07Predict\x12\x19.cellar.v1.PredictRequest\x1a\x1a.cellar.v1.PredictResponseB4Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63\x65llar/v1/model.proto\x12\tcellar.v1\x1a\x16\x63\x65llar/v1/values.proto\"\xb5\x04\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x03 \x01(\x08\x12\x0c\n\x04task\x18\x04 \x01(\t\x12#\n\x05input\x18\x05 \x01(\x0e\x32\x14.cellar.v1.InputKind\x12\r\n\x05width\x18\x06 \x01(\r\x12\x12\n\nvocabulary\x18\x07 \x03(\t\x12\x10\n\x08\x66\x65\x61tures\x18\x08 \x03(\t\x12-\n\nprediction\x18\t \x01(\x0e\x32\x19.cellar.v1.PredictionKind\x12\x18\n\x10prediction_width\x18\n \x01(\r\x12\x15\n\rsession_bytes\x18\x0b \x01(\x04\x12\x13\n\x0b\x66ingerprint\x18\x0c \x01(\t\x12,\n\x06scores\x18\r \x03(\x0b\x32\x1c.cellar.v1.Model.ScoresEntry\x12\x17\n\x0fprovenance_json\x18\x0e \x01(\t\x12\x0e\n\x06labels\x18\x0f \x03(\t\x12\x12\n\nstreamable\x18\x10 \x01(\x08\x12\x19\n\x11predicts_per_step\x18\x11 \x01(\x08\x12\x16\n\x0erows_run_alone\x18\x12 \x01(\x08\x12\x17\n\x0fsteps_run_alone\x18\x13 \x01(\x08\x12\x15\n\rlargest_value\x18\x14 \x01(\x01\x12\x1a\n\x12unavailable_reason\x18\x15 \x01(\t\x1a-\n\x0bScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x13\n\x11ListModelsRequest\"6\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.cellar.v1.Model\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cellar.v1.Model\"\x8d\x01\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12!\n\x06inputs\x18\x03 \x01(\x0b\x32\x11.cellar.v1.Inputs\x12\r\n\x05steps\x18\x04 \x03(\x07\x12#\n\x07outputs\x18\x05 \x01(\x0b\x32\x12.cellar.v1.Outputs\"t\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\r\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\x07\x12+\n\x0bpredictions\x18\x04 \x01(\x0b\x32\x16.cellar.v1.Predictions*U\n\tInputKind\x12\x1a\n\x16INPUT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11INPUT_KIND_TOKENS\x10\x01\x12\x15\n\x11INPUT_KIND_VALUES\x10\x02*\xa4\x01\n\x0ePredictionKind\x12\x1f\n\x1bPREDICTION_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16PREDICTION_KIND_LOGITS\x10\x01\x12 \n\x1cPREDICTION_KIND_DISTRIBUTION\x10\x02\x12\x17\n\x13PREDICTION_KIND_RAW\x10\x03\x12\x1a\n\x16PREDICTION_KIND_LABELS\x10\x04\x32\xe0\x01\n\x0cModelService\x12I\n\nListModels\x12\x1c.cellar.v1.ListModelsRequest\x1a\x1d.cellar.v1.ListModelsResponse\x12\x43\n\x08GetModel\x12\x1a.cellar.v1.GetModelRequest\x1a\x1b.cellar.v1.GetModelResponse\x12@\n\x07Predict\x12\x19.cellar.v1.PredictRequest\x1a\x1a.cellar.v1.PredictResponseB4Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,26 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1'
   _globals['_MODEL_SCORESENTRY']._loaded_options = None
   _globals['_MODEL_SCORESENTRY']._serialized_options = b'8\001'
-  _globals['_INPUTKIND']._serialized_start=998
-  _globals['_INPUTKIND']._serialized_end=1083
-  _globals['_PREDICTIONKIND']._serialized_start=1086
-  _globals['_PREDICTIONKIND']._serialized_end=1250
+  _globals['_INPUTKIND']._serialized_start=1070
+  _globals['_INPUTKIND']._serialized_end=1155
+  _globals['_PREDICTIONKIND']._serialized_start=1158
+  _globals['_PREDICTIONKIND']._serialized_end=1322
   _globals['_MODEL']._serialized_start=61
-  _globals['_MODEL']._serialized_end=554
-  _globals['_MODEL_SCORESENTRY']._serialized_start=509
-  _globals['_MODEL_SCORESENTRY']._serialized_end=554
-  _globals['_LISTMODELSREQUEST']._serialized_start=556
-  _globals['_LISTMODELSREQUEST']._serialized_end=575
-  _globals['_LISTMODELSRESPONSE']._serialized_start=577
-  _globals['_LISTMODELSRESPONSE']._serialized_end=631
-  _globals['_GETMODELREQUEST']._serialized_start=633
-  _globals['_GETMODELREQUEST']._serialized_end=681
-  _globals['_GETMODELRESPONSE']._serialized_start=683
-  _globals['_GETMODELRESPONSE']._serialized_end=734
-  _globals['_PREDICTREQUEST']._serialized_start=737
-  _globals['_PREDICTREQUEST']._serialized_end=878
-  _globals['_PREDICTRESPONSE']._serialized_start=880
-  _globals['_PREDICTRESPONSE']._serialized_end=996
-  _globals['_MODELSERVICE']._serialized_start=1253
-  _globals['_MODELSERVICE']._serialized_end=1477
+  _globals['_MODEL']._serialized_end=626
+  _globals['_MODEL_SCORESENTRY']._serialized_start=581
+  _globals['_MODEL_SCORESENTRY']._serialized_end=626
+  _globals['_LISTMODELSREQUEST']._serialized_start=628
+  _globals['_LISTMODELSREQUEST']._serialized_end=647
+  _globals['_LISTMODELSRESPONSE']._serialized_start=649
+  _globals['_LISTMODELSRESPONSE']._serialized_end=703
+  _globals['_GETMODELREQUEST']._serialized_start=705
+  _globals['_GETMODELREQUEST']._serialized_end=753
+  _globals['_GETMODELRESPONSE']._serialized_start=755
+  _globals['_GETMODELRESPONSE']._serialized_end=806
+  _globals['_PREDICTREQUEST']._serialized_start=809
+  _globals['_PREDICTREQUEST']._serialized_end=950
+  _globals['_PREDICTRESPONSE']._serialized_start=952
+  _globals['_PREDICTRESPONSE']._serialized_end=1068
+  _globals['_MODELSERVICE']._serialized_start=1325
+  _globals['_MODELSERVICE']._serialized_end=1549
 # @@protoc_insertion_point(module_scope)

@@ -31,7 +31,7 @@ PREDICTION_KIND_RAW: PredictionKind
 PREDICTION_KIND_LABELS: PredictionKind
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "default_version", "task", "input", "width", "vocabulary", "features", "prediction", "prediction_width", "session_bytes", "fingerprint", "scores", "provenance_json", "labels", "streamable", "predicts_per_step", "unavailable_reason")
+    __slots__ = ("name", "version", "default_version", "task", "input", "width", "vocabulary", "features", "prediction", "prediction_width", "session_bytes", "fingerprint", "scores", "provenance_json", "labels", "streamable", "predicts_per_step", "rows_run_alone", "steps_run_alone", "largest_value", "unavailable_reason")
     class ScoresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,9 @@ class Model(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     STREAMABLE_FIELD_NUMBER: _ClassVar[int]
     PREDICTS_PER_STEP_FIELD_NUMBER: _ClassVar[int]
+    ROWS_RUN_ALONE_FIELD_NUMBER: _ClassVar[int]
+    STEPS_RUN_ALONE_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_VALUE_FIELD_NUMBER: _ClassVar[int]
     UNAVAILABLE_REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
@@ -74,8 +77,11 @@ class Model(_message.Message):
     labels: _containers.RepeatedScalarFieldContainer[str]
     streamable: bool
     predicts_per_step: bool
+    rows_run_alone: bool
+    steps_run_alone: bool
+    largest_value: float
     unavailable_reason: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., default_version: bool = ..., task: _Optional[str] = ..., input: _Optional[_Union[InputKind, str]] = ..., width: _Optional[int] = ..., vocabulary: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., prediction: _Optional[_Union[PredictionKind, str]] = ..., prediction_width: _Optional[int] = ..., session_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., provenance_json: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., streamable: bool = ..., predicts_per_step: bool = ..., unavailable_reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., default_version: bool = ..., task: _Optional[str] = ..., input: _Optional[_Union[InputKind, str]] = ..., width: _Optional[int] = ..., vocabulary: _Optional[_Iterable[str]] = ..., features: _Optional[_Iterable[str]] = ..., prediction: _Optional[_Union[PredictionKind, str]] = ..., prediction_width: _Optional[int] = ..., session_bytes: _Optional[int] = ..., fingerprint: _Optional[str] = ..., scores: _Optional[_Mapping[str, float]] = ..., provenance_json: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., streamable: bool = ..., predicts_per_step: bool = ..., rows_run_alone: bool = ..., steps_run_alone: bool = ..., largest_value: _Optional[float] = ..., unavailable_reason: _Optional[str] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -8,7 +8,8 @@ rows back into the same buffer (see `models.compile.serving`)::
 
 What `cellar-train` exported is compiled anew: cells as plain products and element-wise operators,
 the embedding and the first layer's product folded into one table, a graph for single steps and
-one for chunks. A graph of somebody else's, or one that labels sequences, is served as it is.
+one for chunks. A graph of somebody else's, or one that labels sequences, is served as it is, and
+its new rows are written once it has run.
 
 Knows nothing of how a graph is run.
 """
@@ -97,14 +98,17 @@ def _compile_as_it_is(proto: onnx.ModelProto, manifest: Manifest, device: Device
     graph = prune(proto.graph, outputs=wanted)
     lower_rnn(graph)
     arena = lay_out(manifest)
+    # Its operators may fail on what a caller sends, after some of them have run: so it must not
+    # write by itself.
     renamed, chunk = wire(
-        graph, list(proto.opset_import), proto.ir_version, manifest, arena, device
+        graph, list(proto.opset_import), proto.ir_version, manifest, arena, device, in_place=False
     )
     return ServingGraph(
         manifest=renamed,
         arena=arena,
         chunk=chunk,
         heads=MappingProxyType(heads.heads_of(proto, renamed)),
+        in_place=False,
     )
 
 

@@ -100,6 +100,10 @@ class ServingGraph:
     (steps, batch, 1) and the head's parameters -> ``DECODED`` (steps, batch); there is one graph
     for each head that would draw, by its name.
 
+    Without ``in_place`` ``chunk`` does not write: it gives the new rows (batch, *shape) under the
+    names of the arena's outputs but for the last, whose are ``PREDICTION``, and takes no
+    `write_rows`. A graph that may fail on what it reads then fails before anything is written.
+
     ``heads`` turn predictions into answers; each is a graph of its own, so that a row pays for
     what it asked and rows that ask for different things still share a batch. ``manifest`` names
     the inputs as the graphs do: tokens are int64 there and lengths int32.
@@ -113,6 +117,7 @@ class ServingGraph:
     every: bytes | None = None
     recall: bytes | None = None
     decode: Mapping[str, bytes] = field(default_factory=dict)
+    in_place: bool = True
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Puts a portable graph between reads of the arena and in-place writes to it."""
+"""Puts a portable graph between reads of the arena and writes to it."""
 
 import onnx
 from onnx import helper
@@ -26,11 +26,13 @@ def wire(
     device: Device,
     *,
     single_step: bool = False,
+    in_place: bool = True,
 ) -> tuple[Manifest, bytes]:
     """Replace state inputs and outputs by arena reads and in-place writes.
 
     The last tensor of the arena is the resident prediction. With ``single_step`` the graph has no
-    lengths, and the only prediction is ``PREDICTION``.
+    lengths, and the only prediction is ``PREDICTION``. Without ``in_place`` nothing is written:
+    see `ServingGraph`.
 
     Returns the manifest with the names that the inputs have now, and the model.
 
@@ -52,9 +54,14 @@ def wire(
             before.node("Transpose", rows, output=state.input, perm=to_model)
             to_arena = _axes_moved(state.batch_axis, 0, rank + 1)
             new_rows = after.node("Transpose", state.output, perm=to_arena)
-        writing.write(tensor, new_rows)
+        if in_place:
+            writing.write(tensor, new_rows)
+        else:
+            after.node("Identity", new_rows, output=tensor.output)
+            after.output(tensor.output, FLOAT, ["batch", *tensor.shape])
     _predict(after, renamed, single_step=single_step)
-    writing.write(arena[-1], PREDICTION)
+    if in_place:
+        writing.write(arena[-1], PREDICTION)
 
     state_inputs = {state.input for state in manifest.states}
     inputs = [value for value in graph.input if value.name not in state_inputs]

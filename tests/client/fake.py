@@ -123,6 +123,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         kill_after_frames: breaks a stream once this many frames were applied, replies unsent.
         kill_before_frames: breaks a stream when the frame after so many comes, unapplied.
         hold_frames: the replies to these frames are sent after those to the next.
+        run_alone: models whose rows and steps share no runs, and whose values have a limit.
         split: rows per reply message on a stream, in reversed order; 0 sends frames whole.
     """
 
@@ -140,6 +141,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.hold_frames: set[int] = set()
         self.split = 0
         self.silent = False
+        self.run_alone: set[str] = set()
         self.pieces = 0
         self.lock = threading.RLock()
         self.release = threading.Event()
@@ -222,6 +224,9 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             else model_pb2.PREDICTION_KIND_DISTRIBUTION,
             prediction_width=1,
             session_bytes=8,
+            rows_run_alone=name in self.run_alone,
+            steps_run_alone=name in self.run_alone,
+            largest_value=1e30 if name in self.run_alone else 0.0,
             fingerprint="f00d",
             scores={"loss": 1.5},
             provenance_json='{"seed": 7}',

@@ -53,6 +53,24 @@ def test_models_that_are_not_served_say_why(
         assert [m.name for m in client.models() if not m.available] == ["char", "cut"]
 
 
+def test_models_say_what_shares_no_runs(
+    capsys: pytest.CaptureFixture[str], server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["models"]) == 0
+    assert "runs" not in capsys.readouterr().out
+    server.run_alone = {"series"}
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "row by row, step by step" in out
+    assert "in batches" in out
+    assert main(["models", "--json"]) == 0
+    facts = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    series, char = facts["series"], facts["char"]
+    assert (series["rows_run_alone"], series["steps_run_alone"]) == (True, True)
+    assert (series["largest_value"], char["largest_value"]) == (1e30, None)
+
+
 def test_step(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
     assert main(["step", "char", "ab", "c", "--top-k", "2"]) == 0
     out = capsys.readouterr().out

@@ -58,12 +58,13 @@ def test_both_widths_of_integers_fit(name: str) -> None:
     [
         (CHAR, "logits", ["b", "t", 9], "'logits' has shape [b, t, 9], the manifest says [batch,"),
         (CHAR, "logits", ["b", 27], "prediction 'logits' has shape [b, 27]"),
-        (CHAR, "logits", [1, "t", 27], "prediction 'logits' has shape [1, t, 27]"),
-        (CHAR, "h_0", [1, 16], "state 'h_0' has shape [1, 16]"),
+        (CHAR, "logits", [2, "t", 27], "prediction 'logits' has shape [2, t, 27]"),
+        (CHAR, "h_0", [2, 16], "state 'h_0' has shape [2, 16]"),
         (CHAR, "h_0_next", ["b", 8], "state 'h_0_next' has shape [b, 8]"),
         (SERIES, "values", ["b", "t", 2], "values 'values' has shape [b, t, 2]"),
         (SERIES, "values", ["b", 1, 1], "values 'values' has shape [b, 1, 1]"),
         (SERIES, "levels", ["b", 9], "levels 'levels' has shape [b, 9]"),
+        (SERIES, "levels", [1, "l"], "levels 'levels' has shape [1, l]"),
         (SERIES, "distribution", ["b", "t", 7], "'distribution' has shape [b, t, 7]"),
     ],
 )

@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from models.errors import ModelError, ModelNotFoundError
+from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import METADATA_KEY, Manifest, State, TokensInput, fingerprint
 from models.repository import ModelRepository
+from tests.foreign import embedding_case, foreign_case
 from tests.recurrent import char_case, series_case, write_repository
 
 
@@ -349,3 +352,68 @@ def dense_model() -> onnx.ModelProto:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _weights(model: onnx.ModelProto, name: str, value: float) -> None:
+    """Put a number into a tensor of a graph."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    numbers = numpy_helper.to_array(tensor).copy()
+    numbers.flat[0] = value
+    tensor.CopyFrom(numpy_helper.from_array(numbers, name))
+
+
+@pytest.mark.parametrize(("value", "refused"), [(np.nan, True), (np.inf, True), (1e30, False)])
+def test_weights_that_are_no_numbers_are_refused_by_name(
+    tmp_path: Path, value: float, refused: bool
+) -> None:
+    case = char_case()
+    name = next(node.input[2] for node in case.model.proto.graph.node if node.op_type == "LSTM")
+    _weights(case.model.proto, name, value)
+    repository = ModelRepository(write_repository(tmp_path, case))
+    if not refused:
+        repository.load("letters")
+        return
+    with pytest.raises(ModelError, match=f"onnx: weights '{re.escape(name)}': 1 of .* numbers are"):
+        repository.load("letters")
+
+
+@pytest.mark.parametrize(("value", "refused"), [(np.nan, True), (-np.inf, False)])
+def test_infinity_may_mask_and_nan_may_not(tmp_path: Path, value: float, refused: bool) -> None:
+    """In the body of an operator as well."""
+
+    def change(graph: GraphBuilder, x: str, s: str) -> str:
+        body = GraphBuilder("body.")
+        mask = body.constant(np.array([0, value], np.float32), "mask")
+        body.output(body.node("Max", s, mask), FLOAT, ["batch", 2])
+        yes = graph.constant(np.array([True]))
+        branch = body.graph("branch")
+        return graph.node("If", yes, then_branch=branch, else_branch=branch)
+
+    write_repository(tmp_path, foreign_case(change))
+    if not refused:
+        ModelRepository(tmp_path).load("sums")
+        return
+    with pytest.raises(ModelError, match=r"weights 'mask': 1 of 2 numbers are NaN or infinite"):
+        ModelRepository(tmp_path).load("sums")
+
+
+@pytest.mark.parametrize("rows", [6, 7, 8])
+def test_a_vocabulary_has_rows_for_all_its_symbols(tmp_path: Path, rows: int) -> None:
+    write_repository(tmp_path, embedding_case(rows=rows, vocabulary=7))
+    if rows >= 7:
+        ModelRepository(tmp_path).load("symbols")
+        return
+    with pytest.raises(ModelError, match="vocabulary has 7 symbols, but the embedding 'embedding'"):
+        ModelRepository(tmp_path).load("symbols")
+
+
+@pytest.mark.parametrize(("batch", "refused"), [(1, False), (2, True), ("batch", False)])
+def test_one_row_at_a_time_can_be_served_and_two_cannot(
+    tmp_path: Path, batch: int | str, refused: bool
+) -> None:
+    write_repository(tmp_path, foreign_case(batch=batch))
+    if not refused:
+        ModelRepository(tmp_path).load("sums")
+        return
+    with pytest.raises(ModelError, match=r"has shape \[2, 2\], the manifest says .*\[batch, 2\]"):
+        ModelRepository(tmp_path).load("sums")

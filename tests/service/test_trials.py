@@ -74,7 +74,7 @@ def trying(
 
 
 def attempt(trials: Trials, path: Path) -> None:
-    trials.attempt(path, precision="fp32", max_batch=4)
+    trials.attempt(path, precision="fp32", max_batch=4, chunk_steps=2)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,13 @@ def test_one_process_tries_file_after_file(tmp_path: Path) -> None:
         process = trials._process
         assert process is not None
         soon_s = 0.2 - trials_module._ORPHANED_S
-        hanging = Trial(path=str(tmp_path / "hang"), precision="fp32", max_batch=4, limit_s=soon_s)
+        hanging = Trial(
+            path=str(tmp_path / "hang"),
+            precision="fp32",
+            max_batch=4,
+            chunk_steps=2,
+            limit_s=soon_s,
+        )
         assert process.ask(json.dumps(asdict(hanging)), LONG_S) == ""
         assert process.end() == "crashed (SIGALRM)"
         assert not process.is_late
@@ -185,10 +191,10 @@ def test_real_files_are_loaded_and_run(tmp_path: Path) -> None:
 
 def test_a_trial_does_what_loading_does(tmp_path: Path) -> None:
     path = publish_foreign(tmp_path, "sound")
-    try_file(Trial(path=str(path), precision="fp32", max_batch=4, limit_s=1))
+    try_file(Trial(path=str(path), precision="fp32", max_batch=4, chunk_steps=2, limit_s=1))
     path.write_bytes(b"nonsense")
     with pytest.raises(ModelError):
-        try_file(Trial(path=str(path), precision="fp32", max_batch=4, limit_s=1))
+        try_file(Trial(path=str(path), precision="fp32", max_batch=4, chunk_steps=2, limit_s=1))
 
 
 def test_what_is_bit_for_bit_as_exported_is_told_from_the_rest(tmp_path: Path) -> None:

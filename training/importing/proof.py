@@ -165,9 +165,17 @@ def _advance(
 ) -> tuple[Floats, dict[str, NDArray[Any]]]:
     wanted = {value.name for value in session.get_inputs()}
     feed = feed | {name: array for name, array in arena.items() if name in wanted}
-    found = session.run([PREDICTION, *(tensor.output for tensor in graph.arena)], feed)
-    following = {tensor.input: array for tensor, array in zip(graph.arena, found[1:], strict=True)}
-    return found[0], following
+    # The prediction of a graph that does not write is nobody's state, and is not read again.
+    kept = graph.arena if graph.in_place else graph.arena[:-1]
+    prediction, *found = session.run([PREDICTION, *(tensor.output for tensor in kept)], feed)
+    following = dict(arena)
+    for tensor, new in zip(kept, found, strict=True):
+        if graph.in_place:
+            following[tensor.input] = new
+        else:  # its rows, and not those of its siblings
+            following[tensor.input] = arena[tensor.input].copy()
+            following[tensor.input][:: tensor.siblings] = new
+    return prediction, following
 
 
 def _gap_of_steps(found: Floats, whole: Floats, ends: list[Floats]) -> float:

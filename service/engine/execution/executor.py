@@ -45,6 +45,7 @@ class Executor:
         """Run a batch; returns the answers of each part.
 
         Raises:
+            UnwrittenError: no state has changed, and what was asked can be asked again.
             Exception: whatever the runtime throws; states that it writes are in doubt then.
         """
         match batch.kind:
@@ -129,15 +130,18 @@ class Executor:
         for part in batch.parts:
             work = part.work
             assert isinstance(work, Decode), "a batch holds one kind of work"
-            assert part.indices is None, "its rows run together"
-            assert work.draws is not None, "a decode says how to draw"
+            inputs, expected, draws = work.inputs, work.expected, work.draws
+            if part.indices is not None:
+                inputs, expected = part.column(inputs), part.column(expected)
+                draws = part.draws
+            assert draws is not None, "a decode says how to draw"
             drawn = self._runner.decode(
                 read=part.slots,
                 write=part.slots,
-                fresh=work.expected == 0,
-                inputs=work.inputs,
-                positions=work.expected + 1,
-                draws=work.draws,
+                fresh=expected == 0,
+                inputs=inputs,
+                positions=expected + 1,
+                draws=draws,
                 steps=work.row_steps,
             )
             name = "sampled_tokens" if drawn.dtype == np.int32 else "sampled_values"

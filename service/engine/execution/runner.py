@@ -9,8 +9,30 @@ from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
 
+class UnwrittenError(Exception):
+    """A run failed before it had written any state; its cause says more.
+
+    Args:
+        complaint: what an operator of the model says of the rows' inputs, if that is why.
+    """
+
+    def __init__(self, complaint: str | None = None) -> None:
+        super().__init__(complaint)
+        self.complaint = complaint
+
+    def __str__(self) -> str:
+        why = self.complaint or str(self.__cause__ or "a run failed, and has written nothing")
+        return " ".join(why.split())  # one line of the log
+
+
 class Runner(Protocol):
-    """Runs steps on a device, and keeps the states that they lead to; calls must not overlap."""
+    """Runs steps on a device, and keeps the states that they lead to; calls must not overlap.
+
+    Attributes:
+        rows_run_alone: each row has a run of its own, whatever it is given with: see `probe`.
+    """
+
+    rows_run_alone: bool
 
     def step(
         self,
@@ -34,6 +56,10 @@ class Runner(Protocol):
 
         Returns:
             Predictions (rows, width), or (rows, time, width); valid until the next call.
+
+        Raises:
+            UnwrittenError: it failed, and all slots are as they were. After any other fault those
+                that it writes are in doubt.
         """
 
     @property

@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -21,8 +22,12 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _SILENT = 4  # fatal errors only
 _NEVER_CAPTURED = -1
-# CUDA's words, and those of ONNX Runtime's own arena.
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory")
+_OPERATOR_FAILED = re.compile(
+    r"while running (?P<kind>\w+) node\. Name:'(?P<name>[^']*)' Status Message: (?=.)", re.DOTALL
+)
+_SOURCE = re.compile(r"^/\S+:\d+ .*?(was false\. |: [A-Z_]+ : |$)")  # a line of ONNX Runtime's own
+# CUDA's words, those of ONNX Runtime's own arena, and C++'s.
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate", "bad_alloc", "bad allocation")
 
 
 class DeviceError(Exception):
@@ -79,7 +84,8 @@ def open_session(
     # then cannot depend on how a batch was split.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = _SILENT  # an error is raised, and is in our own log
+    # What fails says so by an exception. It may have what a caller sent in it: it is not logged.
+    options.log_severity_level = _SILENT
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
@@ -101,6 +107,18 @@ def open_session(
     if session.get_providers()[0] != _CUDA:
         raise DeviceError(f"ONNX Runtime would run this on the CPU instead of {place}")
     return session
+
+
+def complaint(fault: Exception) -> str | None:
+    """Why an operator of a graph could not work on what it was given; ``None``: another fault."""
+    text = str(fault)
+    failed = [*_OPERATOR_FAILED.finditer(text)]
+    if not failed or any(words in text.lower() for words in _OUT_OF_MEMORY):
+        return None
+    inmost = failed[-1]  # of operators in the bodies of others
+    why = _SOURCE.sub("", text[inmost.end() :].strip().splitlines()[0])
+    name = f" '{inmost['name']}'" if inmost["name"] else ""
+    return f"{inmost['kind']}{name}: {why}"
 
 
 def bindable(array: NDArray[Any]) -> Value:

@@ -4,15 +4,19 @@ Knows nothing of queues or the event loop. Runs may overlap.
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.compile.stateless import StatelessGraph
+from models.errors import ModelError
 from models.manifest import Manifest, TokensInput, ValuesInput
 from service.engine.execution.heads import Heads
-from service.engine.execution.runtime import CPU, Place, is_lost, open_session
+from service.engine.execution.probe import CHANCE, check_tokens, is_same
+from service.engine.execution.runner import UnwrittenError
+from service.engine.execution.runtime import CPU, Place, complaint, is_lost, open_session
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
@@ -29,6 +33,10 @@ class StatelessRunner:
     Args:
         place: where it runs.
         isolated: sequences share no run; ``None`` finds out whether they may.
+        tolerance: how far apart the numbers of a sequence may be in another run, see `probe`.
+
+    Raises:
+        ModelError: it cannot be run, or its numbers hang on chance.
     """
 
     def __init__(
@@ -37,8 +45,10 @@ class StatelessRunner:
         *,
         place: Place = CPU,
         isolated: bool | None = None,
+        tolerance: float = 0.0,
         tf32: bool = False,
     ) -> None:
+        self._tolerance = tolerance
         self._manifest = graph.manifest
         self._place = place
         self._session = open_session(graph.graph, place, tf32=tf32)
@@ -56,6 +66,9 @@ class StatelessRunner:
         Args:
             sequences: token ids (steps,) or values (steps, width) of each, at least one step; of
                 one length unless `pads`.
+
+        Raises:
+            UnwrittenError: they could not be run.
         """
         counts = [len(steps) for steps in sequences]
         first = sequences[0]
@@ -66,7 +79,10 @@ class StatelessRunner:
         feeds: dict[str, NDArray[Any]] = {self._manifest.input.name: padded}
         if self._manifest.lengths is not None:
             feeds[self._manifest.lengths] = np.array(counts, np.int32)
-        (found,) = self._session.run([self._manifest.prediction.output], feeds)
+        try:
+            (found,) = self._session.run([self._manifest.prediction.output], feeds)
+        except Exception as fault:  # whatever the runtime throws
+            raise UnwrittenError(complaint(fault)) from fault
         if not self._manifest.prediction.per_step:
             return [found[row : row + 1] for row in range(len(counts))]
         return [found[row, :steps] for row, steps in enumerate(counts)]
@@ -82,17 +98,41 @@ class StatelessRunner:
         return is_lost(self._place, fault, lambda: self.predict([steps]))
 
     def _is_changed_by_others(self) -> bool:
-        """Run sequences alone and together, and compare bits."""
+        """Run sequences alone and together, and compare.
+
+        Raises:
+            ModelError: alone they cannot be run, or not twice to one result.
+        """
         lengths = _PROBED_LENGTHS if self.pads else (9,) * len(_PROBED_LENGTHS)
         generator = np.random.default_rng(0)
         sequences = [_any_steps(self._manifest, generator, length) for length in lengths]
-        alone = [self.predict([steps])[0] for steps in sequences]
+        if isinstance(self._manifest.input, TokensInput):
+            check_tokens(len(self._manifest.input.vocabulary), self._why_not_token)
+        try:
+            alone = [self.predict([steps])[0] for steps in sequences]
+            again = [self.predict([steps])[0] for steps in sequences]
+        except UnwrittenError as fault:
+            raise ModelError(f"cannot be run: {fault}") from fault
+        if not all(map(self._is_same, again, alone)):
+            raise ModelError(CHANCE)
         for batch in (sequences[:2], sequences, sequences * 8):
-            together = self.predict(batch)
-            for row, found in enumerate(together):
-                if found.tobytes() != alone[row % len(alone)].tobytes():
-                    return True
+            try:
+                together = self.predict(batch)
+            except UnwrittenError:  # one by one it could
+                return True
+            if not all(map(self._is_same, together, cycle(alone))):
+                return True
         return False
+
+    def _why_not_token(self, token: int) -> str | None:
+        try:
+            self.predict([np.full(9, token)])
+        except UnwrittenError as fault:
+            return str(fault)
+        return None
+
+    def _is_same(self, one: Floats, other: Floats) -> bool:
+        return is_same(one, other, tolerance=self._tolerance)
 
 
 def _any_steps(manifest: Manifest, generator: np.random.Generator, length: int) -> Inputs:

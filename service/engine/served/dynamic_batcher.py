@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
+from service.engine.execution.runner import UnwrittenError
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.scheduler.fair_queue import FairQueue
 from service.engine.served.predictor import Predictor, Promised, Sequences
@@ -22,7 +23,7 @@ from service.engine.shard.queue_limit import QueueLimit
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.flow import Flow
 from service.engine.work.sampling import Draws, Sampling
-from service.errors import InternalError
+from service.errors import InternalError, unreadable
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -213,7 +214,10 @@ class DynamicBatcher(Predictor):
             if job.done.done():
                 continue
             if isinstance(found, Exception):
-                self._fail(job, found)
+                if isinstance(found, UnwrittenError) and found.complaint is not None:
+                    job.done.set_exception(unreadable(found.complaint, row=queued.row))
+                else:
+                    self._fail(job, found)
                 if self._lost:
                     self._device_lost(found)
                 continue

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +39,17 @@ class CheckedSteps:
 
 
 class InputReader:
-    """Turns inputs into arrays; what it cannot use it names by field and row."""
+    """Turns inputs into arrays; what it cannot use it names by field and row.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Args:
+        largest: what a value may be, whatever its sign; ``None``: anything finite.
+    """
+
+    def __init__(self, manifest: Manifest, *, largest: float | None = None) -> None:
+        self._largest = largest
+        self._readable: Callable[[Floats], Any] = np.isfinite
+        if largest is not None:
+            self._readable = partial(_is_within, np.float32(largest))
         self._input = manifest.input
         self.symbols: tuple[str, ...] = ()
         """By token id; none for a model that reads values."""
@@ -94,7 +103,7 @@ class InputReader:
                 f"({', '.join(self._input.features)})",
             )
         rows = data.reshape(-1, self.width)
-        good = np.isfinite(rows)
+        good = self._readable(rows)
         if self._positive.any():
             good &= (rows > 0) | ~self._positive
         bad: NDArray[np.bool_] = np.logical_not(good.all(axis=1))
@@ -106,7 +115,7 @@ class InputReader:
 
     def one_row(self, values: Floats) -> Floats | None:
         """The step of one row of values (width,), (1, width), if it is a good one."""
-        if self.has_tokens or not np.isfinite(values).all():
+        if self.has_tokens or not self._readable(values).all():
             return None
         if (self._positive & (values <= 0)).any():
             return None
@@ -130,20 +139,26 @@ class InputReader:
     def _explain_value(self, rows: Floats, row: int) -> BadInputError:
         assert isinstance(self._input, ValuesInput)
         values = rows[row]
-        wrong = ~np.isfinite(values)
+        wrong = ~self._readable(values)
         if not wrong.any():
             wrong = self._positive & (values <= 0)
         column = int(wrong.argmax())
-        wanted = (
-            "it must be finite"
-            if not np.isfinite(values[column])
-            else ("the model works on logarithms, send values above 0")
-        )
+        if not np.isfinite(values[column]):
+            wanted = "it must be finite"
+        elif not self._readable(values[column]):
+            wanted = f"beyond {self._largest:g} the session's state would hold no numbers any more"
+        else:
+            wanted = "the model works on logarithms, send values above 0"
         return BadInputError(
             "inputs.values",
-            f"{self._input.features[column]} is {values[column]}: {wanted}",
+            f"{self._input.features[column]} is {values[column]:g}: {wanted}",
             row=row,
         )
+
+
+def _is_within(largest: np.float32, values: Floats) -> NDArray[np.bool_]:
+    within: NDArray[np.bool_] = np.abs(values) <= largest  # NaN is not
+    return within
 
 
 def bounds(manifest: Manifest) -> tuple[np.float32, np.float32] | None:

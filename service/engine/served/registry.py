@@ -10,6 +10,7 @@ from functools import partial
 
 from models.errors import ModelError
 from models.manifest import Manifest
+from service.engine.execution.probe import SHARED, Findings
 from service.engine.execution.runner import Runner
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.dynamic_batcher import DynamicBatcher
@@ -40,6 +41,7 @@ class ServedModel:
     """A model that is loaded, with what serves it.
 
     Attributes:
+        findings: how it may be run.
         predictor: reads whole sequences.
         shards: hold its sessions; a model without states has none.
         no_draws: why what it predicts cannot be its next step; ``None`` where it can.
@@ -52,6 +54,7 @@ class ServedModel:
     version: int
     manifest: Manifest
     fingerprint: str
+    findings: Findings
     reader: InputReader
     shards: tuple[Shard, ...]
     predictor: Predictor
@@ -197,6 +200,7 @@ class Registry:
         fingerprint: str,
         runners: Sequence[Runner] = (),
         stateless: StatelessRunner | None = None,
+        findings: Findings = SHARED,
         workers: int = 1,
     ) -> ServedModel:
         """Serve a model.
@@ -209,17 +213,20 @@ class Registry:
             runners: of a model with states, a shard each; the arena of runner ``i`` of n has
                 ``arena_rows(settings, manifest, i, n)`` rows.
             stateless: the runner of a model without states.
+            findings: how it may be run.
             workers: its runs that may overlap.
         """
         label, settings, metrics = f"{name}/{version}", self._settings, self._metrics
         sessions = 0 if stateless else capacity(settings, manifest)
         device_lost = partial(self._device_lost, label)
+        takes_chunks = manifest.lengths is not None and not findings.steps_run_alone
+        chunk_steps = settings.chunk_steps if takes_chunks else 1
         shards = tuple(
             Shard(
                 label,
                 runner,
                 sessions=sessions_of(sessions, number, len(runners)),
-                chunk_steps=settings.chunk_steps if manifest.lengths is not None else 1,
+                chunk_steps=chunk_steps,
                 bounds=bounds(manifest),
                 metrics=metrics,
                 settings=settings,
@@ -246,7 +253,8 @@ class Registry:
             version=version,
             manifest=manifest,
             fingerprint=fingerprint,
-            reader=InputReader(manifest),
+            findings=findings,
+            reader=InputReader(manifest, largest=findings.largest),
             shards=shards,
             predictor=predictor,
             limits=settings,

@@ -30,7 +30,12 @@ from service.engine.work.flow import Flow, Flows
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
 from service.engine.work.work import Fork, Kind, Work
-from service.errors import NotStartedError, SessionClosedError, StateLostError
+from service.errors import (
+    BadInputError,
+    NotStartedError,
+    SessionClosedError,
+    StateLostError,
+)
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -276,8 +281,11 @@ class Shard:
                     self.slots.return_spares(work)
             raise
         for delivery in collected.deliveries:
-            if delivery.error is not None:
-                raise delivery.error
+            error = delivery.error
+            if isinstance(error, BadInputError):  # one of several: say which
+                raise BadInputError(error.field, error.message, row=int(delivery.rows[0]))
+            if error is not None:
+                raise error
         return collected.deliveries
 
     async def drained(self) -> None:

@@ -5,14 +5,14 @@ there on both are the same. Everything but `execute` happens on the event loop.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
 from service.engine.execution.executor import Answered, Executor, answer_failed
-from service.engine.execution.runner import Runner
+from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.scheduler.screening import screen
@@ -23,7 +23,7 @@ from service.engine.work.columns import Answers, Ints
 from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.work import Barrier, Chunk, Decode, Fork, Kind, Recall
-from service.errors import CellarError, InternalError, StateLostError
+from service.errors import CellarError, InternalError, StateLostError, unreadable
 from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
@@ -39,8 +39,10 @@ class Run:
     request: Request | None = None  # it is all of the batch, and applies its steps
     answers: list[Answered] = field(default_factory=list)  # of each part
     positions: list[Ints] = field(default_factory=list)  # of each part, that its replies tell
-    fault: Exception | None = None  # it failed: what it writes is in doubt
-    lost: bool = False  # and so will all others: the device is gone
+    fault: Exception | None = None
+    """It failed: what it writes is in doubt, unless it is an `UnwrittenError`; of one row then."""
+    pieces: "list[Run]" = field(default_factory=list)  # what became of its rows, if it failed so
+    lost: bool = False  # it failed, and so will all others: the device is gone
     began_s: float = 0.0
     seconds: float = 0.0
 
@@ -123,13 +125,23 @@ class Tick:
     # -- running --------------------------------------------------------------------------
 
     def execute(self, run: Run) -> None:
-        """Run it, on any thread; a failure is part of the run."""
+        """Run it, on any thread; a failure is part of the run.
+
+        One that has written nothing is tried again without the rows that it hangs on.
+        """
         run.began_s = time.monotonic()
         try:
             if run.request is not None:
                 run.answers = [self._step(run.request)]
             else:
                 run.answers = self._executor.run(run.batch)
+        except UnwrittenError as fault:
+            if self._runner.is_lost(fault):
+                run.fault, run.lost = fault, True
+            else:
+                if run.request is not None and not len(run.request.contents):
+                    run.request.contents = run.request.digest()
+                run.pieces = self._apart(run.batch, fault)
         except Exception as fault:  # whatever the runtime throws must not kill the thread
             run.fault = fault
             run.lost = self._runner.is_lost(fault)
@@ -141,11 +153,17 @@ class Tick:
         From here on what waits for their next steps may run. The positions that replies tell are
         taken here: a later run may have moved the sessions on before they are sent.
         """
+        if run.pieces:
+            for piece in run.pieces:
+                self.commit(piece)
+            return
         batch, request, table = run.batch, run.request, self._table
         if run.fault is not None:
-            _log.error("run failed", shard=self._model, kind=batch.kind.value, exc_info=run.fault)
+            if _complaint(run.fault) is None:  # what a caller sent is no fault of ours
+                kind = batch.kind.value
+                _log.error("run failed", shard=self._model, kind=kind, exc_info=run.fault)
             for part in batch.parts:
-                self._contain(part)
+                self._contain(part, run.fault)
             if run.lost:
                 self._device_lost(run.fault)
         elif request is not None:
@@ -177,11 +195,41 @@ class Tick:
     def deliver(self, run: Run) -> None:
         """Answer whoever asked; one receiver's fault disturbs nobody else."""
         began_s, batch = time.monotonic(), run.batch
+        for piece in run.pieces or (run,):
+            self._deliver(piece)
+        if batch.kind in _STEPPING:
+            queued_s = max(0.0, run.began_s - batch.parts[0].work.submitted_s)
+            self._note(batch.steps, queued_s, run.seconds, time.monotonic() - began_s)
+
+    # -- inside ---------------------------------------------------------------------------
+
+    def _apart(self, batch: Batch, fault: UnwrittenError) -> list[Run]:
+        """Run a batch that failed, and has written nothing, half by half.
+
+        Returns what became of its rows; those that fail by themselves stand alone.
+        """
+        if len(batch.slots) == 1:
+            return [Run(batch=batch, fault=fault)]
+        runs: list[Run] = []
+        for parts in _halves(batch):
+            half = Run(batch=batch_of(batch.kind, parts))
+            try:
+                half.answers = self._executor.run(half.batch)
+            except UnwrittenError as again:
+                runs += self._apart(half.batch, again)
+                continue
+            except Exception as torn:  # what it writes is in doubt, the other half is not
+                half.fault = torn
+            runs.append(half)
+        return runs
+
+    def _deliver(self, run: Run) -> None:
+        batch = run.batch
         for index, part in enumerate(batch.parts):
             if not part.is_last:
                 continue
             if run.fault is not None:
-                self._deliver_fault(part, run.positions[index])
+                self._deliver_fault(part, run.positions[index], run.fault)
                 continue
             work, answers = part.work, run.answers[index]
             delivery = Delivery(rows=self._rows(part), positions=run.positions[index])
@@ -191,11 +239,6 @@ class Tick:
                 delivery.answers = answers
                 delivery.replayed = isinstance(work, Recall) and work.replays
             self._hand_over(part, delivery)
-        if batch.kind in _STEPPING:
-            queued_s = max(0.0, run.began_s - batch.parts[0].work.submitted_s)
-            self._note(batch.steps, queued_s, run.seconds, time.monotonic() - began_s)
-
-    # -- inside ---------------------------------------------------------------------------
 
     def _is_doubtful(self, batch: Batch) -> bool:
         """Whether some of the rows may have to be refused."""
@@ -245,7 +288,9 @@ class Tick:
                 (drawn,) = answers.columns.values()
                 last = np.ascontiguousarray(drawn[:, -2])
                 bits = last if last.dtype == np.int32 else last.view(np.int32)
-                positions, contents = work.expected + work.row_steps, bits.astype(np.int64)
+                expected = work.expected if part.indices is None else part.column(work.expected)
+                positions = expected + work.row_steps
+                contents = bits.astype(np.int64)
                 self._apply(slots, positions, contents=contents, read=work.row_steps)
             case Chunk(commit=True) if part.is_last:
                 count = work.row_steps
@@ -265,15 +310,16 @@ class Tick:
                 self._executor.forget(int(slots[0]))
                 self._table.reset(int(slots[0]), now_s=self._clock())
 
-    def _contain(self, part: Part) -> None:
+    def _contain(self, part: Part, fault: Exception) -> None:
         """A run failed: what it may have half written is lost, and says so."""
         work = part.work
         if work.commit and part.is_last:
-            self._table.lost[part.slots] = True
+            if not isinstance(fault, UnwrittenError):
+                self._table.lost[part.slots] = True
             self._table.withdraw(part.slots, work.row_steps)
         elif isinstance(work, Chunk) and not part.is_last:
             # Its earlier pieces are on a spare slot: the session was not touched.
-            work.failure = _not_run()
+            work.failure = _not_run(part, fault)
         elif isinstance(work, Fork):
             self._slots.return_spares(work)
 
@@ -290,11 +336,12 @@ class Tick:
         positions = self._table.position[part.slots]
         self._hand_over(part, Delivery(rows=self._rows(part), positions=positions, error=error))
 
-    def _deliver_fault(self, part: Part, positions: Ints) -> None:
+    def _deliver_fault(self, part: Part, positions: Ints, fault: Exception) -> None:
         """Tell each row what the failed run means for its session."""
         rows = self._rows(part)
-        if not part.work.commit:
-            self._hand_over(part, Delivery(rows=rows, positions=positions, error=_not_run()))
+        if not part.work.commit or isinstance(fault, UnwrittenError):
+            error = _not_run(part, fault)
+            self._hand_over(part, Delivery(rows=rows, positions=positions, error=error))
             return
         for row, position in enumerate(positions.tolist()):
             one = slice(row, row + 1)
@@ -333,5 +380,36 @@ def _only_request(batch: Batch) -> Request | None:
     return work
 
 
-def _not_run() -> InternalError:
-    return InternalError("the model could not be run; the server's log tells why")
+def _halves(batch: Batch) -> Iterator[list[Part]]:
+    """The parts of the first half of a batch's rows, and those of the second."""
+    left = middle = len(batch.slots) // 2
+    first: list[Part] = []
+    second: list[Part] = []
+    for part in batch.parts:
+        rows = len(part.slots)
+        if rows <= left:
+            first.append(part)
+        elif not left:
+            second.append(part)
+        else:
+            first.append(part.only(slice(left)))
+            second.append(part.only(slice(left, rows)))
+        left = max(0, left - rows)
+    assert middle == sum(len(part.slots) for part in first), "no row is lost"
+    yield first
+    yield second
+
+
+def _complaint(fault: Exception) -> str | None:
+    """What the model says of a caller's input, if that is why a run has failed."""
+    return fault.complaint if isinstance(fault, UnwrittenError) else None
+
+
+def _not_run(part: Part, fault: Exception) -> CellarError:
+    """What a caller is told whose step could not be run, and whose session is as it was."""
+    complaint = _complaint(fault)
+    if complaint is None:
+        return InternalError("the model could not be run; the server's log tells why")
+    if isinstance(part.work, Chunk):
+        complaint += f" (in steps {part.start} to {part.stop - 1})"
+    return unreadable(complaint)

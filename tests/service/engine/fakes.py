@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
+from service.engine.execution.runner import UnwrittenError
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
@@ -49,12 +50,14 @@ class FakeRunner:
 
     own_thread = False
     can_decode = False
+    rows_run_alone = False
 
     def __init__(self, slots: int) -> None:
         self.state = np.full(slots, -1, np.int64)  # garbage: only `fresh` may make it a zero
         self.batches: list[list[int]] = []  # the slots written by each run
         self.fail_next = False
         self.lost = False  # every run fails, and is known to fail for good
+        self.unreadable = -1  # a token on which a run fails before it writes
         self.gate = threading.Event()
         self.gate.set()
         self.lets_one_in = False  # the gate closes behind it
@@ -77,8 +80,11 @@ class FakeRunner:
         if self.fail_next:
             self.fail_next = False
             raise RuntimeError("the device caught fire")
-        self.batches.append(write.tolist())
         rows, time = inputs.shape[:2]
+        valid = np.arange(time) < lengths[:, None]
+        if ((inputs == self.unreadable) & valid).any():
+            raise UnwrittenError("as told")
+        self.batches.append(write.tolist())
         state = np.where(fresh, 0, self.state[read])
         every = np.zeros((rows, time), np.int64)
         for t in range(time):
@@ -123,6 +129,7 @@ class DecodingRunner(FakeRunner):
     Attributes:
         read: the tokens behind each slot's state.
         fault_rate: how often a run fails.
+        unreadable_rate: how often one fails that says it has written nothing.
         head_rate: how often the heads fail, when the steps are applied.
         longest_s: a run dawdles so long at most.
         overlaps: calls that came while another one ran.
@@ -135,6 +142,7 @@ class DecodingRunner(FakeRunner):
         self.read = [[-1] for _ in range(slots)]  # garbage, as the state is
         self.dice = random.Random(0)
         self.fault_rate = 0.0
+        self.unreadable_rate = 0.0
         self.head_rate = 0.0
         self.longest_s = 0.0
         self.overlaps = 0
@@ -151,6 +159,7 @@ class DecodingRunner(FakeRunner):
         every_step: bool,
     ) -> Floats:
         with self._alone():
+            self._refuse_some()
             before = self._before(read, fresh)
             found = super().step(
                 read=read,
@@ -167,6 +176,7 @@ class DecodingRunner(FakeRunner):
 
     def decode(self, **columns: Any) -> NDArray[np.int32]:
         with self._alone():
+            self._refuse_some()
             steps, write = columns["steps"], columns["write"]
             before = self._before(columns["read"], columns["fresh"])
             found = np.empty((len(write), steps), np.int32)
@@ -203,6 +213,10 @@ class DecodingRunner(FakeRunner):
     def _before(self, read: Ints, fresh: NDArray[np.bool_]) -> list[list[int]]:
         rows = zip(read.tolist(), fresh.tolist(), strict=True)
         return [[] if is_fresh else list(self.read[slot]) for slot, is_fresh in rows]
+
+    def _refuse_some(self) -> None:
+        if self.dice.random() < self.unreadable_rate:
+            raise UnwrittenError("as told")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from models.manifest import Manifest
 from service.engine.directory import Session
 from service.engine.engine import Engine
 from service.engine.execution.cpu.runner import CpuRunner
+from service.engine.execution.probe import SHARED, Findings
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.registry import ServedModel, arena_rows
 from service.metrics import Metrics
@@ -165,7 +166,9 @@ async def fakes_on(
 
 
 @asynccontextmanager
-async def reals(case: Case, shards: int = 1, **settings: float) -> AsyncIterator[Reals]:
+async def reals(
+    case: Case, shards: int = 1, *, findings: Findings = SHARED, **settings: float
+) -> AsyncIterator[Reals]:
     """A house with the model of a case."""
     limits = EngineSettings.model_validate(
         {"max_sessions": 512, "spare_slots": 1024, "max_batch": 64, "chunk_steps": 8, **settings}
@@ -179,7 +182,9 @@ async def reals(case: Case, shards: int = 1, **settings: float) -> AsyncIterator
         )
         for number in range(shards)
     ]
-    async with _serving(limits, case.manifest, runners) as (engine, served):
+    for runner in runners:
+        runner.rows_run_alone = findings.rows_run_alone
+    async with _serving(limits, case.manifest, runners, findings) as (engine, served):
         yield Reals(engine=engine, served=served, runners=runners)
 
 
@@ -207,11 +212,19 @@ async def wholes(
 
 @asynccontextmanager
 async def _serving(
-    limits: EngineSettings, manifest: Manifest, runners: list[FakeRunner] | list[CpuRunner]
+    limits: EngineSettings,
+    manifest: Manifest,
+    runners: list[FakeRunner] | list[CpuRunner],
+    findings: Findings = SHARED,
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     engine = Engine(limits, Metrics())
     served = engine.registry.add(
-        name=manifest.name, version=1, manifest=manifest, fingerprint="f", runners=runners
+        name=manifest.name,
+        version=1,
+        manifest=manifest,
+        fingerprint="f",
+        runners=runners,
+        findings=findings,
     )
     served.warm_up()
     engine.loading = False

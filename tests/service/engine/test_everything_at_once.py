@@ -51,11 +51,13 @@ class Kind:
 
     Attributes:
         faults: how often a run, or the heads, fail.
+        unreadable: how often a run fails that has written nothing.
         closes: sessions are closed and reset.
         dice: batches are not chosen by the policy, but by dice.
     """
 
     faults: float = 0.0
+    unreadable: float = 0.0
     closes: bool = False
     dice: bool = False
 
@@ -64,8 +66,9 @@ KINDS = {
     "calm": Kind(),
     "closes": Kind(closes=True),
     "faults": Kind(faults=0.02),
-    "all": Kind(faults=0.02, closes=True),
-    "any policy": Kind(faults=0.01, closes=True, dice=True),
+    "unreadable": Kind(unreadable=0.2),
+    "all": Kind(faults=0.02, unreadable=0.02, closes=True),
+    "any policy": Kind(faults=0.01, unreadable=0.05, closes=True, dice=True),
 }
 
 
@@ -434,6 +437,7 @@ async def stage(seed: int, inline_run_s: float, kind: Kind) -> AsyncIterator[Pla
                 set_worth_a_batch(house.served, dice.choice([1, 2, 8]))
             play = Play(house=house, noise=dice)
             play.device.fault_rate = play.device.head_rate = kind.faults
+            play.device.unreadable_rate = kind.unreadable
             play.device.longest_s = dice.choice([0.0, 0.001, 0.004])
             yield play
 
@@ -446,6 +450,8 @@ async def check(seed: int, inline_run_s: float, kind: Kind, *, calls: int) -> No
             )
             await play.run(closes=kind.closes, calls=calls)
             await play.check_end()
+            if not kind.faults and play.house.served.shards[0].table.lost.any():
+                play.problems.append("a session was lost whose state was not touched")
     # Of what the server logs, only the device's faults may be among it, where it has some.
     for log in logs:
         if not (kind.faults and isinstance(log.get("exc_info"), RuntimeError)):

@@ -1,7 +1,8 @@
 """Runs batches of steps on the CPU.
 
 The arena is bound to the graphs' inputs and outputs at once, so that a step writes in place and
-touches only the rows of its batch. Calls on one runner must not overlap.
+touches only the rows of its batch. What a graph of somebody else's finds is written once it has
+run. Calls on one runner must not overlap.
 """
 
 import math
@@ -26,7 +27,15 @@ from models.compile.serving import (
 from models.manifest import TokensInput
 from service.engine.execution.cpu.arena import Memory
 from service.engine.execution.heads import ALL, DrawMode, Heads, Rows, draw_modes, parameters
-from service.engine.execution.runtime import Binding, Session, bindable, input_shapes, open_session
+from service.engine.execution.runner import UnwrittenError
+from service.engine.execution.runtime import (
+    Binding,
+    Session,
+    bindable,
+    complaint,
+    input_shapes,
+    open_session,
+)
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws, Sampling, uniforms
 
@@ -57,11 +66,15 @@ class CpuRunner:
     Args:
         slots: rows of the arena, the scratch row included.
         max_batch: the most rows of a run, and the most time steps in all.
+        rows_run_alone: see `Runner`.
     """
 
     own_thread = False
 
-    def __init__(self, graph: ServingGraph, *, slots: int, max_batch: int) -> None:
+    def __init__(
+        self, graph: ServingGraph, *, slots: int, max_batch: int, rows_run_alone: bool = False
+    ) -> None:
+        self.rows_run_alone = rows_run_alone
         manifest = graph.manifest
         self._manifest = manifest
         self._chunk = open_session(graph.chunk)
@@ -85,6 +98,12 @@ class CpuRunner:
         )
         self._last = np.zeros((max_batch, manifest.prediction.width), np.float32)
         self._all = np.zeros((max_batch, manifest.prediction.width), np.float32)
+        # By tensor of the arena: its rows there, and those that a graph that does not write finds.
+        self._unwritten: list[tuple[Floats, Floats]] = []
+        if not graph.in_place:
+            *states, _ = graph.arena
+            found = [np.zeros((max_batch, *state.shape), np.float32) for state in states]
+            self._unwritten = list(zip(self.arena, [*found, self._last], strict=True))
         # Binding costs more than a small model runs: bind each shape once, over these buffers.
         self._bindings: dict[_Run, Binding] = {}
         self._bound: dict[tuple[object, ...], _Bound] = {}  # decodes and recalls, latest last
@@ -107,18 +126,12 @@ class CpuRunner:
         rows, time = inputs.shape[:2]
         if rows * time > self._max_batch:
             raise ValueError(f"{rows} rows of {time} steps exceed the batch of {self._max_batch}")
-        self._place(read, write, fresh)
-        self._lengths[:rows] = lengths
-        self._inputs[: inputs.size] = inputs.ravel()
-        if time == 1:
-            self._run_steps(rows)
-            return self._last[:rows, None] if every_step else self._last[:rows]
-        self._run(self._chunk, _Run(start=0, rows=rows, time=time, every_step=every_step))
-        if not every_step:
-            return self._last[:rows]
-        if self._every is not None:
-            self._every.run_with_iobinding(self._every_bindings[rows, time])
-        return self._all[: rows * time].reshape(rows, time, -1)
+        if self.rows_run_alone and rows > 1:
+            return self._step_one_by_one(read, write, fresh, inputs, lengths, every_step=every_step)
+        found = self._find(read, write, fresh, inputs, lengths, every_step=every_step)
+        for arena, new in self._unwritten:
+            arena[write] = new[:rows]
+        return found
 
     def is_lost(self, fault: Exception) -> bool:  # noqa: ARG002
         return False  # what fails on the CPU is about the rows, or passes
@@ -190,6 +203,66 @@ class CpuRunner:
     ) -> Answers:
         return self._heads.answer(predictions, outputs, draws, positions)
 
+    def _find(
+        self,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        lengths: Ints,
+        *,
+        every_step: bool,
+    ) -> Floats:
+        """Run rows; a graph that does not write leaves their new ones in `_unwritten`."""
+        rows, time = inputs.shape[:2]
+        self._place(read, write, fresh)
+        self._lengths[:rows] = lengths
+        self._inputs[: inputs.size] = inputs.ravel()
+        if time == 1:
+            self._run_steps(rows)
+            return self._last[:rows, None] if every_step else self._last[:rows]
+        self._run(self._chunk, _Run(start=0, rows=rows, time=time, every_step=every_step))
+        if not every_step:
+            return self._last[:rows]
+        if self._every is not None:
+            self._every.run_with_iobinding(self._every_bindings[rows, time])
+        return self._all[: rows * time].reshape(rows, time, -1)
+
+    def _step_one_by_one(
+        self,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        lengths: Ints,
+        *,
+        every_step: bool,
+    ) -> Floats:
+        """The same with a run for each row, without padding.
+
+        What a graph that does not write has found is still written for all rows, or for none.
+        """
+        rows, time = inputs.shape[:2]
+        width = self._manifest.prediction.width
+        every = np.zeros((rows, time, width), np.float32)
+        last = np.zeros((rows, width), np.float32)
+        kept = [np.empty((rows, *new.shape[1:]), np.float32) for _, new in self._unwritten]
+        for row, steps in enumerate(lengths.tolist()):
+            one = slice(row, row + 1)
+            found = self._find(
+                read[one], write[one], fresh[one], inputs[one, :steps], lengths[one],
+                every_step=every_step,
+            )  # fmt: skip
+            if every_step:
+                every[row, :steps] = found[0]
+            else:
+                last[row] = found[0]
+            for own, (_, new) in zip(kept, self._unwritten, strict=True):
+                own[row] = new[0]
+        for own, (arena, _) in zip(kept, self._unwritten, strict=True):
+            arena[write] = own
+        return every if every_step else last
+
     def _run_steps(self, rows: int) -> None:
         """Run single steps, many rows in pieces whose tensors stay in the CPU's cache."""
         at_once = rows if self._step is self._chunk else _ROWS_AT_ONCE
@@ -201,7 +274,13 @@ class CpuRunner:
         binding = self._bindings.get(run)
         if binding is None:
             binding = self._bindings[run] = self._bind(session, run)
-        session.run_with_iobinding(binding)
+        if not self._unwritten:
+            session.run_with_iobinding(binding)
+            return
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as fault:  # whatever the runtime throws
+            raise UnwrittenError(complaint(fault)) from fault
 
     def _place(self, read: Ints, write: Ints, fresh: NDArray[np.bool_]) -> None:
         """Say which rows a run reads and writes."""
@@ -270,10 +349,15 @@ class CpuRunner:
             read, write = self._read[siblings][rows], self._write[siblings][rows, None]
             if read_rows(siblings) in wanted:  # a prediction is only written
                 binding.bind_ortvalue_input(read_rows(siblings), bindable(read))
-            binding.bind_ortvalue_input(write_rows(siblings), bindable(write))
+            if write_rows(siblings) in wanted:
+                binding.bind_ortvalue_input(write_rows(siblings), bindable(write))
         for tensor, value in self._arena:
-            binding.bind_ortvalue_input(tensor.input, value)
-            binding.bind_ortvalue_output(tensor.output, value)
+            if tensor.input in wanted:
+                binding.bind_ortvalue_input(tensor.input, value)
+            if not self._unwritten:
+                binding.bind_ortvalue_output(tensor.output, value)
+        for (tensor, _), (_, new) in zip(self._arena[:-1], self._unwritten[:-1], strict=False):
+            binding.bind_ortvalue_output(tensor.output, bindable(new[rows]))
 
     def _bind(self, session: Session, run: _Run) -> Binding:
         wanted = input_shapes(session)
@@ -292,8 +376,9 @@ class CpuRunner:
         if lengths is not None and lengths in wanted:
             binding.bind_ortvalue_input(lengths, bindable(self._lengths[rows]))
         self._bind_arena(binding, session, rows)
-        if not run.every_step:
+        if not run.every_step or self._unwritten:
             binding.bind_ortvalue_output(PREDICTION, bindable(self._last[rows]))
+        if not run.every_step:
             return binding
         steps = run.rows * run.time
         every = bindable(self._all[:steps].reshape(run.rows, run.time, -1))

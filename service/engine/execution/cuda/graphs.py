@@ -46,6 +46,15 @@ def move(arena: Sequence[ArenaTensor]) -> bytes:
     return graph.model("move").SerializeToString()
 
 
+def scatter(arena: Sequence[ArenaTensor], sources: Sequence[str]) -> bytes:
+    """Write new rows, one of ``sources`` (batch, *shape) for each tensor, to those written."""
+    graph = GraphBuilder()
+    access = ArenaAccess(graph, Device.CUDA)
+    for tensor, source in zip(arena, sources, strict=True):
+        access.write(tensor, graph.input(source, FLOAT, ["batch", *tensor.shape]))
+    return graph.model("scatter").SerializeToString()
+
+
 def fetch(tensor: ArenaTensor) -> bytes:
     """``FOUND`` (batch, *shape): the rows that are read, of one tensor."""
     graph = GraphBuilder()

@@ -45,6 +45,7 @@ class CudaRunner:
         deterministic: run all rows at the largest size, so that a row's bits do not depend on
             how many others there are.
         tf32: let products round their factors to 10 bits.
+        rows_run_alone: see `Runner`; for graphs that are not recorded.
 
     Raises:
         ModelError: the arena has more numbers than a GPU's tensors may.
@@ -63,6 +64,7 @@ class CudaRunner:
         place: Place,
         deterministic: bool = False,
         tf32: bool = False,
+        rows_run_alone: bool = False,
     ) -> None:
         self.place = place
         self._manifest = graph.manifest
@@ -78,7 +80,13 @@ class CudaRunner:
         self._steps: dict[int, Bound] = {}
         if graph.step is None:
             self._external = ExternalGraph(
-                graph.chunk, graph.manifest, self.arena, place, tf32=tf32
+                graph.chunk,
+                graph.manifest,
+                self.arena,
+                self._buckets,
+                place,
+                rows_run_alone=rows_run_alone,
+                tf32=tf32,
             )
         else:
             step = open_steps(graph.step, place, tf32=tf32)
@@ -95,6 +103,16 @@ class CudaRunner:
         )
         self._version = 0  # counts what has been written to the predictions
         self._thread: int | None = None
+
+    @property
+    def rows_run_alone(self) -> bool:
+        """See ``Runner``."""
+        return self._external is not None and self._external.rows_run_alone
+
+    @rows_run_alone.setter
+    def rows_run_alone(self, alone: bool) -> None:
+        if self._external is not None:
+            self._external.rows_run_alone = alone
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -130,6 +148,7 @@ class CudaRunner:
         if self._external is not None:
             every = self._external.run(
                 bucket,
+                rows=rows,
                 read=start,
                 write=lanes.write,
                 inputs=lanes.inputs,
@@ -255,6 +274,8 @@ class CudaRunner:
 
     def _own(self) -> None:
         """What was recorded belongs to the thread that recorded it."""
+        if not self._steps:
+            return
         mine = threading.get_ident()
         if self._thread is None:
             self._thread = mine

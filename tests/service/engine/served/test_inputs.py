@@ -1,11 +1,13 @@
 """Characters that a vocabulary lacks: refused, or taken as its unknown symbol."""
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
 from service.engine.served.inputs import InputReader
 from service.errors import BadInputError
+from tests.foreign import foreign_case
 
 
 def reader(*, unknown: int | None, vocabulary: str = "\nabc\ufffd") -> InputReader:
@@ -50,3 +52,17 @@ def test_the_vocabulary_is_itself_either_way(unknown: int | None) -> None:
 def test_an_unknown_symbol_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"unknown is token 5, .* has 5 symbols"):
         reader(unknown=5)
+
+
+def test_values_beyond_what_the_model_can_read_are_refused() -> None:
+    limited = InputReader(foreign_case().manifest, largest=1e30)
+    rows = np.array([[1, -1e30], [1e30, 0], [3, -2e30], [np.nan, 0], [np.inf, 0]], np.float32)
+    checked = limited.values(rows.ravel())
+    assert checked.bad.tolist() == [False, False, True, True, True]
+    assert [limited.one_row(row) is None for row in rows] == checked.bad.tolist()
+    error = checked.explain(2)
+    assert str(error) == (
+        "inputs.values, row 2: b is -2e+30: beyond 1e+30 the session's state "
+        "would hold no numbers any more"
+    )
+    assert "a is inf: it must be finite" in str(checked.explain(4))
