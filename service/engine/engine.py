@@ -260,6 +260,10 @@ class StepCall(Receiver):
             )
         )
 
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        self.deliver(delivery)
+
 
 def _call(session: Session, sampling: Sampling | None) -> StepCall:
     """One who waits for steps of a session, unless its state is lost."""

@@ -1,13 +1,14 @@
 """What every call has in common: errors become statuses, and calls are counted."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from service.errors import CellarError, InternalError
+from service.errors import BadInputError, CellarError, InternalError, unapplied
 from service.metrics import Metrics
 from service.rpc import status
 
@@ -49,10 +50,14 @@ class Calls:
     def _wrapped(self, handler: Any, method: str) -> Any:
         kind = "_".join("stream" if many else "unary" for many in handler[:2])
         inner = getattr(handler, kind)
+        # Read here and not by gRPC, which would tell the caller of UNKNOWN exceptions.
+        parse = None if method in _SERIALISED else handler.request_deserializer
 
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
             try:
+                if parse is not None:
+                    request = _parsed(request, parse, method)
                 return await inner(request, context)
             except CellarError as error:
                 code = status.code_of(error)
@@ -68,5 +73,14 @@ class Calls:
                 self._count(method, code)
 
         if method in _SERIALISED:
-            handler = handler._replace(request_deserializer=None, response_serializer=None)
-        return handler._replace(**{kind: call})
+            handler = handler._replace(response_serializer=None)
+        return handler._replace(request_deserializer=None, **{kind: call})
+
+
+def _parsed(data: bytes, parse: Callable[[bytes], Any], method: str) -> Any:
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise BadInputError("message", f"it is no request of {method}: {error}") from error
+    except MemoryError as fault:
+        raise unapplied(fault) from fault

@@ -16,7 +16,7 @@ from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Chunk, Decode, Fork, Kind, Recall, Work
-from service.errors import CellarError, InternalError, ReplyLostError
+from service.errors import CellarError, InternalError, ReplyLostError, unapplied
 
 Answered: TypeAlias = Answers | CellarError
 """The answers to a part's rows, or why they could not be computed; its state is sound then."""
@@ -87,9 +87,9 @@ class Executor:
 
     def remember(self, chunk: Chunk) -> None:
         """Keep what is needed to repeat a committed chunk's reply."""
-        if not chunk.history:
+        history = chunk.history
+        if history is None:
             return
-        history = np.concatenate(chunk.history)
         self.histories[chunk.slot] = history
         self._history_room -= history.nbytes
         while self._history_room < 0:
@@ -178,17 +178,24 @@ class Executor:
             count = int(counts[row])
             own = predictions[row, :count] if every_step else predictions[row : row + 1]
             after = chunk.expected[0] + part.stop  # the position after this piece
-            if chunk.outputs.every_step:
-                chunk.history.append(own.copy())
-            if not part.is_last:
-                answers.append(_NO_ANSWERS)
-                continue
             positions = np.array([after])
             if chunk.outputs.every_step:
-                own = np.concatenate(chunk.history)
+                try:
+                    own = _kept(chunk, part, own)
+                except MemoryError as fault:
+                    chunk.history = None
+                    if part.is_last:
+                        answers.append(answer_failed(fault))
+                    else:  # the session has not moved, and will not
+                        chunk.failure = unapplied(fault)
+                        answers.append(_NO_ANSWERS)
+                    continue
                 positions = chunk.expected[0] + np.arange(1, len(own) + 1)
             else:
                 own = own[-1:]
+            if not part.is_last:
+                answers.append(_NO_ANSWERS)
+                continue
             draws = _spread(chunk.draws, len(own))
             answers.append(self.answer(chunk.outputs, own, draws, positions))
         return answers
@@ -255,6 +262,19 @@ def measure(runner: Runner, *, rows: int, scratch: int) -> float:
         )
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _kept(chunk: Chunk, part: Part, predictions: Floats) -> Floats:
+    """A chunk's predictions so far, with those of a part of it.
+
+    Room for all of them is made with the first ones: where there is none, nothing has moved yet.
+    """
+    history = chunk.history
+    if history is None:
+        shape = (chunk.row_steps, predictions.shape[1])
+        history = chunk.history = np.empty(shape, predictions.dtype)
+    history[part.start : part.stop] = predictions
+    return history[: part.stop]
 
 
 def _spread(draws: Draws | None, rows: int) -> Draws | None:

@@ -6,7 +6,7 @@ The runs happen on threads of their own. Knows nothing of gRPC.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.predictor import Predictor, Promised, Sequences
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws, Sampling
-from service.errors import InternalError
+from service.errors import CellarError, InternalError, unapplied
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -89,6 +89,7 @@ class DynamicBatcher(Predictor):
         self._most_rows = 1 if runner.isolated else settings.max_batch
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
         self._queue: deque[_Queued] = deque()
+        self._jobs: set[_Job] = set()  # that are not answered
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,29 +122,38 @@ class DynamicBatcher(Predictor):
         parts = sequences.split()
         # Those of similar length side by side, to pad less.
         order = np.argsort(sequences.counts, kind="stable").tolist()
-        self._queue.extend(_Queued(job, row, parts[row]) for row in order)
-        self._start()
+        self._jobs.add(job)
         try:
+            self._queue.extend([_Queued(job, row, parts[row]) for row in order])
+            self._start()
             return await job.done
         except asyncio.CancelledError:  # nor may what was queued for nobody pile up
             self._queue = deque(queued for queued in self._queue if queued.job is not job)
             raise
+        finally:
+            self._jobs.discard(job)
 
     def _start(self) -> None:
         """Hand the workers what they can take."""
-        while self._running < self._workers and (batch := self._next()):
-            began = time.monotonic()
-            self._metrics.queue_seconds.noted.append(began - batch[0].job.submitted_s)
-            self._metrics.batch_size.noted.append(sum(len(queued.steps) for queued in batch))
-            self._metrics.count_noted()
-            running = self._begin(self._run, batch)
-            running.add_done_callback(partial(self._ran, batch))
+        try:
+            while self._running < self._workers and (batch := self._next()):
+                began = time.monotonic()
+                self._metrics.queue_seconds.noted.append(began - batch[0].job.submitted_s)
+                self._metrics.batch_size.noted.append(sum(len(queued.steps) for queued in batch))
+                self._metrics.count_noted()
+                self._begin(self._run, batch, partial(self._ran, batch))
+        except Exception as fault:  # whatever was taken from the queue: all are told
+            self._queue.clear()
+            self._fail(self._jobs, fault)
 
-    def _begin(self, work: Callable[[A], R], argument: A) -> "asyncio.Future[R]":
-        """Do something on a worker."""
+    def _begin(
+        self, work: Callable[[A], R], argument: A, then: "Callable[[asyncio.Future[R]], None]"
+    ) -> None:
+        """Do something on a worker, and something with what comes of it here."""
+        run = asyncio.get_running_loop().run_in_executor(self._pool, work, argument)
         self._running += 1
         self._idle.clear()
-        return asyncio.get_running_loop().run_in_executor(self._pool, work, argument)
+        run.add_done_callback(then)
 
     def _ended(self) -> None:
         self._running -= 1
@@ -190,22 +200,27 @@ class DynamicBatcher(Predictor):
         self._ended()
         if run.cancelled():  # the server has stopped
             return
+        try:
+            self._place(batch, run.result())
+        except Exception as fault:
+            self._fail([queued.job for queued in batch], fault)
+        self._start()
+
+    def _place(self, batch: list[_Queued], predictions: list[Floats | Exception]) -> None:
         complete: dict[Outputs, list[_Job]] = {}
-        for queued, found in zip(batch, run.result(), strict=True):
+        for queued, found in zip(batch, predictions, strict=True):
             job = queued.job
             if job.done.done():
                 continue
             if isinstance(found, Exception):
-                self._fail(job, found)
+                self._fail([job], found)
                 continue
             job.found[queued.row] = found if job.outputs.every_step else found[-1:].copy()
             job.left -= 1
             if not job.left:
                 complete.setdefault(job.outputs, []).append(job)
         for jobs in complete.values():
-            answering = self._begin(self._answer, jobs)
-            answering.add_done_callback(partial(self._answered, jobs))
-        self._start()
+            self._begin(self._answer, jobs, partial(self._answered, jobs))
 
     def _answer(self, jobs: list[_Job]) -> list[Answers]:
         """On a worker: answer calls that want the same."""
@@ -232,14 +247,16 @@ class DynamicBatcher(Predictor):
             fault = answering.exception()
             for row, job in enumerate(jobs):
                 if isinstance(fault, Exception):
-                    self._fail(job, fault)
+                    self._fail([job], fault)
                 elif not job.done.done():
                     job.done.set_result(answering.result()[row])
         self._start()
 
-    def _fail(self, job: _Job, fault: Exception) -> None:
+    def _fail(self, jobs: Iterable[_Job], fault: Exception) -> None:
         _log.error("run failed", model=self._name, exc_info=fault)
-        if not job.done.done():
-            job.done.set_exception(
-                InternalError("the model could not be run; the server's log tells why")
-            )
+        error: CellarError = InternalError("the model could not be run; the server's log tells why")
+        if isinstance(fault, MemoryError):
+            error = unapplied(fault)
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(error)

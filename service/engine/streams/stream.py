@@ -4,10 +4,11 @@ Knows channels and columns; nothing of gRPC or protobuf.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.engine.engine import Engine
@@ -24,13 +25,19 @@ from service.engine.work.sampling import Draws, Sampling
 from service.errors import (
     BadInputError,
     CellarError,
+    InternalError,
     OverloadedError,
     SessionClosedError,
     StateLostError,
 )
 
+_log = structlog.get_logger(__name__)
 _NONE = np.empty(0, np.int64)
 _ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
+
+
+def _ignore(_: CellarError) -> None:
+    """Whoever hands over replies sees for himself what was lost."""
 
 
 def reply_for_each(rows: SingleReplies) -> list[Reply]:
@@ -52,13 +59,24 @@ class _FrameRows(Receiver):
     def __init__(self, stream: "SessionStream", frame: Frame, rows: int, shard: Shard) -> None:
         self.wake = shard.wake
         self.waiting = rows  # not answered yet
+        self._answered: list[Ints] = []
         self._stream = stream
         self._frame = frame
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
-        self.waiting -= len(delivery.rows)
-        self._stream.deliver(self, self._frame, delivery)
+        try:
+            self._answered.append(delivery.rows)
+            self.waiting -= len(delivery.rows)
+            self._stream.deliver(self, self._frame, delivery)
+        except Exception as fault:
+            self._stream.break_off(fault)
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        delivery = delivery.but(self._answered)
+        if len(delivery.rows):
+            self.deliver(delivery)
 
 
 class SessionStream:
@@ -75,6 +93,7 @@ class SessionStream:
         sampling: how it draws.
         send: called with each reply, from the event loop.
         encode: makes what ``send`` is called with for single steps.
+        break_off: called with why the stream must end: a reply to it was lost.
 
     Raises:
         NotStreamableError: the model has no states.
@@ -90,6 +109,7 @@ class SessionStream:
         sampling: Sampling | None,
         send: Callable[[Any], None],
         encode: Encode = reply_for_each,
+        break_off: Callable[[CellarError], None] = _ignore,
     ) -> None:
         served.require_streamable()
         self.served = served
@@ -104,7 +124,8 @@ class SessionStream:
         # Rows whose predictions fit into a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
         self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
-        self._send = send
+        self._hand_over = send
+        self._break_off = break_off
         self._queued: set[_FrameRows] = set()  # that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
 
@@ -172,7 +193,10 @@ class SessionStream:
     def put(self, reply: Any) -> None:
         """Send the reply to one single step; see `SingleReceiver`."""
         self.pending_steps -= 1
-        self._send(reply)
+        try:
+            self._hand_over(reply)
+        except Exception as fault:
+            self.break_off(fault)
 
     def put_other(self, channel: int, number: int, delivery: Delivery) -> None:
         """Send what else became of a single step; see `SingleReceiver`."""
@@ -191,6 +215,19 @@ class SessionStream:
                 replayed=delivery.replayed,
             )
         )
+
+    def break_off(self, fault: Exception) -> None:
+        """A row cannot be answered any more, and a client that waits for it would wait for ever."""
+        _log.error("a stream lost a reply", exc_info=fault)
+        self._break_off(
+            InternalError("a reply was lost: attach again, and see where the sessions stand")
+        )
+
+    def _send(self, reply: Any) -> None:
+        try:
+            self._hand_over(reply)
+        except Exception as fault:
+            self.break_off(fault)
 
     def end(self) -> None:
         """The client is gone: drop what the device has not been given."""
@@ -350,6 +387,12 @@ class SessionStream:
 
     def _send_refusals(self) -> None:
         refused, self._refused = self._refused, {}
+        try:
+            self._send_all(refused)
+        except Exception as fault:
+            self.break_off(fault)
+
+    def _send_all(self, refused: Iterable[Frame]) -> None:
         for frame in refused:
             refusals, frame.refusals = tuple(frame.refusals), []
             steps, frame.refused_steps = frame.refused_steps, 0

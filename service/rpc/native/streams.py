@@ -12,7 +12,7 @@ from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.errors import BadInputError, DrainingError
+from service.errors import BadInputError, CellarError, DrainingError, unapplied
 from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
@@ -38,6 +38,7 @@ class StreamCall:
         self._all_put = False
         self._writer_waits: asyncio.Future[None] | None = None  # for something to write
         self._progress = asyncio.Event()  # something was answered or written
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = asyncio.Event()
         if engine.draining:
             self._draining.set()
@@ -58,7 +59,9 @@ class StreamCall:
         writer.add_done_callback(lambda _: self._progress.set())
         draining = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait((reader, writer, draining), return_when=asyncio.FIRST_COMPLETED)
+            ends = (reader, writer, draining, self._broken)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            self._check()
             if writer.done():
                 writer.result()
             if reader.done():
@@ -68,8 +71,11 @@ class StreamCall:
             while stream.pending_steps and not writer.done():
                 self._progress.clear()
                 await self._progress.wait()
+                self._check()
             self._all_put = True
             self._wake_writer()
+            await asyncio.wait((writer, self._broken), return_when=asyncio.FIRST_COMPLETED)
+            self._check()
             await writer
             if draining.done():
                 raise _draining_error()
@@ -78,6 +84,17 @@ class StreamCall:
                 task.cancel()
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
             stream.end()
+
+    def break_off(self, error: CellarError) -> None:
+        """End at once, whether or not the client reads what it was sent."""
+        if not self._broken.done():
+            self._broken.set_exception(error)
+            self._broken.exception()  # somebody has looked at it, whatever ends the call first
+            self._progress.set()
+
+    def _check(self) -> None:
+        if self._broken.done():
+            self._broken.result()
 
     async def _start(self) -> SessionStream:
         request = await self._read_first()
@@ -93,6 +110,7 @@ class StreamCall:
             sampling=sampling,
             send=self._send,
             encode=frame_encoder.single_replies,
+            break_off=self.break_off,
         )
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
@@ -212,6 +230,8 @@ def _parsed(data: bytes) -> pb.StreamRequest:
         return pb.StreamRequest.FromString(data)
     except DecodeError as error:
         raise BadInputError("message", f"it is no StreamRequest: {error}") from error
+    except MemoryError as fault:
+        raise unapplied(fault) from fault
 
 
 def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:
