@@ -148,6 +148,11 @@ class Metrics:
         self.pending_steps = gauge(
             "cellar_pending_steps", "Time steps queued or running.", ["model"]
         )
+        self.buffered_bytes = gauge(
+            "cellar_buffered_bytes",
+            "Bytes that callers have the server hold, by kind; --buffer-memory limits their sum.",
+            ["kind"],
+        )
         self.requests = counter(
             "cellar_requests",
             "Calls that ended, by method and status code; a stream is one call.",

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from service.engine.directory import Directory, Session, SessionInfo
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.work.columns import Answers, Inputs, Outputs
+from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.replies import Delivery, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
@@ -38,6 +40,7 @@ class Engine:
 
     Attributes:
         directory: the sessions, by id.
+        memory: what callers have the server hold.
 
     Args:
         clock: seconds, never going back: for idleness.
@@ -56,7 +59,11 @@ class Engine:
         self.metrics = metrics
         self.loading = True
         self.draining = False
-        self.registry = Registry(settings, metrics, clock)
+        self.memory = BufferMemory(settings.buffer_memory)
+        for kind in Held:
+            size = partial(self.memory.by_kind.__getitem__, kind)
+            metrics.buffered_bytes.labels(kind.value).set_function(size)
+        self.registry = Registry(settings, metrics, clock, self.memory)
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
@@ -149,6 +156,11 @@ class Engine:
             return self.step_once(session, step, outputs, sampling, position)
         outputs = session.served.check_outputs(outputs, sampling, steps=count)
         call = _call(session, sampling)
+        account = self.memory.account()
+        predictions = count if outputs.every_step else 1
+        held = session.served.held_bytes(outputs, steps=count, predictions=predictions)
+        account.take(Held.REQUEST, held)
+        call.done.add_done_callback(lambda _: account.close())
         session.shard.submit(
             Request(
                 slots=np.array([session.slot], np.int64),

@@ -8,6 +8,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
+from service.engine.work.memory import caller
 from service.errors import BadInputError, CellarError, InternalError, unapplied
 from service.metrics import Metrics
 from service.rpc import status
@@ -56,6 +57,7 @@ class Calls:
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
             try:
+                caller.set(context.peer)
                 if parse is not None:
                     request = _parsed(request, parse, method)
                 return await inner(request, context)

@@ -17,9 +17,12 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
+from service.engine.work.memory import Held
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
 from service.errors import BadInputError
+
+_COPIES = 2  # of all values: as they are sampled, and to sort them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +109,15 @@ async def forecast(
         outputs=SAMPLE,
         draws=draws,
     )
-    try:
-        (forked,) = await session.shard.perform(fork)
-        assert forked.answers is not None, "errors are raised"
-        sampled = await _sampled(session, fork, forked.answers, horizon)
-    finally:
-        session.shard.slots.return_spares(fork)
-    # Off the loop: ten million numbers take long to sort.
-    quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)
+    with engine.memory.holding(Held.REQUEST, _COPIES * 4 * paths * horizon):
+        try:
+            (forked,) = await session.shard.perform(fork)
+            assert forked.answers is not None, "errors are raised"
+            sampled = await _sampled(session, fork, forked.answers, horizon)
+        finally:
+            session.shard.slots.return_spares(fork)
+        # Off the loop: ten million numbers take long to sort.
+        quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)
     return ForecastResult(
         position=position,
         levels=levels,

@@ -18,13 +18,17 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import SAMPLE, Answers, Ints
+from service.engine.work.memory import Account, Held
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
     BadInputError,
+    OverloadedError,
     PositionMismatchError,
     SessionClosedError,
 )
+
+_STEP_BYTES = 40  # of a number in a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +48,16 @@ class _Generation(FeedbackCall):
     Args:
         symbols: of the model's tokens; none where it draws values.
         stop: ends once the text holds one of these.
+        account: counts what nobody has taken.
     """
 
     is_paced = True
 
-    def __init__(self, symbols: tuple[str, ...], stop: Sequence[str]) -> None:
+    def __init__(self, symbols: tuple[str, ...], stop: Sequence[str], account: Account) -> None:
         self.watches = bool(stop)
         self.ended = False
         self.news = asyncio.Event()
+        self._account = account
         self._symbols = symbols
         self._stop = tuple(stop)
         self._longest_stop = max(map(len, stop), default=0)
@@ -68,6 +74,11 @@ class _Generation(FeedbackCall):
         self._steps += steps[0].tolist()
         self._position, self._reason = position, reason
         self.news.set()
+        if not self.cancelled:
+            try:
+                self._account.take(Held.GENERATION, _STEP_BYTES * steps.shape[1])
+            except OverloadedError as error:  # they were read, and are told; none follows
+                self.error, self.cancelled = error, True
 
     def end(self, rows: Ints, draws: NDArray[Any]) -> None:
         """See `FeedbackCall.end`."""
@@ -88,6 +99,7 @@ class _Generation(FeedbackCall):
         steps, self._steps = tuple(self._steps), []
         if not steps:
             return None
+        self._account.give(Held.GENERATION, self._account.held)
         tokens = steps if self._symbols else ()
         return Piece(
             tokens=tokens,
@@ -137,7 +149,8 @@ async def generate(
         engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
         raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
     feedback = session.shard.feedback
-    call = _Generation(served.reader.symbols, stop)
+    account = engine.memory.account()
+    call = _Generation(served.reader.symbols, stop, account)
     rows = feedback.start(
         call,
         slots=np.array([session.slot]),
@@ -158,6 +171,7 @@ async def generate(
             if ended:
                 break
     finally:
+        account.close()
         if not call.ended:
             feedback.cancel(call, rows)
     if call.error is not None:

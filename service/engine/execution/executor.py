@@ -14,6 +14,7 @@ import structlog
 from service.engine.execution.runner import Runner
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Chunk, Decode, Fork, Kind, Recall, Work
 from service.errors import CellarError, InternalError, ReplyLostError, unapplied
@@ -30,16 +31,21 @@ class Executor:
 
     Args:
         scratch: the slot that takes what must not be kept.
-        max_history_bytes: memory for replies of several predictions; the oldest make room.
+        memory: where replies of several predictions are counted.
+        max_history_bytes: of it, for those of all shards; the oldest make room.
     """
 
-    def __init__(self, runner: Runner, *, scratch: int, max_history_bytes: int) -> None:
+    def __init__(
+        self, runner: Runner, *, scratch: int, memory: BufferMemory, max_history_bytes: int
+    ) -> None:
         self.histories: dict[int, Floats] = {}
         """By slot, the predictions after every step of a session's last request, where it asked for
         them all: the resident prediction alone could not repeat that reply."""
         self._runner = runner
         self._scratch = scratch
-        self._history_room = max_history_bytes
+        self._memory = memory
+        self._most_history = max_history_bytes
+        memory.add_reclaim(self._forget_oldest)
 
     def run(self, batch: Batch) -> list[Answered]:
         """Run a batch; returns the answers of each part.
@@ -90,16 +96,28 @@ class Executor:
         history = chunk.history
         if history is None:
             return
+        self.forget(chunk.slot)
         self.histories[chunk.slot] = history
-        self._history_room -= history.nbytes
-        while self._history_room < 0:
-            self.forget(next(iter(self.histories)))
+        memory = self._memory
+        memory.count(Held.HISTORY, history.nbytes)
+        while memory.by_kind[Held.HISTORY] > self._most_history or memory.used > memory.limit:
+            if len(self.histories) == 1 and memory.reclaim(but=self._forget_oldest):
+                continue  # those of other shards make room
+            if not self._forget_oldest():
+                return
 
     def forget(self, slot: int) -> None:
         """Nobody will ask for the reply of a slot's session again."""
         history = self.histories.pop(slot, None)
         if history is not None:
-            self._history_room += history.nbytes
+            self._memory.count(Held.HISTORY, -history.nbytes)
+
+    def _forget_oldest(self) -> bool:
+        """Make room, if there is anything to forget."""
+        if not self.histories:
+            return False
+        self.forget(next(iter(self.histories)))
+        return True
 
     def measure(self, max_batch: int) -> dict[int, float]:
         """Seconds that a run of 1, 2, 4, ... rows takes."""

@@ -52,8 +52,10 @@ class FeedbackCall(ABC):
         watches: it looks at each step, and may end a row with it.
         cancelled: nobody waits for it any more.
         error: what ended it.
+        is_torn: a piece of it was lost, so that none must follow.
     """
 
+    is_torn = False
     is_paced = False
     watches = False
     cancelled = False
@@ -376,7 +378,8 @@ class Feedback:
         for row in rows.tolist():  # what was read and not told is not told any more
             call = self._calls[row]
             if call is not None:
-                call.error, call.cancelled = call.error or delivery.error, True
+                call.error, call.is_torn = call.error or delivery.error, True
+                call.cancelled = True
                 self._rows["special"][row] = True
         landed = rows[~flies]
         self._ready = [ready[~np.isin(ready, landed)] for ready in self._ready]
@@ -493,7 +496,7 @@ class Feedback:
         rows["filled"][own] = 0
         if call.is_paced:
             rows["unread"][own] += count
-        if call.cancelled:  # nor must a piece follow one that was lost
+        if call.is_torn:
             return
         steps = self._done[own, :count]
         try:
@@ -501,7 +504,8 @@ class Feedback:
         except Exception:  # one call's fault ends that call
             _log.exception("pieces could not be handed over")
             call.error = InternalError("what was generated was lost; the server's log tells why")
-            call.cancelled = True
+            call.is_torn = call.cancelled = True
+        if call.cancelled:  # by what it was handed, maybe
             rows["special"][own] = True
 
     def _call(self, row: int) -> FeedbackCall:

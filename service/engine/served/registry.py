@@ -13,10 +13,16 @@ from service.engine.execution.runner import Runner
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.dynamic_batcher import DynamicBatcher
 from service.engine.served.inputs import InputReader, bounds
-from service.engine.served.outputs import check_outputs, check_reply, why_no_draws
+from service.engine.served.outputs import (
+    check_outputs,
+    check_reply,
+    prediction_bytes,
+    why_no_draws,
+)
 from service.engine.served.predictor import Predictor, StatefulPredictor
 from service.engine.shard.shard import Shard, Usage
 from service.engine.work.columns import Outputs
+from service.engine.work.memory import STEP_BYTES, BufferMemory
 from service.engine.work.replies import Encode
 from service.engine.work.request import SingleKind
 from service.engine.work.sampling import Sampling
@@ -70,6 +76,12 @@ class ServedModel:
         room = self.limits.max_message_bytes
         check_reply(self.manifest, found, steps, sequences=sequences, at_most=room)
         return found
+
+    def held_bytes(self, outputs: Outputs, *, steps: int, predictions: int) -> int:
+        """Memory that a request of so many steps takes until it is answered, about."""
+        width = self.manifest.prediction.width
+        each = 4 * width + prediction_bytes(self.manifest, outputs)
+        return steps * (8 + 4 * self.manifest.input.width) + predictions * each
 
     def single_kind(
         self, outputs: Outputs, sampling: Sampling | None, encode: Encode
@@ -152,8 +164,13 @@ class Registry:
     """Finds models by name and version."""
 
     def __init__(
-        self, settings: EngineSettings, metrics: Metrics, clock: Callable[[], float]
+        self,
+        settings: EngineSettings,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        memory: BufferMemory,
     ) -> None:
+        self._memory = memory
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
@@ -182,7 +199,8 @@ class Registry:
             stateless: the runner of a model without states.
             workers: its runs that may overlap.
         """
-        label, settings, metrics = f"{name}/{version}", self._settings, self._metrics
+        label, metrics = f"{name}/{version}", self._metrics
+        settings = _fitting(self._settings, manifest)
         sessions = 0 if stateless else capacity(settings, manifest)
         shards = tuple(
             Shard(
@@ -191,6 +209,7 @@ class Registry:
                 sessions=sessions_of(sessions, number, len(runners)),
                 chunk_steps=settings.chunk_steps if manifest.lengths is not None else 1,
                 bounds=bounds(manifest),
+                memory=self._memory,
                 metrics=metrics,
                 settings=settings,
                 clock=self._clock,
@@ -261,6 +280,16 @@ class Registry:
             lambda: session_bytes * served.usage.sessions
         )
         self._metrics.pending_steps.labels(model).set_function(lambda: served.usage.pending_steps)
+
+
+def _fitting(settings: EngineSettings, manifest: Manifest) -> EngineSettings:
+    """The settings with no more steps in a queue than a half of the memory has room for.
+
+    Single steps are counted by their number alone.
+    """
+    step = 4 * (manifest.input.width + manifest.prediction.width) + STEP_BYTES
+    most = max(1, settings.buffer_memory // 2 // step)
+    return settings.model_copy(update={"max_pending_steps": min(settings.max_pending_steps, most)})
 
 
 def capacity(settings: EngineSettings, manifest: Manifest) -> int:

@@ -26,6 +26,7 @@ from service.engine.sessions.table import SessionTable
 from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
+from service.engine.work.memory import BufferMemory
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
 from service.engine.work.work import Fork, Kind, Work, hand_over
@@ -61,6 +62,7 @@ class Shard:
         sessions: the most that can be open.
         chunk_steps: the most time steps that one run of this model takes.
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
+        memory: where replies that may be repeated are counted.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Shard:
         sessions: int,
         chunk_steps: int,
         bounds: tuple[np.float32, np.float32] | None,
+        memory: BufferMemory,
         metrics: Metrics,
         settings: EngineSettings,
         clock: Callable[[], float] = time.monotonic,
@@ -79,7 +82,10 @@ class Shard:
         chunk_spares = settings.max_batch
         self.table = SessionTable(rows)
         self._executor = Executor(
-            runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
+            runner,
+            scratch=rows - 1,
+            memory=memory,
+            max_history_bytes=settings.max_history_bytes,
         )
         self.slots = SlotManager(
             self.table,

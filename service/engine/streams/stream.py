@@ -19,6 +19,7 @@ from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.work.columns import Inputs, Ints, Outputs
+from service.engine.work.memory import STEP_BYTES
 from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
@@ -87,6 +88,8 @@ class SessionStream:
         attachments: its sessions that are on the stream.
         sampling: how every step draws, where samples are wanted.
         pending_steps: steps of its frames that are not answered.
+        account: the memory that it takes.
+        step_bytes: how much of it a step takes from when it is queued until its reply is written.
 
     Args:
         outputs: what every step returns.
@@ -113,7 +116,8 @@ class SessionStream:
     ) -> None:
         served.require_streamable()
         self.served = served
-        self.attachments = Attachments(engine, served)
+        self.account = engine.memory.account(break_off)
+        self.attachments = Attachments(engine, served, self.account)
         self.sampling = sampling
         self.cancelled = False
         self.pending_steps = 0
@@ -123,6 +127,10 @@ class SessionStream:
         self._checked_steps = 1  # the most steps of a row whose reply is known to fit
         # Rows whose predictions fit into a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
+        predictions = 1 if self._outputs.every_step else 0  # kept until the last is there
+        self.step_bytes = (
+            STEP_BYTES + served.held_bytes(self._outputs, steps=1, predictions=predictions)
+        ) + row_bytes * (1 - predictions)
         self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
         self._hand_over = send
         self._break_off = break_off
@@ -148,6 +156,26 @@ class SessionStream:
         """
         for _ in self._slices(channels, steps, positions, inputs, number):
             pass
+
+    def refuse(
+        self,
+        channels: Ints,
+        steps: Ints | None,
+        inputs: CheckedSteps,
+        error: CellarError,
+        *,
+        number: int = 0,
+    ) -> None:
+        """Refuse all rows of a frame.
+
+        Raises:
+            BadInputError: the columns do not fit each other.
+        """
+        check_columns(self._engine.settings, channels, steps, None, inputs)
+        frame = Frame(number=number, channels=channels, steps=steps)
+        self.pending_steps += len(inputs)
+        refusals = [Refusal(channel=channel, error=error) for channel in channels.tolist()]
+        self._refuse(frame, np.arange(len(channels)), refusals)
 
     async def submit_yielding(
         self,
@@ -232,6 +260,7 @@ class SessionStream:
     def end(self) -> None:
         """The client is gone: drop what the device has not been given."""
         self.cancelled = True
+        self.account.close()
         for rows in list(self._queued):
             rows.cancel()
 

@@ -12,10 +12,18 @@ from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.errors import BadInputError, CellarError, DrainingError, unapplied
+from service.engine.work.memory import Held
+from service.errors import (
+    BadInputError,
+    CellarError,
+    DrainingError,
+    OverloadedError,
+    unapplied,
+)
 from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
+_RESERVED_BYTES = 2**16  # so that memory is not asked for with every step
 
 
 class StreamCall:
@@ -35,6 +43,10 @@ class StreamCall:
         # Answers to single steps as they are, all else with the number of steps it answers.
         self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
         self._unwritten_steps = 0
+        self._reserved_steps = 0  # that memory is held for
+        self._stream: SessionStream | None = None
+        self._spare = 0  # of them that may lie idle
+        self._no_room: OverloadedError | None = None
         self._all_put = False
         self._writer_waits: asyncio.Future[None] | None = None  # for something to write
         self._progress = asyncio.Event()  # something was answered or written
@@ -112,6 +124,7 @@ class StreamCall:
             encode=frame_encoder.single_replies,
             break_off=self.break_off,
         )
+        self._stream = stream
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
         return stream
@@ -131,14 +144,15 @@ class StreamCall:
 
     async def _read(self, stream: SessionStream) -> None:
         limit = self._engine.settings.max_stream_steps
+        self._spare = 4 * self._at_once(stream)
         while True:
-            while stream.pending_steps + self._unwritten_steps > limit:
-                self._progress.clear()
-                await self._progress.wait()
+            waiting, has_room = stream.pending_steps + self._unwritten_steps, True
+            if waiting > limit or not waiting < self._reserved_steps <= waiting + self._spare:
+                has_room = await self._room(stream)
             data = await self._context.read()
             if data is grpc.aio.EOF:
                 return
-            if len(data) in frame_layout.LENGTHS:
+            if has_room and len(data) in frame_layout.LENGTHS:
                 single = frame_layout.one_token(data)
                 if single is not None and stream.submit_one(*single):
                     continue
@@ -146,14 +160,19 @@ class StreamCall:
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
-                    if len(frame.channels) == 1 and _submit_one(stream, frame):
+                    if has_room and len(frame.channels) == 1 and _submit_one(stream, frame):
                         continue
+                    channels = decode.integers(frame.channels)
+                    steps = decode.column(frame.steps)
+                    inputs = decode.inputs(frame.inputs, stream.served.reader)
+                    count = max(len(inputs), len(channels))
+                    if not (self._reserve(stream, count) or await self._room(stream, count)):
+                        assert self._no_room is not None, "it says why"
+                        stream.refuse(channels, steps, inputs, self._no_room, number=frame.number)
+                        continue
+                    positions = decode.column(frame.positions)
                     await stream.submit_yielding(
-                        decode.integers(frame.channels),
-                        decode.column(frame.steps),
-                        decode.column(frame.positions),
-                        decode.inputs(frame.inputs, stream.served.reader),
-                        number=frame.number,
+                        channels, steps, positions, inputs, number=frame.number
                     )
                 case "attach":
                     result = await stream.attachments.attach(
@@ -177,6 +196,42 @@ class StreamCall:
                 case _:
                     raise BadInputError("message", "nothing is set: send attach, frame or detach")
 
+    async def _room(self, stream: SessionStream, steps: int = 1) -> bool:
+        """Wait until so many steps more may come; whether there is memory for them then.
+
+        There may be none once everything is answered: nothing is left to wait for.
+        """
+        while True:
+            has_room = self._reserve(stream, steps)
+            waiting = stream.pending_steps + self._unwritten_steps
+            most = self._engine.settings.max_stream_steps if has_room else 0
+            if waiting <= most:
+                return has_room
+            self._progress.clear()
+            await self._progress.wait()
+
+    @staticmethod
+    def _at_once(stream: SessionStream) -> int:
+        """Steps that memory is held for at once."""
+        return max(1, _RESERVED_BYTES // stream.step_bytes)
+
+    def _reserve(self, stream: SessionStream, steps: int) -> bool:
+        """Hold memory for so many steps more, if there is room."""
+        more = stream.pending_steps + self._unwritten_steps + steps - self._reserved_steps
+        if more > 0 or more < -self._spare:
+            at_once = self._at_once(stream)
+            more = -(-more // at_once) * at_once
+            try:
+                if more > 0:
+                    stream.account.take(Held.STREAM, more * stream.step_bytes)
+                else:
+                    stream.account.give(Held.STREAM, -more * stream.step_bytes)
+            except OverloadedError as error:
+                self._no_room = error
+                return False
+            self._reserved_steps += more
+        return True
+
     async def _write(self) -> None:
         while True:
             while self._outbox:
@@ -196,6 +251,8 @@ class StreamCall:
                 self._progress.set()
             if self._all_put:
                 return
+            if self._reserved_steps > self._spare and self._stream is not None:
+                self._reserve(self._stream, 0)
             self._writer_waits = asyncio.get_running_loop().create_future()
             await self._writer_waits
 
