@@ -5,6 +5,7 @@ as it is. Knows nothing of gRPC.
 """
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
 from service.errors import BadInputError
 
+_COUNTED = 2**18  # bytes: less is not counted
 _COPIES = 2  # of all values: as they are sampled, and to sort them
 
 
@@ -109,7 +111,8 @@ async def forecast(
         outputs=SAMPLE,
         draws=draws,
     )
-    with engine.memory.holding(Held.REQUEST, _COPIES * 4 * paths * horizon):
+    held = _COPIES * 4 * paths * horizon
+    with engine.memory.holding(Held.REQUEST, held) if held > _COUNTED else nullcontext():
         try:
             (forked,) = await session.shard.perform(fork)
             assert forked.answers is not None, "errors are raised"

@@ -31,6 +31,7 @@ from service.engine.work.work import (
     Recall,
     Work,
     hand_over,
+    not_handed_over,
 )
 from service.errors import CellarError, InternalError, StateLostError
 from service.metrics import Metrics
@@ -389,7 +390,10 @@ class Tick:
         else:
             delivery.answers = answers
             delivery.replayed = isinstance(work, Recall) and work.replays
-        hand_over(work, delivery)
+        try:  # what `hand_over` does, without the way there
+            work.reply_to.deliver(delivery)
+        except Exception:
+            not_handed_over(work, delivery)
 
     def _deliver_fault(self, part: Part, positions: Ints) -> None:
         """Tell each row what the failed run means for its session."""

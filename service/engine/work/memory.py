@@ -53,9 +53,17 @@ class BufferMemory:
         """Call this where room is needed: it gives something up, or says that it has nothing."""
         self._reclaims.append(reclaim)
 
-    def account(self, cut: Callable[[CellarError], None] | None = None) -> "Account":
-        """An account of the caller; ``cut`` ends what it is for, where others need the room."""
-        account = Account(self, caller.get()(), cut)
+    def account(
+        self,
+        cut: Callable[[CellarError], None] | None = None,
+        *,
+        who: Callable[[], str] | None = None,
+    ) -> "Account":
+        """An account of the caller; ``cut`` ends what it is for, where others need the room.
+
+        ``who`` says the caller where it is opened in a shard's turn, which is nobody's.
+        """
+        account = Account(self, (who or caller.get())(), cut)
         if cut is not None:
             self._accounts.add(account)
         return account

@@ -77,22 +77,25 @@ def hand_over(work: Work, delivery: Delivery, *, fail: bool = False) -> None:
     Whatever a receiver does must not keep the others waiting. One that cannot take an answer is
     told so, as an error is smaller than most answers.
     """
-    reply_to = work.reply_to
     try:
         if fail:
-            reply_to.fail(delivery)
+            work.reply_to.fail(delivery)
         else:
-            reply_to.deliver(delivery)
+            work.reply_to.deliver(delivery)
     except Exception:
-        _log.exception("reply could not be handed over")
-        if fail:
-            return
-        error = delivery.error or InternalError(
-            "the step was applied, but its reply could not be handed over; the server's log "
-            "tells why"
-        )
-        lost = Delivery(rows=delivery.rows, positions=delivery.positions, error=error)
-        hand_over(work, lost, fail=True)
+        not_handed_over(work, delivery, failed=fail)
+
+
+def not_handed_over(work: Work, delivery: Delivery, *, failed: bool = False) -> None:
+    """A receiver could not take this; called where that is handled."""
+    _log.exception("reply could not be handed over")
+    if failed:
+        return
+    error = delivery.error or InternalError(
+        "the step was applied, but its reply could not be handed over; the server's log tells why"
+    )
+    lost = Delivery(rows=delivery.rows, positions=delivery.positions, error=error)
+    hand_over(work, lost, fail=True)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

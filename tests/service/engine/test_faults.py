@@ -34,6 +34,7 @@ DOORS: tuple[Callable[..., Any], ...] = (Shard._turn, Shard._done)
 # What contains a fault is not itself at fault: one at a time.
 CONTAINING = {
     "_contain", "_fail", "_give_up", "_undo", "break_off", "but", "fail", "forget", "give_up",
+    "not_handed_over",
     "put_fault", "unapplied", "wake", "withdraw",
 }  # fmt: skip
 # Their own lines hold no more than what they call.
