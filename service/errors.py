@@ -192,3 +192,12 @@ class InternalError(CellarError):
     """A fault of ours; the log tells more than the message."""
 
     reason = "INTERNAL"
+
+
+def unapplied(fault: Exception) -> CellarError:
+    """What is told to whom a fault kept from being served, when nothing of it was applied."""
+    if isinstance(fault, CellarError):
+        return fault
+    if isinstance(fault, MemoryError):
+        return OverloadedError("no memory is left for this, and nothing was applied: try again")
+    return InternalError("a fault of ours, and nothing was applied; the server's log tells why")

@@ -161,6 +161,11 @@ class Metrics:
         self.waiting_calls = gauge(
             "cellar_waiting_calls", "Calls that wait inside gRPC to be accepted.", []
         )
+        self.buffered_bytes = gauge(
+            "cellar_buffered_bytes",
+            "Bytes that callers have the server hold, by kind; --buffer-memory limits their sum.",
+            ["kind"],
+        )
         self.requests = counter(
             "cellar_requests",
             "Calls that ended, by method and status code; a stream is one call.",

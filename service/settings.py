@@ -65,8 +65,12 @@ class EngineSettings(BaseModel):
     """Steps a stream may have answered that are not sent, before reading from it stops."""
     max_id_length: int = Field(default=128, ge=32, le=1024)
     """Characters of a session's id."""
+    buffer_memory: Annotated[ByteSize, Field(ge=2**20)] = ByteSize(512 * 2**20)
+    """Memory for what callers have the server hold, such as 4GiB: queued requests, replies that are
+    not read or may be repeated, channel tables. One connection holds a half at most; beyond all of
+    it the stream that holds most is ended, and requests are refused with RESOURCE_EXHAUSTED."""
     max_history_bytes: int = Field(default=256 * 2**20, ge=0)
-    """Memory per shard of a model for replies of several predictions, until the session goes on."""
+    """Of the buffer memory, for replies of several predictions, until their sessions go on."""
     max_levels: int = Field(default=100, ge=1)
     """Quantile levels in one request."""
     max_message_bytes: int = Field(default=16 * 2**20, ge=1024)

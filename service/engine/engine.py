@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,18 @@ from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.work.columns import Answers, Inputs, Outputs
 from service.engine.work.flow import Flow, Flows
+from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.replies import Delivery, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Barrier
-from service.errors import BadInputError, DrainingError, LoadingError, StateLostError
+from service.errors import (
+    BadInputError,
+    CellarError,
+    DrainingError,
+    LoadingError,
+    StateLostError,
+)
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -43,6 +51,7 @@ class Engine:
     Attributes:
         directory: the sessions, by id.
         flows: whose turn is whose, by who calls.
+        memory: what callers have the server hold.
 
     Args:
         clock: seconds, never going back: for idleness.
@@ -64,7 +73,13 @@ class Engine:
         self.flows = Flows()
         self.device_lost = asyncio.Event()
         """Set when a device has failed for good: whoever runs the server has to end it."""
-        self.registry = Registry(settings, metrics, self.flows, clock, self.lose_device)
+        self.memory = BufferMemory(settings.buffer_memory)
+        for kind in Held:
+            size = partial(self.memory.by_kind.__getitem__, kind)
+            metrics.buffered_bytes.labels(kind.value).set_function(size)
+        self.registry = Registry(
+            settings, metrics, self.flows, self.memory, clock, self.lose_device
+        )
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
@@ -159,8 +174,17 @@ class Engine:
             return self.step_once(session, step, outputs, sampling, position, flow)
         outputs = session.served.check_outputs(outputs, sampling, steps=count)
         flow = flow or self.flows.nobodys
-        session.shard.check_room(count, flow)
-        call = _call(session, sampling, flow, count)
+        account = self.memory.account()
+        predictions = count if outputs.every_step else 1
+        held = session.served.held_bytes(outputs, steps=count, predictions=predictions)
+        account.take(Held.REQUEST, held)
+        try:
+            session.shard.check_room(count, flow)
+            call = _call(session, sampling, flow, count)
+        except CellarError:
+            account.close()
+            raise
+        call.done.add_done_callback(lambda _: account.close())
         session.shard.submit(
             Request(
                 slots=np.array([session.slot], np.int64),
@@ -291,6 +315,10 @@ class StepCall(Receiver):
                 replayed=delivery.replayed,
             )
         )
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        self.deliver(delivery)
 
 
 def _call(session: Session, sampling: Sampling | None, flow: Flow, steps: int) -> StepCall:

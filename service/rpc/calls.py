@@ -1,13 +1,15 @@
 """What every call has in common: errors become statuses, and calls are counted."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from service.errors import CellarError, InternalError
+from service.engine.work.memory import caller
+from service.errors import BadInputError, CellarError, InternalError, unapplied
 from service.metrics import Metrics
 from service.rpc import status
 from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server
@@ -59,6 +61,8 @@ class Calls:
         kind = "_".join("stream" if many else "unary" for many in handler[:2])
         inner = getattr(handler, kind)
         is_work = method not in _CHEAP
+        # Read here and not by gRPC, which would tell the caller of UNKNOWN exceptions.
+        parse = None if method in _SERIALISED else handler.request_deserializer
 
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
@@ -66,6 +70,9 @@ class Calls:
             try:
                 if is_work:
                     self._accept_queue.check()
+                caller.set(context.peer)
+                if parse is not None:
+                    request = _parsed(request, parse, method)
                 return await inner(request, context)
             except CellarError as error:
                 code = status.code_of(error)
@@ -82,5 +89,14 @@ class Calls:
                 self._count(method, code)
 
         if method in _SERIALISED:
-            handler = handler._replace(request_deserializer=None, response_serializer=None)
-        return handler._replace(**{kind: call})
+            handler = handler._replace(response_serializer=None)
+        return handler._replace(request_deserializer=None, **{kind: call})
+
+
+def _parsed(data: bytes, parse: Callable[[bytes], Any], method: str) -> Any:
+    try:
+        return parse(data)
+    except DecodeError as error:
+        raise BadInputError("message", f"it is no request of {method}: {error}") from error
+    except MemoryError as fault:
+        raise unapplied(fault) from fault

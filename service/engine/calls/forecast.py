@@ -5,6 +5,7 @@ as it is. Knows nothing of gRPC.
 """
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +19,13 @@ from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
 from service.engine.work.flow import Flow
+from service.engine.work.memory import Held
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
 from service.errors import BadInputError
+
+_COUNTED = 2**18  # bytes: less is not counted
+_COPIES = 2  # of all values: as they are sampled, and to sort them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +117,18 @@ async def forecast(
         draws=draws,
         flow=flow,
     )
-    flow.take(paths)
-    try:
-        (forked,) = await session.shard.perform(fork)
-        assert forked.answers is not None, "errors are raised"
-        sampled = await _sampled(session, fork, forked.answers, horizon)
-    finally:
-        flow.answered(paths)
-        session.shard.slots.return_spares(fork)
-    # Off the loop: ten million numbers take long to sort.
-    quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)
+    held = _COPIES * 4 * paths * horizon
+    with engine.memory.holding(Held.REQUEST, held) if held > _COUNTED else nullcontext():
+        flow.take(paths)
+        try:
+            (forked,) = await session.shard.perform(fork)
+            assert forked.answers is not None, "errors are raised"
+            sampled = await _sampled(session, fork, forked.answers, horizon)
+        finally:
+            flow.answered(paths)
+            session.shard.slots.return_spares(fork)
+        # Off the loop: ten million numbers take long to sort.
+        quantiles = await asyncio.to_thread(np.quantile, sampled, levels, axis=0)
     return ForecastResult(
         position=position,
         levels=levels,

@@ -19,13 +19,18 @@ from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import SAMPLE, Answers, Ints
 from service.engine.work.flow import Flow
+from service.engine.work.memory import Account, BufferMemory, Held, caller
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
     BadInputError,
+    OverloadedError,
     PositionMismatchError,
     SessionClosedError,
 )
+
+_COUNTED_STEPS = 512  # that nobody has taken: fewer are not counted
+_STEP_BYTES = 40  # of a number in a list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +50,18 @@ class _Generation(FeedbackCall):
     Args:
         symbols: of the model's tokens; none where it draws values.
         stop: ends once the text holds one of these.
+        memory: where it is counted what nobody has taken, if that is much.
     """
 
     is_paced = True
 
-    def __init__(self, symbols: tuple[str, ...], stop: Sequence[str]) -> None:
+    def __init__(self, symbols: tuple[str, ...], stop: Sequence[str], memory: BufferMemory) -> None:
         self.watches = bool(stop)
         self.ended = False
         self.news = asyncio.Event()
+        self._memory = memory
+        self._caller = caller.get()
+        self._account: Account | None = None
         self._symbols = symbols
         self._stop = tuple(stop)
         self._longest_stop = max(map(len, stop), default=0)
@@ -69,6 +78,22 @@ class _Generation(FeedbackCall):
         self._steps += steps[0].tolist()
         self._position, self._reason = position, reason
         self.news.set()
+        if len(self._steps) > _COUNTED_STEPS and not self.cancelled:
+            self._count(_STEP_BYTES * steps.shape[1])
+
+    def _count(self, size: int) -> None:
+        if self._account is None:
+            self._account = self._memory.account(who=self._caller)
+        try:
+            self._account.take(Held.GENERATION, size)
+        except OverloadedError as error:  # they were read, and are told; none follows
+            self.error, self.cancelled = error, True
+
+    def close(self) -> None:
+        """Nothing waits to be taken."""
+        if self._account is not None:
+            self._account.close()
+            self._account = None
 
     def end(self, rows: Ints, draws: NDArray[Any]) -> None:
         """See `FeedbackCall.end`."""
@@ -89,6 +114,7 @@ class _Generation(FeedbackCall):
         steps, self._steps = tuple(self._steps), []
         if not steps:
             return None
+        self.close()
         tokens = steps if self._symbols else ()
         return Piece(
             tokens=tokens,
@@ -141,7 +167,7 @@ async def generate(
         engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
         raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
     feedback = session.shard.feedback
-    call = _Generation(served.reader.symbols, stop)
+    call = _Generation(served.reader.symbols, stop, engine.memory)
     rows = feedback.start(
         call,
         slots=np.array([session.slot]),
@@ -164,6 +190,7 @@ async def generate(
                 break
     finally:
         flow.answered(1)
+        call.close()
         if not call.ended:
             feedback.cancel(call, rows)
     if call.error is not None:

@@ -10,6 +10,7 @@ from service.engine.served.predictor import Sequences
 from service.engine.served.registry import ServedModel
 from service.engine.work.columns import Answers, Ints, Outputs
 from service.engine.work.flow import Flow
+from service.engine.work.memory import Held
 from service.engine.work.sampling import Sampling
 from service.errors import BadInputError
 from service.settings import EngineSettings
@@ -59,10 +60,13 @@ async def predict(
     outputs = served.check_outputs(outputs, sampling, steps=len(steps), sequences=len(counts))
     if steps.bad.any():
         raise _explained(steps, counts)
-    _check_room(served, limits, len(steps) if outputs.every_step else len(counts))
+    predictions = len(steps) if outputs.every_step else len(counts)
+    _check_room(served, limits, predictions)
     sequences = Sequences(inputs=steps.inputs, counts=counts)
     flow = flow or engine.flows.nobodys
-    answers = await served.predictor.predict(sequences, outputs, sampling, flow)
+    held = served.held_bytes(outputs, steps=len(steps), predictions=predictions)
+    with engine.memory.holding(Held.REQUEST, held):
+        answers = await served.predictor.predict(sequences, outputs, sampling, flow)
     return PredictResult(counts=counts if outputs.every_step else None, answers=answers)
 
 

@@ -14,9 +14,10 @@ import structlog
 from service.engine.execution.runner import Runner
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Chunk, Decode, Fork, Kind, Recall, Work
-from service.errors import CellarError, InternalError, ReplyLostError
+from service.errors import CellarError, InternalError, ReplyLostError, unapplied
 
 Answered: TypeAlias = Answers | CellarError
 """The answers to a part's rows, or why they could not be computed; its state is sound then."""
@@ -30,16 +31,21 @@ class Executor:
 
     Args:
         scratch: the slot that takes what must not be kept.
-        max_history_bytes: memory for replies of several predictions; the oldest make room.
+        memory: where replies of several predictions are counted.
+        max_history_bytes: of it, for those of all shards; the oldest make room.
     """
 
-    def __init__(self, runner: Runner, *, scratch: int, max_history_bytes: int) -> None:
+    def __init__(
+        self, runner: Runner, *, scratch: int, memory: BufferMemory, max_history_bytes: int
+    ) -> None:
         self.histories: dict[int, Floats] = {}
         """By slot, the predictions after every step of a session's last request, where it asked for
         them all: the resident prediction alone could not repeat that reply."""
         self._runner = runner
         self._scratch = scratch
-        self._history_room = max_history_bytes
+        self._memory = memory
+        self._most_history = max_history_bytes
+        memory.add_reclaim(self._forget_oldest)
 
     def run(self, batch: Batch) -> list[Answered]:
         """Run a batch; returns the answers of each part.
@@ -88,19 +94,31 @@ class Executor:
 
     def remember(self, chunk: Chunk) -> None:
         """Keep what is needed to repeat a committed chunk's reply."""
-        if not chunk.history:
+        history = chunk.history
+        if history is None:
             return
-        history = np.concatenate(chunk.history)
+        self.forget(chunk.slot)
         self.histories[chunk.slot] = history
-        self._history_room -= history.nbytes
-        while self._history_room < 0:
-            self.forget(next(iter(self.histories)))
+        memory = self._memory
+        memory.count(Held.HISTORY, history.nbytes)
+        while memory.by_kind[Held.HISTORY] > self._most_history or memory.used > memory.limit:
+            if len(self.histories) == 1 and memory.reclaim(but=self._forget_oldest):
+                continue  # those of other shards make room
+            if not self._forget_oldest():
+                return
 
     def forget(self, slot: int) -> None:
         """Nobody will ask for the reply of a slot's session again."""
         history = self.histories.pop(slot, None)
         if history is not None:
-            self._history_room += history.nbytes
+            self._memory.count(Held.HISTORY, -history.nbytes)
+
+    def _forget_oldest(self) -> bool:
+        """Make room, if there is anything to forget."""
+        if not self.histories:
+            return False
+        self.forget(next(iter(self.histories)))
+        return True
 
     def measure(self, max_batch: int) -> dict[int, float]:
         """Seconds that a run of 1, 2, 4, ... rows takes."""
@@ -182,17 +200,24 @@ class Executor:
             count = int(counts[row])
             own = predictions[row, :count] if every_step else predictions[row : row + 1]
             after = chunk.expected[0] + part.stop  # the position after this piece
-            if chunk.outputs.every_step:
-                chunk.history.append(own.copy())
-            if not part.is_last:
-                answers.append(_NO_ANSWERS)
-                continue
             positions = np.array([after])
             if chunk.outputs.every_step:
-                own = np.concatenate(chunk.history)
+                try:
+                    own = _kept(chunk, part, own)
+                except MemoryError as fault:
+                    chunk.history = None
+                    if part.is_last:
+                        answers.append(answer_failed(fault))
+                    else:  # the session has not moved, and will not
+                        chunk.failure = unapplied(fault)
+                        answers.append(_NO_ANSWERS)
+                    continue
                 positions = chunk.expected[0] + np.arange(1, len(own) + 1)
             else:
                 own = own[-1:]
+            if not part.is_last:
+                answers.append(_NO_ANSWERS)
+                continue
             draws = _spread(chunk.draws, len(own))
             answers.append(self.answer(chunk.outputs, own, draws, positions))
         return answers
@@ -259,6 +284,19 @@ def measure(runner: Runner, *, rows: int, scratch: int) -> float:
         )
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _kept(chunk: Chunk, part: Part, predictions: Floats) -> Floats:
+    """A chunk's predictions so far, with those of a part of it.
+
+    Room for all of them is made with the first ones: where there is none, nothing has moved yet.
+    """
+    history = chunk.history
+    if history is None:
+        shape = (chunk.row_steps, predictions.shape[1])
+        history = chunk.history = np.empty(shape, predictions.dtype)
+    history[part.start : part.stop] = predictions
+    return history[: part.stop]
 
 
 def _spread(draws: Draws | None, rows: int) -> Draws | None:

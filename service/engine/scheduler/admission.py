@@ -6,20 +6,24 @@ Knows nothing of batches or devices; whatever it queues runs in the scheduler's 
 from collections.abc import Callable
 
 import numpy as np
+import structlog
 
 from service.engine.scheduler.scheduler import Scheduler
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table import SessionTable, Verdicts
 from service.engine.work.columns import Ints, Mask
 from service.engine.work.replies import Delivery
 from service.engine.work.request import UNCHECKED, Request
-from service.engine.work.work import Barrier, Chunk, Recall
+from service.engine.work.work import Barrier, Chunk, Recall, hand_over
 from service.errors import (
     CallerGoneError,
     CellarError,
     PositionMismatchError,
     StepConflictError,
+    unapplied,
 )
 from service.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 
 class Admission:
@@ -31,39 +35,66 @@ class Admission:
         self._metrics = metrics
 
     def admit(self, request: Request) -> None:
-        """Queue, repeat or refuse every row."""
-        request.contents = request.digest()
+        """Queue, repeat or refuse every row.
+
+        What may be large is made before anything is queued: a fault there is told to the request's
+        rows alone.
+
+        Raises:
+            Exception: a fault of ours while rows were queued, so that the queue is in doubt.
+        """
+        try:
+            request.contents = request.digest()
+            gone = self._gone(request)
+            judged = self._judged(request)
+        except Exception as fault:
+            _log.exception("request failed")
+            self.fail(request, unapplied(fault))
+            return
         wanted: Mask | None = None  # all rows
-        if request.reply_to.cancelled:
-            wanted = self._without_cancelled(request)
+        if gone is not None:
+            self._refuse(request, gone, lambda _: CallerGoneError("the caller went away"))
+            wanted = ~gone
             if not wanted.any():
                 return
-        expected = self._table.accepted[request.slots]
-        request.expected = expected
-        positions = request.positions
-        if positions is not None and not (positions == expected).all():
-            positions = np.where(positions == UNCHECKED, expected, positions)
-            if not (positions == expected).all():
-                wanted = self._judge(request, positions, wanted)
+        if judged is not None:
+            wanted = self._without_judged(request, *judged, wanted)
         self._queue(request, wanted)
 
-    def _without_cancelled(self, request: Request) -> Mask:
-        """Refuse the rows whose callers went away before they were looked at."""
-        gone = request.reply_to.cancelled_rows(request.rows_at(np.arange(len(request.slots))))
-        self._refuse(request, gone, lambda _: CallerGoneError("the caller went away"))
-        return ~gone
+    def fail(self, request: Request, error: CellarError) -> None:
+        """Give an error to those of the rows that have had no answer, whatever is queued."""
+        numbers = request.rows_at(np.arange(len(request.slots)))
+        positions = self._table.position[request.slots]
+        hand_over(request, Delivery(rows=numbers, positions=positions, error=error), fail=True)
 
-    def _judge(self, request: Request, positions: Ints, wanted: Mask | None) -> Mask:
-        """Deal with the rows that must not simply be applied; returns the others."""
-        everything = np.arange(len(request.slots))
-        if wanted is None:
-            wanted = np.ones(len(everything), np.bool_)
-        verdicts = self._table.judge(
+    def _gone(self, request: Request) -> Mask | None:
+        """The rows whose callers went away before they were looked at."""
+        if not request.reply_to.cancelled:
+            return None
+        return request.reply_to.cancelled_rows(request.rows_at(np.arange(len(request.slots))))
+
+    def _judged(self, request: Request) -> tuple[Ints, Verdicts] | None:
+        """What becomes of the rows, with their positions, if they are not all simply applied."""
+        expected = request.expected = self._table.accepted[request.slots]
+        positions = request.positions
+        if positions is None or (positions == expected).all():
+            return None
+        positions = np.where(positions == UNCHECKED, expected, positions)
+        if (positions == expected).all():
+            return None
+        return positions, self._table.judge(
             request.slots,
             positions=positions,
-            steps=request.steps_at(everything),
+            steps=request.steps_at(np.arange(len(request.slots))),
             contents=request.contents,
         )
+
+    def _without_judged(
+        self, request: Request, positions: Ints, verdicts: Verdicts, wanted: Mask | None
+    ) -> Mask:
+        """Deal with the rows that must not simply be applied; returns the others."""
+        if wanted is None:
+            wanted = np.ones(len(request.slots), np.bool_)
         current = request.expected
         mismatch, conflict = verdicts.mismatch & wanted, verdicts.conflict & wanted
         if request.commit:
@@ -166,13 +197,9 @@ class Admission:
 
     def refuse(self, request: Request, row: int, error: CellarError) -> None:
         """Refuse one row."""
-        request.reply_to.deliver(
-            Delivery(
-                rows=request.rows_at(np.array([row])),
-                positions=self._table.position[request.slots[row : row + 1]],
-                error=error,
-            )
-        )
+        number = request.rows_at(np.array([row]))
+        positions = self._table.position[request.slots[row : row + 1]]
+        hand_over(request, Delivery(rows=number, positions=positions, error=error))
 
 
 class _Retry:
@@ -197,3 +224,8 @@ class _Retry:
             self._admission.admit(self._request)
         else:
             self._admission.refuse(self._request, 0, delivery.error)
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`; a row that was judged is queued under its own name."""
+        assert delivery.error is not None, "a fault is told as an error"
+        self._admission.fail(self._request, delivery.error)

@@ -9,10 +9,12 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, IntEnum
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.engine.sessions.table import SessionTable
@@ -32,6 +34,7 @@ _BURST = 64.0  # pieces
 _FIRST_ROWS = 16
 _DRAWS = ("temperature", "top_k", "top_p", "seed")
 _LATEST_S = 0.1  # what was generated is sent by then if nothing follows
+_log = structlog.get_logger(__name__)
 
 
 class FinishReason(Enum):
@@ -49,8 +52,10 @@ class FeedbackCall(ABC):
         watches: it looks at each step, and may end a row with it.
         cancelled: nobody waits for it any more.
         error: what ended it.
+        is_torn: a piece of it was lost, so that none must follow.
     """
 
+    is_torn = False
     is_paced = False
     watches = False
     cancelled = False
@@ -327,7 +332,7 @@ class Feedback:
     def feed(self, done: Ints, answers: Answers) -> None:
         """A batch was committed: its rows read on with what they have drawn."""
         rows = self._rows
-        self._land(done)
+        self.land(done)
         drawn = self.within(answers.columns[self.drawn])
         if drawn.ndim == 1:
             drawn = drawn[:, None]  # (rows, steps)
@@ -354,7 +359,7 @@ class Feedback:
         # Between commit and delivery the next run was chosen: a row that cannot go on ended there.
         done = np.array([r for r in delivery.rows.tolist() if self._calls[r] is not None], np.int64)
         if delivery.error is not None:
-            self._land(done)
+            self.land(done)
             for row in done.tolist():
                 self._call(row).error = delivery.error
             rows["fate"][done] = _Fate.CANCELLED
@@ -365,6 +370,38 @@ class Feedback:
         for row in full.tolist():
             self._put(row, None)
         self._send_pieces()
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`: the rows end; those that are in the next batch, with that."""
+        rows = delivery.rows
+        flies = self._rows["flying"][rows] > 0
+        for row in rows.tolist():  # what was read and not told is not told any more
+            call = self._calls[row]
+            if call is not None:
+                call.error, call.is_torn = call.error or delivery.error, True
+                call.cancelled = True
+                self._rows["special"][row] = True
+        landed = rows[~flies]
+        self._ready = [ready[~np.isin(ready, landed)] for ready in self._ready]
+        self.ready_rows = sum(map(len, self._ready))
+        try:
+            self.deliver(replace(delivery, rows=landed))
+        finally:
+            self._recount()
+
+    def give_up(self, running: Ints, error: CellarError) -> None:
+        """End all rows but those in batches that run: which of them are ready is in doubt."""
+        going_on = set(running.tolist())
+        rows = [r for r, call in enumerate(self._calls) if call and r not in going_on]
+        ended = np.array(rows, np.int64)
+        self._ready, self.ready_rows = [], 0
+        self._rows["flying"][ended] = 0
+        for row in rows:
+            call = self._call(row)
+            call.error = call.error or error
+        self._rows["fate"][ended] = _Fate.CANCELLED
+        self._end(ended)
+        self._recount()
 
     def cancelled_rows(self, rows: Ints) -> Mask:
         """See `ReplyTo.cancelled_rows`: those that must not go on never become work."""
@@ -393,7 +430,14 @@ class Feedback:
             self._ready.append(rows)
             self.ready_rows += len(rows)
 
-    def _land(self, rows: Ints) -> None:
+    def _recount(self) -> None:
+        """Count anew what is counted as it comes."""
+        self._free = [row for row, call in enumerate(self._calls) if call is None]
+        self._rows["flying"][self._free] = 0
+        self.in_flight = int(self._rows["flying"].sum())
+
+    def land(self, rows: Ints) -> None:
+        """They are in no batch any more."""
         self.in_flight -= int(self._rows["flying"][rows].sum())
         self._rows["flying"][rows] = 0
 
@@ -436,7 +480,11 @@ class Feedback:
         self._timer = None
         if time.monotonic() - self._allowed_s > _LATEST_S / 2:
             self._allowance = float(len(self._unsent))
-        self._send_pieces()
+        try:
+            self._send_pieces()
+        except Exception:  # what is left is sent with what is generated next, or then
+            _log.exception("pieces could not be sent")
+            self._timer = self._call_later(_LATEST_S, self._send_late)
 
     def _put(self, row: int, reason: FinishReason | None) -> None:
         self._put_all(self._call(row), np.array([row]), int(self._rows["filled"][row]), reason)
@@ -448,8 +496,17 @@ class Feedback:
         rows["filled"][own] = 0
         if call.is_paced:
             rows["unread"][own] += count
+        if call.is_torn:
+            return
         steps = self._done[own, :count]
-        call.put(rows["number"][own], steps, int(rows["at"][own[-1]]), reason)
+        try:
+            call.put(rows["number"][own], steps, int(rows["at"][own[-1]]), reason)
+        except Exception:  # one call's fault ends that call
+            _log.exception("pieces could not be handed over")
+            call.error = InternalError("what was generated was lost; the server's log tells why")
+            call.is_torn = call.cancelled = True
+        if call.cancelled:  # by what it was handed, maybe
+            rows["special"][own] = True
 
     def _call(self, row: int) -> FeedbackCall:
         call = self._calls[row]
@@ -470,7 +527,10 @@ class Feedback:
                 call.error = InternalError(f"the model drew {drawn}: it cannot be its next step")
             if filled:  # they have read them, even if they now fail
                 self._put_all(call, own, filled, _REASONS.get(fate))
-            call.end(rows["number"][own], rows["next"][own])
+            try:
+                call.end(rows["number"][own], rows["next"][own])
+            except Exception:
+                _log.exception("a call could not be told that it has ended")
             for row in numbers:
                 self._calls[row] = None
             self._free += numbers

@@ -86,6 +86,7 @@ class Scheduler:
         self.pending_steps = 0  # queued or running
         self._table = table
         self._feedback = feedback
+        self._left: dict[Work, int] = {}  # rows of each piece of work that have not finished
         self._ready: dict[Kind, FairQueue[_Entry]] = {kind: FairQueue(QUANTUM) for kind in _KINDS}
         self._next_kind = 0
         self._fork_spares = fork_spares
@@ -99,6 +100,7 @@ class Scheduler:
         """Queue work; its rows follow everything their sessions have queued already."""
         slots = work.slots
         assert len(slots) == 1 or not has_repeats(slots), "a session has one row in a piece of work"
+        self._left[work] = len(slots)
         work.tickets = self._table.tickets[slots]
         self._table.tickets[slots] += 1
         self.pending_steps += work.row_steps * len(slots)
@@ -160,6 +162,9 @@ class Scheduler:
     def finish(self, part: Part) -> None:
         """These rows have run, or must not run any more: serve what comes after them."""
         work = part.work
+        left = self._left.pop(work, 0) - len(part.slots)
+        if left > 0:
+            self._left[work] = left
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
@@ -177,6 +182,37 @@ class Scheduler:
             for entry in self.parked.pop(key, ()):
                 self.waiting -= 1
                 self._make_ready(entry)
+
+    def forget(self, running: Sequence[Part]) -> list[Work]:
+        """Forget all work but some parts of it that run; returns the work, to be refused.
+
+        For when the queue is in doubt: nothing is relied on but what was queued, and where the
+        sessions stand. Rows that run, or have finished, are among those of the work.
+        """
+        works = list(self._left)
+        known, self._left = self._left, {}
+        for part in running:
+            if part.work in known:
+                self._left[part.work] = self._left.get(part.work, 0) + len(part.slots)
+        self._ready = {kind: FairQueue(QUANTUM) for kind in _KINDS}
+        self._spareless = {}
+        self.parked = {}
+        self.waiting = self.ready_rows = 0
+        self.pending_steps = sum(part.work.row_steps * len(part.slots) for part in running)
+        chunks = [part.work for part in running if isinstance(part.work, Chunk)]
+        self._chunk_spares.keep_only({chunk.spare for chunk in chunks if chunk.spare is not None})
+        self._borrowed = Counter(chunk.flow for chunk in chunks if chunk.spare is not None)
+        for work in works:
+            if isinstance(work, Chunk) and work not in self._left:
+                work.spare = None
+        slots = [part.slots for part in running]
+        steps = [
+            np.full(len(part.slots), part.work.row_steps if part.work.commit else 0)
+            for part in running
+        ]
+        nothing = np.empty(0, np.int64)
+        self._table.settle(np.concatenate([nothing, *slots]), np.concatenate([nothing, *steps]))
+        return works
 
     @property
     def forks_wait(self) -> bool:

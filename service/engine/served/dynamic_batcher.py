@@ -5,7 +5,7 @@ The runs happen on threads of their own. Knows nothing of gRPC.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from service.engine.shard.queue_limit import QueueLimit
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.flow import Flow
 from service.engine.work.sampling import Draws, Sampling
-from service.errors import InternalError, unreadable
+from service.errors import CellarError, InternalError, unapplied, unreadable
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -98,6 +98,7 @@ class DynamicBatcher(Predictor):
         # A flow has an eighth of a run in each round.
         self._queue: FairQueue[_Queued] = FairQueue(max(1, self._most_steps // 8))
         self._limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
+        self._jobs: set[_Job] = set()  # that are not answered
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -130,15 +131,19 @@ class DynamicBatcher(Predictor):
         )
         parts = sequences.split()
         # Those of similar length side by side, to pad less.
-        for row in np.argsort(sequences.counts, kind="stable").tolist():
-            queued = _Queued(job, row, parts[row])
-            self._queue.append(queued, self._queue.place(flow, len(queued.steps)))
-        self._start()
+        order = np.argsort(sequences.counts, kind="stable").tolist()
+        self._jobs.add(job)
         try:
+            for row in order:
+                queued = _Queued(job, row, parts[row])
+                self._queue.append(queued, self._queue.place(flow, len(queued.steps)))
+            self._start()
             return await job.done
         except asyncio.CancelledError:  # nor may what was queued for nobody pile up
             self._queue.keep(lambda queued: queued.job is not job)
             raise
+        finally:
+            self._jobs.discard(job)
 
     def _check_room(self, steps: int, flow: Flow) -> None:
         if self.pending_steps + steps > self._limit.roomy_steps:
@@ -146,19 +151,25 @@ class DynamicBatcher(Predictor):
 
     def _start(self) -> None:
         """Hand the workers what they can take."""
-        while self._running < self._workers and (batch := self._next()):
-            began = time.monotonic()
-            self._metrics.queue_seconds.noted.append(began - batch[0].job.submitted_s)
-            self._metrics.batch_size.noted.append(sum(len(queued.steps) for queued in batch))
-            self._metrics.count_noted()
-            running = self._begin(self._run, batch)
-            running.add_done_callback(partial(self._ran, batch))
+        try:
+            while self._running < self._workers and (batch := self._next()):
+                began = time.monotonic()
+                self._metrics.queue_seconds.noted.append(began - batch[0].job.submitted_s)
+                self._metrics.batch_size.noted.append(sum(len(queued.steps) for queued in batch))
+                self._metrics.count_noted()
+                self._begin(self._run, batch, partial(self._ran, batch))
+        except Exception as fault:  # whatever was taken from the queue: all are told
+            self._queue.keep(lambda _: False)
+            self._fail(self._jobs, fault)
 
-    def _begin(self, work: Callable[[A], R], argument: A) -> "asyncio.Future[R]":
-        """Do something on a worker."""
+    def _begin(
+        self, work: Callable[[A], R], argument: A, then: "Callable[[asyncio.Future[R]], None]"
+    ) -> None:
+        """Do something on a worker, and something with what comes of it here."""
+        run = asyncio.get_running_loop().run_in_executor(self._pool, work, argument)
         self._running += 1
         self._idle.clear()
-        return asyncio.get_running_loop().run_in_executor(self._pool, work, argument)
+        run.add_done_callback(then)
 
     def _ended(self) -> None:
         self._running -= 1
@@ -207,9 +218,16 @@ class DynamicBatcher(Predictor):
         self._ended()
         if run.cancelled():  # the server has stopped
             return
-        self._limit.observe(sum(len(queued.steps) for queued in batch), self.pending_steps)
+        try:
+            self._limit.observe(sum([len(queued.steps) for queued in batch]), self.pending_steps)
+            self._place(batch, run.result())
+        except Exception as fault:
+            self._fail([queued.job for queued in batch], fault)
+        self._start()
+
+    def _place(self, batch: list[_Queued], predictions: list[Floats | Exception]) -> None:
         complete: dict[Outputs, list[_Job]] = {}
-        for queued, found in zip(batch, run.result(), strict=True):
+        for queued, found in zip(batch, predictions, strict=True):
             job = queued.job
             if job.done.done():
                 continue
@@ -217,7 +235,7 @@ class DynamicBatcher(Predictor):
                 if isinstance(found, UnwrittenError) and found.complaint is not None:
                     job.done.set_exception(unreadable(found.complaint, row=queued.row))
                 else:
-                    self._fail(job, found)
+                    self._fail([job], found)
                 if self._lost:
                     self._device_lost(found)
                 continue
@@ -226,9 +244,7 @@ class DynamicBatcher(Predictor):
             if not job.left:
                 complete.setdefault(job.outputs, []).append(job)
         for jobs in complete.values():
-            answering = self._begin(self._answer, jobs)
-            answering.add_done_callback(partial(self._answered, jobs))
-        self._start()
+            self._begin(self._answer, jobs, partial(self._answered, jobs))
 
     def _answer(self, jobs: list[_Job]) -> list[Answers]:
         """On a worker: answer calls that want the same."""
@@ -255,14 +271,16 @@ class DynamicBatcher(Predictor):
             fault = answering.exception()
             for row, job in enumerate(jobs):
                 if isinstance(fault, Exception):
-                    self._fail(job, fault)
+                    self._fail([job], fault)
                 elif not job.done.done():
                     job.done.set_result(answering.result()[row])
         self._start()
 
-    def _fail(self, job: _Job, fault: Exception) -> None:
+    def _fail(self, jobs: Iterable[_Job], fault: Exception) -> None:
         _log.error("run failed", model=self._name, exc_info=fault)
-        if not job.done.done():
-            job.done.set_exception(
-                InternalError("the model could not be run; the server's log tells why")
-            )
+        error: CellarError = InternalError("the model could not be run; the server's log tells why")
+        if isinstance(fault, MemoryError):
+            error = unapplied(fault)
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(error)

@@ -15,11 +15,17 @@ from service.engine.execution.runner import Runner
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.dynamic_batcher import DynamicBatcher
 from service.engine.served.inputs import InputReader, bounds
-from service.engine.served.outputs import check_outputs, check_reply, why_no_draws
+from service.engine.served.outputs import (
+    check_outputs,
+    check_reply,
+    prediction_bytes,
+    why_no_draws,
+)
 from service.engine.served.predictor import Predictor, StatefulPredictor
 from service.engine.shard.shard import Shard, Usage
 from service.engine.work.columns import Outputs
 from service.engine.work.flow import Flows
+from service.engine.work.memory import STEP_BYTES, BufferMemory
 from service.engine.work.replies import Encode
 from service.engine.work.request import SingleKind
 from service.engine.work.sampling import Sampling
@@ -81,6 +87,12 @@ class ServedModel:
         room = self.limits.max_message_bytes
         check_reply(self.manifest, found, steps, sequences=sequences, at_most=room)
         return found
+
+    def held_bytes(self, outputs: Outputs, *, steps: int, predictions: int) -> int:
+        """Memory that a request of so many steps takes until it is answered, about."""
+        width = self.manifest.prediction.width
+        each = 4 * width + prediction_bytes(self.manifest, outputs)
+        return steps * (8 + 4 * self.manifest.input.width) + predictions * each
 
     def single_kind(
         self, outputs: Outputs, sampling: Sampling | None, encode: Encode
@@ -180,9 +192,11 @@ class Registry:
         settings: EngineSettings,
         metrics: Metrics,
         flows: Flows,
+        memory: BufferMemory,
         clock: Callable[[], float],
         device_lost: Callable[[str, Exception], None],
     ) -> None:
+        self._memory = memory
         self._settings = settings
         self._metrics = metrics
         self._flows = flows
@@ -216,7 +230,8 @@ class Registry:
             findings: how it may be run.
             workers: its runs that may overlap.
         """
-        label, settings, metrics = f"{name}/{version}", self._settings, self._metrics
+        label, metrics = f"{name}/{version}", self._metrics
+        settings = _fitting(self._settings, manifest)
         sessions = 0 if stateless else capacity(settings, manifest)
         device_lost = partial(self._device_lost, label)
         takes_chunks = manifest.lengths is not None and not findings.steps_run_alone
@@ -228,6 +243,7 @@ class Registry:
                 sessions=sessions_of(sessions, number, len(runners)),
                 chunk_steps=chunk_steps,
                 bounds=bounds(manifest),
+                memory=self._memory,
                 metrics=metrics,
                 settings=settings,
                 flows=self._flows,
@@ -374,6 +390,16 @@ class Registry:
         metrics.sessions.remove(model, "device")
         metrics.state_bytes.remove(model, "device")
         metrics.pending_steps.remove(model)
+
+
+def _fitting(settings: EngineSettings, manifest: Manifest) -> EngineSettings:
+    """The settings with no more steps in a queue than a half of the memory has room for.
+
+    Single steps are counted by their number alone.
+    """
+    step = 4 * (manifest.input.width + manifest.prediction.width) + STEP_BYTES
+    most = max(1, settings.buffer_memory // 2 // step)
+    return settings.model_copy(update={"max_pending_steps": min(settings.max_pending_steps, most)})
 
 
 def capacity(settings: EngineSettings, manifest: Manifest) -> int:

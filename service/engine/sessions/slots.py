@@ -4,7 +4,7 @@ A slot is handed on only once nothing is queued for it: a step of one session ca
 another. Knows nothing of models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,13 +63,25 @@ class SlotAllocator:
         """
         if count > self.free:
             raise SessionLimitError(f"{count} slots wanted, {self.free} free")
-        return np.array([self.allocate() for _ in range(count)], np.int64)
+        used_before = min(count, len(self._freed))
+        start = self._first + self._unused
+        new = range(start, start + count - used_before)
+        slots = np.array([*reversed(self._freed[len(self._freed) - used_before :]), *new], np.int64)
+        self._unused += len(new)
+        del self._freed[len(self._freed) - used_before :]
+        return slots
 
     def release(self, *slots: int) -> None:
         """Give slots back."""
         for slot in slots:
             self._tenancy[slot - self._first] += 1
         self._freed += slots
+
+    def keep_only(self, slots: Collection[int]) -> None:
+        """Take all slots back but these."""
+        used = range(self._first, self._first + self._unused)
+        freed = set(self._freed)
+        self.release(*[slot for slot in used if slot not in freed and slot not in slots])
 
 
 class SlotManager:
@@ -141,9 +153,10 @@ class SlotManager:
     def return_spares(self, fork: Fork) -> None:
         """Give back the spare slots of a fork, each once nothing is queued for it."""
         idle = self._table.idle(fork.spares)
-        self.leaving.update(fork.spares[~idle].tolist())
-        self.spares.release(*fork.spares[idle].tolist())
+        free, busy = fork.spares[idle].tolist(), fork.spares[~idle].tolist()
         fork.spares = fork.spares[:0]
+        self.leaving.update(busy)
+        self.spares.release(*free)
         self._wake()  # somebody may wait for them
 
     def finished(self, slots: Ints) -> None:

@@ -196,6 +196,18 @@ class SessionTable:
         """Queued steps will not be applied."""
         self.accepted[slots] -= steps
 
+    def settle(self, running: Ints, steps: Ints) -> None:
+        """Queued rows are gone, whatever was counted of them, but for one row of each of these.
+
+        ``running`` are the slots of those rows, ``steps`` what each of them will apply.
+        """
+        serving = self.serving[running]
+        self.serving[:] = self.tickets
+        self.serving[running] = serving
+        self.tickets[running] = serving + 1
+        self.accepted[:] = self.position
+        self.accepted[running] += steps
+
     def commit(
         self, slots: Ints, positions: Ints, *, contents: Ints, last_steps: int = 1, now_s: float
     ) -> None:

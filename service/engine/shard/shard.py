@@ -14,6 +14,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 
 from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner
@@ -27,17 +28,22 @@ from service.engine.shard.queue_limit import QueueLimit
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
 from service.engine.work.flow import Flow, Flows
+from service.engine.work.memory import BufferMemory
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
-from service.engine.work.work import Fork, Kind, Work
+from service.engine.work.work import Fork, Kind, Work, hand_over
 from service.errors import (
     BadInputError,
+    CellarError,
     NotStartedError,
     SessionClosedError,
     StateLostError,
+    unapplied,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
+
+_log = structlog.get_logger(__name__)
 
 
 class Usage(NamedTuple):
@@ -59,6 +65,7 @@ class Shard:
         chunk_steps: the most time steps that one run of this model takes.
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
         device_lost: is told on the event loop when no run on the device will succeed any more.
+        memory: where replies that may be repeated are counted.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class Shard:
         sessions: int,
         chunk_steps: int,
         bounds: tuple[np.float32, np.float32] | None,
+        memory: BufferMemory,
         metrics: Metrics,
         settings: EngineSettings,
         flows: Flows,
@@ -79,7 +87,10 @@ class Shard:
         chunk_spares = settings.max_batch
         self.table = SessionTable(rows)
         self._executor = Executor(
-            runner, scratch=rows - 1, max_history_bytes=settings.max_history_bytes
+            runner,
+            scratch=rows - 1,
+            memory=memory,
+            max_history_bytes=settings.max_history_bytes,
         )
         self.slots = SlotManager(
             self.table,
@@ -134,7 +145,9 @@ class Shard:
         self._singles: SingleSteps | None = None  # the end of the inbox, if more can be added
         self._inbox_steps = 0
         self._woken = False
-        self._runs = 0  # that the worker has, begun or not
+        self._runs: list[Run] = []  # that the worker has, begun or not
+        self._answering: Run | None = None  # it has run, and is not answered
+        self._following: Run | None = None  # it is chosen, and runs when that is answered
         self._quiet = asyncio.Event()  # set whenever nothing is queued
         self._worker = Worker(f"shard {name}")
 
@@ -197,19 +210,19 @@ class Shard:
         Whoever asks what is queued for a session, or queues something behind it, calls this first.
         """
         if self._inbox:
-            entries, self._inbox = self._inbox, []
-            waiting, self._inbox_steps = self._inbox_steps + self._scheduler.ready_rows, 0
-            self._singles = None
+            waiting = self._inbox_steps + self._scheduler.ready_rows
             # All that is there fits into one batch, mostly: nobody waits for anybody then.
             place = self._scheduler.place if waiting > self._settings.max_batch else None
-            for entry in entries:
-                requests = entry.requests(place) if isinstance(entry, SingleSteps) else (entry,)
-                for request in requests:
-                    self._admission.admit(request)
+            for entry in self._take_inbox():
+                self._admit(entry, place)
         if self.feedback.ready_rows:
-            stray = self.feedback.settle()
+            try:
+                stray = self.feedback.settle()
+            except Exception as fault:
+                self._give_up(fault)
+                return
             if stray is not None:
-                self._admission.admit(stray)
+                self._admit(stray)
 
     def require_started(self, slot: int, field: str) -> int:
         """Where a session will stand once what is queued has run; it has read something then.
@@ -266,10 +279,18 @@ class Shard:
         self.admit_inbox()
         for work in works:
             work.reply_to = collected
+        for work in works:
             if isinstance(work, Request):
-                self._admission.admit(work)
-            else:
+                self._admit(work)
+                continue
+            try:
                 self._scheduler.submit(work)
+            except Exception as fault:
+                self._give_up(fault)
+                positions = self.table.position[work.slots]
+                rows = work.rows_at(np.arange(len(work.slots)))
+                failed = Delivery(rows=rows, positions=positions, error=unapplied(fault))
+                hand_over(work, failed, fail=True)
         self.wake()
         try:
             await done
@@ -313,11 +334,18 @@ class Shard:
         if not self.pending_steps:
             self._quiet.set()
         elif not self._woken:
-            self._woken = True
             # After the callbacks that are ready now: what they submit shares the batch.
             self._loop.call_soon(self._turn)
+            self._woken = True
 
     def _turn(self) -> None:
+        """Do what is next; whatever goes wrong there, every caller is answered."""
+        try:
+            self._take_turn()
+        except Exception as fault:
+            self._give_up(fault)
+
+    def _take_turn(self) -> None:
         if self._policy.loop_turns_left > 0:
             self._policy.loop_turns_left -= 1
             self._loop.call_soon(self._turn)
@@ -333,9 +361,7 @@ class Shard:
         if run is None:
             if not self.pending_steps:
                 self._quiet.set()
-        elif decision.action is Action.OVERLAP or not self._runs_here(run):
-            self._hand(run)
-        else:
+        elif self._begin(run, hand=decision.action is Action.OVERLAP):
             self._run_here(run)
 
     def _decide(self, *, at_once: bool = False) -> Decision:
@@ -344,7 +370,7 @@ class Shard:
             feedback_rows=self.feedback.ready_rows,
             in_flight=self.feedback.in_flight,
             pending_steps=self.pending_steps,
-            runs=self._runs,
+            runs=len(self._runs),
             now_s=time.monotonic(),
             at_once=at_once,
         )
@@ -398,51 +424,128 @@ class Shard:
         """Run it on the event loop."""
         self._tick.execute(run)
         self._finish(run, here=True)
-        self._tick.deliver(run)
+        self._deliver()
         self.wake()
 
-    def _hand(self, run: Run) -> None:
-        """Leave a run to the worker."""
-        self._runs += 1
-        self._worker.hand(partial(self._tick.execute, run), partial(self._done, run))
+    def _begin(self, run: Run, *, hand: bool = False) -> bool:
+        """Leave a run to the worker, or say that it runs here."""
+        try:
+            if not hand and self._runs_here(run):
+                return True
+            self._runs.append(run)
+            self._worker.hand(partial(self._tick.execute, run), partial(self._done, run))
+        except Exception as fault:
+            _log.exception("run could not begin")
+            if run in self._runs:
+                self._runs.remove(run)
+            self._tick.withdraw(run, unapplied(fault))
         self.wake()  # it may have another one
+        return False
 
     def _done(self, run: Run) -> None:
         """Commit; hand the worker what is next, if it has nothing; and only then answer."""
-        self._runs -= 1
+        self._runs.remove(run)
         self._finish(run)
-        following = None
-        if not self._runs:
-            following = self._next(self._decide(at_once=True))
-            if following is not None and not self._runs_here(following):
-                self._hand(following)
-                following = None
-        self._tick.deliver(run)
+        try:
+            if not self._runs:
+                following = self._next(self._decide(at_once=True))
+                if following is not None and self._begin(following):
+                    self._following = following
+        except Exception as fault:
+            self._give_up(fault)
+        self._deliver()
+        following, self._following = self._following, None
         if following is not None:
             self._run_here(following)
         self.wake()
 
     def _finish(self, run: Run, *, here: bool = False) -> None:
-        batch = run.batch
-        self._policy.observe(batch.kind, batch.cost_rows, run.seconds / batch.times, here=here)
-        self._tick.commit(run)
-        self.limit.observe(batch.steps, self.pending_steps)
+        batch, self._answering = run.batch, run
+        try:
+            self._tick.commit(run)
+        except Exception as fault:
+            self._give_up(fault)
+        try:
+            self._policy.observe(batch.kind, batch.cost_rows, run.seconds / batch.times, here=here)
+            self.limit.observe(batch.steps, self.pending_steps)
+        except Exception:  # they learn from the next
+            _log.exception("a run's cost could not be noted")
+
+    def _deliver(self) -> None:
+        run = self._answering
+        assert run is not None, "it has been finished"
+        try:
+            self._tick.deliver(run)
+        except Exception:  # behind the answers
+            _log.exception("a run could not be counted")
+        self._answering = None
+
+    # -- faults ---------------------------------------------------------------------------
+
+    def _admit(
+        self, entry: Request | SingleSteps, place: Callable[[Flow, int], int] | None = None
+    ) -> None:
+        """Queue what came in; a fault is told to its callers, and the others' goes on."""
+        try:
+            requests = list(entry.requests(place)) if isinstance(entry, SingleSteps) else [entry]
+        except Exception as fault:
+            _log.exception("request failed")
+            self._fail(entry, unapplied(fault))
+            return
+        for request in requests:
+            try:
+                self._admission.admit(request)
+            except Exception as fault:
+                self._give_up(fault)
+                self._admission.fail(request, unapplied(fault))
+
+    def _take_inbox(self) -> list[Request | SingleSteps]:
+        entries, self._inbox, self._inbox_steps = self._inbox, [], 0
+        self._singles = None
+        return entries
+
+    def _give_up(self, fault: Exception) -> None:
+        """A fault left the queue in doubt: tell all who are in it, and go on with an empty one."""
+        _log.error("turn failed", exc_info=fault)
+        self._woken = False
+        error = unapplied(fault)
+        entries = self._take_inbox()
+        running = [*self._runs, self._following] if self._following else self._runs
+        self._tick.give_up(running, error, answering=self._answering)
+        for entry in entries:
+            self._fail(entry, error)
+        self.wake()
+
+    def _fail(self, entry: Request | SingleSteps, error: CellarError) -> None:
+        """Refuse what came in and was not queued."""
+        if isinstance(entry, Request):
+            self._admission.fail(entry, error)
+            return
+        for _, slot, _, _, channel, number, receiver in entry.rows:
+            at = self.table.position[slot : slot + 1].copy()
+            refused = Delivery(rows=np.zeros(1, np.int64), positions=at, error=error)
+            try:
+                receiver.put_other(channel, number, refused)
+            except Exception:
+                _log.exception("reply could not be handed over")
 
 
 class _Collected(Receiver):
     """Gathers what becomes of some rows, until none is missing."""
 
-    def __init__(
-        self, wake: Callable[[], None], missing: int, done: "asyncio.Future[None]"
-    ) -> None:
+    def __init__(self, wake: Callable[[], None], rows: int, done: "asyncio.Future[None]") -> None:
         self.wake = wake
         self.deliveries: list[Delivery] = []
-        self.missing = missing
+        self.missing = self._rows = rows
         self._done = done
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
         self.deliveries.append(delivery)
-        self.missing -= len(delivery.rows)
+        self.missing = self._rows - sum([len(one.rows) for one in self.deliveries])
         if not self.missing and not self._done.done():
             self._done.set_result(None)
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        self.deliver(delivery.but([one.rows for one in self.deliveries]))

@@ -5,7 +5,7 @@ there on both are the same. Everything but `execute` happens on the event loop.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +22,17 @@ from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Answers, Ints
 from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
-from service.engine.work.work import Barrier, Chunk, Decode, Fork, Kind, Recall
+from service.engine.work.work import (
+    Barrier,
+    Chunk,
+    Decode,
+    Fork,
+    Kind,
+    Recall,
+    Work,
+    hand_over,
+    not_handed_over,
+)
 from service.errors import CellarError, InternalError, StateLostError, unreadable
 from service.metrics import Metrics
 
@@ -43,6 +53,7 @@ class Run:
     """It failed: what it writes is in doubt, unless it is an `UnwrittenError`; of one row then."""
     pieces: "list[Run]" = field(default_factory=list)  # what became of its rows, if it failed so
     lost: bool = False  # it failed, and so will all others: the device is gone
+    is_settled: bool = False  # its sessions have moved, or are marked as lost
     began_s: float = 0.0
     seconds: float = 0.0
 
@@ -92,6 +103,7 @@ class Tick:
             return None
         if request.reply_to.cancelled:
             return None
+        request.contents = request.digest()
         at = self._table.begin(request.slots, request.positions)
         if at is None:
             return None
@@ -103,6 +115,13 @@ class Tick:
             kind=Kind.STEPS, parts=(part,), slots=slots, expected=at, steps=rows, cost_rows=rows
         )
         return Run(batch=batch, request=request)
+
+    def withdraw(self, run: Run, error: CellarError) -> None:
+        """A run that was chosen never begins: refuse its rows, whose sessions have not moved."""
+        for part in run.batch.parts:
+            if part.work.feeds_back:
+                self._feedback.land(self._rows(part))
+            self._refuse(part, error)
 
     def queued(self, *, decode_steps: int, feedback_rows: int | None, room: int) -> Run | None:
         """The next batch of what is queued; rows that must not run are refused.
@@ -129,8 +148,8 @@ class Tick:
 
         One that has written nothing is tried again without the rows that it hangs on.
         """
-        run.began_s = time.monotonic()
         try:
+            run.began_s = time.monotonic()
             if run.request is not None:
                 run.answers = [self._step(run.request)]
             else:
@@ -152,23 +171,43 @@ class Tick:
 
         From here on what waits for their next steps may run. The positions that replies tell are
         taken here: a later run may have moved the sessions on before they are sent.
+
+        Raises:
+            Exception: a fault of ours behind the move, so that the queue is in doubt: `give_up`.
         """
         if run.pieces:
             for piece in run.pieces:
                 self.commit(piece)
+            run.is_settled = True
             return
-        batch, request, table = run.batch, run.request, self._table
+        if run.fault is None:
+            try:
+                self._move(run)
+            except Exception as fault:
+                self._undo(run, fault)
         if run.fault is not None:
-            if _complaint(run.fault) is None:  # what a caller sent is no fault of ours
-                kind = batch.kind.value
-                _log.error("run failed", shard=self._model, kind=kind, exc_info=run.fault)
-            for part in batch.parts:
-                self._contain(part, run.fault)
-            if run.lost:
-                self._device_lost(run.fault)
-        elif request is not None:
-            contents = request.contents if len(request.contents) else request.digest()
-            self._apply(batch.slots, batch.expected + 1, contents=contents)
+            self._contain_all(run)
+        run.is_settled = True
+        batch, request, table = run.batch, run.request, self._table
+        run.positions = [table.position[part.slots] for part in batch.parts]
+        if request is not None:
+            table.serving[batch.slots] += 1
+            self._scheduler.pending_steps -= batch.steps
+            if self._scheduler.parked:
+                self._scheduler.unpark(batch.slots)
+        else:
+            self._scheduler.complete(batch)
+        for index, part in enumerate(batch.parts):
+            if part.work.feeds_back:
+                self._feed(part, None if run.fault else run.answers[index])
+        if self._slots.leaving:
+            self._slots.finished(batch.slots)
+
+    def _move(self, run: Run) -> None:
+        """Move the sessions of a run that has not failed."""
+        batch, request = run.batch, run.request
+        if request is not None:
+            self._apply(batch.slots, batch.expected + 1, contents=request.contents)
         elif batch.kind is Kind.STEPS:
             parts = [part for part in batch.parts if part.work.commit]
             if parts:
@@ -178,19 +217,6 @@ class Tick:
         else:
             for part, answers in zip(batch.parts, run.answers, strict=True):
                 self._apply_part(part, answers)
-        run.positions = [table.position[part.slots] for part in batch.parts]
-        if request is not None:
-            table.serving[batch.slots] += 1
-            self._scheduler.pending_steps -= batch.steps
-            if self._scheduler.parked:
-                self._scheduler.unpark(batch.slots)
-        else:
-            self._scheduler.complete(batch)
-        for part, answers in zip(batch.parts, run.answers, strict=run.fault is None):
-            if part.work.feeds_back and isinstance(answers, Answers):
-                self._feedback.feed(self._rows(part), answers)
-        if self._slots.leaving:
-            self._slots.finished(batch.slots)
 
     def deliver(self, run: Run) -> None:
         """Answer whoever asked; one receiver's fault disturbs nobody else."""
@@ -200,6 +226,42 @@ class Tick:
         if batch.kind in _STEPPING:
             queued_s = max(0.0, run.began_s - batch.parts[0].work.submitted_s)
             self._note(batch.steps, queued_s, run.seconds, time.monotonic() - began_s)
+
+    def give_up(
+        self, running: Sequence[Run], error: CellarError, *, answering: Run | None = None
+    ) -> None:
+        """A fault left the queue in doubt: refuse all that is in it, and begin with an empty one.
+
+        The sessions stand where they stood. What the worker runs goes on, and so does the run that
+        is about to be answered.
+        """
+        parts = [part for run in running for part in run.batch.parts]
+        works = self._scheduler.forget(parts)
+        self._slots.finished(np.array(list(self._slots.leaving), np.int64))
+        fed_back = [part.rows for part in parts if part.work.reply_to is self._feedback]
+        self._feedback.give_up(np.concatenate([np.empty(0, np.int64), *fed_back]), error)
+        spoken_for: dict[Work, list[Ints]] = {}
+        if answering is not None:
+            batch = answering.batch
+            if not answering.is_settled:
+                self._undo(answering, RuntimeError("it was not committed"))
+                self._contain_all(answering)
+                self._table.accepted[batch.slots] = self._table.position[batch.slots]
+            answering.positions = [self._table.position[part.slots] for part in batch.parts]
+            parts += [part for part in batch.parts if part.is_last]
+        for part in parts:
+            spoken_for.setdefault(part.work, []).append(part.all_indices)
+        for work in works:
+            indices = np.arange(len(work.slots))
+            if work in spoken_for:
+                indices = np.setdiff1d(indices, np.concatenate(spoken_for[work]))
+            if not len(indices):
+                continue
+            if isinstance(work, Fork):
+                self._slots.return_spares(work)
+            positions = self._table.position[work.slots[indices]]
+            refused = Delivery(rows=work.rows_at(indices), positions=positions, error=error)
+            hand_over(work, refused, fail=True)
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -228,17 +290,16 @@ class Tick:
         for index, part in enumerate(batch.parts):
             if not part.is_last:
                 continue
-            if run.fault is not None:
-                self._deliver_fault(part, run.positions[index], run.fault)
-                continue
-            work, answers = part.work, run.answers[index]
-            delivery = Delivery(rows=self._rows(part), positions=run.positions[index])
-            if isinstance(answers, CellarError):
-                delivery.error = answers
-            else:
-                delivery.answers = answers
-                delivery.replayed = isinstance(work, Recall) and work.replays
-            self._hand_over(part, delivery)
+            try:
+                self._answer(run, part, index)
+            except Exception:
+                _log.exception("reply could not be made")
+                positions = run.positions[index]
+                error = InternalError(
+                    "what became of the step could not be told: ask where the session stands"
+                )
+                lost = Delivery(rows=part.rows, positions=positions, error=error)
+                hand_over(part.work, lost, fail=True)
 
     def _is_doubtful(self, batch: Batch) -> bool:
         """Whether some of the rows may have to be refused."""
@@ -310,6 +371,40 @@ class Tick:
                 self._executor.forget(int(slots[0]))
                 self._table.reset(int(slots[0]), now_s=self._clock())
 
+    def _undo(self, run: Run, fault: Exception) -> None:
+        """A run could not be committed: its states are written, and nobody can say whose."""
+        run.fault, run.answers, run.pieces = fault, [], []
+        for part in run.batch.parts:
+            if part.work.commit and part.is_last:
+                self._table.position[part.slots] = part.column(part.work.expected)
+            elif isinstance(part.work, Barrier) and part.work.reset:
+                self._table.lost[part.slots] = True
+
+    def _feed(self, part: Part, answers: Answered | None) -> None:
+        """Let rows read on with what they have drawn; where they cannot, their calls end."""
+        try:
+            if isinstance(answers, Answers):
+                self._feedback.feed(self._rows(part), answers)
+            else:  # why not is delivered
+                self._feedback.land(self._rows(part))
+        except Exception:
+            _log.exception("draws could not be fed back")
+            positions = self._table.position[part.slots]
+            error = InternalError("what was drawn was lost; the server's log tells why")
+            self._feedback.land(part.rows)
+            self._feedback.fail(Delivery(rows=part.rows, positions=positions, error=error))
+
+    def _contain_all(self, run: Run) -> None:
+        fault = run.fault
+        assert fault is not None, "it failed"
+        if _complaint(fault) is None:  # what a caller sent is no fault of ours
+            kind = run.batch.kind.value
+            _log.error("run failed", shard=self._model, kind=kind, exc_info=fault)
+        for part in run.batch.parts:
+            self._contain(part, fault)
+        if run.lost:
+            self._device_lost(fault)
+
     def _contain(self, part: Part, fault: Exception) -> None:
         """A run failed: what it may have half written is lost, and says so."""
         work = part.work
@@ -326,27 +421,48 @@ class Tick:
     def _refuse(self, part: Part, error: CellarError) -> None:
         """These rows will not run."""
         work = part.work
-        if isinstance(work, Fork):
-            self._slots.return_spares(work)
-        if work.commit:
-            self._table.withdraw(part.slots, work.row_steps)
-        self._scheduler.finish(part)
-        if self._slots.leaving:
-            self._slots.finished(part.slots)
-        positions = self._table.position[part.slots]
-        self._hand_over(part, Delivery(rows=self._rows(part), positions=positions, error=error))
+        try:
+            if isinstance(work, Fork):
+                self._slots.return_spares(work)
+            if work.commit:
+                self._table.withdraw(part.slots, work.row_steps)
+            self._scheduler.finish(part)
+            if self._slots.leaving:
+                self._slots.finished(part.slots)
+        finally:
+            positions = self._table.position[part.slots]
+            refused = Delivery(rows=self._rows(part), positions=positions, error=error)
+            hand_over(work, refused)
+
+    def _answer(self, run: Run, part: Part, index: int) -> None:
+        """Answer the rows of one part."""
+        if run.fault is not None:
+            self._deliver_fault(part, run.positions[index], run.fault)
+            return
+        work, answers = part.work, run.answers[index]
+        delivery = Delivery(rows=self._rows(part), positions=run.positions[index])
+        if isinstance(answers, CellarError):
+            delivery.error = answers
+        else:
+            delivery.answers = answers
+            delivery.replayed = isinstance(work, Recall) and work.replays
+        try:  # what `hand_over` does, without the way there
+            work.reply_to.deliver(delivery)
+        except Exception:
+            not_handed_over(work, delivery)
 
     def _deliver_fault(self, part: Part, positions: Ints, fault: Exception) -> None:
         """Tell each row what the failed run means for its session."""
         rows = self._rows(part)
         if not part.work.commit or isinstance(fault, UnwrittenError):
-            error = _not_run(part, fault)
-            self._hand_over(part, Delivery(rows=rows, positions=positions, error=error))
+            hand_over(
+                part.work, Delivery(rows=rows, positions=positions, error=_not_run(part, fault))
+            )
             return
         for row, position in enumerate(positions.tolist()):
             one = slice(row, row + 1)
             error = StateLostError(position)
-            self._hand_over(part, Delivery(rows=rows[one], positions=positions[one], error=error))
+            hand_over(part.work, Delivery(rows=rows[one], positions=positions[one], error=error))
 
     def _rows(self, part: Part) -> Ints:
         """Which rows of the request they are."""
@@ -362,12 +478,6 @@ class Tick:
         metrics.reply_seconds.noted.append(reply_s)
         if len(metrics.batch_size.noted) >= _COUNTED_AT_ONCE:
             metrics.count_noted()
-
-    def _hand_over(self, part: Part, delivery: Delivery) -> None:
-        try:
-            part.work.reply_to.deliver(delivery)
-        except Exception:  # whatever a receiver does must not keep the others waiting
-            _log.exception("reply could not be handed over")
 
 
 def _only_request(batch: Batch) -> Request | None:

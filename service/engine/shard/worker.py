@@ -3,11 +3,17 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+import structlog
+
 T = TypeVar("T")
+
+_AGAIN_S = 0.01
+_log = structlog.get_logger(__name__)
 
 
 class Worker:
@@ -27,8 +33,10 @@ class Worker:
         """Do some work after what was handed over before, and then call on the event loop."""
 
         def job() -> None:
-            work()
-            self._loop.call_soon_threadsafe(then)
+            try:
+                work()
+            finally:
+                self._call(then)
 
         self._jobs.put(job)
 
@@ -54,6 +62,19 @@ class Worker:
         self._jobs.put(None)
         self._thread.join(timeout=5.0)
 
+    def _call(self, then: Callable[[], None]) -> None:
+        """Call on the event loop; somebody waits for it, so that it is tried until it is heard."""
+        while True:
+            try:
+                self._loop.call_soon_threadsafe(then)
+            except MemoryError:
+                time.sleep(_AGAIN_S)
+            else:
+                return
+
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            try:
+                job()
+            except Exception:  # the thread serves whoever comes next
+                _log.exception("work of a shard's thread failed")

@@ -17,6 +17,7 @@ from service.engine.shard.shard import Shard
 from service.engine.streams.channels import Channels
 from service.engine.streams.frame import Refusal
 from service.engine.work.columns import Ints, Mask, has_repeats
+from service.engine.work.memory import Account
 from service.errors import BadInputError, CellarError
 
 _STEPPED_SINGLY = 1000  # channels whose place is remembered
@@ -35,10 +36,10 @@ class Attached:
 class Attachments:
     """Gives sessions their channels, and finds them by these."""
 
-    def __init__(self, engine: Engine, served: ServedModel) -> None:
+    def __init__(self, engine: Engine, served: ServedModel, account: Account) -> None:
         self._engine = engine
         self._served = served
-        self._channels = Channels(engine.settings.max_channels)
+        self._channels = Channels(engine.settings.max_channels, account)
         # What the last frame's channels came to: most streams send the same ones every time.
         self._last_channels = np.empty(0, np.int64)
         self._last_places = self._channels.look_up(self._last_channels)
@@ -52,6 +53,7 @@ class Attachments:
 
         Raises:
             BadInputError: the columns do not fit, or a channel number cannot be used.
+            OverloadedError: there is no memory for the channels.
         """
         self._check_new(session_ids, channels)
         accepted: list[int] = []

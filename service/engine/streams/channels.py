@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.work.columns import Ints
+from service.engine.work.memory import Account, Held
 from service.errors import BadInputError
 
 PLACE = np.dtype(
@@ -20,9 +21,11 @@ class Channels:
 
     Args:
         limit: channel numbers are below this.
+        account: counts the memory they take.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, account: Account) -> None:
+        self._account = account
         self._limit = limit
         self._places = np.zeros(16, PLACE)
 
@@ -31,6 +34,7 @@ class Channels:
 
         Raises:
             BadInputError: a number is too high, given twice, or in use.
+            OverloadedError: there is no memory for a table that long.
         """
         highest = int(channels.max())
         if highest >= self._limit:
@@ -39,6 +43,7 @@ class Channels:
             raise BadInputError("attach.channels", "a channel appears twice")
         more = max(len(self._places), highest + 1 - len(self._places))
         if highest >= len(self._places):
+            self._account.take(Held.CHANNELS, more * PLACE.itemsize)
             self._places = np.concatenate([self._places, np.zeros(more, PLACE)])
         taken = channels[self._places["attached"][channels]]
         if len(taken):

@@ -4,10 +4,11 @@ Knows channels and columns; nothing of gRPC or protobuf.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.engine.engine import Engine
@@ -19,19 +20,26 @@ from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.work.columns import Inputs, Ints, Outputs
 from service.engine.work.flow import Flow
+from service.engine.work.memory import STEP_BYTES
 from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
 from service.errors import (
     BadInputError,
     CellarError,
+    InternalError,
     OverloadedError,
     SessionClosedError,
     StateLostError,
 )
 
+_log = structlog.get_logger(__name__)
 _NONE = np.empty(0, np.int64)
 _ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
+
+
+def _ignore(_: CellarError) -> None:
+    """Whoever hands over replies sees for himself what was lost."""
 
 
 def reply_for_each(rows: SingleReplies) -> list[Reply]:
@@ -53,13 +61,24 @@ class _FrameRows(Receiver):
     def __init__(self, stream: "SessionStream", frame: Frame, rows: int, shard: Shard) -> None:
         self.wake = shard.wake
         self.waiting = rows  # not answered yet
+        self._answered: list[Ints] = []
         self._stream = stream
         self._frame = frame
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
-        self.waiting -= len(delivery.rows)
-        self._stream.deliver(self, self._frame, delivery)
+        try:
+            self._answered.append(delivery.rows)
+            self.waiting -= len(delivery.rows)
+            self._stream.deliver(self, self._frame, delivery)
+        except Exception as fault:
+            self._stream.break_off(fault)
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        delivery = delivery.but(self._answered)
+        if len(delivery.rows):
+            self.deliver(delivery)
 
 
 class SessionStream:
@@ -72,6 +91,8 @@ class SessionStream:
         flow: whose steps they are.
         pending_steps: steps of its frames that are not answered.
         turned_away: steps that were refused for want of room, to be reset by who looks at it.
+        account: the memory that it takes.
+        step_bytes: how much of it a step takes from when it is queued until its reply is written.
 
     Args:
         outputs: what every step returns.
@@ -79,6 +100,7 @@ class SessionStream:
         send: called with each reply, from the event loop.
         encode: makes what ``send`` is called with for single steps.
         flow: who calls.
+        break_off: called with why the stream must end: a reply to it was lost.
 
     Raises:
         NotStreamableError: the model has no states.
@@ -95,10 +117,12 @@ class SessionStream:
         send: Callable[[Any], None],
         encode: Encode = reply_for_each,
         flow: Flow | None = None,
+        break_off: Callable[[CellarError], None] = _ignore,
     ) -> None:
         served.require_streamable()
         self.served = served
-        self.attachments = Attachments(engine, served)
+        self.account = engine.memory.account(break_off)
+        self.attachments = Attachments(engine, served, self.account)
         self.sampling = sampling
         self.cancelled = False
         self.pending_steps = 0
@@ -110,8 +134,13 @@ class SessionStream:
         self._checked_steps = 1  # the most steps of a row whose reply is known to fit
         # Rows whose predictions fit into a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
+        predictions = 1 if self._outputs.every_step else 0  # kept until the last is there
+        self.step_bytes = (
+            STEP_BYTES + served.held_bytes(self._outputs, steps=1, predictions=predictions)
+        ) + row_bytes * (1 - predictions)
         self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
-        self._send = send
+        self._hand_over = send
+        self._break_off = break_off
         self._queued: set[_FrameRows] = set()  # that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
 
@@ -134,6 +163,27 @@ class SessionStream:
         """
         for _ in self._slices(channels, steps, positions, inputs, number):
             pass
+
+    def refuse(
+        self,
+        channels: Ints,
+        steps: Ints | None,
+        inputs: CheckedSteps,
+        error: CellarError,
+        *,
+        number: int = 0,
+    ) -> None:
+        """Refuse all rows of a frame.
+
+        Raises:
+            BadInputError: the columns do not fit each other.
+        """
+        check_columns(self._engine.settings, channels, steps, None, inputs)
+        frame = Frame(number=number, channels=channels, steps=steps)
+        self.turned_away += len(inputs)
+        self._take(len(inputs))
+        refusals = [Refusal(channel=channel, error=error) for channel in channels.tolist()]
+        self._refuse(frame, np.arange(len(channels)), refusals)
 
     async def submit_yielding(
         self,
@@ -174,14 +224,16 @@ class SessionStream:
         except OverloadedError:
             return False
         shard.add((self._single_kind, slot, step, claimed, channel, number, self))
-        self.pending_steps += 1
-        self.flow.take(1)
+        self._take(1)
         return True
 
     def put(self, reply: Any) -> None:
         """Send the reply to one single step; see `SingleReceiver`."""
         self._answered(1)
-        self._send(reply)
+        try:
+            self._hand_over(reply)
+        except Exception as fault:
+            self.break_off(fault)
 
     def put_other(self, channel: int, number: int, delivery: Delivery) -> None:
         """Send what else became of a single step; see `SingleReceiver`."""
@@ -201,13 +253,31 @@ class SessionStream:
             )
         )
 
+    def _take(self, steps: int) -> None:
+        self.pending_steps += steps
+        self.flow.take(steps)
+
     def _answered(self, steps: int) -> None:
         self.pending_steps -= steps
         self.flow.answered(steps)
 
+    def break_off(self, fault: Exception) -> None:
+        """A row cannot be answered any more, and a client that waits for it would wait for ever."""
+        _log.error("a stream lost a reply", exc_info=fault)
+        self._break_off(
+            InternalError("a reply was lost: attach again, and see where the sessions stand")
+        )
+
+    def _send(self, reply: Any) -> None:
+        try:
+            self._hand_over(reply)
+        except Exception as fault:
+            self.break_off(fault)
+
     def end(self) -> None:
         """The client is gone: drop what the device has not been given."""
         self.cancelled = True
+        self.account.close()
         for rows in list(self._queued):
             rows.cancel()
 
@@ -234,8 +304,7 @@ class SessionStream:
         refused = self._without_room(len(inputs))
         if refused:
             self.turned_away += len(inputs)
-        self.pending_steps += len(inputs)
-        self.flow.take(len(inputs))
+        self._take(len(inputs))
         for first in range(0, len(channels), _ROWS_AT_ONCE):
             if first:
                 yield
@@ -383,6 +452,12 @@ class SessionStream:
 
     def _send_refusals(self) -> None:
         refused, self._refused = self._refused, {}
+        try:
+            self._send_all(refused)
+        except Exception as fault:
+            self.break_off(fault)
+
+    def _send_all(self, refused: Iterable[Frame]) -> None:
         for frame in refused:
             refusals, frame.refusals = tuple(frame.refusals), []
             steps, frame.refused_steps = frame.refused_steps, 0

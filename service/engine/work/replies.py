@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -32,6 +32,13 @@ class Delivery:
             replayed=self.replayed,
         )
 
+    def but(self, answered: Sequence[Ints]) -> "Delivery":
+        """Of an error, what is for the rows that are not among these."""
+        if not answered:
+            return self
+        left = ~np.isin(self.rows, np.concatenate(answered))
+        return replace(self, rows=self.rows[left], positions=self.positions[left])
+
 
 class ReplyTo(Protocol):
     """Whom the rows of a request are answered to, and whether they still want it."""
@@ -46,6 +53,9 @@ class ReplyTo(Protocol):
     def deliver(self, delivery: Delivery) -> None:
         """Take some of the rows; each row comes once."""
 
+    def fail(self, delivery: Delivery) -> None:
+        """Take an error for those of the rows that had no answer: where a fault was contained."""
+
 
 class Receiver(ABC):
     """One who waits for all rows of a request."""
@@ -57,6 +67,10 @@ class Receiver(ABC):
     @abstractmethod
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
+
+    @abstractmethod
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
 
     def cancelled_rows(self, rows: Ints) -> Mask:
         """See `ReplyTo.cancelled_rows`."""
@@ -75,6 +89,9 @@ class Nobody(Receiver):
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
 
 
 NOBODY = Nobody()

@@ -196,7 +196,7 @@ class SingleSteps:
 class _Singles:
     """Whom single steps are answered to and under which name, a column each, (rows,)."""
 
-    __slots__ = ("_channels", "_encode", "_numbers", "_receivers")
+    __slots__ = ("_answered", "_channels", "_encode", "_numbers", "_receivers")
 
     def __init__(
         self,
@@ -205,6 +205,7 @@ class _Singles:
         numbers: Sequence[int],
         receivers: Sequence[SingleReceiver],
     ) -> None:
+        self._answered: list[Ints] = []  # rows
         self._encode = encode
         self._channels = channels
         self._numbers = numbers
@@ -247,19 +248,38 @@ class _Singles:
                     "tells why"
                 )
             else:
+                self._answered.append(delivery.rows)
                 for receiver, reply in zip(receivers, replies, strict=True):
                     try:
                         receiver.put(reply)
                     except Exception:  # one receiver's fault keeps no answer from the others
                         _log.exception("reply could not be handed over")
                 return
+        self._answered.append(delivery.rows)
         for index, (channel, number, receiver) in enumerate(
             zip(channels, numbers, receivers, strict=True)
         ):
             try:
                 receiver.put_other(channel, number, delivery.row(index))
-            except Exception:
-                _log.exception("reply could not be handed over")
+            except Exception as fault:
+                put_fault(receiver, channel, number, fault)
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        delivery = delivery.but(self._answered)
+        if len(delivery.rows):
+            self.deliver(delivery)
+
+
+def put_fault(receiver: SingleReceiver, channel: int, number: int, fault: Exception) -> None:
+    """Tell who waits for a single step that its reply could not be handed over."""
+    _log.error("reply could not be handed over", exc_info=fault)
+    error = InternalError("a reply could not be handed over; the server's log tells why")
+    nowhere = np.zeros(1, np.int64)
+    try:
+        receiver.put_other(channel, number, Delivery(rows=nowhere, positions=nowhere, error=error))
+    except Exception:
+        _log.exception("nor could that be told")
 
 
 def _digest(inputs: Inputs, *, every_step: bool) -> int:

@@ -13,13 +13,16 @@ from enum import Enum
 from typing import ClassVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.engine.work.columns import NOTHING, Floats, Inputs, Ints, Outputs
 from service.engine.work.flow import Flow
-from service.engine.work.replies import NOBODY, ReplyTo
+from service.engine.work.replies import NOBODY, Delivery, ReplyTo
 from service.engine.work.sampling import Draws
-from service.errors import CellarError
+from service.errors import CellarError, InternalError
+
+_log = structlog.get_logger(__name__)
 
 
 class Kind(Enum):
@@ -71,6 +74,33 @@ class Work:
         return indices if self.rows is None else self.rows[indices]
 
 
+def hand_over(work: Work, delivery: Delivery, *, fail: bool = False) -> None:
+    """Answer some rows of it, or with ``fail`` those of them that had no answer.
+
+    Whatever a receiver does must not keep the others waiting. One that cannot take an answer is
+    told so, as an error is smaller than most answers.
+    """
+    try:
+        if fail:
+            work.reply_to.fail(delivery)
+        else:
+            work.reply_to.deliver(delivery)
+    except Exception:
+        not_handed_over(work, delivery, failed=fail)
+
+
+def not_handed_over(work: Work, delivery: Delivery, *, failed: bool = False) -> None:
+    """A receiver could not take this; called where that is handled."""
+    _log.exception("reply could not be handed over")
+    if failed:
+        return
+    error = delivery.error or InternalError(
+        "the step was applied, but its reply could not be handed over; the server's log tells why"
+    )
+    lost = Delivery(rows=delivery.rows, positions=delivery.positions, error=error)
+    hand_over(work, lost, fail=True)
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Chunk(Work):
     """Several steps of one session, ``row_steps`` of them, applied all or not at all.
@@ -86,7 +116,7 @@ class Chunk(Work):
     contents: Ints  # (1,) digest of the inputs
     done: int = 0
     spare: int | None = None
-    history: list[Floats] = field(default_factory=list)  # predictions, with every_step
+    history: Floats | None = None  # (steps, width) predictions so far, with every_step
 
     @property
     def slot(self) -> int:

@@ -9,7 +9,7 @@ from cellar.v1 import session_pb2, values_pb2
 from service.engine.served.inputs import CheckedSteps, InputReader
 from service.engine.work.columns import Floats, Ints, Outputs
 from service.engine.work.sampling import Sampling
-from service.errors import BadInputError
+from service.errors import BadInputError, unapplied
 
 # Positions are 64-bit and unsigned on the wire, signed in the columns: none is ever so large.
 LARGEST = 2**63 - 1
@@ -20,14 +20,18 @@ def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
 
     Raises:
         BadInputError: no form is set, or the model does not take this one.
+        OverloadedError: there is no memory for them.
     """
     kind = message.WhichOneof("kind")
-    if kind == "text":
-        return reader.text(message.text)
-    if kind == "tokens":
-        return reader.tokens(np.array(message.tokens.ids, np.int64))
-    if kind == "values":
-        return reader.values(np.array(message.values.data, np.float32))
+    try:
+        if kind == "text":
+            return reader.text(message.text)
+        if kind == "tokens":
+            return reader.tokens(np.array(message.tokens.ids, np.int64))
+        if kind == "values":
+            return reader.values(np.array(message.values.data, np.float32))
+    except MemoryError as fault:
+        raise unapplied(fault) from fault
     raise BadInputError("inputs", "nothing is set: send text, tokens or values")
 
 

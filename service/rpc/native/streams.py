@@ -12,11 +12,19 @@ from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.errors import BadInputError, DrainingError
+from service.engine.work.memory import Held
+from service.errors import (
+    BadInputError,
+    CellarError,
+    DrainingError,
+    OverloadedError,
+    unapplied,
+)
 from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
+_RESERVED_BYTES = 2**16  # so that memory is not asked for with every step
 
 
 class StreamCall:
@@ -36,9 +44,14 @@ class StreamCall:
         # Answers to single steps as they are, all else with the number of steps it answers.
         self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
         self._unwritten_steps = 0
+        self._reserved_steps = 0  # that memory is held for
+        self._stream: SessionStream | None = None
+        self._spare = 0  # of them that may lie idle
+        self._no_room: OverloadedError | None = None
         self._all_put = False
         self._writer_waits: asyncio.Future[None] | None = None  # for something to write
         self._progress = asyncio.Event()  # something was answered or written
+        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = asyncio.Event()
         if engine.draining:
             self._draining.set()
@@ -59,7 +72,9 @@ class StreamCall:
         writer.add_done_callback(lambda _: self._progress.set())
         draining = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait((reader, writer, draining), return_when=asyncio.FIRST_COMPLETED)
+            ends = (reader, writer, draining, self._broken)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            self._check()
             if writer.done():
                 writer.result()
             if reader.done():
@@ -69,8 +84,11 @@ class StreamCall:
             while stream.pending_steps and not writer.done():
                 self._progress.clear()
                 await self._progress.wait()
+                self._check()
             self._all_put = True
             self._wake_writer()
+            await asyncio.wait((writer, self._broken), return_when=asyncio.FIRST_COMPLETED)
+            self._check()
             await writer
             if draining.done():
                 raise _draining_error()
@@ -79,6 +97,17 @@ class StreamCall:
                 task.cancel()
             await asyncio.gather(reader, writer, draining, return_exceptions=True)
             stream.end()
+
+    def break_off(self, error: CellarError) -> None:
+        """End at once, whether or not the client reads what it was sent."""
+        if not self._broken.done():
+            self._broken.set_exception(error)
+            self._broken.exception()  # somebody has looked at it, whatever ends the call first
+            self._progress.set()
+
+    def _check(self) -> None:
+        if self._broken.done():
+            self._broken.result()
 
     async def _start(self) -> SessionStream:
         request = await self._read_first()
@@ -95,7 +124,9 @@ class StreamCall:
             send=self._send,
             encode=frame_encoder.single_replies,
             flow=self._engine.flows.of(self._context.peer()),
+            break_off=self.break_off,
         )
+        self._stream = stream
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
         return stream
@@ -115,17 +146,19 @@ class StreamCall:
 
     async def _read(self, stream: SessionStream) -> None:
         limit = self._engine.settings.max_stream_steps
+        self._spare = 4 * self._at_once(stream)
         while True:
             if stream.turned_away:  # who sends on regardless must not keep the server busy with it
                 pause_s, stream.turned_away = stream.turned_away * _REFUSED_STEP_S, 0
                 await asyncio.sleep(pause_s)
-            while self._unwritten_steps > limit:
-                self._progress.clear()
-                await self._progress.wait()
+            waiting, has_room = stream.pending_steps + self._unwritten_steps, True
+            is_reserved = waiting < self._reserved_steps <= waiting + self._spare
+            if self._unwritten_steps > limit or not is_reserved:
+                has_room = await self._room(stream)
             data = await self._context.read()
             if data is grpc.aio.EOF:
                 return
-            if len(data) in frame_layout.LENGTHS:
+            if has_room and len(data) in frame_layout.LENGTHS:
                 single = frame_layout.one_token(data)
                 if single is not None and stream.submit_one(*single):
                     continue
@@ -133,14 +166,19 @@ class StreamCall:
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
-                    if len(frame.channels) == 1 and _submit_one(stream, frame):
+                    if has_room and len(frame.channels) == 1 and _submit_one(stream, frame):
                         continue
+                    channels = decode.integers(frame.channels)
+                    steps = decode.column(frame.steps)
+                    inputs = decode.inputs(frame.inputs, stream.served.reader)
+                    count = max(len(inputs), len(channels))
+                    if not (self._reserve(stream, count) or await self._room(stream, count)):
+                        assert self._no_room is not None, "it says why"
+                        stream.refuse(channels, steps, inputs, self._no_room, number=frame.number)
+                        continue
+                    positions = decode.column(frame.positions)
                     await stream.submit_yielding(
-                        decode.integers(frame.channels),
-                        decode.column(frame.steps),
-                        decode.column(frame.positions),
-                        decode.inputs(frame.inputs, stream.served.reader),
-                        number=frame.number,
+                        channels, steps, positions, inputs, number=frame.number
                     )
                 case "attach":
                     result = await stream.attachments.attach(
@@ -164,6 +202,42 @@ class StreamCall:
                 case _:
                     raise BadInputError("message", "nothing is set: send attach, frame or detach")
 
+    async def _room(self, stream: SessionStream, steps: int = 1) -> bool:
+        """Wait until so many steps more may come; whether there is memory for them then.
+
+        There may be none once everything is answered: nothing is left to wait for.
+        """
+        while True:
+            has_room = self._reserve(stream, steps)
+            if has_room and self._unwritten_steps <= self._engine.settings.max_stream_steps:
+                return True
+            if not (has_room or stream.pending_steps or self._unwritten_steps):
+                return False
+            self._progress.clear()
+            await self._progress.wait()
+
+    @staticmethod
+    def _at_once(stream: SessionStream) -> int:
+        """Steps that memory is held for at once."""
+        return max(1, _RESERVED_BYTES // stream.step_bytes)
+
+    def _reserve(self, stream: SessionStream, steps: int) -> bool:
+        """Hold memory for so many steps more, if there is room."""
+        more = stream.pending_steps + self._unwritten_steps + steps - self._reserved_steps
+        if more > 0 or more < -self._spare:
+            at_once = self._at_once(stream)
+            more = -(-more // at_once) * at_once
+            try:
+                if more > 0:
+                    stream.account.take(Held.STREAM, more * stream.step_bytes)
+                else:
+                    stream.account.give(Held.STREAM, -more * stream.step_bytes)
+            except OverloadedError as error:
+                self._no_room = error
+                return False
+            self._reserved_steps += more
+        return True
+
     async def _write(self) -> None:
         while True:
             while self._outbox:
@@ -183,6 +257,8 @@ class StreamCall:
                 self._progress.set()
             if self._all_put:
                 return
+            if self._reserved_steps > self._spare and self._stream is not None:
+                self._reserve(self._stream, 0)
             self._writer_waits = asyncio.get_running_loop().create_future()
             await self._writer_waits
 
@@ -217,6 +293,8 @@ def _parsed(data: bytes) -> pb.StreamRequest:
         return pb.StreamRequest.FromString(data)
     except DecodeError as error:
         raise BadInputError("message", f"it is no StreamRequest: {error}") from error
+    except MemoryError as fault:
+        raise unapplied(fault) from fault
 
 
 def _submit_one(stream: SessionStream, frame: pb.StreamFrame) -> bool:

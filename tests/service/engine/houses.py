@@ -57,7 +57,7 @@ def leftovers(served: ServedModel) -> dict[str, int]:
         scheduler, feedback, slots = shard._scheduler, shard.feedback, shard.slots
         rows, freed = feedback._free, (slots.sessions._freed, slots.spares._freed)
         own = {
-            "runs of the worker": shard._runs,
+            "runs of the worker": len(shard._runs),
             "busy slots": int((shard.table.tickets != shard.table.serving).sum()),
             "slots that wait to be free": len(slots.leaving),
             "slots that are free twice": sum(len(some) - len(set(some)) for some in freed),

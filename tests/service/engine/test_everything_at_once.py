@@ -256,7 +256,7 @@ class Play:
                     rows += wire.frame(asked)
                 for _ in range(noise.randrange(3)):
                     await asyncio.sleep(0)
-            while any(not row.answers for row in rows):  # noqa: ASYNC110
+            while any(not row.answers for row in rows) and not wire.is_broken:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         finally:
             wire.stream.end()

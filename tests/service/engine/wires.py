@@ -49,6 +49,7 @@ class Wire:
     def __init__(self, house: Fakes, outputs: Outputs = RAW, caller: str = "") -> None:
         self.rows: dict[tuple[int, int], Row] = {}  # by frame number and channel
         self.order: dict[int, list[int]] = {}  # by channel: numbers of frames that were applied
+        self.is_broken = False  # it lost a reply, and ends
         self._house = house
         self._numbers = 0
         self.stream = SessionStream(
@@ -58,6 +59,7 @@ class Wire:
             sampling=None,
             send=self._receive,
             flow=house.engine.flows.of(caller) if caller else None,
+            break_off=self._broken_off,
         )
 
     async def attach(self, *names: str, first: int = 0) -> "Wire":
@@ -106,6 +108,9 @@ class Wire:
         self._numbers += 1
         row = self.rows[self._numbers, channel] = Row(tokens=tokens, position=position)
         return row
+
+    def _broken_off(self, error: errors.CellarError) -> None:
+        self.is_broken = True
 
     def _receive(self, reply: Reply) -> None:
         for refusal in reply.refusals:

@@ -1,0 +1,184 @@
+"""How much memory callers have the server hold, and who is refused when it is too much.
+
+Counted in bytes, and asked before work is taken in. Nobody may hold more than a half. When all of
+it is taken, replies that are kept for repetitions go first, and then the stream of whoever holds
+most; whoever holds little finds room. Knows nothing of what is held.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum
+
+from service.errors import CellarError, OverloadedError
+
+caller: ContextVar[Callable[[], str]] = ContextVar("caller", default=lambda: "")
+"""Says who calls, such as a connection: whatever one caller has the server hold is one sum."""
+
+STEP_BYTES = 256  # of a step that waits, or of its reply, beside its numbers
+
+_SHARES = 2  # of the memory, one of which a caller may hold
+
+
+class Held(Enum):
+    """What is held."""
+
+    STREAM = "stream"  # steps of streams that are queued, and replies that are not written
+    CHANNELS = "channels"  # the channel tables of streams
+    REQUEST = "request"  # requests of several steps, until they are answered
+    GENERATION = "generation"  # generated steps that nobody has read
+    HISTORY = "history"  # replies of several predictions, which may be asked for again
+
+
+class BufferMemory:
+    """What all callers have the server hold.
+
+    Attributes:
+        used: bytes in all.
+        by_kind: the same, by kind.
+
+    Args:
+        limit: bytes in all.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.by_kind = dict.fromkeys(Held, 0)
+        self._by_caller: dict[str, int] = {}
+        self._accounts: set[Account] = set()  # that can be cut
+        self._reclaims: list[Callable[[], bool]] = []
+
+    def add_reclaim(self, reclaim: Callable[[], bool]) -> None:
+        """Call this where room is needed: it gives something up, or says that it has nothing."""
+        self._reclaims.append(reclaim)
+
+    def account(
+        self,
+        cut: Callable[[CellarError], None] | None = None,
+        *,
+        who: Callable[[], str] | None = None,
+    ) -> "Account":
+        """An account of the caller; ``cut`` ends what it is for, where others need the room.
+
+        ``who`` says the caller where it is opened in a shard's turn, which is nobody's.
+        """
+        account = Account(self, (who or caller.get())(), cut)
+        if cut is not None:
+            self._accounts.add(account)
+        return account
+
+    @contextmanager
+    def holding(self, kind: Held, size: int) -> Iterator[None]:
+        """Hold so many bytes for the caller.
+
+        Raises:
+            OverloadedError: there is no room for them.
+        """
+        account = self.account()
+        account.take(kind, size)
+        try:
+            yield
+        finally:
+            account.close()
+
+    def count(self, kind: Held, size: int, name: str = "") -> None:
+        """Count bytes as held, or given back if they are below 0, without asking."""
+        self.used += size
+        self.by_kind[kind] += size
+        if name:
+            held = self._by_caller.get(name, 0) + size
+            if held:
+                self._by_caller[name] = held
+            else:
+                self._by_caller.pop(name, None)
+
+    def make_room(self, name: str, size: int) -> None:
+        """See that there is room for so many bytes more.
+
+        Raises:
+            OverloadedError: there is none that this caller should have.
+        """
+        held = self._by_caller.get(name, 0)
+        if held + size > self.limit // _SHARES:
+            raise OverloadedError(
+                f"this connection has the server hold {held:,} bytes, and {size:,} more would be "
+                f"over its share of {self.limit // _SHARES:,}: read replies, send less at once"
+            )
+        while self.used + size > self.limit:
+            if not (self.reclaim() or self._cut_the_largest(held + size)):
+                raise OverloadedError(
+                    f"callers have the server hold {self.used:,} bytes, the limit is "
+                    f"{self.limit:,}: try again shortly"
+                )
+
+    def forget(self, account: "Account") -> None:
+        """It is closed."""
+        self._accounts.discard(account)
+
+    def reclaim(self, *, but: Callable[[], bool] | None = None) -> bool:
+        """Have something given up, by anybody ``but`` one; whether there was anything."""
+        return any(reclaim() for reclaim in self._reclaims if reclaim != but)
+
+    def _cut_the_largest(self, more_than: int) -> bool:
+        """End the largest stream of whoever holds most, if he holds more than that."""
+        if not self._accounts:
+            return False
+        largest = max(self._accounts, key=lambda one: (self._by_caller.get(one.name, 0), one.held))
+        if not largest.held or self._by_caller[largest.name] <= more_than:
+            return False
+        largest.cut_off()
+        return True
+
+
+class Account:
+    """What one call holds."""
+
+    def __init__(
+        self, memory: BufferMemory, name: str, cut: Callable[[CellarError], None] | None
+    ) -> None:
+        self.name = name or "-"
+        self.held = 0
+        self._memory = memory
+        self._cut = cut
+        self._by_kind: dict[Held, int] = {}
+        self._is_closed = False
+
+    def take(self, kind: Held, size: int) -> None:
+        """Hold so many bytes more.
+
+        Raises:
+            OverloadedError: there is no room for them.
+        """
+        if not self._is_closed:
+            self._memory.make_room(self.name, size)
+            self._count(kind, size)
+
+    def give(self, kind: Held, size: int) -> None:
+        """Hold so many bytes less."""
+        if not self._is_closed:
+            self._count(kind, -size)
+
+    def close(self) -> None:
+        """Give back all of it; nothing is counted from here on."""
+        for kind, size in self._by_kind.items():
+            self._memory.count(kind, -size, self.name)
+        self._by_kind, self.held, self._is_closed = {}, 0, True
+        self._memory.forget(self)
+
+    def cut_off(self) -> None:
+        """Others need the room: it counts as given back, and is in a moment."""
+        assert self._cut is not None, "it can be cut"
+        held = self.held
+        self.close()
+        self._cut(
+            OverloadedError(
+                f"the stream had the server hold {held:,} bytes, more than any other, when there "
+                "was no room left: read replies as they come, and attach again"
+            )
+        )
+
+    def _count(self, kind: Held, size: int) -> None:
+        self._memory.count(kind, size, self.name)
+        self.held += size
+        self._by_kind[kind] = self._by_kind.get(kind, 0) + size

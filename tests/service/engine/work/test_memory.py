@@ -1,0 +1,98 @@
+"""What callers have the server hold: the one who holds most is refused first."""
+
+import pytest
+
+from service.engine.work.memory import Account, BufferMemory, Held, caller
+from service.errors import CellarError, OverloadedError
+
+LIMIT = 1000
+
+
+def account_of(memory: BufferMemory, name: str, cuts: list[str] | None = None) -> Account:
+    token = caller.set(lambda: name)
+    try:
+        if cuts is None:
+            return memory.account()
+
+        def cut(error: CellarError) -> None:
+            assert error.retry_after_s is not None
+            cuts.append(name)
+
+        return memory.account(cut)
+    finally:
+        caller.reset(token)
+
+
+def test_all_that_was_taken_is_given_back() -> None:
+    memory = BufferMemory(LIMIT)
+    one, other = account_of(memory, "a"), account_of(memory, "a")
+    one.take(Held.STREAM, 100)
+    one.take(Held.CHANNELS, 50)
+    other.take(Held.REQUEST, 70)
+    one.give(Held.STREAM, 30)
+    assert (memory.used, memory.by_kind[Held.STREAM], one.held) == (190, 70, 120)
+    one.close()
+    one.give(Held.STREAM, 70)  # late, and counted already
+    other.close()
+    assert memory.used == 0
+    assert not any(memory.by_kind.values())
+
+
+def test_one_caller_holds_a_half_at_most_however_many_streams_it_has() -> None:
+    memory = BufferMemory(LIMIT)
+    for _ in range(5):
+        account_of(memory, "hoarder").take(Held.STREAM, 100)
+    with pytest.raises(OverloadedError, match="share"):
+        account_of(memory, "hoarder").take(Held.STREAM, 1)
+    account_of(memory, "neighbour").take(Held.STREAM, 100)
+
+
+def test_the_stream_that_holds_most_ends_where_a_neighbour_needs_room() -> None:
+    memory, cuts = BufferMemory(LIMIT), list[str]()
+    for name, size in (("a", 300), ("b", 400), ("c", 300)):
+        account_of(memory, name, cuts).take(Held.STREAM, size)
+    small = account_of(memory, "small")
+    small.take(Held.REQUEST, 10)
+    assert cuts == ["b"]
+    assert memory.used == 610
+
+
+def test_whoever_holds_most_is_refused_and_ends_nobody() -> None:
+    memory, cuts = BufferMemory(LIMIT), list[str]()
+    for name in ("a", "b", "c"):
+        account_of(memory, name, cuts).take(Held.STREAM, 250)
+    greedy = account_of(memory, "greedy")
+    with pytest.raises(OverloadedError, match="the limit is 1,000"):
+        greedy.take(Held.REQUEST, 300)
+    assert not cuts
+    assert memory.used == 750
+
+
+def test_what_is_kept_for_repetitions_goes_first() -> None:
+    memory, cuts = BufferMemory(LIMIT), list[str]()
+    kept = [200, 200]
+    memory.count(Held.HISTORY, 400)
+
+    def forget() -> bool:
+        if kept:
+            memory.count(Held.HISTORY, -kept.pop())
+            return True
+        return False
+
+    memory.add_reclaim(forget)
+    account_of(memory, "a", cuts).take(Held.STREAM, 500)
+    account_of(memory, "b").take(Held.REQUEST, 200)
+    assert (kept, cuts, memory.used) == ([200], [], 900)
+
+
+def test_bytes_that_are_held_for_a_while_are_given_back_whatever_happens() -> None:
+    memory = BufferMemory(LIMIT)
+
+    def fail() -> None:
+        with memory.holding(Held.REQUEST, 500):
+            assert memory.used == 500
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert memory.used == 0
