@@ -101,9 +101,9 @@ class SessionStream:
         self._outputs = served.check_outputs(outputs, sampling, steps=1)
         self._single_kind = served.single_kind(outputs, sampling, encode)
         self._checked_steps = 1  # the most steps of a row whose reply is known to fit
-        # Rows whose predictions fit into a message, with room for the other columns.
+        # Rows whose predictions any client takes in a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
-        self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
+        self._rows_at_once = max(1, (engine.settings.part_bytes - 1024) // row_bytes)
         self._send = send
         self._queued: set[_FrameRows] = set()  # that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order

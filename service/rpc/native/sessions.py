@@ -105,6 +105,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             paths=request.paths,
             levels=tuple(request.quantiles) or DEFAULT_LEVELS,
             seed=request.seed,
+            include_paths=request.include_paths,
         )
         return encode.forecast(result, include_paths=request.include_paths)
 
