@@ -157,6 +157,9 @@ class Settings(BaseSettings, EngineSettings):
     """Concurrent calls per connection."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
     """After SIGTERM, how long running calls may take to finish."""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """After SIGTERM, how long new calls are refused, and told so, before the port is closed: the
+    time that load balancers take to notice."""
     reflection: bool = True
     """Serve gRPC reflection."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

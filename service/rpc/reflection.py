@@ -44,9 +44,12 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
             ending.cancel()
 
 
-def add_to(server: grpc.aio.Server, service_names: tuple[str, ...]) -> ReflectionServicer:
-    """Register the service, which lists these services and itself."""
-    servicer = ReflectionServicer((*service_names, reflection.SERVICE_NAME))
+def servicer_of(service_names: tuple[str, ...]) -> ReflectionServicer:
+    """The servicer, which lists these services and itself."""
+    return ReflectionServicer((*service_names, reflection.SERVICE_NAME))
+
+
+def add_to(server: grpc.aio.Server, servicer: ReflectionServicer) -> None:
+    """Register the service."""
     add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add(servicer, server)
-    return servicer

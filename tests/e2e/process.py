@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,24 @@ START_S = 30.0
 """A start is bounded by this; it takes a second or two."""
 
 
-def launch(*flags: str) -> subprocess.Popen[str]:
-    """Starts ``cellar-serve``; its output is piped, in JSON."""
+AS_MODULE = ("-m", "service.server")
+AS_COMMAND = ("-c", "import sys; from cellar.commands import serve; sys.exit(serve())")
+
+
+def launch(
+    *flags: str,
+    how: Sequence[str] = AS_MODULE,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """Starts ``cellar-serve``; its output is piped unless told otherwise, in JSON."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("CELLAR_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "service.server", "--log-format=json", *flags],
+        [sys.executable, *how, "--log-format=json", *flags],
         cwd=ROOT,
         env=mine,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
     )
 
@@ -99,7 +109,11 @@ class ServerProcess:
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self.process.terminate()
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Any signal."""
+        self.process.send_signal(number)
 
     def wait(self, timeout_s: float = 30.0) -> int:
         """The exit status."""
