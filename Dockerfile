@@ -30,6 +30,13 @@ LABEL org.opencontainers.image.title="Cellar" \
       org.opencontainers.image.description="Serves recurrent networks: send the next step, the server keeps the state." \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
+# tini is process 1, so that the server is none: for process 1 the kernel ignores the signals that
+# it has no handler for, and orphans are its to bury. In the image, and not an option of whoever
+# runs it, because Kubernetes has no such option. Its version is that of the base image's Debian.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends tini \
+ && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 cellar \
  && useradd --uid 10001 --gid cellar --no-create-home --home-dir /nonexistent \
       --shell /usr/sbin/nologin cellar
@@ -55,7 +62,7 @@ EXPOSE 8001 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-m", "service.healthcheck"]
-ENTRYPOINT ["cellar-serve"]
+ENTRYPOINT ["tini", "--", "cellar-serve"]
 
 # ---- where it runs ----
 FROM server AS cpu

@@ -11,54 +11,58 @@
 ``cellar.connect`` is synchronous; ``cellar.aio.connect`` is the same, asynchronous.
 """
 
-from cellar import aio
-from cellar.client import Client, connect
-from cellar.errors import (
-    BadInputError,
-    BusyError,
-    CellarError,
-    ClosedError,
-    ConnectionLostError,
-    DeadlineExceededError,
-    DrainingError,
-    InternalError,
-    LoadingError,
-    ModelUnavailableError,
-    ModelUnknownError,
-    NotAllowedError,
-    NotStartedError,
-    NotStreamableError,
-    OverloadedError,
-    PositionMismatchError,
-    PreconditionError,
-    ProtocolError,
-    ReplyLostError,
-    ServerError,
-    SessionClosedError,
-    SessionExistsError,
-    SessionExpiredError,
-    SessionLimitError,
-    SessionNotFoundError,
-    SessionUnknownError,
-    StateLostError,
-    StepConflictError,
-)
-from cellar.inputs import FrameInputs, StepInputs
-from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
-from cellar.outputs import OutputOptions, Sampling
-from cellar.predictions import Candidate, Prediction, Predictions
-from cellar.results import (
-    FinishReason,
-    Forecast,
-    Piece,
-    RowFailure,
-    RowsRefusedError,
-    SequencePredictions,
-    StreamReply,
-)
-from cellar.retry import RetryPolicy
-from cellar.session import Generation, Session
-from cellar.stream import Stream
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cellar import aio
+    from cellar.client import Client, connect
+    from cellar.errors import (
+        BadInputError,
+        BusyError,
+        CellarError,
+        ClosedError,
+        ConnectionLostError,
+        DeadlineExceededError,
+        DrainingError,
+        InternalError,
+        LoadingError,
+        ModelUnavailableError,
+        ModelUnknownError,
+        NotAllowedError,
+        NotStartedError,
+        NotStreamableError,
+        OverloadedError,
+        PositionMismatchError,
+        PreconditionError,
+        ProtocolError,
+        ReplyLostError,
+        ServerError,
+        SessionClosedError,
+        SessionExistsError,
+        SessionExpiredError,
+        SessionLimitError,
+        SessionNotFoundError,
+        SessionUnknownError,
+        StateLostError,
+        StepConflictError,
+    )
+    from cellar.inputs import FrameInputs, StepInputs
+    from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
+    from cellar.outputs import OutputOptions, Sampling
+    from cellar.predictions import Candidate, Prediction, Predictions
+    from cellar.results import (
+        FinishReason,
+        Forecast,
+        Piece,
+        RowFailure,
+        RowsRefusedError,
+        SequencePredictions,
+        StreamReply,
+    )
+    from cellar.retry import RetryPolicy
+    from cellar.session import Generation, Session
+    from cellar.stream import Stream
 
 __all__ = [
     "BadInputError",
@@ -116,3 +120,76 @@ __all__ = [
     "aio",
     "connect",
 ]
+
+# What is asked for is imported then, and not before: whoever needs the stubs alone, as the server
+# does, or a command that has to set up its process first, gets along without gRPC.
+_HOMES = {
+    "Client": "cellar.client",
+    "connect": "cellar.client",
+    "BadInputError": "cellar.errors",
+    "BusyError": "cellar.errors",
+    "CellarError": "cellar.errors",
+    "ClosedError": "cellar.errors",
+    "ConnectionLostError": "cellar.errors",
+    "DeadlineExceededError": "cellar.errors",
+    "DrainingError": "cellar.errors",
+    "InternalError": "cellar.errors",
+    "LoadingError": "cellar.errors",
+    "ModelUnavailableError": "cellar.errors",
+    "ModelUnknownError": "cellar.errors",
+    "NotAllowedError": "cellar.errors",
+    "NotStartedError": "cellar.errors",
+    "NotStreamableError": "cellar.errors",
+    "OverloadedError": "cellar.errors",
+    "PositionMismatchError": "cellar.errors",
+    "PreconditionError": "cellar.errors",
+    "ProtocolError": "cellar.errors",
+    "ReplyLostError": "cellar.errors",
+    "ServerError": "cellar.errors",
+    "SessionClosedError": "cellar.errors",
+    "SessionExistsError": "cellar.errors",
+    "SessionExpiredError": "cellar.errors",
+    "SessionLimitError": "cellar.errors",
+    "SessionNotFoundError": "cellar.errors",
+    "SessionUnknownError": "cellar.errors",
+    "StateLostError": "cellar.errors",
+    "StepConflictError": "cellar.errors",
+    "FrameInputs": "cellar.inputs",
+    "StepInputs": "cellar.inputs",
+    "InputKind": "cellar.model_info",
+    "ModelInfo": "cellar.model_info",
+    "PredictionKind": "cellar.model_info",
+    "SessionInfo": "cellar.model_info",
+    "SessionStatus": "cellar.model_info",
+    "OutputOptions": "cellar.outputs",
+    "Sampling": "cellar.outputs",
+    "Candidate": "cellar.predictions",
+    "Prediction": "cellar.predictions",
+    "Predictions": "cellar.predictions",
+    "FinishReason": "cellar.results",
+    "Forecast": "cellar.results",
+    "Piece": "cellar.results",
+    "RowFailure": "cellar.results",
+    "RowsRefusedError": "cellar.results",
+    "SequencePredictions": "cellar.results",
+    "StreamReply": "cellar.results",
+    "RetryPolicy": "cellar.retry",
+    "Generation": "cellar.session",
+    "Session": "cellar.session",
+    "Stream": "cellar.stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What a name of the client stands for."""
+    if name == "aio":
+        return import_module("cellar.aio")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cellar' has no attribute '{name}'")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """All names of the client."""
+    return sorted({*globals(), *__all__})

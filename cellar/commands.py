@@ -31,14 +31,19 @@ def train() -> Any:
 
 
 def _server() -> ModuleType:
-    told = os.environ.get("GRPC_EXPERIMENTS")
-    import_module("service")
-    if os.environ.get("GRPC_EXPERIMENTS") != told:
+    told = _grpc_is_told()
+    import_module("service.process").prepare()
+    if "grpc" in sys.modules and _grpc_is_told() != told:
         # The server has just told gRPC how to run. But gRPC listens when it is first imported, and
-        # the client that this module is part of has done that: the command has to begin anew.
-        sys.stdout.flush()
+        # somebody has done that: the command has to begin anew.
+        if sys.stdout is not None:
+            sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     return import_module("service.server")
+
+
+def _grpc_is_told() -> list[str | None]:
+    return [os.environ.get(name) for name in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY")]
 
 
 def _training() -> ModuleType:

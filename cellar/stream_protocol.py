@@ -136,10 +136,14 @@ class StreamProtocol:
         for start in range(0, len(sessions), ATTACH_AT_ONCE):
             again = Attach(dict(sessions[start : start + ATTACH_AT_ONCE]), open=False)
             yield Write(again.request())
-            response = yield Read(attempts.remaining_s())
-            if response.WhichOneof("message") != "attached":
-                raise ProtocolError("a stream did not answer an attach")
-            attached = response.attached
-            positions.update(zip(attached.channels, attached.positions, strict=True))
-            errors.update({row.channel: status.from_row(row) for row in attached.errors})
+            left = len(again.waiting)
+            while left:  # a long answer comes in several messages
+                response = yield Read(attempts.remaining_s())
+                attached = response.attached  # empty in any other message
+                answered = len(attached.channels) + len(attached.errors)
+                if not 0 < answered <= left:
+                    raise ProtocolError("a stream did not answer an attach")
+                positions.update(zip(attached.channels, attached.positions, strict=True))
+                errors.update({row.channel: status.from_row(row) for row in attached.errors})
+                left -= answered
         resumption.resume(self.in_flight, positions, errors)

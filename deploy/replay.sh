@@ -3,7 +3,7 @@
 #
 # In an empty folder: the sources that .dockerignore lets through, the environment that
 # make-venv.sh makes, the zoo as the models, then the Dockerfile's ENV, ENTRYPOINT, HEALTHCHECK and
-# STOPSIGNAL. It cannot show the base image, nor the change of user.
+# STOPSIGNAL. It cannot show the base image, nor what is installed in it, nor the change of user.
 set -eu
 cd "$(dirname "$0")/.."
 variant=${1:-cpu}
@@ -46,9 +46,25 @@ print(*(one.getsockname()[1] for one in held))')
 # No path of this script holds a space: mktemp makes them.
 inside="env -i $(tr '\n' ' ' < "$room/environment")"
 
+# ENTRYPOINT ["a", "b"] as words: none of them holds a space. An init that is not on this machine
+# is left out.
+entrypoint=$(sed -n 's/^ENTRYPOINT \[\(.*\)\]$/\1/p' Dockerfile | tr -d '",')
+case $entrypoint in
+  "tini -- "*)
+    command -v tini > /dev/null || {
+      entrypoint=${entrypoint#tini -- }
+      echo "no tini here: rehearsed without it"
+    }
+    ;;
+esac
+[ -n "$entrypoint" ] || {
+  echo "replay.sh: the Dockerfile has no ENTRYPOINT" >&2
+  exit 1
+}
+
 cd "$room/venv"
 if [ "$variant" = cuda ] && [ ! -e /proc/driver/nvidia ]; then
-  if $inside cellar-serve > "$room/log" 2>&1; then
+  if $inside $entrypoint > "$room/log" 2>&1; then
     echo "replay.sh: without a GPU the CUDA image serves" >&2
     exit 1
   fi
@@ -56,7 +72,7 @@ if [ "$variant" = cuda ] && [ ! -e /proc/driver/nvidia ]; then
   echo "without a GPU it is refused, as it must be; nothing else of it can be seen here"
   exit 0
 fi
-$inside cellar-serve > "$room/log" 2>&1 &
+$inside $entrypoint > "$room/log" 2>&1 &
 server=$!
 tries=0
 until $inside python -m service.healthcheck > "$room/health" 2>&1; do
@@ -97,7 +113,7 @@ kill -TERM "$server"
 status=0
 wait "$server" || status=$?
 server=
-if [ "$status" -ne 0 ] && [ "$status" -ne 143 ]; then
+if [ "$status" -ne 0 ]; then
   echo "replay.sh: on SIGTERM the server ended with status $status; its log:" >&2
   tail -n 40 "$room/log" >&2
   exit 1

@@ -22,3 +22,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # this when it is first imported.
 GRPC_EXPERIMENTS = "-event_engine_listener"
 os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
+
+# gRPC's core writes to stderr what strangers send, such as the reason of a GOAWAY. What matters to
+# whoever runs the server is in the server's own log.
+GRPC_VERBOSITY = "NONE"
+os.environ.setdefault("GRPC_VERBOSITY", GRPC_VERBOSITY)

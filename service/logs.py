@@ -1,15 +1,120 @@
-"""Structured logs, for people or for machines. Users' inputs are never in them."""
+"""Structured logs, for people or for machines. Users' inputs are never in them.
 
+Writing them neither waits nor fails, whatever becomes of the file or the pipe that they go to.
+"""
+
+import io
 import logging
+import os
+import select
 import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TextIO, cast
 
 import structlog
 
 from service.settings import Settings
 
+_BACKLOG = 2**20  # characters that wait to be written; beyond it, entries are dropped
+_QUOTED = 500  # characters of what a library says
 
-def configure_logs(settings: Settings) -> None:
-    """Set up how log entries are written."""
+
+class Lines(io.TextIOBase):
+    """Text for a file that may be slow, full or gone: whoever writes never waits, and never fails.
+
+    A thread writes. What there is no room for, or what cannot be written, is dropped and counted;
+    the count is written as soon as something can be.
+
+    Args:
+        descriptor: of the file; it is not closed.
+        backlog: characters that may wait.
+        dropped: the line that tells how many entries were dropped.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        *,
+        backlog: int = _BACKLOG,
+        dropped: Callable[[int], str] = "... and {} lines that could not be written\n".format,
+    ) -> None:
+        super().__init__()
+        self.dropped = dropped
+        self._descriptor = descriptor
+        self._room = backlog
+        self._waiting: deque[str] = deque()
+        self._lost = 0
+        self._torn = False  # the last line was written in part
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+
+    def write(self, text: str) -> int:
+        """Let some text be written."""
+        with self._changed:
+            if len(text) > self._room and self._waiting:
+                self._lost += 1
+            else:
+                self._room -= len(text)
+                self._waiting.append(text)
+                self._changed.notify_all()
+        return len(text)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until all is written; False when that takes too long."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor of the file."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Whether somebody reads along."""
+        return os.isatty(self._descriptor)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                text = self._waiting[0]  # it waits until it is written: see `settle`
+            written = self._put(text)
+            with self._changed:
+                self._lost += not written
+                lost = self._lost if written else 0
+            if lost and self._put(self.dropped(lost)):
+                with self._changed:
+                    self._lost -= lost
+            with self._changed:
+                self._room += len(text)
+                self._waiting.popleft()
+                self._changed.notify_all()
+
+    def _put(self, text: str) -> bool:
+        """Write some text, however long that takes; False when it cannot be written."""
+        rest = memoryview(("\n" * self._torn + text).encode(errors="backslashreplace"))
+        begun = False
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # a pipe that its other owners want so
+                select.select([], [self._descriptor], [])
+            except OSError:
+                self._torn = self._torn or begun
+                return False
+            begun = True
+        self._torn = False
+        return True
+
+
+def configure_logs(settings: Settings, out: TextIO | Lines | None = None) -> None:
+    """Set up how log entries are written, and where to: stdout as it is, unless told otherwise."""
+    out = out or sys.stdout
     # Tracebacks without the values of variables: those are the users' inputs.
     renderers: list[structlog.typing.Processor]
     if settings.log_format == "json":
@@ -21,19 +126,52 @@ def configure_logs(settings: Settings) -> None:
     else:
         renderers = [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
             )
         ]
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        *renderers,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            *renderers,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[settings.log_level.upper()]
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, out)),
     )
+    if isinstance(out, Lines):
+        logging.basicConfig(handlers=[_OfLibraries()], level=logging.WARNING, force=True)
+        logging.captureWarnings(True)
+        out.dropped = lambda entries: _rendered(
+            processors, "warning", {"event": "log entries were dropped", "entries": entries}
+        )
+
+
+class _OfLibraries(logging.Handler):
+    """Makes entries of what libraries log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        # As asyncio and gRPC quote what strangers sent: a line of it, escaped, and not all.
+        said = ascii(record.getMessage().partition("\n")[0][:_QUOTED])
+        structlog.get_logger().log(
+            record.levelno,
+            "a library says",
+            library=record.name,
+            said=said,
+            exc_info=record.exc_info or None,
+        )
+
+
+def _rendered(
+    processors: list[structlog.typing.Processor], level: str, entry: dict[str, Any]
+) -> str:
+    """An entry as a line, without a logger: of the thread that writes."""
+    rendered: Any = entry
+    for process in processors:
+        rendered = process(None, level, rendered)
+    return f"{rendered}\n"

@@ -1,12 +1,19 @@
 """The composition root: build the server, start it, drain it, stop it."""
 
+if __name__ == "__main__":  # before anything that takes long is imported
+    from service import process
+
+    process.prepare()
+
 import asyncio
+import atexit
 import gc
 import os
-import signal
 import socket
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn, TextIO, cast
 
 import grpc
 import structlog
@@ -15,16 +22,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cellar.v1 import model_pb2, session_pb2
 from models.errors import ModelError
 from models.repository import ModelRepository
+from service import process
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import CPU, DeviceError, DeviceLostError, Place
 from service.loading import Loader
-from service.logs import configure_logs
+from service.logs import Lines, configure_logs
 from service.metrics import Metrics, MetricsPage
 from service.rpc import reflection as reflection_rpc
 from service.rpc.accept_queue import CORE_OPTIONS
 from service.rpc.calls import Calls
 from service.rpc.health import HealthServicer
+from service.rpc.listener import Listener
 from service.rpc.native import models as model_rpc
 from service.rpc.native import sessions as session_rpc
 from service.settings import Settings, read_settings
@@ -35,7 +44,13 @@ _SERVICES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _EXPIRY_PERIOD_S = 1.0
-_QUIET_S = 1.0  # for what calls leave behind, however short the drain timeout
+# How long the end may take when no call is left: for the status of calls that are cut off, for
+# clients that end their connections well, for the last batch, for the threads.
+_LAST_WORD_S = 0.3
+_GOODBYE_S = 0.4
+_QUIET_S = 0.5
+_THREADS_S = 0.6  # the page of the metrics looks up twice a second
+_LAST_LINES_S = 0.5  # for a log that nobody reads
 
 
 class Server:
@@ -53,7 +68,17 @@ class Server:
         self.metrics_port: int | None = None
         self.places: tuple[Place, ...] = (CPU,)
         self._health = HealthServicer()
-        self._grpc = grpc.aio.server(
+        self._calls = Calls(
+            self.metrics, max_queue_s=settings.max_queue_s, others=self._other_calls
+        )
+        self._sessions = session_rpc.add_to(self._calls, self.engine)
+        model_rpc.add_to(self._calls, self.engine)
+        self._reflection = (
+            reflection_rpc.servicer_of((*_SERVICES, "grpc.health.v1.Health"))
+            if settings.reflection
+            else None
+        )
+        self._listener = Listener(
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", settings.max_message_bytes),
@@ -61,24 +86,27 @@ class Server:
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake: say so
                 *CORE_OPTIONS,
             ],
-        )
-        calls = Calls(self._grpc, self.metrics, max_queue_s=settings.max_queue_s)
-        self._sessions = session_rpc.add_to(calls, self.engine)
-        model_rpc.add_to(calls, self.engine)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        self._reflection = (
-            reflection_rpc.add_to(self._grpc, (*_SERVICES, "grpc.health.v1.Health"))
-            if settings.reflection
-            else None
+            add=self._add_services,
         )
         self._expiry: asyncio.Task[None] | None = None
         self._page: MetricsPage | None = None
 
+    def _other_calls(self) -> int:
+        """Calls that run and are not counted by `Calls`."""
+        reflection = 0 if self._reflection is None else self._reflection.running
+        return self._health.watching + reflection
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._reflection is not None:
+            reflection_rpc.add_to(server, self._reflection)
+        self._calls.add_to(server)
+
     async def start(self) -> None:
         """Listen, load every model, and only then say that the server is serving.
 
-        When it fails or is cancelled, nothing is left running; a model that is being loaded is
-        loaded to its end before that.
+        When it fails or is cancelled, nothing is left running but the thread that loads a model:
+        it ends when the model is loaded.
 
         Raises:
             DeviceError: a device that was asked for cannot be used.
@@ -89,26 +117,23 @@ class Server:
             await self._choose_device()  # before anything else is started
             await self._start()
         except BaseException:
-            await self._grpc.stop(grace=None)
-            self._close()
+            await self._listener.stop(0)
+            await self._end(self._close_page)
+            await self._end(self.engine.stop)
             raise
 
     async def _start(self) -> None:
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         address = _address(self.settings.host, self.settings.port)
         _check_free(self.settings.host, self.settings.port)
-        try:
-            self.port = self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}") from error
-        await self._grpc.start()
+        self.port = await self._listener.start(address)
         if self.settings.metrics_port is not None:
             self._page = self._serve_metrics(self.settings.metrics_port)
             self.metrics_port = self._page.port
         await self._load()
         self.engine.loading = False
         self._expiry = asyncio.create_task(self._expire())
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
         _log.info(
             "serving",
             device=self._devices,
@@ -126,9 +151,12 @@ class Server:
         return {"unavailable": names} if names else {}
 
     async def _load(self) -> None:
-        with ThreadPoolExecutor(max_workers=1) as pool:  # the loop keeps answering health checks
+        pool = ThreadPoolExecutor(max_workers=1)  # the loop keeps answering health checks
+        try:
             loader = Loader(self.engine, self.settings, self.places, pool)
             await loader.load(ModelRepository(self.settings.models))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # who has to end does not wait for it
 
     async def _choose_device(self) -> None:
         loop = asyncio.get_running_loop()
@@ -157,33 +185,50 @@ class Server:
         return ",".join(map(str, self.places))
 
     async def stop(self) -> None:
-        """Drain: refuse what is new, finish what runs, then stop."""
-        _log.info("draining", timeout_s=self.settings.drain_timeout_s)
+        """Drain: refuse what is new, finish what runs, then stop.
+
+        New calls are told so for as long as anything runs, and for ``drain_delay_s`` at least.
+        What still runs after ``drain_timeout_s`` is told that it is cut off. Connections are not
+        waited for, only calls.
+        """
+        settings, loop = self.settings, asyncio.get_running_loop()
+        _log.info("draining", timeout_s=settings.drain_timeout_s, delay_s=settings.drain_delay_s)
+        delayed_until = loop.time() + settings.drain_delay_s
         self.engine.draining = True
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._calls.drain()
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         if self._expiry is not None:
             self._expiry.cancel()
         self._health.end_watches()
         if self._reflection is not None:
             self._reflection.end_calls()
         self._sessions.end_streams()
-        await self._grpc.stop(grace=self.settings.drain_timeout_s)
-        # No call is left, and their steps are cancelled: what runs now is the last batch.
-        timeout_s = max(self.settings.drain_timeout_s, _QUIET_S)
         try:
-            await asyncio.wait_for(self.engine.drain(), timeout_s)
+            await asyncio.wait_for(self._calls.ended(), settings.drain_timeout_s)
+        except TimeoutError:
+            if self._calls.running:
+                _log.warning("calls are cut off", calls=self._calls.running)
+                await self._calls.cut_off(within_s=_LAST_WORD_S)
+        await asyncio.sleep(delayed_until - loop.time())
+        await asyncio.gather(self._listener.stop(_GOODBYE_S), self._end(self._close_page))
+        # No call is left, and their steps are cancelled: what runs now is the last batch.
+        try:
+            await asyncio.wait_for(self.engine.drain(), _QUIET_S)
         except TimeoutError:
             pending = {
                 f"{served.name}/{served.version}": served.usage.pending_steps
                 for served in self.engine.registry.all()
             }
-            _log.error("work is left behind", waited_s=timeout_s, pending_steps=pending)
-        self._close()
+            _log.error("work is left behind", waited_s=_QUIET_S, pending_steps=pending)
+        await self._end(self.engine.stop)
         _log.info("stopped")
 
-    def _close(self) -> None:
-        """End the threads."""
-        self.engine.stop()
+    async def _end(self, close: Callable[[], None]) -> None:
+        """End threads, if they end soon; the process does not wait for them."""
+        closing = asyncio.create_task(asyncio.to_thread(close))
+        await asyncio.wait((closing,), timeout=_THREADS_S)
+
+    def _close_page(self) -> None:
         if self._page is not None:
             self._page.close()
             self._page = None
@@ -203,9 +248,9 @@ class Server:
             await asyncio.sleep(_EXPIRY_PERIOD_S)
             self.engine.directory.expire()
 
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+    def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in ("", *_SERVICES):
-            await self._health.set(service, status)
+            self._health.set(service, status)
 
 
 def _address(host: str, port: int) -> str:
@@ -229,34 +274,40 @@ async def serve(settings: Settings) -> None:
         DeviceLostError: a device has failed for good.
         DeviceError, ModelError, OSError: see `Server.start`.
     """
-    signalled = asyncio.Event()
+    asked = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled.set)
-    server = Server(settings)
-    starting = asyncio.create_task(server.start())
-    stopping = asyncio.create_task(signalled.wait())
-    losing = asyncio.create_task(server.engine.device_lost.wait())
-    try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            _settle_memory()
-            await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
-            await server.stop()
-            if losing.done():
-                raise DeviceLostError("a device has failed: start the server anew; see its log")
-        else:
-            _log.info("stopping before the models are loaded")
-            starting.cancel()
-            await asyncio.wait((starting,))
-            if not starting.cancelled():
+
+    def end() -> None:
+        loop.call_soon_threadsafe(asked.set)
+
+    def hang_up() -> None:
+        loop.call_soon_threadsafe(_log.info, "SIGHUP is ignored: to read settings, start anew")
+
+    with process.signals(end=end, hang_up=hang_up):
+        server = Server(settings)
+        starting = asyncio.create_task(server.start())
+        stopping = asyncio.create_task(asked.wait())
+        losing = asyncio.create_task(server.engine.device_lost.wait())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
                 starting.result()
-            _log.info("stopped")
-    finally:
-        starting.cancel()
-        stopping.cancel()
-        losing.cancel()
+                _settle_memory()
+                await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
+                await server.stop()
+                if losing.done():
+                    raise DeviceLostError("a device has failed: start the server anew; see its log")
+            else:
+                _log.info("stopping before the models are loaded")
+                starting.cancel()
+                await asyncio.wait((starting,), timeout=_THREADS_S)
+                if starting.done() and not starting.cancelled():
+                    starting.result()
+                _log.info("stopped")
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            losing.cancel()
 
 
 def _settle_memory() -> None:
@@ -269,10 +320,14 @@ def _settle_memory() -> None:
     gc.set_threshold(100_000, 50, 100)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run ``cellar-serve``."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run ``cellar-serve``; it ends the process."""
+    out, err = Lines(1), Lines(2)
+    sys.stderr = cast(TextIO, err)
+    for lines in (out, err):  # of a start that fails, when everything else has been said
+        atexit.register(lines.settle, _LAST_LINES_S)
     settings = read_settings(sys.argv[1:] if arguments is None else arguments)
-    configure_logs(settings)
+    configure_logs(settings, out)
     try:
         _run(settings)
     except DeviceLostError as error:
@@ -291,15 +346,27 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+    # Python's own end would wait for threads, and gRPC's for connections.
+    out.settle(_LAST_LINES_S)
+    err.settle(_LAST_LINES_S)
+    os._exit(0)
 
 
 def _run(settings: Settings) -> None:
+    runner = asyncio.Runner(loop_factory=_loop_factory())
+    try:
+        runner.run(serve(settings))
+    except BaseException:
+        runner.close()
+        raise
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:  # not on every platform; asyncio's own loop serves too
-        asyncio.run(serve(settings))
-    else:
-        uvloop.run(serve(settings))
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

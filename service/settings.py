@@ -29,6 +29,8 @@ from pydantic_settings import (
 import models
 
 MOST_SESSIONS = 50_000_000
+STOCK_MESSAGE_BYTES = 4 * 2**20
+"""What a gRPC client takes in one message unless it is told otherwise."""
 ZOO = Path(models.__file__).parent / "zoo"
 
 
@@ -74,7 +76,8 @@ class EngineSettings(BaseModel):
     max_levels: int = Field(default=100, ge=1)
     """Quantile levels in one request."""
     max_message_bytes: int = Field(default=16 * 2**20, ge=1024)
-    """The largest message accepted or sent."""
+    """The largest message accepted or sent. Stock gRPC clients take 4 MiB unless told otherwise;
+    what can come in several messages comes in such."""
     max_generate_steps: int = Field(default=100_000, ge=1)
     """Steps of one generation."""
     max_stop_strings: int = Field(default=16, ge=0)
@@ -95,6 +98,11 @@ class EngineSettings(BaseModel):
     """Closed and expired ids that are told from unknown ones."""
     inline_run_s: float = Field(default=0.0025, ge=0)
     """Batches expected to run for less than this run on the event loop, without a thread hop."""
+
+    @property
+    def part_bytes(self) -> int:
+        """The largest message that is sent where several would do."""
+        return min(self.max_message_bytes, STOCK_MESSAGE_BYTES)
 
     @model_validator(mode="after")
     def _fits(self) -> "EngineSettings":
@@ -163,6 +171,9 @@ class Settings(BaseSettings, EngineSettings):
     the one place where they cost the server nothing."""
     drain_timeout_s: float = Field(default=20.0, ge=0)
     """After SIGTERM, how long running calls may take to finish."""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """After SIGTERM, how long new calls are refused, and told so, before the port is closed: the
+    time that load balancers take to notice."""
     reflection: bool = True
     """Serve gRPC reflection."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

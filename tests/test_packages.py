@@ -26,7 +26,7 @@ def run(
     *arguments: str, path: tuple[Path, ...] = (ROOT,), at: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Python in a folder, with other folders on its path."""
-    mine = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=at,
@@ -69,14 +69,36 @@ def test_the_path_stays_as_it_was_where_nothing_is_in_the_way(tmp_path: Path) ->
         assert run("-c", look.format(name), at=tmp_path).stdout == "True\n"
 
 
+SPOKEN = "import os; print([os.environ.get(f'GRPC_{x}') for x in ('EXPERIMENTS', 'VERBOSITY')]);"
+
+
 def test_the_server_tells_grpc_how_to_run_before_it_is_imported() -> None:
-    spoken = "import os; print(os.environ.get('GRPC_EXPERIMENTS'), flush=True);"
-    done = run("-c", spoken + SERVE, "--version")
+    asked = "import cellar.commands, sys; print('grpc' in sys.modules);"
+    done = run("-c", asked + SPOKEN + SERVE, "--version")
     assert done.stdout.splitlines() == [
-        "None",
-        service.GRPC_EXPERIMENTS,
+        "False",
+        "[None, None]",
         f"cellar-serve {version('cellar')}",
     ]
+
+
+def test_where_grpc_is_imported_already_the_server_begins_anew() -> None:
+    done = run("-c", "import grpc;" + SPOKEN + SERVE, "--version")
+    assert done.stdout.splitlines() == [
+        "[None, None]",
+        str([service.GRPC_EXPERIMENTS, service.GRPC_VERBOSITY]),
+        f"cellar-serve {version('cellar')}",
+    ]
+
+
+def test_every_name_of_the_client_is_there_when_it_is_asked_for() -> None:
+    look = (
+        "import sys, cellar; print('grpc' in sys.modules);"
+        "print(all(getattr(cellar, name) is not None for name in cellar.__all__));"
+        "from cellar import *; print(set(cellar.__all__) <= set(globals()) & set(dir(cellar)));"
+        "print(cellar.aio.connect.__module__, hasattr(cellar, 'nonsense'))"
+    )
+    assert run("-c", look).stdout.split() == ["False", "True", "True", "cellar.aio.client", "False"]
 
 
 @pytest.mark.parametrize(
@@ -118,3 +140,28 @@ def test_the_client_tells_its_version(capsys: pytest.CaptureFixture[str]) -> Non
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"cellar {version('cellar')}\n"
+
+
+_WATCHED = """
+import runpy, signal, sys
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name in ("grpc", "numpy", "onnxruntime", "pydantic", "structlog"):
+            print(name, getattr(signal.getsignal(signal.SIGTERM), "__module__", None))
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+@pytest.mark.parametrize(
+    "start",
+    [SERVE, "runpy.run_module('service.server', run_name='__main__', alter_sys=True)"],
+    ids=["command", "module"],
+)
+def test_signals_are_ours_before_anything_that_takes_long_is_imported(start: str) -> None:
+    seen = run("-c", _WATCHED + start, "--version").stdout.splitlines()
+    assert seen.pop() == f"cellar-serve {version('cellar')}"
+    imports = dict(line.split() for line in seen)
+    assert set(imports) >= {"grpc", "onnxruntime"}
+    assert set(imports.values()) == {"service.process"}

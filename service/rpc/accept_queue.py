@@ -46,7 +46,6 @@ class AcceptQueue:
     Args:
         max_queue_s: the longest that steps may wait in a queue; calls may for eight times that.
         running: tells how many calls were accepted and have not ended.
-        started: tells how many calls have come and not ended, accepted or not.
         show: called with the number of calls that wait.
     """
 
@@ -55,7 +54,6 @@ class AcceptQueue:
         max_queue_s: float,
         *,
         running: Callable[[], int],
-        started: Callable[[], int],
         show: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -63,7 +61,8 @@ class AcceptQueue:
         """Calls that waited when it was looked last."""
         self._longest_s = _TIMES * max_queue_s
         self._running = running
-        self._started = started
+        self.started: Callable[[], int] = lambda: 0
+        """Tells how many calls have come and not ended, accepted or not."""
         self._show = show
         self._clock = clock
         self._accepted = 0  # since the last look
@@ -103,7 +102,7 @@ class AcceptQueue:
         self._seconds = _KEPT * self._seconds + took_s
         self._calls = _KEPT * self._calls + accepted
         self._call_s = self._seconds / self._calls
-        self.waiting = max(0, self._started() - self._running())
+        self.waiting = max(0, self.started() - self._running())
         self._show(self.waiting)
         over = 2 * self.waiting * self._call_s / self._longest_s - 1  # 0 at half of it, then 1
         self._share = min(max(over, 0.0), _MOST_REFUSED)

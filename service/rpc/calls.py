@@ -1,7 +1,8 @@
-"""What every call has in common: errors become statuses, and calls are counted."""
+"""What every call has in common: it is known while it runs, counted, and told its errors."""
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -9,7 +10,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from service.engine.work.memory import caller
-from service.errors import BadInputError, CellarError, InternalError, unapplied
+from service.errors import BadInputError, CellarError, DrainingError, InternalError, unapplied
 from service.metrics import Metrics
 from service.rpc import status
 from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server
@@ -17,39 +18,87 @@ from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server
 _log = structlog.get_logger(__name__)
 _CHEAP = frozenset({"GetSession", "CloseSession", "ListModels", "GetModel"})  # as a refusal is
 _SERIALISED = frozenset({"Stream"})  # methods that read and write messages as bytes
+_NO_TIME = DrainingError("the server is shutting down, and had no time to finish this")
+_UNKNOWN = "unknown"  # for methods that a client makes up
 
 
 class Calls:
-    """Registers services with every handler wrapped, unary and streaming alike.
+    """Wraps every handler of the services that are added to it, unary and streaming alike.
 
     It stands in for the server where services are added to it. An interceptor would do the same
     for every call anew.
 
     Args:
-        server: where the wrapped handlers go.
+        max_queue_s: see `AcceptQueue`.
+        others: tells how many calls run that do not pass here.
     """
 
-    def __init__(self, server: grpc.aio.Server, metrics: Metrics, *, max_queue_s: float) -> None:
-        self._server = server
-        self._accept_queue = AcceptQueue(
-            max_queue_s,
-            running=lambda: self.running,
-            started=calls_of_newest_server(),
-            show=metrics.waiting_calls.set,
-        )
+    def __init__(self, metrics: Metrics, *, max_queue_s: float, others: Callable[[], int]) -> None:
         self._requests = metrics.requests
         self._counters: dict[tuple[str, status.Code], Any] = {}  # looking one up is slow
-        self.running = 0
+        self._services: dict[str, dict[str, Any]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._accept_queue = AcceptQueue(
+            max_queue_s,
+            running=lambda: self.running + others(),
+            show=metrics.waiting_calls.set,
+        )
+        self._draining = False
+        self._cut_off = False
+        self._ended = asyncio.Event()
+
+    # -- services -------------------------------------------------------------------------
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Leave it to the next one, which is called with the same handlers."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Register a service's handlers by name; all are plain coroutines."""
-        wrapped = {method: self._wrapped(handler, method) for method, handler in handlers.items()}
-        generic = grpc.method_handlers_generic_handler(service, wrapped)
-        self._server.add_generic_rpc_handlers((generic,))
-        self._server.add_registered_method_handlers(service, wrapped)
+        """Wrap a service's handlers; all are plain coroutines."""
+        self._services[service] = {
+            method: self._wrapped(handler, method) for method, handler in handlers.items()
+        }
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Register all services with a server that was just made, after everything else."""
+        self._accept_queue.started = calls_of_newest_server()
+        for service, handlers in self._services.items():
+            generic = grpc.method_handlers_generic_handler(service, handlers)
+            server.add_generic_rpc_handlers((generic,))
+            server.add_registered_method_handlers(service, handlers)
+        unknown = _Unknown(lambda: self._count(_UNKNOWN, status.UNIMPLEMENTED))
+        server.add_generic_rpc_handlers((unknown,))
+
+    # -- calls that run -------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Those that run are the last: what comes from now on is refused, and not waited for."""
+        self._draining = True
+
+    @property
+    def running(self) -> int:
+        """Calls that run: from when their request is read until their reply is sent."""
+        return len(self._running)
+
+    async def ended(self) -> None:
+        """Wait until none runs; call `drain` first."""
+        while self._running:
+            self._ended.clear()
+            await self._ended.wait()
+
+    async def cut_off(self, *, within_s: float) -> None:
+        """Tell those that still run that there is no time left for them."""
+        self._cut_off = True
+        for task in self._running:
+            task.cancel()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.ended(), within_s)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.remove(task)
+        if not self._running:
+            self._ended.set()
+
+    # -- one call -------------------------------------------------------------------------
 
     def _count(self, method: str, code: status.Code) -> None:
         counter = self._counters.get((method, code))
@@ -61,42 +110,71 @@ class Calls:
         kind = "_".join("stream" if many else "unary" for many in handler[:2])
         inner = getattr(handler, kind)
         is_work = method not in _CHEAP
-        # Read here and not by gRPC, which would tell the caller of UNKNOWN exceptions.
-        parse = None if method in _SERIALISED else handler.request_deserializer
+        # Read here and not by gRPC, which would tell the caller of UNKNOWN exceptions; the requests
+        # of a stream are read by its own handler.
+        read = None if handler.request_streaming else handler.request_deserializer
+        name = f"{method}Request"
 
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
-            self.running += 1
+            if not self._draining:
+                task: Any = asyncio.current_task()
+                self._running.add(task)
+                task.add_done_callback(self._forget)  # when the reply is sent, or cannot be
             try:
-                if is_work:
+                if is_work and not self._draining:
                     self._accept_queue.check()
                 caller.set(context.peer)
-                if parse is not None:
-                    request = _parsed(request, parse, method)
+                if read is not None:
+                    request = _parsed(request, read, name)
                 return await inner(request, context)
             except CellarError as error:
                 code = status.code_of(error)
                 await status.abort(context, error)
             except asyncio.CancelledError:
                 code = status.CANCELLED
-                raise
+                if not self._cut_off:
+                    raise
+                code = status.code_of(_NO_TIME)
+                await _last_word(context, _NO_TIME)
             except Exception as fault:  # ours: the caller learns nothing of its inside
                 code = status.INTERNAL
                 _log.exception("call failed", method=method, error=type(fault).__name__)
                 await status.abort(context, InternalError("internal error; see the server's log"))
             finally:
-                self.running -= 1
                 self._count(method, code)
 
+        handler = handler._replace(request_deserializer=None)
         if method in _SERIALISED:
             handler = handler._replace(response_serializer=None)
-        return handler._replace(request_deserializer=None, **{kind: call})
+        return handler._replace(**{kind: call})
 
 
-def _parsed(data: bytes, parse: Callable[[bytes], Any], method: str) -> Any:
+def _parsed(data: bytes, read: Callable[[bytes], Any], name: str) -> Any:
     try:
-        return parse(data)
+        return read(data)
     except DecodeError as error:
-        raise BadInputError("message", f"it is no request of {method}: {error}") from error
+        raise BadInputError("message", f"it is no {name}: {error}") from error
     except MemoryError as fault:
         raise unapplied(fault) from fault
+
+
+class _Unknown(grpc.GenericRpcHandler):
+    """Hears of every call that nobody handles, and leaves it to gRPC."""
+
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self._heard = heard
+
+    def service(self, handler_call_details: Any) -> None:
+        """See `grpc.GenericRpcHandler.service`."""
+        self._heard()
+
+
+async def _last_word(context: Any, error: CellarError) -> None:
+    """End a call with an error, unless a message is on its way to somebody who does not read."""
+    try:
+        await status.abort(context, error)
+    except grpc.aio.AbortError:  # how `abort` ends
+        raise
+    except Exception as fault:
+        raise asyncio.CancelledError from fault

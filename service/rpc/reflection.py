@@ -14,6 +14,7 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
     def __init__(self, service_names: tuple[str, ...]) -> None:
         super().__init__(service_names)
         self._ending = asyncio.Event()
+        self.running = 0  # calls
 
     def end_calls(self) -> None:
         """Let every call end."""
@@ -23,8 +24,12 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
         """See the service's definition."""
         requests = self._until_ended(request_iterator)
         answers: Any = super().ServerReflectionInfo(requests, unused_context)
-        async for answer in answers:
-            yield answer
+        self.running += 1
+        try:
+            async for answer in answers:
+                yield answer
+        finally:
+            self.running -= 1
 
     async def _until_ended(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         ending = asyncio.create_task(self._ending.wait())
@@ -44,9 +49,12 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
             ending.cancel()
 
 
-def add_to(server: grpc.aio.Server, service_names: tuple[str, ...]) -> ReflectionServicer:
-    """Register the service, which lists these services and itself."""
-    servicer = ReflectionServicer((*service_names, reflection.SERVICE_NAME))
+def servicer_of(service_names: tuple[str, ...]) -> ReflectionServicer:
+    """The servicer, which lists these services and itself."""
+    return ReflectionServicer((*service_names, reflection.SERVICE_NAME))
+
+
+def add_to(server: grpc.aio.Server, servicer: ReflectionServicer) -> None:
+    """Register the service."""
     add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
     add(servicer, server)
-    return servicer

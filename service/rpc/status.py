@@ -16,13 +16,15 @@ DOMAIN = "cellar"
 # What a caller sent may be quoted in a message, at whatever length. Statuses travel as metadata,
 # of which a call has 8 KiB in all; rows share one message with many others.
 _CALL_BYTES = 1024
-_ROW_BYTES = 160
+ROW_BYTES = 160
 _FACT_BYTES = 128
 
 Code = grpc.StatusCode
 OK = Code.OK
 CANCELLED = Code.CANCELLED
 INTERNAL = Code.INTERNAL
+NOT_FOUND = Code.NOT_FOUND
+UNIMPLEMENTED = Code.UNIMPLEMENTED
 
 # By reason, in the order of proto/cellar/v1/errors.proto, whose comments name the same codes.
 _CODES: dict[int, Code] = {
@@ -85,7 +87,7 @@ def retry_delay(error: errors.CellarError) -> Duration | None:
 
 def row_message(error: errors.CellarError) -> str:
     """What a row of a stream is told."""
-    return _shortened(str(error), _ROW_BYTES)
+    return _shortened(str(error), ROW_BYTES)
 
 
 async def abort(

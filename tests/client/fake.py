@@ -350,7 +350,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         for request in requests:
             kind = request.WhichOneof("message")
             if kind == "attach":
-                yield self._attach(request.attach, start.model, channels, context)
+                yield from self._attach(request.attach, start.model, channels, context)
             elif kind == "detach":
                 for channel in request.detach.channels:
                     session_id = channels.pop(channel)
@@ -376,7 +376,9 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                 yield from [*replies, *held]
                 held = []
 
-    def _attach(self, attach: Any, model: str, channels: dict[int, str], context: Any) -> Any:
+    def _attach(
+        self, attach: Any, model: str, channels: dict[int, str], context: Any
+    ) -> Iterator[Any]:
         answer = session_pb2.StreamAttached()
         with self.lock:
             for session_id, channel in zip(attach.session_ids, attach.channels, strict=True):
@@ -397,7 +399,18 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         if "attach" in self.faults:
             del self.faults["attach"]
             context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
-        return session_pb2.StreamResponse(attached=answer)
+        if not self.split:
+            yield session_pb2.StreamResponse(attached=answer)
+            return
+        size = self.split
+        for at in range(0, len(answer.channels), size):
+            part = session_pb2.StreamAttached(
+                channels=answer.channels[at : at + size], positions=answer.positions[at : at + size]
+            )
+            yield session_pb2.StreamResponse(attached=part)
+        if answer.errors:
+            part = session_pb2.StreamAttached(errors=answer.errors)
+            yield session_pb2.StreamResponse(attached=part)
 
     def _frame(self, frame: Any, start: Any, channels: dict[int, str]) -> Iterator[Any]:
         assert len(set(frame.channels)) == len(frame.channels), "a channel appears twice"

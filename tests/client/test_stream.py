@@ -185,6 +185,19 @@ def test_resume_after_a_break(applied: bool, client: cellar.Client, server: Fake
         assert reply.predictions.raw[:, 0].tolist() == [run([1, n % 10, 2]) for n in range(50)]
 
 
+def test_resume_when_an_attach_is_answered_in_parts(
+    client: cellar.Client, server: FakeServer
+) -> None:
+    server.split = 7
+    with client.stream("char") as stream:
+        channels = stream.open(50)
+        del server.sessions[stream.session_id(17)]
+        server.kill_before_frames.add(0)
+        reply = stream.step(channels, np.arange(50) % 10, strict=False)
+        assert [failure.channel for failure in reply.failures] == [17]
+        assert reply.channels.tolist() == [n for n in range(50) if n != 17]
+
+
 def test_resume_in_mid_open(client: cellar.Client, server: FakeServer) -> None:
     with client.stream("char") as stream:
         server.fail("attach")

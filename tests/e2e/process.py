@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,20 +17,26 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-SERVER = ("-m", "service.server")
+AS_MODULE = ("-m", "service.server")
+AS_COMMAND = ("-c", "import sys; from cellar.commands import serve; sys.exit(serve())")
 START_S = 30.0
 """A start is bounded by this; it takes a second or two."""
 
 
-def launch(*flags: str, program: Sequence[str] = SERVER) -> subprocess.Popen[str]:
-    """Starts ``cellar-serve``, or what plays it; its output is piped, in JSON."""
+def launch(
+    *flags: str,
+    program: Sequence[str] = AS_MODULE,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """Starts ``cellar-serve``, or what plays it; its output is JSON, and piped unless told so."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("CELLAR_")}
     return subprocess.Popen(
         [sys.executable, *program, "--log-format=json", *flags],
         cwd=ROOT,
         env=mine,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
     )
 
@@ -43,7 +50,7 @@ class ServerProcess:
         address: host:port.
     """
 
-    def __init__(self, models: Path, *flags: str, program: Sequence[str] = SERVER) -> None:
+    def __init__(self, models: Path, *flags: str, program: Sequence[str] = AS_MODULE) -> None:
         """Starts it, and waits until it serves."""
         self._errors = io.StringIO()
         self._events: list[dict[str, Any]] = []
@@ -102,7 +109,11 @@ class ServerProcess:
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self.process.terminate()
+        self.signal(signal.SIGTERM)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Any signal."""
+        self.process.send_signal(number)
 
     def wait(self, timeout_s: float = 30.0) -> int:
         """The exit status."""
@@ -143,7 +154,9 @@ class ServerProcess:
 
 
 @contextmanager
-def running(models: Path, *flags: str, program: Sequence[str] = SERVER) -> Iterator[ServerProcess]:
+def running(
+    models: Path, *flags: str, program: Sequence[str] = AS_MODULE
+) -> Iterator[ServerProcess]:
     """A server for the length of a block."""
     server = ServerProcess(models, *flags, program=program)
     try:

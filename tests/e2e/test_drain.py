@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -12,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import cellar
+from tests import http2
 from tests.e2e.process import running
 from tests.recurrent import SYMBOLS, Case, torch_predictions
 
@@ -57,11 +61,13 @@ def test_sigterm_finishes_what_runs(repository: Path, cases: dict[str, Case]) ->
         server.terminate()
 
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        with pytest.raises((cellar.DrainingError, cellar.ConnectionLostError)):
-            idle.step("b")
+        for _ in range(3):
+            with pytest.raises(cellar.DrainingError) as told:
+                idle.step("b")
+            assert told.value.retry_after_s == 1.0
         with (
             cellar.connect(server.address, retry=ONCE) as late,
-            pytest.raises((cellar.DrainingError, cellar.ConnectionLostError)),
+            pytest.raises(cellar.DrainingError),
         ):
             late.session("letters")
 
@@ -77,4 +83,44 @@ def test_sigterm_finishes_what_runs(repository: Path, cases: dict[str, Case]) ->
         assert list(watch) == [], "a watcher does not hold up the end"
         assert server.wait(20) == 0
         assert server.wait_for("stopped", 1)
+        assert "Traceback" not in server.errors()
+
+
+def test_nobody_who_is_silent_holds_up_the_end(repository: Path) -> None:
+    with (
+        running(repository, "--drain-timeout-s=50") as server,
+        socket.create_connection(("127.0.0.1", server.port)),
+        http2.connect(server.port),  # and answers no ping
+        http2.connect(server.port, window=0) as watcher,
+        http2.connect(server.port) as liar,
+        cellar.connect(server.address) as client,
+    ):
+        http2.call(watcher, b"/grpc.health.v1.Health/Watch")
+        http2.go_away(liar, b'\n{"event": "forged"}\n')
+        for peer in (watcher, liar):
+            http2.heard(peer)
+        client.session("letters").step("a")
+        server.terminate()
+        began = time.monotonic()
+        assert server.wait(40) == 0
+        assert time.monotonic() - began < 20, "it takes half a second where there is time"
+        assert server.errors() == ""
+        with pytest.raises(AssertionError, match="no 'forged'"):
+            server.wait_for("forged", 1)
+
+
+def test_a_second_signal_ends_at_once_and_sighup_never(repository: Path) -> None:
+    with running(repository, "--drain-delay-s=50") as server:
+        server.signal(signal.SIGHUP)
+        server.wait_for("SIGHUP is ignored: to read settings, start anew", 10)
+        server.terminate()
+        server.wait_for("draining", 10)
+        server.signal(signal.SIGHUP)
+        with (
+            cellar.connect(server.address, retry=ONCE) as client,
+            pytest.raises(cellar.DrainingError),
+        ):
+            client.session("letters")
+        server.signal(signal.SIGINT)
+        assert server.wait(20) == -signal.SIGINT
         assert "Traceback" not in server.errors()

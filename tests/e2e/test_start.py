@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from onnx import TensorProto, helper
 
 import cellar
 from cellar import cli
-from tests.e2e.process import launch, running
+from tests.e2e.process import AS_COMMAND, AS_MODULE, launch, running
 from tests.service.foreign import publish_foreign
 
 CASES = {
@@ -130,6 +134,48 @@ def test_a_bad_model_takes_nothing_else_down(
         server.terminate()
         assert server.wait() == 0
         assert server.errors() == ""
+
+
+MOMENTS = {
+    # name: (as what, signal, seconds after the first line of ours; None: once there is a process)
+    "at the very first": (AS_MODULE, signal.SIGTERM, None),
+    "at the first line": (AS_MODULE, signal.SIGINT, 0.0),
+    "at the first line of the command": (AS_COMMAND, signal.SIGINT, 0.0),
+    "among imports": (AS_COMMAND, signal.SIGTERM, 0.1),
+    "among more imports": (AS_MODULE, signal.SIGINT, 0.3),
+    "among models": (AS_MODULE, signal.SIGTERM, 0.7),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks into /proc")
+def test_a_signal_at_any_moment_of_the_start_ends_it_well(repository: Path) -> None:
+    def ended_at(moment: str) -> Ended:
+        how, number, delay_s = MOMENTS[moment]
+        flags = (f"--models={repository}", "--port=0", "--metrics-port=off")
+        process = launch(*flags, program=how)
+        try:
+            if delay_s is not None:
+                while process.poll() is None and not catches(process.pid, signal.SIGTERM):
+                    time.sleep(0.001)
+                time.sleep(delay_s)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=50)
+            return Ended(process.returncode, errors)
+        finally:
+            process.kill()
+            process.communicate()
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(MOMENTS, pool.map(ended_at, MOMENTS), strict=True))
+    first = found.pop("at the very first")
+    assert (first.status, first.errors) in ((0, ""), (-signal.SIGTERM, ""))  # no line of ours ran
+    assert found == dict.fromkeys(found, Ended(0, ""))
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 def plain_model() -> onnx.ModelProto:

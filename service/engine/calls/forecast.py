@@ -23,6 +23,9 @@ from service.engine.work.memory import Held
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
 from service.errors import BadInputError
+from service.settings import EngineSettings
+
+_OTHER_BYTES = 1024  # of a reply: levels, position
 
 _COUNTED = 2**18  # bytes: less is not counted
 _COPIES = 2  # of all values: as they are sampled, and to sort them
@@ -74,6 +77,7 @@ async def forecast(
     levels: tuple[float, ...],
     seed: int = 0,
     flow: Flow | None = None,
+    include_paths: bool = False,
 ) -> ForecastResult:
     """Sample paths from copies of a session, and leave the session as it is.
 
@@ -84,6 +88,7 @@ async def forecast(
         paths: to sample; 0 takes the server's default.
         levels: of the quantiles, each strictly between 0 and 1.
         seed: the same one at the same position gives the same paths.
+        include_paths: whether the paths will be sent, too: they have to fit into a message.
         flow: who calls.
 
     Raises:
@@ -100,6 +105,9 @@ async def forecast(
     levels = tuple(round(level, 6) for level in levels)  # free of float32's last digits
     if levels != DEFAULT_LEVELS:
         check_levels("quantiles", levels, at_most=settings.max_levels)
+    numbers = horizon * (len(levels) + 1 + (paths if include_paths else 0))
+    if 4 * numbers + _OTHER_BYTES > settings.max_message_bytes:
+        raise _too_long(settings, 4 * numbers + _OTHER_BYTES, include_paths=include_paths)
     if served.no_draws is not None:
         served.check_can_draw("forecast")
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
@@ -135,6 +143,15 @@ async def forecast(
         quantiles=quantiles.T.astype(np.float32),  # (horizon, levels)
         mean=sampled.mean(axis=0, dtype=np.float64).astype(np.float32),
         paths=sampled,
+    )
+
+
+def _too_long(settings: EngineSettings, size: int, *, include_paths: bool) -> BadInputError:
+    field, less = ("include_paths", "steps or paths") if include_paths else ("horizon", "steps")
+    return BadInputError(
+        field,
+        f"the forecast takes {size:,} bytes, a message holds {settings.max_message_bytes:,}: ask "
+        f"for fewer {less}",
     )
 
 

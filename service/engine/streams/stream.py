@@ -132,13 +132,13 @@ class SessionStream:
         self._outputs = served.check_outputs(outputs, sampling, steps=1)
         self._single_kind = served.single_kind(outputs, sampling, encode)
         self._checked_steps = 1  # the most steps of a row whose reply is known to fit
-        # Rows whose predictions fit into a message, with room for the other columns.
+        # Rows whose predictions any client takes in a message, with room for the other columns.
         row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
         predictions = 1 if self._outputs.every_step else 0  # kept until the last is there
         self.step_bytes = (
             STEP_BYTES + served.held_bytes(self._outputs, steps=1, predictions=predictions)
         ) + row_bytes * (1 - predictions)
-        self._rows_at_once = max(1, (engine.settings.max_message_bytes - 1024) // row_bytes)
+        self._rows_at_once = max(1, (engine.settings.part_bytes - 1024) // row_bytes)
         self._hand_over = send
         self._break_off = break_off
         self._queued: set[_FrameRows] = set()  # that are not answered in full

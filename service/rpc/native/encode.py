@@ -16,7 +16,6 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FinishReason
 from service.engine.served.registry import ServedModel, UnavailableModel
 from service.engine.sessions.table import SessionStatus
-from service.engine.streams.attachments import Attached
 from service.engine.work.columns import Answers
 
 _SYMBOLS = (
@@ -67,16 +66,6 @@ def predictions(answers: Answers, names: Sequence[str] = ()) -> values_pb2.Predi
             if tokens is not None:
                 columns[symbols] = [names[token] for token in tokens]
     return values_pb2.Predictions(**columns)
-
-
-def attached(result: Attached) -> session_pb2.StreamResponse:
-    """The answer to an attach, but for its errors."""
-    return session_pb2.StreamResponse(
-        attached=session_pb2.StreamAttached(
-            channels=result.channels.tolist(),
-            positions=result.positions.tolist(),
-        )
-    )
 
 
 def piece(result: Piece) -> session_pb2.GenerateResponse:

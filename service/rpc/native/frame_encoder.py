@@ -172,6 +172,12 @@ _REPLY = _numbers(session_pb2.StreamReply)
 _ROW = _numbers(session_pb2.RowError)
 _PREDICTIONS = _numbers(values_pb2.Predictions)
 _WORTH_A_MATRIX = 5  # rows
+_ROW_ERROR_BYTES = status.ROW_BYTES + 64  # at most: its message, its reason, its numbers
+
+
+def row_errors_in(size: int, at_most: int) -> int:
+    """How many row errors certainly fit into a message of so many bytes."""
+    return max(1, min(at_most, size // _ROW_ERROR_BYTES))
 
 
 def row_error(refusal: Refusal) -> session_pb2.RowError:

@@ -109,6 +109,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             levels=tuple(request.quantiles) or DEFAULT_LEVELS,
             seed=request.seed,
             flow=self._engine.flows.of(context.peer()),
+            include_paths=request.include_paths,
         )
         return encode.forecast(result, include_paths=request.include_paths)
 

@@ -10,8 +10,10 @@ from google.protobuf.message import DecodeError
 
 from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
+from service.engine.streams.attachments import Attached
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
+from service.engine.work.columns import Ints
 from service.engine.work.memory import Held
 from service.errors import (
     BadInputError,
@@ -20,11 +22,12 @@ from service.errors import (
     OverloadedError,
     unapplied,
 )
-from service.rpc.native import decode, encode, frame_encoder, frame_layout
+from service.rpc.native import decode, frame_encoder, frame_layout
 
 _REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
 _RESERVED_BYTES = 2**16  # so that memory is not asked for with every step
+_HEADS_BYTES = 64  # what a message has before its columns
 
 
 class StreamCall:
@@ -48,6 +51,8 @@ class StreamCall:
         self._stream: SessionStream | None = None
         self._spare = 0  # of them that may lie idle
         self._no_room: OverloadedError | None = None
+        self._part_bytes = engine.settings.part_bytes - _HEADS_BYTES
+        self._refusals_at_once = frame_encoder.row_errors_in(self._part_bytes, _REFUSALS_AT_ONCE)
         self._all_put = False
         self._writer_waits: asyncio.Future[None] | None = None  # for something to write
         self._progress = asyncio.Event()  # something was answered or written
@@ -186,17 +191,11 @@ class StreamCall:
                         decode.integers(request.attach.channels),
                         open_sessions=request.attach.open,
                     )
-                    answer = encode.attached(result)
-                    for start in range(0, len(result.refusals), _REFUSALS_AT_ONCE):
-                        some = result.refusals[start : start + _REFUSALS_AT_ONCE]
-                        answer.attached.errors.extend(map(frame_encoder.row_error, some))
-                        await asyncio.sleep(0)
-                    self._post(answer, len(request.attach.channels))
+                    await self._post_attached(result)
                 case "detach":
                     channels = decode.integers(request.detach.channels)
                     gone = await stream.attachments.detach(channels, close=request.detach.close)
-                    detached = pb.StreamDetached(channels=np.sort(gone).tolist())
-                    self._post(pb.StreamResponse(detached=detached), len(gone))
+                    self._post_detached(np.sort(gone))
                 case "start":
                     raise BadInputError("start", "the stream was started already")
                 case _:
@@ -249,7 +248,7 @@ class StreamCall:
                     continue
                 content, steps = letter
                 if isinstance(content, Reply):
-                    for message in frame_encoder.replies(content, at_once=_REFUSALS_AT_ONCE):
+                    for message in frame_encoder.replies(content, at_once=self._refusals_at_once):
                         await self._context.write(message)
                 else:
                     await self._context.write(content)
@@ -271,6 +270,38 @@ class StreamCall:
         self._progress.set()
         answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
         self._put_out(reply, answers + len(reply.refusals))
+
+    async def _post_attached(self, result: Attached) -> None:
+        """Answer an attach: in one message, unless that would be more than a client takes."""
+        answer, used = pb.StreamResponse(attached=pb.StreamAttached()), 0
+        rows = max(1, self._part_bytes // 12)  # a channel and its position
+        for start in range(0, len(result.channels), rows):
+            if start:
+                self._post_rows(answer)
+                answer = pb.StreamResponse()
+            answer.attached.channels.extend(result.channels[start : start + rows].tolist())
+            answer.attached.positions.extend(result.positions[start : start + rows].tolist())
+            used = 12 * len(answer.attached.channels)
+        for number, refusal in enumerate(result.refusals, start=1):
+            error = frame_encoder.row_error(refusal)
+            size = error.ByteSize() + 3  # with what goes before it
+            if used + size > self._part_bytes:
+                self._post_rows(answer)
+                answer, used = pb.StreamResponse(), 0
+            answer.attached.errors.append(error)
+            used += size
+            if number % _REFUSALS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        self._post_rows(answer)
+
+    def _post_rows(self, answer: pb.StreamResponse) -> None:
+        self._post(answer, len(answer.attached.channels) + len(answer.attached.errors))
+
+    def _post_detached(self, channels: Ints) -> None:
+        rows = max(1, self._part_bytes // 4)
+        for start in range(0, max(1, len(channels)), rows):
+            part = channels[start : start + rows].tolist()
+            self._post(pb.StreamResponse(detached=pb.StreamDetached(channels=part)), len(part))
 
     def _post(self, message: pb.StreamResponse, steps: int = 1) -> None:
         self._put_out(message.SerializeToString(), max(1, steps))  # no message is free

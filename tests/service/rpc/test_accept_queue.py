@@ -28,10 +28,10 @@ class World:
         self.queue = AcceptQueue(
             0.25,  # two seconds for calls
             running=lambda: 5,
-            started=lambda: 5 + self.waiting,
             show=self._show,
             clock=lambda: self.now_s,
         )
+        self.queue.started = lambda: 5 + self.waiting
 
     def calls(self, count: int, every_s: float = 0.001) -> list[OverloadedError]:
         refused = []

@@ -20,13 +20,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cellar.v1 import session_pb2 as pb
+from cellar.v1 import session_pb2_grpc
 from service import server as server_module
 from service.healthcheck import is_serving
 from service.logs import configure_logs
 from service.server import Server, serve
 from service.settings import Settings
+from tests import http2
 from tests.service.rpc.conftest import Wire
-from tests.service.rpc.native.test_sessions import refused
+from tests.service.rpc.native.test_sessions import refused, text
 
 SMALL: dict[str, Any] = {
     "port": 0,
@@ -41,6 +43,13 @@ SMALL: dict[str, Any] = {
 def our_threads() -> list[str]:
     names = (thread.name for thread in threading.enumerate())
     return [name for name in names if name.startswith(("shard", "metrics"))]
+
+
+async def no_threads() -> None:
+    """Ours end, but nothing waits for them for long."""
+    async with asyncio.timeout(10):
+        while our_threads():  # noqa: ASYNC110 (threads tell nobody)
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -67,7 +76,7 @@ async def test_a_signal_ends_a_server_that_is_loading(
     events = [entry["event"] for entry in entries]
     assert events[-1] == "stopped"
     assert "serving" not in events
-    assert not our_threads()
+    await no_threads()
 
 
 async def test_a_signal_ends_a_server_that_is_serving(
@@ -87,7 +96,7 @@ async def test_a_signal_ends_a_server_that_is_serving(
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(serving, 5)
     assert [entry["event"] for entry in entries][-2:] == ["draining", "stopped"]
-    assert not our_threads()
+    await no_threads()
 
 
 async def test_calls_that_wait_for_their_client_do_not_hold_up_the_end(wire: Wire) -> None:
@@ -111,6 +120,65 @@ async def test_calls_that_wait_for_their_client_do_not_hold_up_the_end(wire: Wir
     assert await names.read() is grpc.aio.EOF
 
 
+async def test_a_peer_that_reads_nothing_holds_up_nobody(wire: Wire) -> None:
+    health = health_pb2_grpc.HealthStub(wire.channel)
+    with http2.connect(wire.server.port, window=0) as peer:
+        http2.call(peer, b"/grpc.health.v1.Health/Watch")
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(http2.heard, peer)
+            watch = health.Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            await wire.server.stop()
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_new_calls_are_refused_in_words_until_the_delay_is_over(repository: Path) -> None:
+    delay_s = 0.5
+    server = Server(Settings(models=repository, drain_delay_s=delay_s, **SMALL))
+    await server.start()
+    address = f"127.0.0.1:{server.port}"
+    async with grpc.aio.insecure_channel(address) as old, grpc.aio.insecure_channel(address) as new:
+        opened = pb.OpenSessionRequest(model="letters", session_id="a")
+        sessions: Any = session_pb2_grpc.SessionServiceStub(old)
+        await sessions.OpenSession(opened)
+        began = time.monotonic()
+        stopping = asyncio.create_task(server.stop())
+        while not server.engine.draining:  # noqa: ASYNC110 (the server tells nobody)
+            await asyncio.sleep(0)
+        later: Any = session_pb2_grpc.SessionServiceStub(new)
+        for refusal in (
+            sessions.Step(pb.StepRequest(session_id="a", inputs=text("x"))),
+            later.OpenSession(opened),
+            sessions.Stream().read(),
+        ):
+            await refused(refusal, grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        await stopping
+        assert time.monotonic() - began >= delay_s
+
+
+async def test_what_runs_for_too_long_is_told_that_it_is_cut_off(repository: Path) -> None:
+    server = Server(Settings(models=repository, drain_timeout_s=0.05, **SMALL))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        sessions: Any = session_pb2_grpc.SessionServiceStub(channel)
+        await sessions.OpenSession(pb.OpenSessionRequest(model="letters", session_id="a"))
+        request = pb.GenerateRequest(session_id="a", prompt=text("x"), max_steps=100_000)
+        generation = sessions.Generate(request)
+        await generation.read()
+
+        async def rest() -> None:
+            while await generation.read() is not grpc.aio.EOF:
+                pass
+
+        with structlog.testing.capture_logs() as entries:
+            _, _ = await asyncio.gather(
+                refused(rest(), grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+                asyncio.wait_for(server.stop(), 10),
+            )
+    (cut,) = [entry for entry in entries if entry["log_level"] == "warning"]
+    assert (cut["event"], cut["calls"]) == ("calls are cut off", 1)
+
+
 async def test_work_that_never_ends_does_not_hold_up_the_end(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +198,7 @@ async def test_the_metrics_end_with_the_server(wire: Wire) -> None:
     await wire.server.stop()
     with pytest.raises(urllib.error.URLError):
         await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
-    assert not our_threads()
+    await no_threads()
 
 
 async def test_a_server_can_listen_on_ipv6(repository: Path) -> None:

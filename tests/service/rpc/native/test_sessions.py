@@ -162,6 +162,21 @@ async def test_a_forecast_leaves_the_session_untouched(wire: Wire) -> None:
     assert wire.server.engine.registry.find("prices", 1).usage.spares == 0
 
 
+async def test_a_forecast_that_no_message_holds_is_refused_before_it_is_made(wire: Wire) -> None:
+    await open_session(wire, "prices", "p")
+    await wire.sessions.Step(pb.StepRequest(session_id="p", inputs=values(100)))
+    long: dict[str, Any] = {"horizon": 250, "paths": 64, "quantiles": [0.5]}
+    assert (await wire.sessions.Forecast(pb.ForecastRequest(session_id="p", **long))).mean
+    steps = wire.server.metrics.steps.labels("prices/1")._value.get()
+    info = await refused(
+        wire.sessions.Forecast(pb.ForecastRequest(session_id="p", include_paths=True, **long)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "BAD_INPUT",
+    )
+    assert info.metadata["field"] == "include_paths"
+    assert wire.server.metrics.steps.labels("prices/1")._value.get() == steps
+
+
 async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:
     sessions = wire.sessions
     await open_session(wire)

@@ -8,13 +8,15 @@ import grpc
 import numpy as np
 import pytest
 
+from cellar.v1 import errors_pb2, values_pb2
 from cellar.v1 import session_pb2 as pb
-from cellar.v1 import values_pb2
+from service import settings
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
 from service.engine.work.columns import Outputs
 from service.engine.work.replies import SingleReplies
 from service.errors import BadInputError
+from service.rpc import status
 from service.rpc.native import frame_encoder
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
@@ -435,3 +437,88 @@ async def test_single_replies_that_cannot_be_made_are_refused_and_streams_live(
     for stream in streams:
         good, _ = await stream.rows(1)
         assert good[0]["position"] == 2
+
+
+PART = 2048
+"""Bytes that a client takes, for these tests: with them, more than one message is needed soon."""
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "STOCK_MESSAGE_BYTES", PART)
+
+
+async def answers(stream: Stream, kind: str, rows: int) -> list[Any]:
+    """The messages that answer so many rows."""
+    found: list[Any] = []
+    while sum(len(each.channels) + len(getattr(each, "errors", ())) for each in found) < rows:
+        response = await stream.read()
+        assert response.ByteSize() <= PART
+        assert response.WhichOneof("message") == kind
+        found.append(getattr(response, kind))
+    return found
+
+
+@pytest.mark.usefixtures("parts")
+async def test_the_answer_to_an_attach_is_what_a_stock_client_takes(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    long_ids = [f"{number:05d}" + "x" * 120 for number in range(100)]
+    request = pb.StreamAttach(session_ids=long_ids, channels=range(100), open=True)
+    await stream.call.write(pb.StreamRequest(attach=request))
+    told = await answers(stream, "attached", 100)  # 64 of them are opened
+    assert [list(each.channels) for each in told if each.channels] == [list(range(64))]
+    refusals = [error for each in told for error in each.errors]
+    assert [error.channel for error in refusals] == list(range(64, 100))
+    assert {error.reason for error in refusals} == {"SESSION_LIMIT"}
+    assert all("64 session slots" in error.message for error in refusals)
+    assert len(told) > 2
+
+
+@pytest.mark.usefixtures("parts")
+async def test_an_attach_that_fits_is_answered_by_one_message(wire: Wire) -> None:
+    stream = await Stream(wire).begin()
+    attached = await stream.attach([0, 1, 2], ["a", "b", "a"])
+    assert (list(attached.channels), [error.channel for error in attached.errors]) == ([0, 1], [2])
+
+
+async def test_the_answer_to_a_detach_is_what_a_stock_client_takes(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "STOCK_MESSAGE_BYTES", 128)
+    stream = await Stream(wire).begin()
+    await stream.attach(list(range(40)), [f"s{number}" for number in range(40)])
+    for channels in ([77], list(range(40))):
+        detach = pb.StreamDetach(channels=channels)
+        await stream.call.write(pb.StreamRequest(detach=detach))
+    assert list((await stream.read()).detached.channels) == [], "even nothing has its answer"
+    told: list[int] = []
+    while len(told) < 40:
+        response = await stream.read()
+        assert response.ByteSize() <= 128
+        told += response.detached.channels
+    assert told == list(range(40))
+
+
+@pytest.mark.usefixtures("parts")
+async def test_the_replies_to_a_frame_are_what_a_stock_client_takes(wire: Wire) -> None:
+    stream = await Stream(wire, raw=True, probabilities=True).begin()
+    channels = list(range(60))
+    await stream.attach(channels, [f"s{number}" for number in channels])
+    await stream.send(channels, inputs=tokens(*[1] * 60))
+    assert len(await answers(stream, "reply", 60)) > 2
+    await stream.send(channels, inputs=tokens(*[1] * 60), positions=[7] * 60)
+    refused_rows = await answers(stream, "reply", 60)
+    assert len(refused_rows) > 2
+    assert {error.reason for each in refused_rows for error in each.errors} == {"POSITION_MISMATCH"}
+
+
+def test_no_row_error_is_longer_than_it_is_taken_for() -> None:
+    worst = pb.RowError(
+        channel=2**20,
+        code=16,
+        reason=max(errors_pb2.ErrorReason.keys(), key=len).removeprefix("ERROR_REASON_"),
+        message="x" * status.ROW_BYTES,
+        position=2**63,
+    )
+    reply = pb.StreamResponse(reply=pb.StreamReply(errors=[worst] * 10))
+    assert frame_encoder.row_errors_in(reply.ByteSize(), at_most=99) <= 10

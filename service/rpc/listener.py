@@ -1,0 +1,119 @@
+"""The port, and the gRPC server that serves it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import structlog
+
+_log = structlog.get_logger("cellar")
+_LOGGER = logging.getLogger("grpc._cython.cygrpc")
+_LOOK_S = 0.01  # gRPC's server tells that it fell when somebody has waited that long for its end
+_AGAIN_S = 0.01
+_PATIENCE_S = 7 * 24 * 3600.0  # for what runs on one that fell
+_CLOSE_S = 0.3  # beyond the grace; gRPC tells when the last connection is closed, we do not wait
+
+
+class Listener:
+    """Serves on one port until it is stopped.
+
+    gRPC's Python server (1.85) falls when the path of a call is no UTF-8: it takes no connection
+    any more, and says so in nobody's call. Anybody can send that, so another one then takes the
+    port over. What runs on the one that fell is finished there.
+
+    Args:
+        options: of gRPC's servers.
+        add: registers the services with a server.
+    """
+
+    def __init__(
+        self, options: Sequence[tuple[str, Any]], add: Callable[[grpc.aio.Server], None]
+    ) -> None:
+        self._options = options
+        self._add = add
+        self._server = self._make()
+        self._fallen: dict[grpc.aio.Server, asyncio.Task[None]] = {}  # with what ends them
+        self._watch: asyncio.Task[None] | None = None
+        self._complaints: _Complaints | None = None
+
+    async def start(self, address: str) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            OSError: the port cannot be had.
+        """
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}") from error
+        await self._server.start()
+        host = address.rpartition(":")[0]
+        self._complaints = _Complaints(asyncio.get_running_loop())
+        _LOGGER.addHandler(self._complaints)
+        self._watch = asyncio.create_task(self._keep(f"{host}:{port}", self._complaints))
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no calls any more, and close every connection, in little more than the grace.
+
+        Clients that end theirs well make it shorter; nobody makes it longer.
+        """
+        if self._complaints is not None:
+            _LOGGER.removeHandler(self._complaints)
+        for task in (self._watch, *self._fallen.values()):
+            if task is not None:
+                task.cancel()
+        servers = [self._server, *self._fallen]
+        stops = [asyncio.create_task(server.stop(grace_s)) for server in servers]
+        await asyncio.wait(stops, timeout=grace_s + _CLOSE_S)
+
+    def _make(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=self._options)
+        self._add(server)
+        return server
+
+    async def _keep(self, address: str, complaints: "_Complaints") -> None:
+        while True:
+            await complaints.wait()
+            try:
+                await self._server.wait_for_termination(_LOOK_S)
+            except Exception as fault:
+                _log.error("the server fell, and another takes over", error=type(fault).__name__)
+                await self._replace(address)
+
+    async def _replace(self, address: str) -> None:
+        fallen = self._server
+        self._fallen[fallen] = asyncio.create_task(self._bury(fallen))
+        while True:
+            self._server = self._make()
+            try:
+                self._server.add_insecure_port(address)
+            except RuntimeError:  # it is not free yet
+                await asyncio.sleep(_AGAIN_S)
+            else:
+                await self._server.start()
+                return
+
+    async def _bury(self, fallen: grpc.aio.Server) -> None:
+        await fallen.stop(_PATIENCE_S)
+        del self._fallen[fallen]
+
+
+class _Complaints(logging.Handler):
+    """Hears what gRPC's server has to say: that it fell, it says in its log alone."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(logging.ERROR)
+        self._loop = loop
+        self._heard = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        self._loop.call_soon_threadsafe(self._heard.set)
+
+    async def wait(self) -> None:
+        """Wait until something is said."""
+        await self._heard.wait()
+        self._heard.clear()
