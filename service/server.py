@@ -33,6 +33,7 @@ _SERVICES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _EXPIRY_PERIOD_S = 1.0
+_LAST_WORDS_S = 0.5  # for the statuses of calls that run out of time
 _QUIET_S = 1.0  # for what calls leave behind, however short the drain timeout
 
 
@@ -150,7 +151,13 @@ class Server:
         if self._reflection is not None:
             self._reflection.end_calls()
         self._sessions.end_streams()
-        await self._grpc.stop(grace=self.settings.drain_timeout_s)
+        grace_s = self.settings.drain_timeout_s
+        # Calls that run out of time are told why, instead of being cut.
+        last = asyncio.get_running_loop().call_later(
+            max(0.0, grace_s - _LAST_WORDS_S), self._sessions.cut_calls
+        )
+        await self._grpc.stop(grace=max(grace_s, _LAST_WORDS_S))
+        last.cancel()
         # No call is left, and their steps are cancelled: what runs now is the last batch.
         timeout_s = max(self.settings.drain_timeout_s, _QUIET_S)
         try:

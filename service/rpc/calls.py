@@ -60,6 +60,9 @@ class Calls:
             except asyncio.CancelledError:
                 code = status.CANCELLED
                 raise
+            except grpc.aio.InternalError:  # gRPC's: what was written reaches nobody any more
+                code = status.CANCELLED
+                raise asyncio.CancelledError from None
             except Exception as fault:  # ours: the caller learns nothing of its inside
                 code = status.INTERNAL
                 _log.exception("call failed", method=method, error=type(fault).__name__)

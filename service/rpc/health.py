@@ -21,7 +21,9 @@ class HealthServicer(health_aio.HealthServicer):  # type: ignore[misc]
 
     async def Watch(self, request: Any, context: Any) -> None:
         """See the service's definition."""
-        watch = asyncio.create_task(super().Watch(request, context))
+        await context.send_initial_metadata(())  # so that the call can end, whatever it reads
+        whole = _WholeWrites(context)
+        watch = asyncio.create_task(super().Watch(request, whole))
         ending = asyncio.create_task(self._ending.wait())
         try:
             await asyncio.wait((watch, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -31,3 +33,23 @@ class HealthServicer(health_aio.HealthServicer):  # type: ignore[misc]
             ending.cancel()
             watch.cancel()
             await asyncio.gather(watch, ending, return_exceptions=True)
+            await whole.end()
+
+
+class _WholeWrites:
+    """A call whose messages are written to their end, though whoever writes them is cancelled."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+
+    async def write(self, message: Any) -> None:
+        """Write a message."""
+        self._writing = asyncio.ensure_future(self._context.write(message))
+        await asyncio.shield(self._writing)
+
+    async def end(self) -> None:
+        """Wait for the write under way, if the client reads."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,), timeout=_LAST_WORD_S)
+            self._writing.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -10,7 +10,7 @@ import numpy as np
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import Ints, Mask
-from service.engine.work.replies import Delivery
+from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.work import Barrier, Chunk, Recall
 from service.errors import (
@@ -163,13 +163,14 @@ class Admission:
 
     def refuse(self, request: Request, row: int, error: CellarError) -> None:
         """Refuse one row."""
-        request.reply_to.deliver(
-            Delivery(
-                rows=request.rows_at(np.array([row])),
-                positions=self._table.position[request.slots[row : row + 1]],
-                error=error,
-            )
-        )
+        slot = request.slots[row : row + 1]
+        # What is queued before it runs all the same, and the position is that after it; but whoever
+        # has gone away may have left that, too.
+        positions = self._table.accepted[slot]
+        if isinstance(error, CallerGoneError) and (positions != self._table.position[slot]).any():
+            positions = np.full(1, UNKNOWN)
+        rows = request.rows_at(np.array([row]))
+        request.reply_to.deliver(Delivery(rows=rows, positions=positions, error=error))
 
 
 class _Retry:

@@ -6,6 +6,7 @@ import numpy as np
 
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import Answers, Ints
+from service.engine.work.replies import UNKNOWN
 from service.errors import BadInputError, CellarError
 from service.settings import EngineSettings
 
@@ -110,6 +111,6 @@ def _check_steps(limits: EngineSettings, rows: int, steps: Ints) -> int:
 def same_refusal(channels: Ints, positions: Ints, error: CellarError) -> list[Refusal]:
     """The same refusal for several rows."""
     return [
-        Refusal(channel=channel, error=error, position=position)
+        Refusal(channel=channel, error=error, position=None if position == UNKNOWN else position)
         for channel, position in zip(channels.tolist(), positions.tolist(), strict=True)
     ]

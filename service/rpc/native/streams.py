@@ -12,10 +12,11 @@ from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
-from service.errors import BadInputError, DrainingError
+from service.errors import BadInputError, DrainingError, ReplyLostError
 from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
+_LAST_WORDS_S = 30.0  # a stream that ends waits so long for its client to read one more message
 
 
 class StreamCall:
@@ -24,6 +25,9 @@ class StreamCall:
     Replies are encoded by the writer, so that a reply that cannot be encoded ends its own stream
     and disturbs nobody else. A client that does not read them is not read from either: HTTP/2 flow
     control then holds it back.
+
+    However it ends, the frames that were read are answered before its status. The writer is never
+    cancelled: gRPC cannot send the status of a call whose first write was.
 
     Args:
         context: the call; read and write are used, not iterated.
@@ -38,6 +42,7 @@ class StreamCall:
         self._all_put = False
         self._writer_waits: asyncio.Future[None] | None = None  # for something to write
         self._progress = asyncio.Event()  # something was answered or written
+        self._stream: SessionStream | None = None
         self._draining = asyncio.Event()
         if engine.draining:
             self._draining.set()
@@ -46,38 +51,73 @@ class StreamCall:
         """Read nothing more; end once what is queued has been answered."""
         self._draining.set()
 
+    def cut(self) -> None:
+        """Refuse what the device has not been given, and end."""
+        self._draining.set()
+        if self._stream is not None:
+            self._stream.end(_draining_error())
+
     async def serve(self) -> None:
         """Read, step and answer until the client is done.
 
         Raises:
             CellarError: the client broke the protocol, or the server is shutting down.
+            ReplyLostError: the client has read nothing for long; what is not written is dropped.
         """
-        stream = await self._start()
+        # At once, and not with the first message: the status can be sent from here on, even if the
+        # client never reads that message.
+        await self._context.send_initial_metadata(())
+        self._stream = stream = await self._start()
         reader = asyncio.create_task(self._read(stream))
         writer = asyncio.create_task(self._write())
-        writer.add_done_callback(lambda _: self._progress.set())
+        writer.add_done_callback(self._written)
         draining = asyncio.create_task(self._draining.wait())
         try:
             await asyncio.wait((reader, writer, draining), return_when=asyncio.FIRST_COMPLETED)
-            if writer.done():
-                writer.result()
-            if reader.done():
-                reader.result()
-            else:
-                reader.cancel()
-            while stream.pending_steps and not writer.done():
-                self._progress.clear()
-                await self._progress.wait()
-            self._all_put = True
-            self._wake_writer()
-            await writer
+            refusal = reader.exception() if reader.done() else None
+            reader.cancel()
+            await self._answer_all(stream, writer, refusal)
+            if refusal is not None:
+                raise refusal
             if draining.done():
                 raise _draining_error()
         finally:
-            for task in (reader, writer, draining):
+            for task in (reader, draining):
                 task.cancel()
-            await asyncio.gather(reader, writer, draining, return_exceptions=True)
+            await asyncio.gather(reader, draining, return_exceptions=True)
             stream.end()
+            self._outbox.clear()
+            self._end_writer()
+
+    async def _answer_all(
+        self, stream: SessionStream, writer: asyncio.Task[None], refusal: BaseException | None
+    ) -> None:
+        """Write what becomes of all frames that were read."""
+        while not writer.done():
+            if not stream.pending_steps:
+                self._end_writer()
+            self._progress.clear()
+            try:
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._progress.wait()
+            except TimeoutError:
+                if self._writer_waits is None:  # it is the client that we wait for, not the device
+                    why = "the stream ended" if refusal is None else refusal
+                    raise ReplyLostError(
+                        f"{why}; the client has read nothing for {_LAST_WORDS_S:g} s, and "
+                        f"{self._unwritten_steps} answers are dropped: ask where its sessions are"
+                    ) from refusal
+        writer.result()
+
+    def _end_writer(self) -> None:
+        """Let the writer end with what there is to write."""
+        self._all_put = True
+        self._wake_writer()
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        self._progress.set()
+        if not writer.cancelled():
+            writer.exception()  # has been looked at: nobody else does where the client is gone
 
     async def _start(self) -> SessionStream:
         request = await self._read_first()
@@ -130,13 +170,17 @@ class StreamCall:
                     frame = request.frame
                     if len(frame.channels) == 1 and _submit_one(stream, frame):
                         continue
-                    await stream.submit_yielding(
-                        decode.integers(frame.channels),
-                        decode.column(frame.steps),
-                        decode.column(frame.positions),
-                        decode.inputs(frame.inputs, stream.served.reader),
-                        number=frame.number,
-                    )
+                    try:
+                        await stream.submit_yielding(
+                            decode.integers(frame.channels),
+                            decode.column(frame.steps),
+                            decode.column(frame.positions),
+                            decode.inputs(frame.inputs, stream.served.reader),
+                            number=frame.number,
+                        )
+                    except BadInputError as error:
+                        error.frame = frame.number  # those before it are answered, none behind it
+                        raise
                 case "attach":
                     result = await stream.attachments.attach(
                         request.attach.session_ids,
@@ -172,6 +216,7 @@ class StreamCall:
                 if isinstance(content, Reply):
                     for message in frame_encoder.replies(content, at_once=_REFUSALS_AT_ONCE):
                         await self._context.write(message)
+                        self._progress.set()
                 else:
                     await self._context.write(content)
                 self._unwritten_steps -= steps
