@@ -41,6 +41,7 @@ from cellar.errors import (
     SessionUnknownError,
     StateLostError,
     StepConflictError,
+    UnansweredError,
 )
 from cellar.inputs import FrameInputs, StepInputs
 from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
@@ -111,6 +112,7 @@ __all__ = [
     "StepInputs",
     "Stream",
     "StreamReply",
+    "UnansweredError",
     "aio",
     "connect",
 ]
