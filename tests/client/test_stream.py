@@ -298,8 +298,9 @@ def test_a_closed_stream_says_so(client: cellar.Client) -> None:
 
 
 def test_a_stream_that_is_closed_tells_what_became_of_its_frames(
-    client: cellar.Client, server: FakeServer
+    client: cellar.Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("cellar.exchange.CLEANUP_TIMEOUT_S", 20)
     stream = client.stream("char")
     channels = stream.open(2)
     numbers = [stream.send(channels, [n, n]) for n in range(3)]

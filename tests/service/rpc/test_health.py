@@ -45,8 +45,10 @@ async def test_a_message_under_way_is_written_to_its_end(
     watching = asyncio.create_task(servicer.Watch(health_pb2.HealthCheckRequest(), call))
     await asyncio.sleep(0.01)
     servicer.end_watches()
-    if reads:
-        asyncio.get_running_loop().call_later(0.07, call.arrives.set)
+    await asyncio.sleep(0.01)
+    if reads:  # after the time for the last word, and before that for what is being written
+        monkeypatch.setattr(health, "_LAST_WORD_S", 20.0)
+        asyncio.get_running_loop().call_later(0.1, call.arrives.set)
     await asyncio.wait_for(watching, 5)
     assert call.heard == ([SERVING] if reads else [])
     assert not call.cancelled_writes

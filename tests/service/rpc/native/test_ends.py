@@ -12,6 +12,7 @@ import pytest
 
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc, values_pb2
+from service import server as server_module
 from service.errors import BadInputError, DrainingError, ReplyLostError
 from service.rpc.native import streams
 from service.rpc.native.streams import StreamCall
@@ -192,17 +193,15 @@ async def test_a_stream_whose_client_does_not_read_ends_when_it_does(
             await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id="a"))
 
 
-async def test_a_drain_that_runs_out_of_time_tells_each_call_so(repository: Path) -> None:
-    async with serving(repository, drain_timeout_s=0.6, inline_run_s=0) as wire:
+async def test_a_drain_that_runs_out_of_time_tells_each_call_so(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_LAST_WORDS_S", SOON_S - 0.1)
+    async with serving(repository, drain_timeout_s=SOON_S, inline_run_s=0) as wire:
         engine = wire.server.engine
         await open_session(wire, session="g")
-        pieces: list[pb.GenerateResponse] = []
-
-        async def generate() -> None:
-            pieces.extend([piece async for piece in wire.sessions.Generate(generation("g"))])
-
         call = wire.sessions.Generate(generation("g"))
-        pieces.append(await call.read())
+        pieces: list[pb.GenerateResponse] = [await call.read()]
         stream = await Stream(wire).begin()
         await stream.attach([0], ["a"])
         shard = engine.registry.find("letters", 0).shards[0]
