@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         SessionUnknownError,
         StateLostError,
         StepConflictError,
+        UnansweredError,
     )
     from cellar.inputs import FrameInputs, StepInputs
     from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
@@ -117,6 +118,7 @@ __all__ = [
     "StepInputs",
     "Stream",
     "StreamReply",
+    "UnansweredError",
     "aio",
     "connect",
 ]
@@ -154,6 +156,7 @@ _HOMES = {
     "SessionUnknownError": "cellar.errors",
     "StateLostError": "cellar.errors",
     "StepConflictError": "cellar.errors",
+    "UnansweredError": "cellar.errors",
     "FrameInputs": "cellar.inputs",
     "StepInputs": "cellar.inputs",
     "InputKind": "cellar.model_info",

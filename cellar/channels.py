@@ -26,6 +26,7 @@ class Channels:
         self._used = 0
         self._positions = np.zeros(64, np.int64)  # (capacity,)
         self._ready = np.zeros(64, np.bool_)  # (capacity,)
+        self._tenancies = np.zeros(64, np.int64)  # (capacity,) how often each was let go
 
     def reserve(self, session_ids: Sequence[str]) -> dict[int, str]:
         """Gives each session the lowest free channel number; returns ids by channel.
@@ -47,6 +48,7 @@ class Channels:
             grow = max(self._used, 2 * len(self._ready)) - len(self._ready)
             self._positions = np.pad(self._positions, (0, grow))
             self._ready = np.pad(self._ready, (0, grow))
+            self._tenancies = np.pad(self._tenancies, (0, grow))
         self.sessions.update(reserved)
         return reserved
 
@@ -60,6 +62,7 @@ class Channels:
         for channel in channels:
             if self.sessions.pop(channel, None) is not None:
                 self._ready[channel] = False
+                self._tenancies[channel] += 1
                 heapq.heappush(self._free, channel)
             elif self._lost.pop(channel, None) is not None:
                 heapq.heappush(self._free, channel)
@@ -89,6 +92,10 @@ class Channels:
     def positions(self, channels: npt.NDArray[np.int64]) -> Positions:
         """The positions that the next frame will carry (rows,)."""
         return self._positions[channels]
+
+    def tenancies(self, channels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Tells whether channels have changed hands since (rows,)."""
+        return self._tenancies[channels]
 
     def move(self, channels: npt.NDArray[np.int64], positions: Positions) -> None:
         """Sets the positions that the next frame will carry (rows,)."""

@@ -6,6 +6,7 @@
     ├── ConnectionLostError      the connection broke; a request in flight may have been applied
     ├── DeadlineExceededError    no answer in time; a request in flight may have been applied
     ├── ClosedError              this side closed the client or the stream
+    │   └── UnansweredError      frames were in flight then, which may have been applied
     ├── ProtocolError            the server's answer makes no sense
     ├── ReplyLostError           the step was applied, but its reply can no longer be had
     ├── RowsRefusedError         some rows of a frame, or of an attach, were refused
@@ -38,7 +39,7 @@ gRPC: ``status.py`` turns failed calls into these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
@@ -117,6 +118,28 @@ class DeadlineExceededError(CellarError):
 
 class ClosedError(CellarError):
     """This side closed the client or the stream, and then used it."""
+
+
+class UnansweredError(ClosedError):
+    """This side closed the stream with frames in flight. They may or may not have been applied.
+
+    Where their sessions are is unknown here: ask, by ``Client.attach`` or by attaching them to
+    another stream, which both tell the position.
+
+    Attributes:
+        frames: the numbers of the frames.
+    """
+
+    ambiguous = True
+
+    def __init__(self, frames: Sequence[int]) -> None:
+        """Names the frames."""
+        numbers = ", ".join(map(str, frames[:10])) + (", …" if len(frames) > 10 else "")
+        super().__init__(
+            f"the stream was closed before {len(frames)} frames were answered ({numbers}): their "
+            "steps may have been applied; attach their sessions to learn where they are"
+        )
+        self.frames = tuple(frames)
 
 
 class ProtocolError(CellarError):

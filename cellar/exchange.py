@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy.typing as npt
 
 from cellar.drive import drive
 from cellar.duplex import Duplex
-from cellar.errors import BadInputError, CellarError, DeadlineExceededError
+from cellar.errors import BadInputError, CellarError, DeadlineExceededError, UnansweredError
 from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
 from cellar.pending import Frame, Pending
 from cellar.procedures import Write
 from cellar.results import StreamReply
-from cellar.retry import Attempts
+from cellar.retry import CLEANUP_TIMEOUT_S, Attempts
 from cellar.stream_protocol import StreamProtocol
 from cellar.transport import Transport
 
@@ -53,24 +54,42 @@ class Exchange:
 
         Raises:
             BadInputError: nothing is in flight.
+            UnansweredError: the stream was closed before the frames that are left were answered.
             CellarError: no answer.
         """
         attempts = self._attempts(timeout_s)
         while not self._replies:
-            if not self._in_flight.awaited_frames:
+            if self._protocol.closed is not None:
+                raise self._protocol.closed
+            if not self._in_flight.awaited():
                 raise BadInputError("nothing is in flight on the stream")
             self._pump(attempts)
         return self._replies.popleft()
 
     def replies(self) -> Iterator[StreamReply]:
         """The replies to frames that were sent; ends when nothing is in flight."""
-        while self._replies or self._in_flight.awaited_frames:
+        while (
+            self._replies
+            or self._in_flight.awaited()
+            or isinstance(self._protocol.closed, UnansweredError)
+        ):
             yield self.receive()
 
     def close(self) -> None:
-        """Ends the stream, and leaves its sessions open."""
-        self._protocol.close()
-        self._duplex.close()
+        """Ends the stream, and leaves its sessions open.
+
+        Frames in flight are waited for first, a second at most. ``receive`` still gives their
+        replies, and then tells which had none.
+        """
+        awaited = self._in_flight.awaited()
+        attempts = self._attempts(CLEANUP_TIMEOUT_S)
+        try:
+            with suppress(CellarError):
+                while not all(frame.done for frame in awaited):
+                    self._pump(attempts)
+        finally:
+            self._protocol.close(awaited)
+            self._duplex.close()
 
     def _submit(self, pending: Pending) -> None:
         if self._protocol.live:

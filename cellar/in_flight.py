@@ -65,6 +65,7 @@ class InFlight:
         self.channels.check(rows)
         steps = inputs_.encode_frame(inputs, len(rows), self._model)
         frame = Frame(self._frames, rows, steps, self.channels.positions(rows))
+        frame.tenancies = self.channels.tenancies(rows)
         self._frames += 1
         self.channels.move(rows, frame.after)
         self.pending.append(frame)
@@ -97,17 +98,14 @@ class InFlight:
         for pending in reversed(failed):
             pending.error = error
             if isinstance(pending, Frame):
-                self.channels.move(
-                    pending.channels[pending.waiting], pending.positions[pending.waiting]
-                )
+                self._take_back(pending, pending.waiting)
             elif isinstance(pending, Attach):
                 self.channels.release(pending.waiting)
         return failed
 
-    @property
-    def awaited_frames(self) -> int:
-        """Frames that someone waits for."""
-        return sum(isinstance(each, Frame) and not each.forgotten for each in self.pending)
+    def awaited(self) -> list[Frame]:
+        """Frames that someone waits for, in the order asked."""
+        return [each for each in self.frames() if not each.forgotten]
 
     def session_id(self, channel: int) -> str:
         """The session on a channel.
@@ -204,11 +202,12 @@ class InFlight:
             frame.refuse(row, self.failure(error.channel, status.from_row(error)))
         if not frame.forgotten:
             first = rows[~frame.doomed[rows]]  # the others were taken back with an earlier frame
-            self.channels.move(frame.channels[first], frame.positions[first])
+            self._take_back(frame, first)
         for later in self.frames():
             if later.number > frame.number:
-                _, built_on = later.rows_of(channels)
-                later.doomed[built_on] = True
+                hits, built_on = later.rows_of(channels)
+                same = later.tenancies[built_on] == frame.tenancies[rows[hits]]
+                later.doomed[built_on[same]] = True
 
     def _attached(self, answer: session_pb2.StreamAttached) -> None:
         attaches = {
@@ -232,6 +231,12 @@ class InFlight:
                 detach.waiting -= gone
                 self.channels.release(gone)
 
+    def _take_back(self, frame: Frame, rows: Rows) -> None:
+        """Channels go back to where they were before a frame, if their session is the same."""
+        channels = frame.channels[rows]
+        same = self.channels.tenancies(channels) == frame.tenancies[rows]
+        self.channels.move(channels[same], frame.positions[rows[same]])
+
     def _rewind(self, frame: Frame, rows: Rows) -> None:
         later = self.pending[self.pending.index(frame) + 1 :]
         for row in rows.tolist():
@@ -239,4 +244,4 @@ class InFlight:
             if not any(
                 isinstance(each, Frame) and each.rows_of(channel)[0].any() for each in later
             ):
-                self.channels.move(channel, frame.positions[row : row + 1])
+                self._take_back(frame, np.array([row]))

@@ -86,6 +86,7 @@ class Frame:
         positions: their positions before their steps (rows,).
         forgotten: True when nobody waits for it any more.
         doomed: rows (rows,) whose earlier step was refused, so that they will be too.
+        tenancies: of the channels (rows,), see ``Channels``.
         error: why it was given up, if it was.
     """
 
@@ -99,6 +100,7 @@ class Frame:
         self.channels = channels
         self.positions = positions
         self.after = positions + steps.counts  # (rows,) positions after their steps
+        self.tenancies: Rows = np.zeros(len(channels), np.int64)
         self.forgotten = False
         self.doomed = np.zeros(len(channels), np.bool_)
         self.error: CellarError | None = None

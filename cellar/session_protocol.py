@@ -12,7 +12,14 @@ import numpy as np
 from cellar import inputs as inputs_
 from cellar import outputs as outputs_
 from cellar import predictions as predictions_
-from cellar.errors import CellarError, SessionNotFoundError
+from cellar.errors import (
+    CellarError,
+    ClosedError,
+    DrainingError,
+    InternalError,
+    PositionMismatchError,
+    SessionNotFoundError,
+)
 from cellar.inputs import StepInputs
 from cellar.methods import (
     CLOSE_SESSION,
@@ -35,9 +42,11 @@ class SessionProtocol:
     """One session as its client sees it.
 
     The position moves with every answer. It is *stale* after a generation or a reset that did
-    not come to its end, and is then read again before the next request. It is *not* read again
-    after a step that failed: the same step repeated is applied once, and any other step is
-    refused, so nothing is lost or done twice unnoticed.
+    not come to its end, and is then read again before the next request, which ends what is left
+    of the generation on the server. A step without an answer is *in doubt*: the same step repeated
+    is sent for its old position, where it is applied once; before anything else the position is
+    read again, and must be the one before that step or the one after it. So nothing is lost or
+    done twice unnoticed.
     """
 
     def __init__(
@@ -53,12 +62,21 @@ class SessionProtocol:
         self.model = model
         self.position = info.position
         self._stale = False
+        self._doubtful: _Doubtful | None = None
+        self._generation: object = None  # the latest
         self._attempts = attempts
         self._seed = seed
 
     def refresh(self, timeout_s: float | None) -> Procedure[SessionInfo]:
-        """Reads the position again."""
-        return (yield from self._refresh(self._attempts(timeout_s)))
+        """Reads the position again, and takes it as it is."""
+        info = yield from self._refresh(self._attempts(timeout_s))
+        self._doubtful = None
+        return info
+
+    def settle(self, generation: object, timeout_s: float | None) -> Procedure[None]:
+        """Reads the position again if this generation has left it stale."""
+        if self._stale and self._generation is generation:
+            yield from self._refresh(self._attempts(timeout_s))
 
     def step(
         self, inputs: StepInputs, options: OutputOptions, commit: bool, timeout_s: float | None
@@ -91,8 +109,12 @@ class SessionProtocol:
         sampling: Sampling,
         stop: Sequence[str],
         timeout_s: float | None,
+        generation: object,
     ) -> GenerateProcedure:
-        """Generates; is tried again until the first piece, and never after it."""
+        """Generates; is tried again until the first piece, and never after it.
+
+        ``generation`` stands for this one. It is over once anything else moves the session.
+        """
         nothing = prompt is None or (isinstance(prompt, str) and not prompt)
         steps = None if nothing else inputs_.encode(prompt, self.model)  # type: ignore[arg-type]
         with outputs_.refusing():
@@ -105,6 +127,7 @@ class SessionProtocol:
             )
         attempts = self._attempts(timeout_s)
         request.position = yield from self._known_position(attempts)
+        self._doubtful, self._generation = None, generation
         heard = False
         while True:
             try:
@@ -116,16 +139,21 @@ class SessionProtocol:
                     session_id=self.id,
                 )
                 while (message := (yield Next())) is not None:
+                    if self._generation is not generation:
+                        raise ClosedError("the session has gone on without this generation")
                     heard = True
                     piece = Piece.decode(message)
                     self.position = piece.position
                     yield Emit(piece)
-                self._stale = False
+                if self._generation is generation:
+                    self._stale = False
                 return
             except CellarError as error:
-                if heard:
+                if heard or self._generation is not generation:
                     raise
-                self._stale = attempts.ambiguous or error.ambiguous
+                # Of refusals, these may come after the prompt was read.
+                late = isinstance(error, DrainingError | InternalError)
+                self._stale = attempts.ambiguous or error.ambiguous or late
                 yield Sleep(attempts.failed(error))
 
     def forecast(
@@ -147,15 +175,15 @@ class SessionProtocol:
                 seed=seed,
                 include_paths=include_paths,
             )
-        response = yield from retried(
-            FORECAST, request, self._attempts(timeout_s), session_id=self.id
-        )
+        attempts = self._attempts(timeout_s)
+        yield from self._known_position(attempts)  # what was left behind must not run on meanwhile
+        response = yield from retried(FORECAST, request, attempts, session_id=self.id)
         return Forecast.decode(response, horizon)
 
     def reset(self, timeout_s: float | None) -> Procedure[None]:
         """Goes back to position 0."""
         request = session_pb2.ResetSessionRequest(session_id=self.id)
-        self._stale = True
+        self._stale, self._doubtful, self._generation = True, None, None
         response = yield from retried(
             RESET_SESSION, request, self._attempts(timeout_s), session_id=self.id
         )
@@ -187,11 +215,22 @@ class SessionProtocol:
             inputs=steps.message(),
             commit=commit,
             outputs=outputs_.encode(options, every_step=every_step, seed=self._seed),
-            position=(yield from self._known_position(attempts)),
         )
-        response = yield from retried(STEP, request, attempts, session_id=self.id)
+        again = self._doubtful
+        if again is None or not (commit and again.is_repeated_by(request)):
+            request.position = yield from self._known_position(attempts)
+            again = _Doubtful(request, request.position + int(steps.counts[0]))
+        request.position = again.request.position
         if commit:
-            self.position = response.position
+            self._doubtful, self._generation = again, None
+        try:
+            response = yield from retried(STEP, request, attempts, session_id=self.id)
+        except CellarError as error:
+            if commit and not (attempts.ambiguous or error.ambiguous):
+                self._doubtful = None
+            raise
+        if commit:
+            self.position, self._doubtful = response.position, None
         n = int(steps.counts[0]) if every_step else 1
         back = np.arange(n - 1, -1, -1) if commit else np.zeros(n, np.int64)
         return predictions_.decode(
@@ -203,14 +242,44 @@ class SessionProtocol:
         )
 
     def _known_position(self, attempts: Attempts) -> Procedure[int]:
-        if self._stale:
+        doubtful = self._doubtful
+        if self._stale or doubtful is not None:
             yield from self._refresh(attempts)
+        if doubtful is not None and self.position not in (
+            doubtful.request.position,
+            doubtful.after,
+        ):
+            raise PositionMismatchError(
+                f"the session is at {self.position}: somebody else advanced it while a step at "
+                f"{doubtful.request.position} was without an answer",
+                position=self.position,
+            )
         return self.position
 
     def _refresh(self, attempts: Attempts) -> Procedure[SessionInfo]:
-        request = session_pb2.GetSessionRequest(session_id=self.id)
+        # What is left of a generation of ours must not move the session any more.
+        settle = self._stale
+        request = session_pb2.GetSessionRequest(session_id=self.id, settle=settle)
         response = yield from retried(GET_SESSION, request, attempts, session_id=self.id)
         info = SessionInfo.decode(response.session)
         self.position = info.position
         self._stale = False
+        if settle:
+            self._generation = None
         return info
+
+
+class _Doubtful:
+    """A step that was sent, and not answered yet."""
+
+    def __init__(self, request: session_pb2.StepRequest, after: int) -> None:
+        """``after`` is the position after it."""
+        self.request = request
+        self.after = after
+
+    def is_repeated_by(self, request: session_pb2.StepRequest) -> bool:
+        """Whether another one is the same step."""
+        mine = self.request
+        return (
+            mine.inputs == request.inputs and mine.outputs.every_step == request.outputs.every_step
+        )

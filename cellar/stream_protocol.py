@@ -10,10 +10,16 @@ Knows nothing of threads or event loops: see ``procedures.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cellar import resumption, status
-from cellar.errors import CellarError, ClosedError, DeadlineExceededError, ProtocolError
+from cellar.errors import (
+    CellarError,
+    ClosedError,
+    DeadlineExceededError,
+    ProtocolError,
+    UnansweredError,
+)
 from cellar.in_flight import ATTACH_AT_ONCE, InFlight
 from cellar.model_info import ModelInfo
 from cellar.pending import Attach, Frame, Pending
@@ -31,6 +37,7 @@ class StreamProtocol:
         attempts: turns a timeout (None: the client's) into the tries of a request.
         live: True while requests may be written; otherwise the next ``pump`` resumes first,
             and sends all that is pending.
+        closed: why nothing can be received any more, once this side has closed it.
     """
 
     def __init__(
@@ -47,7 +54,7 @@ class StreamProtocol:
         self.live = False
         self.attempts = attempts
         self._outputs = outputs
-        self._closed = False
+        self.closed: ClosedError | None = None
         self._attempts: Attempts | None = None  # since the last sign of progress
 
     def pump(self, timeout_s: float | None) -> StreamProcedure[list[Pending]]:
@@ -57,7 +64,7 @@ class StreamProtocol:
             DeadlineExceededError: nothing came in time; all is pending as before.
             CellarError: the stream is broken for good; call ``give_up``.
         """
-        if self._closed:
+        if self.closed is not None:
             raise ClosedError("the stream was closed")
         if not self.live:
             return (yield from self._resume(timeout_s))
@@ -91,10 +98,16 @@ class StreamProtocol:
             return []
         return self.give_up(CellarError("an attach or a detach was given up"))
 
-    def close(self) -> list[Pending]:
-        """Ends the stream for good; all that is pending has failed, and is returned."""
-        self._closed = True
-        return self.give_up(ClosedError("the stream was closed"))
+    def close(self, awaited: Sequence[Frame]) -> list[Pending]:
+        """Ends the stream for good; all that is pending has failed, and is returned.
+
+        ``awaited`` are the frames that were in flight when it began to be closed.
+        """
+        failed = self.give_up(ClosedError("the stream was closed"))
+        if self.closed is None:
+            left = [frame.number for frame in awaited if frame.error is not None]
+            self.closed = UnansweredError(left) if left else ClosedError("the stream was closed")
+        return failed
 
     def _resume(self, timeout_s: float | None) -> StreamProcedure[list[Pending]]:
         while True:

@@ -20,9 +20,13 @@ class CellarError(Exception):
 
 
 class BadInputError(CellarError):
-    """An input cannot be used; ``field`` names it and ``row`` the step, where there is one."""
+    """An input cannot be used; ``field`` names it and ``row`` the step, where there is one.
+
+    ``frame`` is the number of the frame that ended its stream, if one did.
+    """
 
     reason = "BAD_INPUT"
+    frame: int | None = None
 
     def __init__(self, field: str, message: str, *, row: int | None = None) -> None:
         place = field if row is None else f"{field}, row {row}"
@@ -33,10 +37,12 @@ class BadInputError(CellarError):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The field and the row."""
+        """The field, the row and the frame."""
         found = {"field": self.field}
         if self.row is not None:
             found["row"] = str(self.row)
+        if self.frame is not None:
+            found["frame"] = str(self.frame)
         return found
 
 

@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NoReturn, TextIO, cast
 
 import grpc
@@ -46,6 +47,7 @@ _SERVICES = (
 _EXPIRY_PERIOD_S = 1.0
 # How long the end may take when no call is left: for the status of calls that are cut off, for
 # clients that end their connections well, for the last batch, for the threads.
+_LAST_WORDS_S = 0.5  # of the drain: to end streams and generations
 _LAST_WORD_S = 0.3
 _GOODBYE_S = 0.4
 _QUIET_S = 0.5
@@ -203,10 +205,10 @@ class Server:
         if self._reflection is not None:
             self._reflection.end_calls()
         self._sessions.end_streams()
-        try:
-            await asyncio.wait_for(self._calls.ended(), settings.drain_timeout_s)
-        except TimeoutError:
-            if self._calls.running:
+        if not await self._ended(settings.drain_timeout_s - _LAST_WORDS_S):
+            # Those that run out of time are told why, with what the device has been given.
+            self._sessions.cut_calls()
+            if not await self._ended(min(_LAST_WORDS_S, settings.drain_timeout_s)):
                 _log.warning("calls are cut off", calls=self._calls.running)
                 await self._calls.cut_off(within_s=_LAST_WORD_S)
         await asyncio.sleep(delayed_until - loop.time())
@@ -222,6 +224,12 @@ class Server:
             _log.error("work is left behind", waited_s=_QUIET_S, pending_steps=pending)
         await self._end(self.engine.stop)
         _log.info("stopped")
+
+    async def _ended(self, within_s: float) -> bool:
+        """Wait so long for calls to end; whether none is left."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._calls.ended(), max(0.0, within_s))
+        return not self._calls.running
 
     async def _end(self, close: Callable[[], None]) -> None:
         """End threads, if they end soon; the process does not wait for them."""

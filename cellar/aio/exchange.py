@@ -12,11 +12,12 @@ import numpy.typing as npt
 from cellar.aio.drive import drive
 from cellar.aio.duplex import Duplex
 from cellar.aio.transport import Transport
-from cellar.errors import CellarError, DeadlineExceededError
+from cellar.errors import CellarError, DeadlineExceededError, UnansweredError
 from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
 from cellar.pending import Frame, Pending
 from cellar.results import StreamReply
+from cellar.retry import CLEANUP_TIMEOUT_S
 from cellar.stream_protocol import StreamProtocol
 
 
@@ -58,14 +59,17 @@ class Exchange:
         ``failures``; ``reply.check()`` raises them.
 
         Raises:
+            UnansweredError: the stream was closed before the frames that are left were answered.
             CellarError: the stream is broken, and the frames in flight are lost. To repeat
                 them is safe.
         """
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: bool(self._replies))
+                await self._changed.wait_for(lambda: self._replies or self._protocol.closed)
         except TimeoutError:
             raise DeadlineExceededError("no reply on the stream in time") from None
+        if not self._replies and self._protocol.closed is not None:
+            raise self._protocol.closed
         reply = self._replies.popleft()
         if isinstance(reply, CellarError):
             raise reply
@@ -73,14 +77,25 @@ class Exchange:
 
     async def replies(self) -> AsyncIterator[StreamReply]:
         """The replies to frames that were sent; ends when nothing is in flight."""
-        while self._replies or self._sent:
+        while self._replies or self._sent or isinstance(self._protocol.closed, UnansweredError):
             yield await self.receive()
 
     async def close(self) -> None:
-        """Ends the stream, and leaves its sessions open."""
-        failed = self._protocol.close()
-        await self._stop()
-        await self._failed(failed)
+        """Ends the stream, and leaves its sessions open.
+
+        Frames in flight are waited for first, a second at most. ``receive`` still gives their
+        replies, and then tells which had none.
+        """
+        awaited = self._in_flight.awaited()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLEANUP_TIMEOUT_S), self._changed:
+                    await self._changed.wait_for(lambda: all(frame.done for frame in awaited))
+        finally:
+            failed = self._protocol.close(awaited)
+            self._sent.clear()
+            await self._stop()
+            await self._failed(failed)
 
     async def _submit(self, pending: Pending) -> None:
         if self._reader is None or self._reader.done():

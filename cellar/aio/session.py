@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -27,9 +27,12 @@ T = TypeVar("T")
 class Generation(AsyncIterator[Piece]):
     """A generation in progress: iterate over its pieces, or take it whole."""
 
-    def __init__(self, pieces: AsyncGenerator[Piece, None]) -> None:
+    def __init__(
+        self, pieces: AsyncGenerator[Piece, None], settle: Callable[[], Awaitable[None]]
+    ) -> None:
         """Use ``Session.generate``."""
         self._pieces = pieces
+        self._settle = settle
 
     async def __anext__(self) -> Piece:
         """The next piece, as soon as it has come."""
@@ -44,8 +47,12 @@ class Generation(AsyncIterator[Piece]):
         return np.concatenate([np.zeros(0, np.float32), *[piece.values async for piece in self]])
 
     async def close(self) -> None:
-        """Stops the generation where it is."""
+        """Stops the generation where it is; the session's ``position`` tells then where that is.
+
+        The server may have gone on past the last piece by a few steps.
+        """
         await self._pieces.aclose()
+        await self._settle()
 
 
 class Session:
@@ -56,7 +63,8 @@ class Session:
         model: its model.
 
     After a step that failed with ``error.ambiguous``, repeat that step: it is applied once,
-    whatever happened. Or call ``refresh`` to find out, and go on from there.
+    whatever happened. Any other request finds out first whether it was applied, and goes on from
+    there. ``refresh`` finds out at once; from then on the same step again is another one.
     """
 
     def __init__(self, protocol: SessionProtocol, transport: Transport) -> None:
@@ -68,7 +76,11 @@ class Session:
 
     @property
     def position(self) -> int:
-        """Steps consumed, as far as this client knows."""
+        """Steps consumed, as far as this client knows.
+
+        After a step without an answer, or a generation that was left without ``close``, the next
+        request finds out first; so does ``refresh``.
+        """
         return self._protocol.position
 
     async def step(
@@ -145,8 +157,9 @@ class Session:
     ) -> Generation:
         """Continues the sequence on the server; the session reads what it generates.
 
-        It starts when the first piece is asked for. A failure after that piece is not retried;
-        the position is then read again before the next request.
+        It starts when the first piece is asked for. A failure after that piece is not retried.
+        A generation may be left at any time: by its ``close``, or by going on with the session,
+        which ends it. The position is read again before the next request.
 
         Args:
             prompt: steps to read first; None when the session has read something before.
@@ -164,8 +177,9 @@ class Session:
             CellarError: any other.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-        procedure = self._protocol.generate(prompt, max_steps, sampling, stop, timeout_s)
-        return Generation(self._transport.generate(procedure))
+        mine = object()
+        procedure = self._protocol.generate(prompt, max_steps, sampling, stop, timeout_s, mine)
+        return Generation(self._transport.generate(procedure), lambda: self._settle(mine))
 
     async def forecast(
         self,
@@ -221,6 +235,10 @@ class Session:
         """Closes the session; a failure to do so never hides the error that ended the block."""
         with suppress(*((CellarError,) if error else ())):
             await self.close(timeout_s=CLEANUP_TIMEOUT_S if error else None)
+
+    async def _settle(self, generation: object) -> None:
+        with suppress(CellarError):  # then the next request does it
+            await self._run(self._protocol.settle(generation, CLEANUP_TIMEOUT_S))
 
     async def _run(self, procedure: Procedure[T]) -> T:
         return await drive(procedure, self._transport.perform)

@@ -69,10 +69,12 @@ class OpenSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "settle")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SETTLE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    settle: bool
+    def __init__(self, session_id: _Optional[str] = ..., settle: bool = ...) -> None: ...
 
 class GetSessionResponse(_message.Message):
     __slots__ = ("session",)

@@ -98,7 +98,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """Tells where a session stands.
+        """Tells where a session stands, once the steps have run that the server took before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +126,9 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Stream(self, request_iterator, context):
-        """Advances many sessions on one connection, with many steps in each message.
+        """Advances many sessions on one connection, with many steps in each message. However a stream ends,
+        the frames that were read are answered before its status. A frame that ends it has changed
+        nothing, nor has any behind it: the metadata's frame is its number.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

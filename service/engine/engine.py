@@ -5,10 +5,11 @@ Everything here runs on one event loop. Knows nothing of gRPC or protobuf, nor h
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import structlog
@@ -25,6 +26,7 @@ from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Barrier
 from service.errors import (
     BadInputError,
+    CallerGoneError,
     CellarError,
     DrainingError,
     LoadingError,
@@ -43,6 +45,13 @@ class StepResult:
     position: int
     answers: Answers
     replayed: bool
+
+
+class Breakable(Protocol):
+    """A generation, which can be ended from outside."""
+
+    def break_off(self, error: CellarError) -> None:
+        """End it with what has run."""
 
 
 class Engine:
@@ -83,6 +92,7 @@ class Engine:
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
+        self._generations: dict[Session, list[Breakable]] = {}
 
     # -- sessions -------------------------------------------------------------------------
 
@@ -107,6 +117,43 @@ class Engine:
         if self.draining or self.loading:
             self.check_ready()
         return self.directory.sessions.get(session_id) or self.directory.find(session_id)
+
+    async def describe(self, session_id: str, *, settle: bool = False) -> SessionInfo:
+        """Where a session stands, once what was taken for it before has run.
+
+        Args:
+            session_id: which.
+            settle: ends its generations first, so that nothing taken before moves it any more.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session = self.directory.find(session_id)
+        if settle:
+            left = CallerGoneError("the client has left the generation, and goes on without it")
+            for generation in self._generations.get(session, ()):
+                generation.break_off(left)
+        if not session.shard.is_idle(session.slot):
+            await self.barrier(session_id)
+        return self.directory.describe(session_id)
+
+    async def close(self, session_id: str) -> int:
+        """Close a session; steps that are queued, and not given to the device, are refused.
+
+        Returns its position, once what was given to the device has run.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+        """
+        session = self.directory.find(session_id)
+        is_idle = session.shard.is_idle(session.slot)
+        position = self.directory.close(session_id)
+        if is_idle:
+            return position
+        # In the same turn of the event loop, while the slot is still the session's.
+        last = Barrier(slots=np.array([session.slot], np.int64), is_last=True)
+        (delivery,) = await session.shard.perform(last)
+        return int(delivery.positions[0])
 
     async def reset(self, session_id: str) -> SessionInfo:
         """Put a session back to position 0, after the steps queued for it.
@@ -227,6 +274,26 @@ class Engine:
         claimed = UNCHECKED if position is None else position
         session.shard.add((kind, session.slot, step, claimed, 0, 0, call))
         return call
+
+    # -- generations ----------------------------------------------------------------------
+
+    @contextmanager
+    def generating(self, session: Session, generation: Breakable) -> Iterator[None]:
+        """A generation of a session is in progress."""
+        own = self._generations.setdefault(session, [])
+        own.append(generation)
+        try:
+            yield
+        finally:
+            own.remove(generation)
+            if not own:
+                del self._generations[session]
+
+    def end_generations(self, error: CellarError) -> None:
+        """End every generation that is in progress."""
+        for own in self._generations.values():
+            for generation in own:
+                generation.break_off(error)
 
     # -- life -----------------------------------------------------------------------------
 

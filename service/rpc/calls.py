@@ -137,6 +137,9 @@ class Calls:
                     raise
                 code = status.code_of(_NO_TIME)
                 await _last_word(context, _NO_TIME)
+            except grpc.aio.InternalError:  # gRPC's: what was written reaches nobody any more
+                code = status.CANCELLED
+                raise asyncio.CancelledError from None
             except Exception as fault:  # ours: the caller learns nothing of its inside
                 code = status.INTERNAL
                 _log.exception("call failed", method=method, error=type(fault).__name__)

@@ -111,6 +111,7 @@ class FakeSession:
     request: bytes = b""
     reply: Any = None
     before: int = -1
+    settled: int = 0
 
 
 class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionServiceServicer):
@@ -247,7 +248,9 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
 
     def GetSession(self, request: Any, context: Any) -> Any:
         self._begin("GetSession", request, context)
-        self._find(request.session_id, context)
+        session = self._find(request.session_id, context)
+        with self.lock:
+            session.settled += request.settle
         return session_pb2.GetSessionResponse(session=self._describe(request.session_id))
 
     def CloseSession(self, request: Any, context: Any) -> Any:
@@ -293,11 +296,16 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         if prompt:
             self.step(session, prompt, None, outputs)
         text = ""
+        settled = session.settled
         for count in range(1, request.max_steps + 1):
             if self.pieces and count > self.pieces:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
             token = session.state % len(VOCABULARY)
-            self.step(session, [token], None, outputs)
+            with self.lock:
+                if session.settled == settled:
+                    self.step(session, [token], None, outputs)
+            if session.settled > settled:
+                context.abort(grpc.StatusCode.CANCELLED, "the client goes on without it")
             text += VOCABULARY[token]
             stopped = any(each in text for each in request.stop)
             finish = session_pb2.FINISH_REASON_UNSPECIFIED

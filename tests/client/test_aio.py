@@ -175,3 +175,81 @@ async def test_a_step_given_up_can_be_repeated(
         reply = await stream.step(channels, "ab")
         assert reply.predictions.replayed.all()
         assert reply.positions.tolist() == [1, 1]
+
+
+async def test_a_closed_stream_tells_what_became_of_its_frames(
+    aclient: cellar.aio.Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellar.aio.exchange.CLEANUP_TIMEOUT_S", 0.3)
+    stream = await aclient.stream("char")
+    channels = await stream.open(1)
+    answered = await stream.send(channels, "a")
+    while server.frames < 1:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    server.silent = True
+    lost = [await stream.send(channels, "b"), await stream.send(channels, "c")]
+    waiting = asyncio.create_task(stream.step(channels, "d"))
+    await asyncio.sleep(0)
+    await stream.close()
+    with pytest.raises(cellar.ClosedError):
+        await waiting
+    assert (await stream.receive()).frame == answered
+    for _ in range(2):
+        with pytest.raises(cellar.UnansweredError) as caught:
+            await stream.receive(timeout_s=5)
+        assert caught.value.frames[:2] == tuple(lost)
+    monkeypatch.setattr("cellar.aio.exchange.CLEANUP_TIMEOUT_S", 20)
+    finished = await aclient.stream("char")
+    server.silent = False
+    server.release.set()
+    channels = await finished.open(1)
+    numbers = [await finished.send(channels, "a") for _ in range(3)]
+    await finished.close()
+    assert [reply.frame async for reply in finished.replies()] == numbers
+    with pytest.raises(cellar.ClosedError):
+        await finished.receive()
+
+
+@pytest.mark.parametrize("way", ["cancel", "deadline"])
+async def test_a_step_that_was_given_up(
+    way: str, aclient: cellar.aio.Client, server: FakeServer
+) -> None:
+    session = await aclient.session("char")
+    for applied in (True, False):
+        position = session.position
+        server.fail("Step", delay_s=0.3, after=applied, unavailable=not applied)
+        with pytest.raises((TimeoutError, cellar.DeadlineExceededError)):  # noqa: PT012
+            if way == "cancel":
+                async with asyncio.timeout(0.1):
+                    await session.step("b")
+            else:
+                await session.step("b", timeout_s=0.1)
+        at = position + applied
+        while server.sessions[session.id].position != at:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # this server does not drop what nobody waits for
+        assert (await session.step("c")).position == session.position == at + 1
+
+
+@pytest.mark.parametrize("way", ["close", "leave", "forget", "cancel", "deadline"])
+async def test_a_generation_that_is_left(
+    way: str, aclient: cellar.aio.Client, server: FakeServer
+) -> None:
+    session = await aclient.session("char")
+    timeout_s = 0.05 if way == "deadline" else None
+    for _ in range(5):
+        generation = session.generate("ab", max_steps=10_000, timeout_s=timeout_s)
+        if way != "deadline":
+            await anext(generation)
+        if way == "close":
+            await generation.close()
+            assert session.position == server.sessions[session.id].position
+        elif way == "forget":
+            del generation
+        elif way == "cancel":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(generation.text(), 0.02)
+        elif way == "deadline":
+            with pytest.raises(cellar.DeadlineExceededError):
+                await generation.text()
+        prediction = await session.step("a")
+        assert prediction.position == session.position == server.sessions[session.id].position

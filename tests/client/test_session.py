@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -215,18 +216,107 @@ def test_a_lost_reply_does_not_step_twice(client: cellar.Client, server: FakeSer
     assert last.raw.tolist() == [run([1, 2, 3])]
 
 
-def test_after_giving_up_the_same_step_is_safe_and_another_is_refused(server: FakeServer) -> None:
-    once = cellar.RetryPolicy(attempts=1)
-    with cellar.connect(server.address, retry=once) as client:
-        session = client.session("char")
-        server.fail("Step", after=True)
-        with pytest.raises(cellar.ConnectionLostError) as caught:
-            session.step("b")
-        assert caught.value.ambiguous
-        with pytest.raises(cellar.StepConflictError):
+ONCE = cellar.RetryPolicy(attempts=1)
+LOST = ({"after": True}, {"unavailable": True})
+"""How a step is left without an answer: applied, and not."""
+
+
+@pytest.fixture
+def hasty(server: FakeServer) -> Iterator[cellar.Client]:
+    """A client that tries once."""
+    with cellar.connect(server.address, retry=ONCE, timeout_s=10) as client:
+        yield client
+
+
+@pytest.mark.parametrize("fault", LOST)
+def test_after_giving_up_the_same_step_is_applied_once(
+    fault: dict[str, bool], hasty: cellar.Client, server: FakeServer
+) -> None:
+    session = hasty.session("char")
+    server.fail("Step", **fault)
+    with pytest.raises(cellar.ConnectionLostError) as caught:
+        session.step("b")
+    assert caught.value.ambiguous
+    assert session.step("b").replayed is ("after" in fault)
+    assert (session.position, server.calls["GetSession"]) == (1, 0)
+    assert session.step("b").position == 2, "it is another one now"
+
+
+@pytest.mark.parametrize("fault", LOST)
+def test_after_giving_up_another_step_goes_on_from_where_the_session_is(
+    fault: dict[str, bool], hasty: cellar.Client, server: FakeServer
+) -> None:
+    session = hasty.session("char")
+    session.step("d")
+    server.fail("Step", **fault)
+    with pytest.raises(cellar.ConnectionLostError):
+        session.step("b")
+    read = [3, 1, 2] if "after" in fault else [3, 2]
+    prediction = session.step("c")
+    assert prediction.raw is not None
+    assert (prediction.raw.tolist(), session.position) == ([run(read)], len(read))
+    session.step("c")
+    assert server.calls["GetSession"] == 1, "nothing is in doubt any more"
+
+
+@pytest.mark.parametrize("fault", LOST)
+def test_a_look_ahead_between_a_step_and_its_repetition(
+    fault: dict[str, bool], hasty: cellar.Client, server: FakeServer
+) -> None:
+    session = hasty.session("char")
+    server.fail("Step", **fault)
+    with pytest.raises(cellar.ConnectionLostError):
+        session.step("b")
+    assert session.peek("c").position == len(fault.keys() & {"after"})
+    assert session.step("b").position == 1
+    assert session.step("b").position == 2
+
+
+def test_once_the_caller_has_asked_the_same_step_is_another(
+    hasty: cellar.Client, server: FakeServer
+) -> None:
+    session = hasty.session("char")
+    server.fail("Step", after=True)
+    with pytest.raises(cellar.ConnectionLostError):
+        session.step("b")
+    assert session.refresh().position == 1
+    assert session.step("b").position == 2
+
+
+def test_somebody_else_stepped_while_a_step_was_in_doubt(
+    hasty: cellar.Client, server: FakeServer
+) -> None:
+    session = hasty.session("char")
+    server.fail("Step", after=True)
+    with pytest.raises(cellar.ConnectionLostError):
+        session.step("b")
+    hasty.attach(session.id).step("d")
+    for _ in range(2):  # not healed behind the caller's back
+        with pytest.raises(cellar.PositionMismatchError) as caught:
             session.step("c")
-        assert session.step("b").replayed
-        assert session.position == 1
+        assert caught.value.position == 2
+    assert session.refresh().position == 2
+    assert session.step("c").position == 3
+
+
+@pytest.mark.parametrize("later", ["generate", "forecast", "reset"])
+def test_a_step_in_doubt_before_other_requests(
+    later: str, hasty: cellar.Client, server: FakeServer
+) -> None:
+    session = hasty.session("series")
+    session.step(1.0)
+    server.fail("Step", after=True)
+    with pytest.raises(cellar.ConnectionLostError):
+        session.step(2.0)
+    if later == "generate":
+        assert len(session.generate(max_steps=3).values()) == 3
+        assert session.position == 5
+    elif later == "forecast":
+        assert session.forecast(2).mean[0] == run([1, 2]) + 1
+        assert session.step(2.0).replayed
+    else:
+        session.reset()
+        assert session.step(2.0).position == 1
 
 
 def test_somebody_else_stepped(client: cellar.Client) -> None:
@@ -358,19 +448,42 @@ def test_generate_that_breaks_is_not_repeated(client: cellar.Client, server: Fak
         assert (session.position, server.calls["GetSession"]) == (6, 1)
 
 
-def test_generate_left_early(client: cellar.Client, server: FakeServer) -> None:
+@pytest.mark.parametrize("way", ["close", "leave", "forget", "lose"])
+def test_generate_left_early(way: str, client: cellar.Client, server: FakeServer) -> None:
     with client.session("char") as session:
-        generation = session.generate("ab", max_steps=10_000)
-        next(generation)
-        generation.close()
-        deadline = time.monotonic() + 5
-        while True:  # the server notices a little later
-            try:
-                session.step("a")
-                break
-            except cellar.PositionMismatchError:
-                assert time.monotonic() < deadline
-                session.refresh()
+        for _ in range(5):
+            generation = session.generate("ab", max_steps=10_000)
+            next(generation)
+            if way == "close":
+                generation.close()
+                assert session.position == server.sessions[session.id].position
+            elif way == "lose":
+                with pytest.raises(cellar.DeadlineExceededError):
+                    list(session.generate("ab", max_steps=10_000, timeout_s=0.05))
+            elif way == "forget":
+                del generation
+            prediction = session.step("a")
+            assert prediction.position == session.position == server.sessions[session.id].position
+
+
+def test_a_generation_is_over_once_the_session_has_gone_on(
+    client: cellar.Client, server: FakeServer
+) -> None:
+    with client.session("char") as session:
+        left = session.generate("ab", max_steps=10_000)
+        next(left)
+        session.step("a")
+        position = session.position
+        with pytest.raises(cellar.CellarError):
+            for _ in left:
+                pass
+        left.close()
+        assert session.position == position
+        kept = session.generate(max_steps=400)
+        next(kept)
+        left.close()
+        assert len(kept.text()) == 399, "an old generation's close leaves the new one alone"
+        assert session.step("a").position == position + 401
 
 
 def test_forecast(client: cellar.Client) -> None:

@@ -308,3 +308,54 @@ def test_a_closed_stream_says_so(client: cellar.Client) -> None:
         stream.step(channels, "a")
     with pytest.raises(cellar.ModelUnknownError):
         client.stream("nobody")
+
+
+def test_a_stream_that_is_closed_tells_what_became_of_its_frames(
+    client: cellar.Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellar.exchange.CLEANUP_TIMEOUT_S", 20)
+    stream = client.stream("char")
+    channels = stream.open(2)
+    numbers = [stream.send(channels, [n, n]) for n in range(3)]
+    stream.close()
+    assert [reply.frame for reply in stream.replies()] == numbers, "all were answered in time"
+    with pytest.raises(cellar.ClosedError) as caught:
+        stream.receive()
+    assert not caught.value.ambiguous
+
+
+def test_a_stream_that_is_closed_tells_which_frames_had_no_answer(
+    client: cellar.Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cellar.exchange.CLEANUP_TIMEOUT_S", 0.3)
+    stream = client.stream("char")
+    channels = stream.open(1)
+    session_id = stream.session_id(channels[0])
+    answered = stream.send(channels, "a")
+    assert stream.receive().frame == answered
+    server.silent = True
+    lost = [stream.send(channels, "b"), stream.send(channels, "c")]
+    stream.close()
+    for ask in (stream.receive, lambda: list(stream.replies())):
+        with pytest.raises(cellar.UnansweredError, match=r"2 frames.*\(1, 2\).*attach") as caught:
+            ask()
+        assert caught.value.frames == tuple(lost)
+        assert caught.value.ambiguous
+    assert client.attach(session_id).position == 2, "which is how one learns of the first"
+
+
+def test_a_refusal_for_a_channel_that_was_let_go_leaves_its_next_session_alone(
+    client: cellar.Client, server: FakeServer
+) -> None:
+    with client.stream("char") as stream:
+        (channel,) = stream.open(1)
+        server.hold_frames.add(0)
+        stream.send([channel], [13])  # refused, and told with the answer to the next frame
+        stream.detach([channel])
+        session = client.session("char")
+        session.step("abc")
+        assert stream.attach([session.id]).tolist() == [channel]
+        stream.send([channel], "d")
+        replies = {reply.frame: reply for reply in stream.replies()}
+        assert isinstance(replies[0].failures[0].error, cellar.BadInputError)
+        assert replies[1].positions.tolist() == stream.positions([channel]).tolist() == [4]

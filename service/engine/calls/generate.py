@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from models.manifest import TokensInput
 from service.engine.directory import Session
-from service.engine.engine import Engine
-from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.engine import Engine, StepCall
+from service.engine.scheduler.feedback import Feedback, FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import SAMPLE, Answers, Ints
 from service.engine.work.flow import Flow
@@ -24,6 +24,7 @@ from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
     BadInputError,
+    CellarError,
     OverloadedError,
     PositionMismatchError,
     SessionClosedError,
@@ -47,7 +48,12 @@ class Piece:
 class _Generation(FeedbackCall):
     """One call: the steps that nobody has taken yet, and how it ended.
 
+    Attributes:
+        prompt: what is read first, while it is.
+        rows: its row, once it feeds back.
+
     Args:
+        feedback: where it feeds back.
         symbols: of the model's tokens; none where it draws values.
         stop: ends once the text holds one of these.
         memory: where it is counted what nobody has taken, if that is much.
@@ -55,7 +61,16 @@ class _Generation(FeedbackCall):
 
     is_paced = True
 
-    def __init__(self, symbols: tuple[str, ...], stop: Sequence[str], memory: BufferMemory) -> None:
+    def __init__(
+        self,
+        feedback: Feedback,
+        symbols: tuple[str, ...],
+        stop: Sequence[str],
+        memory: BufferMemory,
+    ) -> None:
+        self.prompt: StepCall | None = None
+        self.rows: Ints | None = None
+        self._feedback = feedback
         self.watches = bool(stop)
         self.ended = False
         self.news = asyncio.Event()
@@ -100,6 +115,16 @@ class _Generation(FeedbackCall):
         del rows, draws
         self.ended = True
         self.news.set()
+
+    def break_off(self, error: CellarError) -> None:
+        """End it: what runs is read, and nothing is drawn any more."""
+        if self.ended:
+            return
+        self.error = self.error or error
+        if self.rows is not None:
+            self._feedback.cancel(self, self.rows)
+        elif self.prompt is not None:
+            self.prompt.cancel()
 
     def is_over(self, step: Any) -> bool:
         """See `FeedbackCall.is_over`: whether the step completes a stop string."""
@@ -154,45 +179,38 @@ async def generate(
         _check_stop(engine, session, stop)
 
     flow = flow or engine.flows.nobodys
-    if prompt is not None and len(prompt):
-        result = await engine.step(
-            session, prompt, outputs=SAMPLE, sampling=sampling, position=position, flow=flow
+    call = _Generation(session.shard.feedback, served.reader.symbols, stop, engine.memory)
+    with engine.generating(session, call):
+        drawn, at = await _first_draw(engine, session, call, prompt, sampling, position, flow)
+        if engine.directory.sessions.get(session_id) is not session:
+            engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
+            raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
+        feedback = session.shard.feedback
+        call.rows = rows = feedback.start(
+            call,
+            slots=np.array([session.slot]),
+            position=at,
+            first=drawn.columns[feedback.drawn],
+            draws=Draws.of((sampling,)),
+            steps=max_steps,
         )
-        drawn, at = result.answers, result.position
-    else:
-        session.shard.check_room(1, flow)
-        drawn, at = await _draw_again(session, sampling, position, flow)
-
-    if engine.directory.sessions.get(session_id) is not session:
-        engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
-        raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
-    feedback = session.shard.feedback
-    call = _Generation(served.reader.symbols, stop, engine.memory)
-    rows = feedback.start(
-        call,
-        slots=np.array([session.slot]),
-        position=at,
-        first=drawn.columns[feedback.drawn],
-        draws=Draws.of((sampling,)),
-        steps=max_steps,
-    )
-    flow.take(1)  # a row of every batch, for as long as it lasts
-    try:
-        while True:
-            await call.news.wait()
-            ended = call.ended
-            piece = call.take()
-            if piece is not None:
-                if not ended:
-                    feedback.taken(int(rows[0]))
-                yield piece
-            if ended:
-                break
-    finally:
-        flow.answered(1)
-        call.close()
-        if not call.ended:
-            feedback.cancel(call, rows)
+        flow.take(1)  # a row of every batch, for as long as it lasts
+        try:
+            while True:
+                await call.news.wait()
+                ended = call.ended
+                piece = call.take()
+                if piece is not None:
+                    if not ended:
+                        feedback.taken(int(rows[0]))
+                    yield piece
+                if ended:
+                    break
+        finally:
+            flow.answered(1)
+            call.close()
+            if not call.ended:
+                feedback.cancel(call, rows)
     if call.error is not None:
         raise call.error
 
@@ -206,6 +224,30 @@ def _check_stop(engine: Engine, session: Session, stop: Sequence[str]) -> None:
         raise BadInputError("stop", "an empty stop string would stop at once: leave it out")
     if not isinstance(session.served.manifest.input, TokensInput):
         raise BadInputError("stop", "the model generates values, not text")
+
+
+async def _first_draw(
+    engine: Engine,
+    session: Session,
+    call: _Generation,
+    prompt: CheckedSteps | None,
+    sampling: Sampling,
+    position: int | None,
+    flow: Flow,
+) -> tuple[Answers, int]:
+    """Read the prompt, if there is one, and draw; returns the draw and where the session stands."""
+    if prompt is None or not len(prompt):
+        session.shard.check_room(1, flow)
+        drawn, at = await _draw_again(session, sampling, position, flow)
+    else:
+        call.prompt = engine.step(
+            session, prompt, outputs=SAMPLE, sampling=sampling, position=position, flow=flow
+        )
+        result = await call.prompt
+        drawn, at = result.answers, result.position
+    if call.error is not None:  # broken off meanwhile
+        raise call.error
+    return drawn, at
 
 
 async def _draw_again(

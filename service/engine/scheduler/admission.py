@@ -11,7 +11,7 @@ import structlog
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.table import SessionTable, Verdicts
 from service.engine.work.columns import Ints, Mask
-from service.engine.work.replies import Delivery
+from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.work import Barrier, Chunk, Recall, hand_over
 from service.errors import (
@@ -197,8 +197,13 @@ class Admission:
 
     def refuse(self, request: Request, row: int, error: CellarError) -> None:
         """Refuse one row."""
+        slot = request.slots[row : row + 1]
+        # What is queued before it runs all the same, and the position is that after it; but whoever
+        # has gone away may have left that, too.
+        positions = self._table.accepted[slot]
+        if isinstance(error, CallerGoneError) and (positions != self._table.position[slot]).any():
+            positions = np.full(1, UNKNOWN)
         number = request.rows_at(np.array([row]))
-        positions = self._table.position[request.slots[row : row + 1]]
         hand_over(request, Delivery(rows=number, positions=positions, error=error))
 
 

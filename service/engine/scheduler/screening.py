@@ -11,7 +11,7 @@ import numpy as np
 from service.engine.scheduler.scheduler import batch_of
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
-from service.engine.work.work import Kind
+from service.engine.work.work import Barrier, Kind
 from service.errors import (
     CallerGoneError,
     CellarError,
@@ -35,6 +35,8 @@ def screen(
         rows = bad[start : start + len(part.slots)]
         start += len(part.slots)
         work = part.work
+        if isinstance(work, Barrier) and work.is_last:
+            rows = np.zeros_like(rows)
         if work.cancelled:
             gone = np.ones(len(rows), np.bool_)
             if work.failure is None:

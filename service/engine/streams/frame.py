@@ -8,6 +8,7 @@ import numpy as np
 
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import Answers, Ints
+from service.engine.work.replies import UNKNOWN
 from service.errors import BadInputError, CellarError
 from service.settings import EngineSettings
 
@@ -110,5 +111,8 @@ def _check_steps(limits: EngineSettings, rows: int, steps: Ints) -> int:
 
 def same_refusal(channels: Ints, positions: Ints, error: CellarError) -> list[Refusal]:
     """The same refusal for several rows."""
-    columns = zip(channels.tolist(), repeat(error), positions.tolist(), strict=False)
+    known: list[int | None] = positions.tolist()
+    if UNKNOWN in known:
+        known = [None if position == UNKNOWN else position for position in known]
+    columns = zip(channels.tolist(), repeat(error), known, strict=False)
     return list(map(Refusal._make, columns))  # those who are refused for load are many

@@ -26,6 +26,7 @@ from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
 from service.errors import (
     BadInputError,
+    CallerGoneError,
     CellarError,
     InternalError,
     OverloadedError,
@@ -128,6 +129,7 @@ class SessionStream:
         self.pending_steps = 0
         self.turned_away = 0
         self.flow = flow or engine.flows.nobodys
+        self._why: CellarError | None = None  # it ended before its client did
         self._engine = engine
         self._outputs = served.check_outputs(outputs, sampling, steps=1)
         self._single_kind = served.single_kind(outputs, sampling, encode)
@@ -240,7 +242,7 @@ class SessionStream:
         column = np.array([channel])
         if delivery.error is not None:
             frame = Frame(number=number, channels=column, steps=None)
-            refusals = same_refusal(column, delivery.positions, delivery.error)
+            refusals = same_refusal(column, delivery.positions, self._reason(delivery.error))
             self._refuse(frame, delivery.rows, refusals)
             return
         self.put(
@@ -274,9 +276,10 @@ class SessionStream:
         except Exception as fault:
             self.break_off(fault)
 
-    def end(self) -> None:
-        """The client is gone: drop what the device has not been given."""
+    def end(self, why: CellarError | None = None) -> None:
+        """Refuse what the device has not been given, and say why if the client is not gone."""
         self.cancelled = True
+        self._why = self._why or why
         self.account.close()
         for rows in list(self._queued):
             rows.cancel()
@@ -317,8 +320,8 @@ class SessionStream:
                 rows, whole = rows[~bad], False
             for shard, own in self._by_shard(places, rows):
                 if shard in refused:
-                    now = shard.table.position[places["slot"][own]]
-                    error = refused[shard]
+                    shard.admit_inbox()  # what is queued before this runs all the same
+                    now, error = shard.table.accepted[places["slot"][own]], refused[shard]
                     self._refuse(frame, own, same_refusal(channels[own], now, error))
                 else:
                     self._submit(shard, frame, own, whole, places, positions, inputs)
@@ -378,7 +381,8 @@ class SessionStream:
             if self._engine.draining:
                 self._engine.check_ready()
         except CellarError as error:
-            now = shard.table.position[slots]
+            shard.admit_inbox()  # what is queued before this runs all the same
+            now = shard.table.accepted[slots]
             self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
             return
         shard.submit(request)
@@ -392,7 +396,8 @@ class SessionStream:
         for index, row in enumerate(rows.tolist()):
             channel = int(channels[index])
             slot = int(places["slot"][index])
-            table = self.served.shards[int(places["shard"][index])].table
+            shard = self.served.shards[int(places["shard"][index])]
+            table = shard.table
             position: int | None = None
             error: CellarError
             if not places["attached"][index]:
@@ -402,8 +407,10 @@ class SessionStream:
                     f"the session on channel {channel} was closed or has expired"
                 )
             else:
-                position = int(table.position[slot])
+                shard.admit_inbox()
+                position = int(table.accepted[slot])
                 if table.lost[slot]:
+                    position = int(table.position[slot])
                     error = StateLostError(position)
                 else:
                     own = frame.steps_of_rows(rows[index : index + 1])
@@ -418,7 +425,8 @@ class SessionStream:
             self._queued.discard(queued)
         channels = frame.channels if len(rows) == len(frame.channels) else frame.channels[rows]
         if delivery.error is not None:
-            self._refuse(frame, rows, same_refusal(channels, delivery.positions, delivery.error))
+            error = self._reason(delivery.error)
+            self._refuse(frame, rows, same_refusal(channels, delivery.positions, error))
             return
         self._answered(frame.count_steps(rows))
         counts = None
@@ -440,6 +448,9 @@ class SessionStream:
                     replayed=delivery.replayed,
                 )
             )
+
+    def _reason(self, error: CellarError) -> CellarError:
+        return self._why if self._why and isinstance(error, CallerGoneError) else error
 
     def _refuse(self, frame: Frame, rows: Ints, refusals: list[Refusal]) -> None:
         """Refuse rows, together with whatever else of the frame is refused in the next tick."""

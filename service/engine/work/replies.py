@@ -11,13 +11,16 @@ from service.engine.work.columns import Answers, Ints, Mask
 from service.engine.work.flow import Flow
 from service.errors import CellarError
 
+UNKNOWN = -1
+"""The position of a session whose queued steps may run, or may not."""
+
 
 @dataclass(slots=True, kw_only=True)  # not frozen: one is made per message on the hot path
 class Delivery:
     """What became of some rows of a request: ``answers`` to them, or an ``error`` for all."""
 
     rows: Ints  # (rows,) which rows of the request
-    positions: Ints  # (rows,) where each session stands now
+    positions: Ints  # (rows,) where each session stands now, or UNKNOWN
     answers: Answers | None = None
     error: CellarError | None = None
     replayed: bool = False

@@ -164,9 +164,11 @@ class Fork(Work):
 class Barrier(Work):
     """Waits until what was queued before it has run, whatever position that led to.
 
-    With ``reset`` the session is put back to position 0 at that point.
+    With ``reset`` the session is put back to position 0 at that point. One that ``is_last`` waits
+    for a session that was closed, and is not refused for that.
     """
 
     kind = Kind.BARRIER
 
     reset: bool = False
+    is_last: bool = False

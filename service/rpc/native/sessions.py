@@ -10,6 +10,7 @@ from service.engine.calls.forecast import forecast
 from service.engine.calls.generate import Piece, generate
 from service.engine.engine import Engine
 from service.engine.served.outputs import DEFAULT_LEVELS
+from service.errors import DrainingError
 from service.rpc.calls import Calls
 from service.rpc.native import decode, encode
 from service.rpc.native.streams import StreamCall
@@ -34,12 +35,12 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> Any:
         self._check_loaded()
-        info = self._engine.directory.describe(request.session_id)
+        info = await self._engine.describe(request.session_id, settle=request.settle)
         return pb.GetSessionResponse(session=encode.session(info))
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
         self._check_loaded()
-        position = self._engine.directory.close(request.session_id)
+        position = await self._engine.close(request.session_id)
         return pb.CloseSessionResponse(position=position)
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:
@@ -122,6 +123,12 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         """Let every open stream finish its queued steps and end."""
         for call in self._streams:
             call.drain()
+
+    def cut_calls(self) -> None:
+        """End what still runs, with what the device has been given."""
+        self._engine.end_generations(DrainingError("the server is shutting down"))
+        for call in self._streams:
+            call.cut()
 
 
 def add_to(calls: Calls, engine: Engine) -> SessionServicer:

@@ -20,6 +20,7 @@ from service.errors import (
     CellarError,
     DrainingError,
     OverloadedError,
+    ReplyLostError,
     unapplied,
 )
 from service.rpc.native import decode, frame_encoder, frame_layout
@@ -28,6 +29,7 @@ _REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
 _RESERVED_BYTES = 2**16  # so that memory is not asked for with every step
 _HEADS_BYTES = 64  # what a message has before its columns
+_LAST_WORDS_S = 30.0  # a stream that ends waits so long for its client to read one more message
 
 
 class StreamCall:
@@ -36,6 +38,9 @@ class StreamCall:
     Replies are encoded by the writer, so that a reply that cannot be encoded ends its own stream
     and disturbs nobody else. A client that does not read them is not read from either: HTTP/2 flow
     control then holds it back.
+
+    However it ends, the frames that were read are answered before its status. The writer is never
+    cancelled: gRPC cannot send the status of a call whose first write was.
 
     Args:
         context: the call; read and write are used, not iterated.
@@ -65,43 +70,76 @@ class StreamCall:
         """Read nothing more; end once what is queued has been answered."""
         self._draining.set()
 
+    def cut(self) -> None:
+        """Refuse what the device has not been given, and end."""
+        self._draining.set()
+        if self._stream is not None:
+            self._stream.end(_draining_error())
+
     async def serve(self) -> None:
         """Read, step and answer until the client is done.
 
         Raises:
             CellarError: the client broke the protocol, or the server is shutting down.
+            ReplyLostError: the client has read nothing for long; what is not written is dropped.
         """
-        stream = await self._start()
+        # At once, and not with the first message: the status can be sent from here on, even if the
+        # client never reads that message.
+        await self._context.send_initial_metadata(())
+        self._stream = stream = await self._start()
         reader = asyncio.create_task(self._read(stream))
         writer = asyncio.create_task(self._write())
-        writer.add_done_callback(lambda _: self._progress.set())
+        writer.add_done_callback(self._written)
         draining = asyncio.create_task(self._draining.wait())
         try:
             ends = (reader, writer, draining, self._broken)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             self._check()
-            if writer.done():
-                writer.result()
-            if reader.done():
-                reader.result()
-            else:
-                reader.cancel()
-            while stream.pending_steps and not writer.done():
-                self._progress.clear()
-                await self._progress.wait()
-                self._check()
-            self._all_put = True
-            self._wake_writer()
-            await asyncio.wait((writer, self._broken), return_when=asyncio.FIRST_COMPLETED)
-            self._check()
-            await writer
+            refusal = reader.exception() if reader.done() else None
+            reader.cancel()
+            await self._answer_all(stream, writer, refusal)
+            if refusal is not None:
+                raise refusal
             if draining.done():
                 raise _draining_error()
         finally:
-            for task in (reader, writer, draining):
+            for task in (reader, draining):
                 task.cancel()
-            await asyncio.gather(reader, writer, draining, return_exceptions=True)
+            await asyncio.gather(reader, draining, return_exceptions=True)
             stream.end()
+            self._outbox.clear()
+            self._end_writer()
+
+    async def _answer_all(
+        self, stream: SessionStream, writer: asyncio.Task[None], refusal: BaseException | None
+    ) -> None:
+        """Write what becomes of all frames that were read."""
+        while not writer.done():
+            if not stream.pending_steps:
+                self._end_writer()
+            self._progress.clear()
+            try:
+                async with asyncio.timeout(_LAST_WORDS_S):
+                    await self._progress.wait()
+                self._check()
+            except TimeoutError:
+                if self._writer_waits is None:  # it is the client that we wait for, not the device
+                    why = "the stream ended" if refusal is None else refusal
+                    raise ReplyLostError(
+                        f"{why}; the client has read nothing for {_LAST_WORDS_S:g} s, and "
+                        f"{self._unwritten_steps} answers are dropped: ask where its sessions are"
+                    ) from refusal
+        writer.result()
+
+    def _end_writer(self) -> None:
+        """Let the writer end with what there is to write."""
+        self._all_put = True
+        self._wake_writer()
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        self._progress.set()
+        if not writer.cancelled():
+            writer.exception()  # has been looked at: nobody else does where the client is gone
 
     def break_off(self, error: CellarError) -> None:
         """End at once, whether or not the client reads what it was sent."""
@@ -173,18 +211,11 @@ class StreamCall:
                     frame = request.frame
                     if has_room and len(frame.channels) == 1 and _submit_one(stream, frame):
                         continue
-                    channels = decode.integers(frame.channels)
-                    steps = decode.column(frame.steps)
-                    inputs = decode.inputs(frame.inputs, stream.served.reader)
-                    count = max(len(inputs), len(channels))
-                    if not (self._reserve(stream, count) or await self._room(stream, count)):
-                        assert self._no_room is not None, "it says why"
-                        stream.refuse(channels, steps, inputs, self._no_room, number=frame.number)
-                        continue
-                    positions = decode.column(frame.positions)
-                    await stream.submit_yielding(
-                        channels, steps, positions, inputs, number=frame.number
-                    )
+                    try:
+                        await self._submit(stream, frame)
+                    except BadInputError as error:
+                        error.frame = frame.number  # those before it are answered, none behind it
+                        raise
                 case "attach":
                     result = await stream.attachments.attach(
                         request.attach.session_ids,
@@ -200,6 +231,19 @@ class StreamCall:
                     raise BadInputError("start", "the stream was started already")
                 case _:
                     raise BadInputError("message", "nothing is set: send attach, frame or detach")
+
+    async def _submit(self, stream: SessionStream, frame: pb.StreamFrame) -> None:
+        """Queue a frame, or refuse its rows where there is no memory for it."""
+        channels = decode.integers(frame.channels)
+        steps = decode.column(frame.steps)
+        inputs = decode.inputs(frame.inputs, stream.served.reader)
+        count = max(len(inputs), len(channels))
+        if not (self._reserve(stream, count) or await self._room(stream, count)):
+            assert self._no_room is not None, "it says why"
+            stream.refuse(channels, steps, inputs, self._no_room, number=frame.number)
+            return
+        positions = decode.column(frame.positions)
+        await stream.submit_yielding(channels, steps, positions, inputs, number=frame.number)
 
     async def _room(self, stream: SessionStream, steps: int = 1) -> bool:
         """Wait until so many steps more may come; whether there is memory for them then.
@@ -250,6 +294,7 @@ class StreamCall:
                 if isinstance(content, Reply):
                     for message in frame_encoder.replies(content, at_once=self._refusals_at_once):
                         await self._context.write(message)
+                        self._progress.set()
                 else:
                     await self._context.write(content)
                 self._unwritten_steps -= steps

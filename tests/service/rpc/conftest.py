@@ -39,21 +39,19 @@ async def wire(repository: Path) -> AsyncIterator[Wire]:
 
 
 @asynccontextmanager
-async def serving(repository: Path) -> AsyncIterator[Wire]:
-    """A server with small limits."""
-    settings = Settings(
-        models=repository,
-        port=0,
-        metrics_port=0,
-        max_sessions=64,
-        spare_slots=512,
-        max_paths=256,
-        default_paths=64,
-        max_request_steps=1000,
-        max_frame_steps=2000,
-        max_message_bytes=65_536,
-        drain_timeout_s=5,
-    )
+async def serving(repository: Path, **others: Any) -> AsyncIterator[Wire]:
+    """A server with small limits, where no others are wanted."""
+    limits: dict[str, Any] = {
+        "max_sessions": 64,
+        "spare_slots": 512,
+        "max_paths": 256,
+        "default_paths": 64,
+        "max_request_steps": 1000,
+        "max_frame_steps": 2000,
+        "max_message_bytes": 65_536,
+        "drain_timeout_s": 5,
+    }
+    settings = Settings(models=repository, port=0, metrics_port=0, **{**limits, **others})
     server = Server(settings)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

@@ -93,7 +93,7 @@ async def test_a_fault_of_ours_is_counted_and_tells_nothing(
     def fail(*_: object) -> None:
         raise RuntimeError("the secret of the house")
 
-    monkeypatch.setattr(Directory, "describe", fail)
+    monkeypatch.setattr(Directory, "find", fail)
     for _ in range(2):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await wire.sessions.GetSession(pb.GetSessionRequest(session_id="a"))
