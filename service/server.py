@@ -207,9 +207,9 @@ class Server:
         self._sessions.end_streams()
         if not await self._ended(settings.drain_timeout_s - _LAST_WORDS_S):
             # Those that run out of time are told why, with what the device has been given.
+            _log.warning("calls are cut off", calls=self._calls.running)
             self._sessions.cut_calls()
             if not await self._ended(min(_LAST_WORDS_S, settings.drain_timeout_s)):
-                _log.warning("calls are cut off", calls=self._calls.running)
                 await self._calls.cut_off(within_s=_LAST_WORD_S)
         await asyncio.sleep(delayed_until - loop.time())
         await asyncio.gather(self._listener.stop(_GOODBYE_S), self._end(self._close_page))
@@ -340,10 +340,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _run(settings)
     except DeviceLostError as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
         # To take leave of a device that has failed may hang, and a supervisor waits for the end.
-        os._exit(1)
+        _leave(1, out, err)
     except (DeviceError, ModelError, OSError) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -354,10 +352,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
-    # Python's own end would wait for threads, and gRPC's for connections.
-    out.settle(_LAST_LINES_S)
-    err.settle(_LAST_LINES_S)
-    os._exit(0)
+    _leave(0, out, err)
+
+
+def _leave(status: int, *logs: Lines) -> NoReturn:
+    """End the process; Python's own end would wait for threads, and gRPC's for connections."""
+    for lines in logs:
+        lines.settle(_LAST_LINES_S)
+    os._exit(status)
 
 
 def _run(settings: Settings) -> None:

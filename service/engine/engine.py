@@ -188,7 +188,6 @@ class Engine:
         sampling: Sampling | None = None,
         position: int | None = None,
         commit: bool = True,
-        flow: Flow | None = None,
     ) -> "StepCall":
         """Queue steps of one session, of which all are applied or none; await it for the reply.
 
@@ -201,7 +200,6 @@ class Engine:
             sampling: how to draw, where samples are wanted.
             position: where the session must stand; ``None`` is not checked.
             commit: whether the steps are applied; else the reply is as if they were.
-            flow: who calls.
 
         Raises:
             CellarError: nothing was queued, or applied; the class says why.
@@ -218,9 +216,9 @@ class Engine:
         inputs = steps.require()
         if count == 1 and commit:
             step = int(inputs[0]) if session.served.reader.has_tokens else inputs
-            return self.step_once(session, step, outputs, sampling, position, flow)
+            return self.step_once(session, step, outputs, sampling, position)
         outputs = session.served.check_outputs(outputs, sampling, steps=count)
-        flow = flow or self.flows.nobodys
+        flow = self.flows.current
         account = self.memory.account()
         predictions = count if outputs.every_step else 1
         held = session.served.held_bytes(outputs, steps=count, predictions=predictions)
@@ -254,7 +252,6 @@ class Engine:
         outputs: Outputs,
         sampling: Sampling | None,
         position: int | None,
-        flow: Flow | None = None,
     ) -> "StepCall":
         """Queue one good step of one session: a token id, or values (1, width).
 
@@ -268,7 +265,7 @@ class Engine:
             kind = session.served.single_kinds.get((outputs, _results))
         if kind is None:
             kind = session.served.single_kind(outputs, sampling, _results)
-        flow = flow or self.flows.nobodys
+        flow = self.flows.current
         session.shard.check_room(1, flow)
         call = _call(session, sampling, flow, 1)
         claimed = UNCHECKED if position is None else position

@@ -9,7 +9,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from service.engine.work.memory import caller
+from service.engine.work.flow import caller
 from service.errors import BadInputError, CellarError, DrainingError, InternalError, unapplied
 from service.metrics import Metrics
 from service.rpc import status

@@ -18,7 +18,6 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
-from service.engine.work.flow import Flow
 from service.engine.work.memory import Held
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
@@ -76,7 +75,6 @@ async def forecast(
     paths: int = 0,
     levels: tuple[float, ...],
     seed: int = 0,
-    flow: Flow | None = None,
     include_paths: bool = False,
 ) -> ForecastResult:
     """Sample paths from copies of a session, and leave the session as it is.
@@ -89,7 +87,6 @@ async def forecast(
         levels: of the quantiles, each strictly between 0 and 1.
         seed: the same one at the same position gives the same paths.
         include_paths: whether the paths will be sent, too: they have to fit into a message.
-        flow: who calls.
 
     Raises:
         NotStartedError: the session has read nothing yet.
@@ -113,7 +110,7 @@ async def forecast(
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
     position = session.shard.require_started(session.slot, "session_id")
-    flow = flow or engine.flows.nobodys
+    flow = engine.flows.current
     session.shard.check_room(paths, flow)
 
     draws = replace(Draws.repeated(Sampling(), paths), seed=path_seeds(seed, paths))

@@ -18,8 +18,8 @@ from service.engine.engine import Engine, StepCall
 from service.engine.scheduler.feedback import Feedback, FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import SAMPLE, Answers, Ints
-from service.engine.work.flow import Flow
-from service.engine.work.memory import Account, BufferMemory, Held, caller
+from service.engine.work.flow import Flow, caller
+from service.engine.work.memory import Account, BufferMemory, Held
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
@@ -159,7 +159,6 @@ async def generate(
     sampling: Sampling,
     stop: Sequence[str] = (),
     position: int | None = None,
-    flow: Flow | None = None,
 ) -> AsyncGenerator[Piece, None]:
     """Read the prompt, then draw steps and read each of them.
 
@@ -178,7 +177,7 @@ async def generate(
     if stop:
         _check_stop(engine, session, stop)
 
-    flow = flow or engine.flows.nobodys
+    flow = engine.flows.current
     call = _Generation(session.shard.feedback, served.reader.symbols, stop, engine.memory)
     with engine.generating(session, call):
         drawn, at = await _first_draw(engine, session, call, prompt, sampling, position, flow)
@@ -241,7 +240,7 @@ async def _first_draw(
         drawn, at = await _draw_again(session, sampling, position, flow)
     else:
         call.prompt = engine.step(
-            session, prompt, outputs=SAMPLE, sampling=sampling, position=position, flow=flow
+            session, prompt, outputs=SAMPLE, sampling=sampling, position=position
         )
         result = await call.prompt
         drawn, at = result.answers, result.position

@@ -9,7 +9,6 @@ from service.engine.served.inputs import CheckedSteps
 from service.engine.served.predictor import Sequences
 from service.engine.served.registry import ServedModel
 from service.engine.work.columns import Answers, Ints, Outputs
-from service.engine.work.flow import Flow
 from service.engine.work.memory import Held
 from service.engine.work.sampling import Sampling
 from service.errors import BadInputError
@@ -32,7 +31,6 @@ async def predict(
     *,
     outputs: Outputs,
     sampling: Sampling | None = None,
-    flow: Flow | None = None,
 ) -> PredictResult:
     """Read whole sequences from their beginning and predict; nothing is kept of them.
 
@@ -43,7 +41,6 @@ async def predict(
         counts: steps of each sequence, (sequences,); ``None`` is one sequence.
         outputs: what to compute, after each sequence's last step or after every step.
         sampling: how to draw.
-        flow: who calls.
 
     Raises:
         BadInputError: a sequence cannot be read; ``row`` says which. Or an output is not to be had.
@@ -63,10 +60,9 @@ async def predict(
     predictions = len(steps) if outputs.every_step else len(counts)
     _check_room(served, limits, predictions)
     sequences = Sequences(inputs=steps.inputs, counts=counts)
-    flow = flow or engine.flows.nobodys
     held = served.held_bytes(outputs, steps=len(steps), predictions=predictions)
     with engine.memory.holding(Held.REQUEST, held):
-        answers = await served.predictor.predict(sequences, outputs, sampling, flow)
+        answers = await served.predictor.predict(sequences, outputs, sampling, engine.flows.current)
     return PredictResult(counts=counts if outputs.every_step else None, answers=answers)
 
 

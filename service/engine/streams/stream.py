@@ -19,7 +19,6 @@ from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.work.columns import Inputs, Ints, Outputs
-from service.engine.work.flow import Flow
 from service.engine.work.memory import STEP_BYTES
 from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
@@ -100,7 +99,6 @@ class SessionStream:
         sampling: how it draws.
         send: called with each reply, from the event loop.
         encode: makes what ``send`` is called with for single steps.
-        flow: who calls.
         break_off: called with why the stream must end: a reply to it was lost.
 
     Raises:
@@ -117,7 +115,6 @@ class SessionStream:
         sampling: Sampling | None,
         send: Callable[[Any], None],
         encode: Encode = reply_for_each,
-        flow: Flow | None = None,
         break_off: Callable[[CellarError], None] = _ignore,
     ) -> None:
         served.require_streamable()
@@ -128,7 +125,7 @@ class SessionStream:
         self.cancelled = False
         self.pending_steps = 0
         self.turned_away = 0
-        self.flow = flow or engine.flows.nobodys
+        self.flow = engine.flows.current
         self._why: CellarError | None = None  # it ended before its client did
         self._engine = engine
         self._outputs = served.check_outputs(outputs, sampling, steps=1)

@@ -1,7 +1,13 @@
 """Whose steps they are, where the queues are fair between callers."""
 
 import time
+from collections.abc import Callable
+from contextvars import ContextVar
 from weakref import WeakValueDictionary
+
+caller: ContextVar[Callable[[], str]] = ContextVar("caller", default=lambda: "")
+"""Says who calls, such as a connection: his steps are a flow, and what he has the server hold is
+one sum."""
 
 _FEW = 16  # steps at once of those who wait for each
 _LATELY_S = 0.05
@@ -44,14 +50,13 @@ class Flows:
 
     Attributes:
         active: flows that have steps pending.
-        nobodys: of work whose caller is not known.
     """
 
     def __init__(self) -> None:
         self.active = 0
         self._few_s = -1.0  # when one with few steps came last while others had some pending
         self._named: WeakValueDictionary[str, Flow] = WeakValueDictionary()
-        self.nobodys = Flow(self)
+        self._nobodys = Flow(self)
 
     def add(self, steps: int) -> None:
         """One has steps pending that had none."""
@@ -63,8 +68,15 @@ class Flows:
         """Whether lately one with few steps came beside others."""
         return time.monotonic() < self._few_s + _LATELY_S
 
+    @property
+    def current(self) -> Flow:
+        """That of who calls, see `caller`."""
+        return self.of(caller.get()())
+
     def of(self, name: str) -> Flow:
-        """The flow of a name; it lasts as long as somebody holds it."""
+        """The flow of a name; it lasts as long as somebody holds it. No name is nobody's."""
+        if not name:
+            return self._nobodys
         flow = self._named.get(name)
         if flow is None:
             flow = self._named[name] = Flow(self)

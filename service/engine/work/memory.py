@@ -7,13 +7,10 @@ most; whoever holds little finds room. Knows nothing of what is held.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from enum import Enum
 
+from service.engine.work.flow import caller
 from service.errors import CellarError, OverloadedError
-
-caller: ContextVar[Callable[[], str]] = ContextVar("caller", default=lambda: "")
-"""Says who calls, such as a connection: whatever one caller has the server hold is one sum."""
 
 STEP_BYTES = 256  # of a step that waits, or of its reply, beside its numbers
 

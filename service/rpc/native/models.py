@@ -40,7 +40,6 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             decode.column(request.steps),
             outputs=outputs,
             sampling=sampling,
-            flow=self._engine.flows.of(context.peer()),
         )
         names = served.names if request.inputs.HasField("text") else served.labels
         return encode.predicted(result, served, names)

@@ -54,8 +54,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         position = decode.position(request)
         step = decode.one_step(request.inputs, served.reader)
         if step is not None and (request.commit or not request.HasField("commit")):
-            flow = self._engine.flows.of(context.peer())
-            result = await self._engine.step_once(session, step, outputs, sampling, position, flow)
+            result = await self._engine.step_once(session, step, outputs, sampling, position)
         else:
             result = await self._engine.step(
                 session,
@@ -64,7 +63,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
                 sampling=sampling,
                 position=position,
                 commit=request.commit if request.HasField("commit") else True,
-                flow=self._engine.flows.of(context.peer()),
             )
         # Tokens come back as they were sent.
         names = served.names if request.inputs.HasField("text") else served.labels
@@ -95,7 +93,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             sampling=decode.sampling(request.sampling),
             stop=list(request.stop),
             position=decode.position(request),
-            flow=self._engine.flows.of(context.peer()),
         )
         async with aclosing(pieces):  # a call that is cancelled ends its generation at once
             async for piece in pieces:
@@ -109,7 +106,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             paths=request.paths,
             levels=tuple(request.quantiles) or DEFAULT_LEVELS,
             seed=request.seed,
-            flow=self._engine.flows.of(context.peer()),
             include_paths=request.include_paths,
         )
         return encode.forecast(result, include_paths=request.include_paths)

@@ -166,7 +166,6 @@ class StreamCall:
             sampling=sampling,
             send=self._send,
             encode=frame_encoder.single_replies,
-            flow=self._engine.flows.of(self._context.peer()),
             break_off=self.break_off,
         )
         self._stream = stream

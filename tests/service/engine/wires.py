@@ -9,6 +9,7 @@ from service import errors
 from service.engine.engine import StepCall, StepResult
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
+from service.engine.work import flow
 from service.engine.work.columns import Outputs
 from tests.service.engine.fakes import VOCABULARY
 from tests.service.engine.houses import Fakes
@@ -52,15 +53,16 @@ class Wire:
         self.is_broken = False  # it lost a reply, and ends
         self._house = house
         self._numbers = 0
+        token = flow.caller.set(lambda: caller)
         self.stream = SessionStream(
             house.engine,
             house.served,
             outputs=outputs,
             sampling=None,
             send=self._receive,
-            flow=house.engine.flows.of(caller) if caller else None,
             break_off=self._broken_off,
         )
+        flow.caller.reset(token)
 
     async def attach(self, *names: str, first: int = 0) -> "Wire":
         channels = np.arange(first, first + len(names))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.engine.work.memory import Account, BufferMemory, Held, caller
+from service.engine.work.flow import caller
+from service.engine.work.memory import Account, BufferMemory, Held
 from service.errors import CellarError, OverloadedError
 
 LIMIT = 1000
