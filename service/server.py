@@ -75,6 +75,7 @@ class Server:
         )
         self._sessions = session_rpc.add_to(self._calls, self.engine)
         model_rpc.add_to(self._calls, self.engine)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._calls)
         self._reflection = (
             reflection_rpc.servicer_of((*_SERVICES, "grpc.health.v1.Health"))
             if settings.reflection
@@ -99,7 +100,6 @@ class Server:
         return self._health.watching + reflection
 
     def _add_services(self, server: grpc.aio.Server) -> None:
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._reflection is not None:
             reflection_rpc.add_to(server, self._reflection)
         self._calls.add_to(server)

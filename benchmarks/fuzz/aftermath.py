@@ -133,7 +133,10 @@ class Aftermath:
                 found.append(f"stdout: {general(line)}")
                 continue
             if entry.get("level") not in ("debug", "info") or "exception" in entry:
-                found.append(f"log: {entry.get('event')}: {_last_line(entry.get('exception', ''))}")
+                fault = entry.get("exception", "")  # in JSON a list, the fault that was raised last
+                if isinstance(fault, list):
+                    fault = f"{fault[0]['exc_type']}: {fault[0]['exc_value']}"
+                found.append(f"log: {entry.get('event')}: {_last_line(fault)}")
         errors = self._server.errors()
         fresh, self._errors_read = errors[self._errors_read :], len(errors)
         if MARK in fresh:

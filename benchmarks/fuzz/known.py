@@ -24,16 +24,8 @@ class Known:
 
 KNOWN: tuple[Known, ...] = (
     Known(
-        r": UNKNOWN: Unexpected",
-        "bytes that are no message end a call with UNKNOWN, a class of Python's and no reason",
-    ),
-    Known(
-        r"^Stream: the call has no end",
-        "a stream that is refused for a message can wait for ever",
-    ),
-    Known(
-        r"^server: stderr",
-        "gRPC writes to stderr what strangers sent, and tracebacks of calls that went away",
+        r"UnicodeDecodeError|the server fell, and another takes over",
+        "gRPC falls when the path of a call is no UTF-8, and another server takes the port over",
     ),
     Known(
         r"is not finite$|: INTERNAL: the model drew what cannot be its next step",

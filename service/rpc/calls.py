@@ -16,7 +16,8 @@ from service.rpc import status
 from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server
 
 _log = structlog.get_logger(__name__)
-_CHEAP = frozenset({"GetSession", "CloseSession", "ListModels", "GetModel"})  # as a refusal is
+_HEALTH = frozenset({"Check", "List", "Watch"})  # asked for as long as there is a server
+_CHEAP = _HEALTH | {"GetSession", "CloseSession", "ListModels", "GetModel"}  # as a refusal is
 _SERIALISED = frozenset({"Stream"})  # methods that read and write messages as bytes
 _NO_TIME = DrainingError("the server is shutting down, and had no time to finish this")
 _UNKNOWN = "unknown"  # for methods that a client makes up
@@ -109,7 +110,7 @@ class Calls:
     def _wrapped(self, handler: Any, method: str) -> Any:
         kind = "_".join("stream" if many else "unary" for many in handler[:2])
         inner = getattr(handler, kind)
-        is_work = method not in _CHEAP
+        is_work, is_counted = method not in _CHEAP, method not in _HEALTH
         # Read here and not by gRPC, which would tell the caller of UNKNOWN exceptions; the requests
         # of a stream are read by its own handler.
         read = None if handler.request_streaming else handler.request_deserializer
@@ -117,7 +118,7 @@ class Calls:
 
         async def call(request: Any, context: Any) -> Any:
             code = status.OK
-            if not self._draining:
+            if is_counted and not self._draining:
                 task: Any = asyncio.current_task()
                 self._running.add(task)
                 task.add_done_callback(self._forget)  # when the reply is sent, or cannot be
@@ -127,7 +128,10 @@ class Calls:
                 caller.set(context.peer)
                 if read is not None:
                     request = _parsed(request, read, name)
-                return await inner(request, context)
+                reply = await inner(request, context)
+                if not is_counted:
+                    code = status.of(context)
+                return reply
             except CellarError as error:
                 code = status.code_of(error)
                 await status.abort(context, error)
@@ -143,7 +147,8 @@ class Calls:
             except Exception as fault:  # ours: the caller learns nothing of its inside
                 code = status.INTERNAL
                 _log.exception("call failed", method=method, error=type(fault).__name__)
-                await status.abort(context, InternalError("internal error; see the server's log"))
+                ours = InternalError("internal error; see the server's log")
+                await status.abort(context, ours)
             finally:
                 self._count(method, code)
 
@@ -174,7 +179,7 @@ class _Unknown(grpc.GenericRpcHandler):
 
 
 async def _last_word(context: Any, error: CellarError) -> None:
-    """End a call with an error, unless a message is on its way to somebody who does not read."""
+    """End a call with an error, unless its client is gone."""
     try:
         await status.abort(context, error)
     except grpc.aio.AbortError:  # how `abort` ends

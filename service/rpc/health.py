@@ -37,8 +37,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """See the service's definition."""
         found = self._statuses.get(request.service)
         if found is None:
-            await context.abort(status.NOT_FOUND)
-        return health_pb2.HealthCheckResponse(status=found)
+            context.set_code(status.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=found or 0)
+
+    async def List(self, request: Any, context: Any) -> Any:
+        """See the service's definition."""
+        statuses = {
+            service: health_pb2.HealthCheckResponse(status=found)
+            for service, found in self._statuses.items()
+        }
+        return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Any) -> None:
         """See the service's definition."""

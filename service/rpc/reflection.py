@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from service.errors import BadInputError
+from service.rpc import status
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):
@@ -21,13 +25,15 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
         self._ending.set()
 
     async def ServerReflectionInfo(self, request_iterator: Any, unused_context: Any) -> Any:
-        """See the service's definition."""
+        """See the service's definition; requests come as bytes."""
         requests = self._until_ended(request_iterator)
-        answers: Any = super().ServerReflectionInfo(requests, unused_context)
+        answers: Any = super().ServerReflectionInfo(_parsed(requests), unused_context)
         self.running += 1
         try:
             async for answer in answers:
                 yield answer
+        except BadInputError as error:
+            await status.abort(unused_context, error)
         finally:
             self.running -= 1
 
@@ -56,5 +62,21 @@ def servicer_of(service_names: tuple[str, ...]) -> ReflectionServicer:
 
 def add_to(server: grpc.aio.Server, servicer: ReflectionServicer) -> None:
     """Register the service."""
-    add: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-    add(servicer, server)
+    reply: Any = reflection_pb2.ServerReflectionResponse
+    method: Any = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo, response_serializer=reply.SerializeToString
+    )
+    handlers = {"ServerReflectionInfo": method}
+    generic = grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, handlers)
+    server.add_generic_rpc_handlers((generic,))
+    server.add_registered_method_handlers(reflection.SERVICE_NAME, handlers)
+
+
+async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """What gRPC would parse, and answer with UNKNOWN and a traceback in the log if it cannot."""
+    request: Any = reflection_pb2.ServerReflectionRequest
+    async for data in requests:
+        try:
+            yield request.FromString(data)
+        except DecodeError as error:
+            raise BadInputError("message", f"it is no ServerReflectionRequest: {error}") from error

@@ -13,8 +13,8 @@ CEILINGS: dict[str, tuple[int, int | None]] = {
     "step": (15, None),
     "frame": (16, None),
     "row": (15, None),
-    "generate": (20, 120),
-    "forecast": (20, 120),
+    "generate": (20, 130),
+    "forecast": (20, 124),
 }
 
 

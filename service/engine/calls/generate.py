@@ -24,6 +24,7 @@ from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Recall
 from service.errors import (
     BadInputError,
+    CallerGoneError,
     CellarError,
     OverloadedError,
     PositionMismatchError,
@@ -242,7 +243,10 @@ async def _first_draw(
         call.prompt = engine.step(
             session, prompt, outputs=SAMPLE, sampling=sampling, position=position
         )
-        result = await call.prompt
+        try:
+            result = await call.prompt
+        except CallerGoneError as gone:
+            raise call.error or gone from None
         drawn, at = result.answers, result.position
     if call.error is not None:  # broken off meanwhile
         raise call.error

@@ -171,8 +171,8 @@ async def test_a_fault_in_any_line_of_a_turn_is_contained(inline_run_s: float) -
     lines = (await play(0, 0, inline_run_s, calls=12)).lines
     assert lines > 1000, "hardly a line was seen"
     places = set()
-    for _ in range(5):
-        places.add((await play(0, dice.randint(1, lines), inline_run_s, calls=12)).where)
+    for _ in range(6):  # in the first half: how many lines there are is a matter of time
+        places.add((await play(0, dice.randint(1, lines // 2), inline_run_s, calls=12)).where)
     assert len(places - {""}) > 2, "hardly a fault was raised"
 
 

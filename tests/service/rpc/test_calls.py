@@ -1,6 +1,7 @@
 """What every call has in common: unknown methods, and the counts by method and code."""
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -178,3 +179,23 @@ async def test_a_path_that_is_no_text_ends_nothing(wire: Wire) -> None:
     await stream.write(pb.StreamRequest(attach=attach))
     assert list((await stream.read()).attached.channels) == [0], "what ran goes on"
     stream.cancel()
+
+
+async def test_a_refused_call_leaves_no_garbage(wire: Wire) -> None:
+    """gRPC's own way to end a call keeps the request until the next collection, which is rare."""
+
+    async def refused_calls(count: int) -> None:
+        for _ in range(count):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await wire.sessions.Step(pb.StepRequest(session_id="nobody's"))
+
+    await refused_calls(5)
+    gc.collect()
+    gc.disable()
+    try:
+        await refused_calls(0)
+        idle = gc.collect()
+        await refused_calls(20)
+        assert gc.collect() - idle < 20 * 10, "it was some 40 objects for each"
+    finally:
+        gc.enable()
