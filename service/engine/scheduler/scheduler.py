@@ -176,6 +176,14 @@ class Scheduler:
         if self.parked:
             self.unpark(part.slots)
 
+    def finish_whole(self, work: Work) -> None:
+        """Single steps have all run, in one batch: what `finish` does, for the most frequent."""
+        self._left.pop(work, None)
+        self.pending_steps -= len(work.slots)
+        self._table.serving[work.slots] += 1
+        if self.parked:
+            self.unpark(work.slots)
+
     def unpark(self, slots: Ints) -> None:
         """Slots serve their next tickets: what waits for these may run."""
         for key in zip(slots.tolist(), self._table.serving[slots].tolist(), strict=True):

@@ -191,10 +191,7 @@ class Tick:
         batch, request, table = run.batch, run.request, self._table
         run.positions = [table.position[part.slots] for part in batch.parts]
         if request is not None:
-            table.serving[batch.slots] += 1
-            self._scheduler.pending_steps -= batch.steps
-            if self._scheduler.parked:
-                self._scheduler.unpark(batch.slots)
+            self._scheduler.finish_whole(request)
         else:
             self._scheduler.complete(batch)
         for index, part in enumerate(batch.parts):

@@ -65,6 +65,7 @@ def leftovers(served: ServedModel) -> dict[str, int]:
             "queued work": scheduler.waiting,
             "queued rows": scheduler.ready_rows,
             "parked work": len(scheduler.parked),
+            "work that is remembered": len(scheduler._left),
             "chunks that want a spare": len(scheduler._spareless),
             "flows that have spares": len(scheduler._borrowed),
             "steps in flight": feedback.in_flight,
