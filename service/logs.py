@@ -18,6 +18,8 @@ import structlog
 from service.settings import Settings
 
 _BACKLOG = 2**20  # characters that wait to be written; beyond it, entries are dropped
+# gRPC's word for a call whose client is gone when its end is sent: no fault of anybody's.
+_LEFT = "ExecuteBatchError raised in core by servicer method"
 _QUOTED = 500  # characters of what a library says
 
 
@@ -158,8 +160,9 @@ class _OfLibraries(logging.Handler):
         """See `logging.Handler.emit`."""
         # As asyncio and gRPC quote what strangers sent: a line of it, escaped, and not all.
         said = ascii(record.getMessage().partition("\n")[0][:_QUOTED])
+        is_left = record.getMessage().startswith(_LEFT)
         structlog.get_logger().log(
-            record.levelno,
+            logging.DEBUG if is_left else record.levelno,
             "a library says",
             library=record.name,
             said=said,

@@ -159,7 +159,7 @@ def _soak(server: CellarServer, given: argparse.Namespace, console: Console) -> 
 def _complaints(server: CellarServer) -> list[str]:
     """What the server has logged and should not have."""
     found = {
-        f"the server logged {entry.get('event')!r}"
+        f"the server logged {entry.get('event')!r} {entry.get('said', '')}".strip()
         for entry in map(json.loads, server.unread())
         if entry.get("level") not in ("debug", "info")
     }
