@@ -47,9 +47,10 @@ class FairQueue(Generic[E]):
         return len(self._ends) > 1
 
     def place(self, flow: Hashable, rows: int) -> int:
-        """The round in which a flow's next rows begin; they have their place from now on."""
-        if not self._count:
-            self._ends.clear()  # nobody is ahead of anybody
+        """The round in which a flow's next rows begin; they have their place from now on.
+
+        In a queue that is empty, whatever comes is in the present round.
+        """
         start, used = self._ends.get(flow, (self._round, 0))
         if start < self._round:
             start, used = self._round, 0
@@ -84,6 +85,8 @@ class FairQueue(Generic[E]):
             del self._rounds[number]
             heappop(self._numbers)
         self._count -= 1
+        if not self._count and self._ends:
+            self._ends.clear()  # nobody is ahead of anybody
         if entry is not self._rest:
             self._rest, self._rest_rows = None, 0
         if number >= self._prune:

@@ -255,7 +255,7 @@ class Scheduler:
     def _make_ready(self, entry: _Entry) -> None:
         work, ready = entry.work, self._ready[entry.work.kind]
         start = work.round
-        if work.flow is not None:
+        if work.flow is not None and ready:
             rows = self._chunk_steps if work.kind is Kind.CHUNKS else len(entry.rows)
             start = ready.place(work.flow, rows)
         ready.append(entry, start)

@@ -8,6 +8,7 @@ from service.errors import OverloadedError
 from service.settings import EngineSettings
 
 _LEAST_STEPS = 64  # that may wait, however slow the model: batches are made of them
+_RUNS_AT_ONCE = 4  # between which what is roomy is not reckoned anew
 _KEPT = 0.95  # of what was measured, at each run: some twenty runs are remembered
 _AROUND_RUNS = 1.5  # what goes on around a run, in its time, until it was measured
 _MOST_AT_ONCE = 4.0  # times what was expected: a stall says little of the next run
@@ -37,6 +38,8 @@ class QueueLimit:
     ) -> None:
         self.roomy_steps = settings.max_pending_steps
         self._settings = settings
+        self._max_batch = settings.max_batch
+        self._runs = 0
         self._count = count
         self._clock = clock
         self._seconds = 0.0  # that some steps took, with all that goes on around their runs
@@ -63,9 +66,11 @@ class QueueLimit:
                 took_s = min(took_s, _MOST_AT_ONCE * self.step_s * steps)
             self._seconds = _KEPT * self._seconds + took_s
             self._steps = _KEPT * self._steps + steps
-            self._measured()
-            self._since_s = now_s if pending_steps >= self._settings.max_batch else None
-        elif pending_steps >= self._settings.max_batch:  # in a short queue runs are small, and dear
+            self._runs += 1
+            if self._runs % _RUNS_AT_ONCE == 0:
+                self._measured()
+            self._since_s = now_s if pending_steps >= self._max_batch else None
+        elif pending_steps >= self._max_batch:  # in a short queue runs are small, and dear
             self._since_s = self._clock()
 
     def check(self, pending_steps: int, steps: int, flow: Flow) -> None:

@@ -81,8 +81,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             self._streams.discard(call)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
-        # Its status can be sent from here on, even if the client never reads the first piece.
-        await context.send_initial_metadata(())
         prompt = None
         if request.HasField("prompt") and request.prompt.WhichOneof("kind") is not None:
             reader = self._engine.session(request.session_id).served.reader
