@@ -51,7 +51,8 @@ class EngineSettings(BaseModel):
     """Time steps of one session that run together at most; a longer request is cut."""
     max_pending_steps: int = Field(default=200_000, ge=1)
     """Steps queued per shard of a model, or for its whole sequences; beyond it requests are refused
-    with RESOURCE_EXHAUSTED."""
+    with RESOURCE_EXHAUSTED. Of models that predict many numbers fewer, so that they fit into a half
+    of the buffer memory."""
     max_queue_s: float = Field(default=0.25, gt=0)
     """The longest that steps may be expected to wait for others; who has queued more than that is
     refused with RESOURCE_EXHAUSTED, and told when to try again."""

@@ -355,7 +355,7 @@ class StepCall(Receiver):
 
     def put(self, reply: StepResult) -> None:
         """See `SingleReceiver.put`."""
-        self.flow.answered(self._steps)
+        self._count()
         if not self.done.done():
             self.done.set_result(reply)
 
@@ -365,7 +365,7 @@ class StepCall(Receiver):
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
-        self.flow.answered(self._steps)
+        self._count()
         if self.done.done():
             return
         if delivery.error is not None:
@@ -383,6 +383,12 @@ class StepCall(Receiver):
     def fail(self, delivery: Delivery) -> None:
         """See `ReplyTo.fail`."""
         self.deliver(delivery)
+
+    def _count(self) -> None:
+        """Count the steps as answered, once: a fault may be told of more than once."""
+        steps, self._steps = self._steps, 0
+        if steps:
+            self.flow.answered(steps)
 
 
 def _call(session: Session, sampling: Sampling | None, flow: Flow, steps: int) -> StepCall:

@@ -131,9 +131,9 @@ class Scheduler:
                     # However many others wait, half of a batch is for those that feed back.
                     fed_back = min(self._feedback.ready_rows, room // 2)
                     parts = self._rows(ready, room - fed_back)
-                    parts += self._fed_back(parts, 1, feedback_rows)
+                    parts += self._fed_back(parts, 1, feedback_rows, room)
                 case Kind.DECODE if decode_steps > 1:
-                    parts = self._fed_back([], decode_steps, feedback_rows)
+                    parts = self._fed_back([], decode_steps, feedback_rows, self._max_batch)
                 case _ if not ready:
                     continue
                 case Kind.CHUNKS:
@@ -300,9 +300,11 @@ class Scheduler:
                 self._enqueue(entry)
         return parts
 
-    def _fed_back(self, others: list[Part], steps: int, at_most: int | None) -> list[Part]:
+    def _fed_back(
+        self, others: list[Part], steps: int, at_most: int | None, room: int
+    ) -> list[Part]:
         """Rows that feed back, as many as have room beside others."""
-        room = self._max_batch - sum(len(part.slots) for part in others)
+        room -= sum(len(part.slots) for part in others)
         if at_most is not None:
             room = min(room, at_most)
         if not self._feedback.ready_rows or room <= 0:

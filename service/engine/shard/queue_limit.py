@@ -73,6 +73,12 @@ class QueueLimit:
         elif pending_steps >= self._max_batch:  # in a short queue runs are small, and dear
             self._since_s = self._clock()
 
+    def has_room(self, pending_steps: int, steps: int, flow: Flow) -> bool:
+        """Whether so many steps of a flow may join those that are pending."""
+        return not self._is_full(pending_steps, steps, flow) and (
+            self._ahead(pending_steps, flow) <= self.roomy_steps
+        )
+
     def check(self, pending_steps: int, steps: int, flow: Flow) -> None:
         """Check that so many steps of a flow may join those that are pending.
 
@@ -80,8 +86,7 @@ class QueueLimit:
             OverloadedError: they would wait for too long, and when to try again.
         """
         most, step_s = self._settings.max_pending_steps, self.step_s
-        ahead = min(pending_steps, (flow.pending_steps + 1) * flow.rivals)
-        full = pending_steps + steps > most and (flow.pending_steps + steps) * flow.rivals > most
+        ahead, full = self._ahead(pending_steps, flow), self._is_full(pending_steps, steps, flow)
         if not full and ahead <= self.roomy_steps:
             return
         self._count(steps)
@@ -101,6 +106,18 @@ class QueueLimit:
             f"{self._settings.max_queue_s:g} s: try again in {retry_s:.2g} s",
             retry_after_s=retry_s,
         )
+
+    @staticmethod
+    def _ahead(pending_steps: int, flow: Flow) -> int:
+        """Steps that run before the next of a flow."""
+        return min(pending_steps, (flow.pending_steps + 1) * flow.rivals)
+
+    def _is_full(self, pending_steps: int, steps: int, flow: Flow) -> bool:
+        """Whether there are too many by number; what comes to an empty queue is not."""
+        most = self._settings.max_pending_steps
+        if not pending_steps or pending_steps + steps <= most:
+            return False
+        return (flow.pending_steps + steps) * flow.rivals > most
 
     def _measured(self) -> None:
         steps = self._settings.max_queue_s / max(self.step_s, 1e-9)

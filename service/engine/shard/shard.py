@@ -183,6 +183,11 @@ class Shard:
         if pending + steps > self.limit.roomy_steps:
             self.limit.check(pending, steps, flow)
 
+    def has_room(self, flow: Flow) -> bool:
+        """Whether a step of a flow may be queued."""
+        pending = self.pending_steps
+        return pending < self.limit.roomy_steps or self.limit.has_room(pending, 1, flow)
+
     def submit(self, request: Request) -> None:
         """Take steps in; whom they are answered to hears of each row once.
 

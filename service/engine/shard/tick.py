@@ -155,12 +155,14 @@ class Tick:
             else:
                 run.answers = self._executor.run(run.batch)
         except UnwrittenError as fault:
-            if self._runner.is_lost(fault):
-                run.fault, run.lost = fault, True
-            else:
-                if run.request is not None and not len(run.request.contents):
-                    run.request.contents = run.request.digest()
-                run.pieces = self._apart(run.batch, fault)
+            run.fault = fault
+            try:
+                run.lost = self._runner.is_lost(fault)
+                if not run.lost:
+                    run.pieces = self._apart(run.batch, fault)
+                    run.fault = None
+            except Exception:  # of ours: all rows are refused, and none was written
+                _log.exception("a run that failed could not be tried again")
         except Exception as fault:  # whatever the runtime throws must not kill the thread
             run.fault = fault
             run.lost = self._runner.is_lost(fault)
@@ -191,7 +193,13 @@ class Tick:
         batch, request, table = run.batch, run.request, self._table
         run.positions = [table.position[part.slots] for part in batch.parts]
         if request is not None:
-            self._scheduler.finish_whole(request)
+            if len(request.tickets):
+                self._scheduler.finish_whole(request)
+            else:  # it was never queued
+                table.serving[batch.slots] += 1
+                self._scheduler.pending_steps -= batch.steps
+                if self._scheduler.parked:
+                    self._scheduler.unpark(batch.slots)
         else:
             self._scheduler.complete(batch)
         for index, part in enumerate(batch.parts):

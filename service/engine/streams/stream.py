@@ -119,8 +119,6 @@ class SessionStream:
     ) -> None:
         served.require_streamable()
         self.served = served
-        self.account = engine.memory.account(break_off)
-        self.attachments = Attachments(engine, served, self.account)
         self.sampling = sampling
         self.cancelled = False
         self.pending_steps = 0
@@ -140,6 +138,8 @@ class SessionStream:
         self._rows_at_once = max(1, (engine.settings.part_bytes - 1024) // row_bytes)
         self._hand_over = send
         self._break_off = break_off
+        self.account = engine.memory.account(break_off)  # last: nobody closes it if this fails
+        self.attachments = Attachments(engine, served, self.account)
         self._queued: set[_FrameRows] = set()  # that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
 
@@ -218,9 +218,7 @@ class SessionStream:
             return False
         shard, slot = place
         claimed = UNCHECKED if position is None else position
-        try:
-            shard.check_room(1, self.flow)
-        except OverloadedError:
+        if not shard.has_room(self.flow):
             return False
         shard.add((self._single_kind, slot, step, claimed, channel, number, self))
         self._take(1)
@@ -301,7 +299,7 @@ class SessionStream:
         if inputs.bad.any():
             readable = np.ones(len(channels), np.bool_)
             readable[frame.row_of_steps()[inputs.bad]] = False
-        refused = self._without_room(len(inputs))
+        refused = self._without_room(places, len(inputs))
         if refused:
             self.turned_away += len(inputs)
         self._take(len(inputs))
@@ -323,10 +321,13 @@ class SessionStream:
                 else:
                     self._submit(shard, frame, own, whole, places, positions, inputs)
 
-    def _without_room(self, steps: int) -> dict[Shard, OverloadedError]:
+    def _without_room(self, places: NDArray[np.void], steps: int) -> dict[Shard, OverloadedError]:
         """The shards that take none of so many steps now, and why."""
         refused: dict[Shard, OverloadedError] = {}
-        for shard in self.served.shards:
+        shards = self.served.shards
+        if len(shards) > 1:
+            shards = tuple(shards[number] for number in set(places["shard"].tolist()))
+        for shard in shards:
             try:
                 shard.check_room(steps, self.flow)
             except OverloadedError as error:

@@ -27,6 +27,11 @@ class Flow:
         self.retry_s = 0.0  # the time up to which refused ones were told to come again
         self._flows = flows
 
+    def __del__(self) -> None:
+        """Nobody is left: what was never answered, by a fault of ours, is not waited for."""
+        if self.pending_steps:
+            self._flows.active -= 1
+
     def take(self, steps: int) -> None:
         """Count steps that will be answered."""
         if not self.pending_steps:

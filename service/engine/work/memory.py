@@ -8,6 +8,7 @@ most; whoever holds little finds room. Knows nothing of what is held.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from weakref import WeakMethod
 
 from service.engine.work.flow import caller
 from service.errors import CellarError, OverloadedError
@@ -44,11 +45,14 @@ class BufferMemory:
         self.by_kind = dict.fromkeys(Held, 0)
         self._by_caller: dict[str, int] = {}
         self._accounts: set[Account] = set()  # that can be cut
-        self._reclaims: list[Callable[[], bool]] = []
+        self._reclaims: list[WeakMethod[Callable[[], bool]]] = []
 
     def add_reclaim(self, reclaim: Callable[[], bool]) -> None:
-        """Call this where room is needed: it gives something up, or says that it has nothing."""
-        self._reclaims.append(reclaim)
+        """Call this method where room is needed: it gives something up, or says it has nothing.
+
+        It goes with what it is a method of.
+        """
+        self._reclaims.append(WeakMethod(reclaim))
 
     def account(
         self,
@@ -115,7 +119,11 @@ class BufferMemory:
 
     def reclaim(self, *, but: Callable[[], bool] | None = None) -> bool:
         """Have something given up, by anybody ``but`` one; whether there was anything."""
-        return any(reclaim() for reclaim in self._reclaims if reclaim != but)
+        found = [reclaim() for reclaim in self._reclaims]
+        self._reclaims = [
+            own for own, is_left in zip(self._reclaims, found, strict=True) if is_left
+        ]
+        return any(reclaim() for reclaim in found if reclaim is not None and reclaim != but)
 
     def _cut_the_largest(self, more_than: int) -> bool:
         """End the largest stream of whoever holds most, if he holds more than that."""

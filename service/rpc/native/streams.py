@@ -52,9 +52,10 @@ class StreamCall:
         # Answers to single steps as they are, all else with the number of steps it answers.
         self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
         self._unwritten_steps = 0
-        self._reserved_steps = 0  # that memory is held for
-        self._stream: SessionStream | None = None
+        self._reserved_steps = 0  # that there is memory for
+        self._at_once = 1  # so many are reserved together
         self._spare = 0  # of them that may lie idle
+        self._stream: SessionStream | None = None
         self._no_room: OverloadedError | None = None
         self._part_bytes = engine.settings.part_bytes - _HEADS_BYTES
         self._refusals_at_once = frame_encoder.row_errors_in(self._part_bytes, _REFUSALS_AT_ONCE)
@@ -188,7 +189,9 @@ class StreamCall:
 
     async def _read(self, stream: SessionStream) -> None:
         limit = self._engine.settings.max_stream_steps
-        self._spare = 4 * self._at_once(stream)
+        self._at_once = max(1, _RESERVED_BYTES // stream.step_bytes)
+        self._spare = 4 * self._at_once
+        self._reserved_steps = self._at_once  # what is small is not counted
         while True:
             if stream.turned_away:  # who sends on regardless must not keep the server busy with it
                 pause_s, stream.turned_away = stream.turned_away * _REFUSED_STEP_S, 0
@@ -242,7 +245,12 @@ class StreamCall:
             stream.refuse(channels, steps, inputs, self._no_room, number=frame.number)
             return
         positions = decode.column(frame.positions)
-        await stream.submit_yielding(channels, steps, positions, inputs, number=frame.number)
+        try:
+            await stream.submit_yielding(channels, steps, positions, inputs, number=frame.number)
+        except CellarError:
+            raise
+        except Exception as fault:  # some of its rows may never be answered
+            stream.break_off(fault)
 
     async def _room(self, stream: SessionStream, steps: int = 1) -> bool:
         """Wait until so many steps more may come; whether there is memory for them then.
@@ -258,17 +266,13 @@ class StreamCall:
             self._progress.clear()
             await self._progress.wait()
 
-    @staticmethod
-    def _at_once(stream: SessionStream) -> int:
-        """Steps that memory is held for at once."""
-        return max(1, _RESERVED_BYTES // stream.step_bytes)
-
     def _reserve(self, stream: SessionStream, steps: int) -> bool:
-        """Hold memory for so many steps more, if there is room."""
-        more = stream.pending_steps + self._unwritten_steps + steps - self._reserved_steps
-        if more > 0 or more < -self._spare:
-            at_once = self._at_once(stream)
-            more = -(-more // at_once) * at_once
+        """Hold memory for so many steps more, if there is room; without any, give it back."""
+        waiting = stream.pending_steps + self._unwritten_steps + steps
+        more = waiting - self._reserved_steps
+        if more > 0 or more < -self._spare or not waiting:
+            more = max(-(-more // self._at_once), 1 - self._reserved_steps // self._at_once)
+            more *= self._at_once
             try:
                 if more > 0:
                     stream.account.take(Held.STREAM, more * stream.step_bytes)
@@ -300,7 +304,7 @@ class StreamCall:
                 self._progress.set()
             if self._all_put:
                 return
-            if self._reserved_steps > self._spare and self._stream is not None:
+            if self._reserved_steps > self._at_once and self._stream is not None:
                 self._reserve(self._stream, 0)
             self._writer_waits = asyncio.get_running_loop().create_future()
             await self._writer_waits

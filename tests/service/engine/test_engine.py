@@ -8,12 +8,13 @@ import pytest
 
 from service import errors
 from service.engine.calls.generate import generate
-from service.engine.engine import StepResult
+from service.engine.engine import StepCall, StepResult
 from service.engine.scheduler.feedback import FinishReason
 from service.engine.sessions.table import SessionStatus
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
 from service.engine.work.columns import Outputs
+from service.engine.work.replies import Delivery
 from service.engine.work.sampling import Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
@@ -542,3 +543,27 @@ async def attached(house: House, *names: str) -> tuple[SessionStream, list[Reply
     )
     await stream.attachments.attach(names, np.arange(len(names)), open_sessions=False)
     return stream, replies
+
+
+async def test_a_call_that_is_told_of_a_fault_twice_counts_once(house: House) -> None:
+    flow = house.engine.flows.of("a caller")
+    call = StepCall(lambda: None, None, flow, 6)
+    at = np.zeros(1, np.int64)
+    for _ in range(2):
+        call.fail(Delivery(rows=at, positions=at, error=errors.InternalError("a fault")))
+    assert (flow.pending_steps, house.engine.flows.active) == (0, 0)
+    with pytest.raises(errors.InternalError):
+        await call
+
+
+async def test_a_stream_that_cannot_begin_holds_nothing(house: House) -> None:
+    accounts = len(house.engine.memory._accounts)
+    with pytest.raises(errors.BadInputError):
+        SessionStream(
+            house.engine,
+            house.served,
+            outputs=Outputs(quantiles=(0.5,)),
+            sampling=None,
+            send=lambda _: None,
+        )
+    assert len(house.engine.memory._accounts) == accounts

@@ -21,7 +21,17 @@ from service.engine.work.sampling import Sampling
 from tests.foreign import lookup_case, whole_lookup
 from tests.recurrent import whole_case
 from tests.service.engine.fakes import VOCABULARY, FakeRunner, advance, run_alone
-from tests.service.engine.houses import INLINE, WORKER, Fakes, Reals, fakes, fakes_on, reals, wholes
+from tests.service.engine.houses import (
+    INLINE,
+    WORKER,
+    Fakes,
+    Reals,
+    fakes,
+    fakes_on,
+    leftovers,
+    reals,
+    wholes,
+)
 from tests.service.engine.wires import RAW, Row, Wire, ask
 
 NAMES = tuple("abcdefg")
@@ -297,3 +307,24 @@ async def test_a_graph_that_fails_has_written_nothing(inline_run_s: float) -> No
 
 async def _peek(house: Reals, name: str) -> list[float]:
     return list(house.state(name)[0].tolist())
+
+
+async def test_a_fault_while_it_is_tried_again_refuses_all_and_moves_nobody(
+    house: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    wire = await Wire(house).attach(*NAMES)
+    wire.frame({n: ([1], 0) for n in range(7)})
+    await house.settle()
+    with monkeypatch.context() as patched:
+        patched.setattr("service.engine.shard.tick._halves", full)
+        rows = wire.frame({n: ([BAD if n == 3 else 2], 1) for n in range(7)})
+        await asyncio.wait_for(house.settle(), 10)
+    assert all(isinstance(row.refusal, errors.CellarError) for row in rows)
+    assert {house.position(name) for name in NAMES} == {1}
+    again = wire.frame({n: ([2], 1) for n in range(7)})
+    await house.settle()
+    assert {row.reply[:2] for row in again} == {(2, run_alone([1, 2])[-1])}
+    assert leftovers(house.served) == {}

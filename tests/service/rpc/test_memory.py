@@ -129,3 +129,26 @@ async def test_a_request_that_is_larger_than_a_share_is_refused(repository: Path
         assert "share" in str(caught.value.details())
         assert (await step(sessions, "s")).position == 1
         assert server.engine.memory.used == 0
+
+
+async def test_streams_that_are_idle_hold_next_to_nothing(repository: Path) -> None:
+    """Also after a burst: else some thousands of them would keep everybody else out."""
+    async with serving(repository) as server, connected(server) as one:
+        calls = []
+        for number in range(24):
+            call = one.Stream()
+            await call.write(pb.StreamRequest(start=pb.StreamStart(model="letters", outputs=RAW)))
+            attach = pb.StreamAttach(session_ids=[f"s{number}"], channels=[0], open=True)
+            await call.write(pb.StreamRequest(attach=attach))
+            inputs = values_pb2.Inputs(tokens=values_pb2.Tokens(ids=[1] * 300))
+            frame = pb.StreamFrame(channels=[0], steps=[300], inputs=inputs)
+            await call.write(pb.StreamRequest(frame=frame))
+            for _ in range(3):
+                last = await call.read()
+            assert list(last.reply.positions) == [300]
+            calls.append(call)
+        async with asyncio.timeout(10):
+            while server.engine.memory.by_kind[Held.STREAM]:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for call in calls:
+            call.cancel()

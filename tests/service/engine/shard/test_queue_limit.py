@@ -131,3 +131,18 @@ def test_flows_know_their_rivals() -> None:
     other.answered(2)
     assert (flows.active, one.rivals) == (1, 1)
     assert not flows.of("c").pending_steps
+
+
+def test_what_comes_to_an_empty_queue_is_taken_whatever_its_size() -> None:
+    """What is in one message has limits of its own: told to come again, it would for ever."""
+    queue, flow = Queue(), None
+    flow = queue.flows.of("a")
+    queue.limit.check(0, 20_000, flow)
+    flow.take(20_000)
+    refusal(queue, 20_000, 1, flow)
+
+
+def test_a_flow_that_goes_with_steps_pending_is_nobodys_rival() -> None:
+    flows = Flows()
+    flows.of("a").take(5)
+    assert flows.active == 0

@@ -1,5 +1,7 @@
 """What callers have the server hold: the one who holds most is refused first."""
 
+import weakref
+
 import pytest
 
 from service.engine.work.flow import caller
@@ -69,21 +71,35 @@ def test_whoever_holds_most_is_refused_and_ends_nobody() -> None:
     assert memory.used == 750
 
 
+class Kept:
+    """Replies that are kept for repetitions."""
+
+    def __init__(self, memory: BufferMemory, *sizes: int) -> None:
+        self.memory = memory
+        self.sizes = list(sizes)
+        memory.count(Held.HISTORY, sum(sizes))
+        memory.add_reclaim(self.forget)
+
+    def forget(self) -> bool:
+        if not self.sizes:
+            return False
+        self.memory.count(Held.HISTORY, -self.sizes.pop())
+        return True
+
+
 def test_what_is_kept_for_repetitions_goes_first() -> None:
     memory, cuts = BufferMemory(LIMIT), list[str]()
-    kept = [200, 200]
-    memory.count(Held.HISTORY, 400)
-
-    def forget() -> bool:
-        if kept:
-            memory.count(Held.HISTORY, -kept.pop())
-            return True
-        return False
-
-    memory.add_reclaim(forget)
+    kept = Kept(memory, 200, 200)
     account_of(memory, "a", cuts).take(Held.STREAM, 500)
     account_of(memory, "b").take(Held.REQUEST, 200)
-    assert (kept, cuts, memory.used) == ([200], [], 900)
+    assert (kept.sizes, cuts, memory.used) == ([200], [], 900)
+
+
+def test_whoever_kept_something_is_not_kept_for_that() -> None:
+    memory = BufferMemory(LIMIT)
+    gone = weakref.ref(Kept(memory, 0))
+    assert gone() is None
+    assert not memory.reclaim()
 
 
 def test_bytes_that_are_held_for_a_while_are_given_back_whatever_happens() -> None:
