@@ -162,9 +162,6 @@ class Scheduler:
     def finish(self, part: Part) -> None:
         """These rows have run, or must not run any more: serve what comes after them."""
         work = part.work
-        left = self._left.pop(work, 0) - len(part.slots)
-        if left > 0:
-            self._left[work] = left
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
@@ -173,6 +170,10 @@ class Scheduler:
                 del self._borrowed[work.flow]
         self.pending_steps -= work.row_steps * len(part.slots)
         self._table.serving[part.slots] += 1
+        # Last: after a fault above, whoever waits for it is still known.
+        left = self._left.pop(work, 0) - len(part.slots)
+        if left > 0:
+            self._left[work] = left
         if self.parked:
             self.unpark(part.slots)
 

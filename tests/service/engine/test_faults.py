@@ -38,11 +38,14 @@ CONTAINING = {
     "put_fault", "unapplied", "wake", "withdraw",
 }  # fmt: skip
 # Their own lines hold no more than what they call.
+NOT_COMMITTED = "it was not committed"  # a run that a fault was in the way of
+
 HOLDING = {
+    "Flow.answered", "Flow.take", "Flows.add", "SessionStream._answered", "SessionStream._take",
     "Shard._admit", "Shard._begin", "Shard._deliver", "Shard._done", "Shard._finish",
     "Shard._run_here", "Shard._take_inbox", "Shard._turn", "Shard.admit_inbox",
-    "SlotAllocator.release", "SlotManager._free", "SlotManager.finished",
-    "SlotManager.return_spares", "Tick._feed", "Tick.deliver", "Tick.execute",
+    "SessionStream.put", "SlotAllocator.release", "SlotManager._free", "SlotManager.finished",
+    "SlotManager.return_spares", "Tick._deliver", "Tick._feed", "Tick.deliver", "Tick.execute",
     "_FrameRows.deliver", "_Singles.deliver", "hand_over",
 }  # fmt: skip
 
@@ -126,9 +129,11 @@ async def play(seed: int, at: int, inline_run_s: float, *, calls: int) -> Inject
                 await own.run(closes=True, calls=calls)
             await own.check_end()
             own.problems += await still_serves(house)
+            # What a stream that lost a reply had pending goes with its connection, see `Flow`.
+            own.problems = [p for p in own.problems if not p.startswith("flows that wait")]
     for log in logs:
         told = log.get("exc_info")
-        if found.where and (told is True or isinstance(told, fault)):
+        if found.where and (told is True or isinstance(told, fault) or str(told) == NOT_COMMITTED):
             continue
         own.problems.append(str(log))
     assert not own.problems, "\n".join([found.where, *own.problems[:20]])
