@@ -127,7 +127,7 @@ class Calls:
                     self._accept_queue.check()
                 caller.set(context.peer)
                 if read is not None:
-                    request = _parsed(request, read, name)
+                    request = parsed(request, read, name)
                 reply = await inner(request, context)
                 if not is_counted:
                     code = status.of(context)
@@ -158,7 +158,13 @@ class Calls:
         return handler._replace(**{kind: call})
 
 
-def _parsed(data: bytes, read: Callable[[bytes], Any], name: str) -> Any:
+def parsed(data: bytes, read: Callable[[bytes], Any], name: str) -> Any:
+    """A message, read here and not by gRPC.
+
+    Raises:
+        BadInputError: the bytes are no message of that name.
+        OverloadedError: there is no memory for it.
+    """
     try:
         return read(data)
     except DecodeError as error:

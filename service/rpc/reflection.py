@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.errors import BadInputError
 from service.rpc import status
+from service.rpc.calls import parsed
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):
@@ -76,7 +76,4 @@ async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """What gRPC would parse, and answer with UNKNOWN and a traceback in the log if it cannot."""
     request: Any = reflection_pb2.ServerReflectionRequest
     async for data in requests:
-        try:
-            yield request.FromString(data)
-        except DecodeError as error:
-            raise BadInputError("message", f"it is no ServerReflectionRequest: {error}") from error
+        yield parsed(data, request.FromString, "ServerReflectionRequest")
