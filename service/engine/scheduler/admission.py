@@ -18,6 +18,7 @@ from service.errors import (
     CallerGoneError,
     CellarError,
     PositionMismatchError,
+    SessionClosedError,
     StepConflictError,
     unapplied,
 )
@@ -27,21 +28,31 @@ _log = structlog.get_logger(__name__)
 
 
 class Admission:
-    """The entrance to the queue of one shard."""
+    """The entrance to the queue of one shard.
 
-    def __init__(self, table: SessionTable, scheduler: Scheduler, metrics: Metrics) -> None:
+    Args:
+        give_up: called with a fault of ours that came while rows were queued, so that the queue is
+            in doubt.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        *,
+        give_up: Callable[[Exception], None],
+    ) -> None:
         self._table = table
         self._scheduler = scheduler
         self._metrics = metrics
+        self._give_up = give_up
 
     def admit(self, request: Request) -> None:
-        """Queue, repeat or refuse every row.
+        """Queue, repeat or refuse every row; a fault of ours is told to them all.
 
         What may be large is made before anything is queued: a fault there is told to the request's
         rows alone.
-
-        Raises:
-            Exception: a fault of ours while rows were queued, so that the queue is in doubt.
         """
         try:
             request.contents = request.digest()
@@ -51,6 +62,15 @@ class Admission:
             _log.exception("request failed")
             self.fail(request, unapplied(fault))
             return
+        try:
+            self._take(request, gone, judged)
+        except Exception as fault:
+            self._give_up(fault)
+            self.fail(request, unapplied(fault))
+
+    def _take(
+        self, request: Request, gone: Mask | None, judged: tuple[Ints, Verdicts] | None
+    ) -> None:
         wanted: Mask | None = None  # all rows
         if gone is not None:
             self._refuse(request, gone, lambda _: CallerGoneError("the caller went away"))
@@ -60,6 +80,15 @@ class Admission:
         if judged is not None:
             wanted = self._without_judged(request, *judged, wanted)
         self._queue(request, wanted)
+
+    def admit_after(self, request: Request) -> None:
+        """Admit one row, whose wait for what was queued before it has just ended."""
+        # With the wait its session may have ended, which was closed when that had begun to run: the
+        # slot is free then, and the row must not reach whoever has it next.
+        if self._table.closing[request.slots[0]]:
+            self.refuse(request, 0, SessionClosedError("the session was closed before it ran"))
+            return
+        self.admit(request)
 
     def fail(self, request: Request, error: CellarError) -> None:
         """Give an error to those of the rows that have had no answer, whatever is queued."""
@@ -226,7 +255,7 @@ class _Retry:
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
         if delivery.error is None:
-            self._admission.admit(self._request)
+            self._admission.admit_after(self._request)
         else:
             self._admission.refuse(self._request, 0, delivery.error)
 

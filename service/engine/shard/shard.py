@@ -117,7 +117,9 @@ class Shard:
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
-        self._admission = Admission(self.table, self._scheduler, metrics)
+        self._admission = Admission(
+            self.table, self._scheduler, metrics, give_up=self._give_up
+        )
         self._tick = Tick(
             self.table,
             self._scheduler,
@@ -498,11 +500,7 @@ class Shard:
             self._fail(entry, unapplied(fault))
             return
         for request in requests:
-            try:
-                self._admission.admit(request)
-            except Exception as fault:
-                self._give_up(fault)
-                self._admission.fail(request, unapplied(fault))
+            self._admission.admit(request)
 
     def _take_inbox(self) -> list[Request | SingleSteps]:
         entries, self._inbox, self._inbox_steps = self._inbox, [], 0

@@ -12,7 +12,7 @@ from service.engine.sessions.table import SessionStatus
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.service.engine.fakes import VOCABULARY, run_alone
-from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes
+from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes, leftovers, set_worth_a_batch
 from tests.service.engine.wires import RAW, Row, Wire, ask
 
 NAMES = ("a", "b", "c")
@@ -227,6 +227,42 @@ async def test_a_session_closed_with_steps_in_the_inbox_keeps_its_slot_until_the
         assert isinstance(row.refusal, errors.SessionClosedError)
     assert states(theirs) == run_alone([7]) * tenants
     assert [house.position(f"new{n}") for n in range(tenants)] == [1] * tenants
+
+
+async def test_a_repeat_that_waits_for_a_session_which_is_closed_never_reaches_the_next() -> None:
+    """The wait may be over before the repeat is judged: the slot is free then, soon another's."""
+    async with fakes(inline_run_s=WORKER) as house:
+        set_worth_a_batch(house.served, 1)
+        (runner,) = house.runners
+        for name in "abc":
+            house.open(name)
+        runner.gate.clear()
+        runner.lets_one_in = True
+        first, call = ask(house, "a", [1], 0)
+        repeat, _ = ask(house, "a", [1], 0)
+        await asyncio.sleep(0)
+        ask(house, "b", [2], 0)
+        await asyncio.sleep(0)
+        runner.gate.set()  # for the first
+        assert call is not None
+        await call
+        ask(house, "c", [3], 0)  # worth a second run, so that the worker is given the wait
+        await asyncio.sleep(0)
+
+        slot = house.find("a").slot
+        house.engine.directory.close("a")
+        runner.lets_one_in = False
+        runner.gate.set()
+        while house.served.usage.sessions == 3:
+            await asyncio.sleep(0)
+        house.open("d")
+        assert house.find("d").slot == slot
+        row, _ = ask(house, "d", [5], 0)
+        await house.settle()
+        assert row.reply == (1, run_alone([5])[0], False)
+        assert first.reply == (1, run_alone([1])[0], False)
+        assert isinstance(repeat.refusal, errors.SessionClosedError)
+        assert not leftovers(house.served)
 
 
 async def test_the_end_of_a_stream_cancels_what_it_has_in_the_inbox(scene: Scene) -> None:
