@@ -138,7 +138,7 @@ class NotStreamableError(CellarError):
 
 
 class OverloadedError(CellarError):
-    """The queue is full: try again when it was said."""
+    """The queue, or the memory for what callers have the server hold, is full: come again then."""
 
     reason = "OVERLOADED"
     retry_after_s = 0.05

@@ -19,7 +19,7 @@ from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.work.columns import Answers, Inputs, Outputs
 from service.engine.work.flow import Flow, Flows
-from service.engine.work.memory import BufferMemory, Held
+from service.engine.work.memory import Account, BufferMemory, Held
 from service.engine.work.replies import Delivery, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
@@ -229,7 +229,7 @@ class Engine:
         except CellarError:
             account.close()
             raise
-        call.done.add_done_callback(lambda _: account.close())
+        call.account = account
         session.shard.submit(
             Request(
                 slots=np.array([session.slot], np.int64),
@@ -333,7 +333,10 @@ class StepCall(Receiver):
 
     Attributes:
         done: what became of them.
+        account: the memory that they take until the queue has let go of them, if that is much.
     """
+
+    account: Account | None = None
 
     def __init__(
         self, wake: Callable[[], None], sampling: Sampling | None, flow: Flow, steps: int
@@ -389,6 +392,8 @@ class StepCall(Receiver):
         steps, self._steps = self._steps, 0
         if steps:
             self.flow.answered(steps)
+            if self.account is not None:
+                self.account.close()
 
 
 def _call(session: Session, sampling: Sampling | None, flow: Flow, steps: int) -> StepCall:

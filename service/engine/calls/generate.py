@@ -26,7 +26,6 @@ from service.errors import (
     BadInputError,
     CallerGoneError,
     CellarError,
-    OverloadedError,
     PositionMismatchError,
     SessionClosedError,
 )
@@ -102,7 +101,7 @@ class _Generation(FeedbackCall):
             self._account = self._memory.account(who=self._caller)
         try:
             self._account.take(Held.GENERATION, size)
-        except OverloadedError as error:  # they were read, and are told; none follows
+        except CellarError as error:  # they were read, and are told; none follows
             self.error, self.cancelled = error, True
 
     def close(self) -> None:

@@ -282,11 +282,12 @@ class Tick:
             half = Run(batch=batch_of(batch.kind, parts))
             try:
                 half.answers = self._executor.run(half.batch)
-            except UnwrittenError as again:
-                runs += self._apart(half.batch, again)
-                continue
-            except Exception as torn:  # what it writes is in doubt, the other half is not
-                half.fault = torn
+            except Exception as again:  # what it has written is in doubt, the other half is not
+                half.lost = self._runner.is_lost(again)
+                if isinstance(again, UnwrittenError) and not half.lost:
+                    runs += self._apart(half.batch, again)
+                    continue
+                half.fault = again
             runs.append(half)
         return runs
 

@@ -11,7 +11,7 @@ from enum import Enum
 from weakref import WeakMethod
 
 from service.engine.work.flow import caller
-from service.errors import CellarError, OverloadedError
+from service.errors import BadInputError, CellarError, OverloadedError
 
 STEP_BYTES = 256  # of a step that waits, or of its reply, beside its numbers
 
@@ -74,7 +74,8 @@ class BufferMemory:
         """Hold so many bytes for the caller.
 
         Raises:
-            OverloadedError: there is no room for them.
+            OverloadedError: there is no room for them now.
+            BadInputError: there never is.
         """
         account = self.account()
         account.take(kind, size)
@@ -98,13 +99,20 @@ class BufferMemory:
         """See that there is room for so many bytes more.
 
         Raises:
-            OverloadedError: there is none that this caller should have.
+            OverloadedError: there is none that this caller should have now.
+            BadInputError: there is none that he should ever have.
         """
-        held = self._by_caller.get(name, 0)
-        if held + size > self.limit // _SHARES:
+        held, share = self._by_caller.get(name, 0), self.limit // _SHARES
+        if size > share:
+            raise BadInputError(
+                "message",
+                f"it would have the server hold {size:,} bytes at once, a connection may have it "
+                f"hold {share:,} (half of --buffer-memory): send it in parts, ask for less",
+            )
+        if held + size > share:
             raise OverloadedError(
                 f"this connection has the server hold {held:,} bytes, and {size:,} more would be "
-                f"over its share of {self.limit // _SHARES:,}: read replies, send less at once"
+                f"over its share of {share:,}: read replies, send less at once"
             )
         while self.used + size > self.limit:
             if not (self.reclaim() or self._cut_the_largest(held + size)):
@@ -126,13 +134,15 @@ class BufferMemory:
         return any(reclaim() for reclaim in found if reclaim is not None and reclaim != but)
 
     def _cut_the_largest(self, more_than: int) -> bool:
-        """End the largest stream of whoever holds most, if he holds more than that."""
-        if not self._accounts:
+        """End the largest stream of whoever holds most, among those who hold more than that.
+
+        Who holds it in requests alone has no stream that could end.
+        """
+        held = self._by_caller
+        streams = [one for one in self._accounts if one.held and held[one.name] > more_than]
+        if not streams:
             return False
-        largest = max(self._accounts, key=lambda one: (self._by_caller.get(one.name, 0), one.held))
-        if not largest.held or self._by_caller[largest.name] <= more_than:
-            return False
-        largest.cut_off()
+        max(streams, key=lambda one: (held[one.name], one.held)).cut_off()
         return True
 
 
@@ -153,7 +163,8 @@ class Account:
         """Hold so many bytes more.
 
         Raises:
-            OverloadedError: there is no room for them.
+            OverloadedError: there is no room for them now.
+            BadInputError: there never is.
         """
         if not self._is_closed:
             self._memory.make_room(self.name, size)

@@ -56,7 +56,7 @@ class StreamCall:
         self._at_once = 1  # so many are reserved together
         self._spare = 0  # of them that may lie idle
         self._stream: SessionStream | None = None
-        self._no_room: OverloadedError | None = None
+        self._no_room: CellarError | None = None
         self._part_bytes = engine.settings.part_bytes - _HEADS_BYTES
         self._refusals_at_once = frame_encoder.row_errors_in(self._part_bytes, _REFUSALS_AT_ONCE)
         self._all_put = False
@@ -98,6 +98,7 @@ class StreamCall:
             self._check()
             refusal = reader.exception() if reader.done() else None
             reader.cancel()
+            await asyncio.wait((reader,))  # what it has read is queued, or refused
             await self._answer_all(stream, writer, refusal)
             if refusal is not None:
                 raise refusal
@@ -240,7 +241,12 @@ class StreamCall:
         steps = decode.column(frame.steps)
         inputs = decode.inputs(frame.inputs, stream.served.reader)
         count = max(len(inputs), len(channels))
-        if not (self._reserve(stream, count) or await self._room(stream, count)):
+        try:
+            has_room = self._reserve(stream, count) or await self._room(stream, count)
+        except asyncio.CancelledError:  # it was read, so it is answered
+            stream.refuse(channels, steps, inputs, _draining_error(), number=frame.number)
+            raise
+        if not has_room:
             assert self._no_room is not None, "it says why"
             stream.refuse(channels, steps, inputs, self._no_room, number=frame.number)
             return
@@ -278,7 +284,7 @@ class StreamCall:
                     stream.account.take(Held.STREAM, more * stream.step_bytes)
                 else:
                     stream.account.give(Held.STREAM, -more * stream.step_bytes)
-            except OverloadedError as error:
+            except CellarError as error:
                 self._no_room = error
                 return False
             self._reserved_steps += more

@@ -15,6 +15,7 @@ from cellar.v1 import session_pb2_grpc, values_pb2
 from service.engine.work.memory import Held
 from service.server import Server
 from service.settings import Settings
+from tests.service.rpc.native.test_sessions import refused
 
 MEMORY = 2**20
 ROWS = 256
@@ -120,17 +121,6 @@ async def test_the_hoarder_ends_where_a_neighbour_needs_room(repository: Path) -
         await quiet(server)
 
 
-async def test_a_request_that_is_larger_than_a_share_is_refused(repository: Path) -> None:
-    async with serving(repository) as server, connected(server) as sessions:
-        await sessions.OpenSession(pb.OpenSessionRequest(model="letters", session_id="s"))
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await step(sessions, "s", 9000)
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "share" in str(caught.value.details())
-        assert (await step(sessions, "s")).position == 1
-        assert server.engine.memory.used == 0
-
-
 async def test_streams_that_are_idle_hold_next_to_nothing(repository: Path) -> None:
     """Also after a burst: else some thousands of them would keep everybody else out."""
     async with serving(repository) as server, connected(server) as one:
@@ -152,3 +142,49 @@ async def test_streams_that_are_idle_hold_next_to_nothing(repository: Path) -> N
                 await asyncio.sleep(0.01)
         for call in calls:
             call.cancel()
+
+
+async def test_a_request_that_can_never_fit_is_no_matter_of_time(repository: Path) -> None:
+    async with serving(repository) as server, connected(server) as one:
+        await one.OpenSession(pb.OpenSessionRequest(model="letters", session_id="a"))
+        await refused(step(one, "a", 9000), grpc.StatusCode.INVALID_ARGUMENT, "BAD_INPUT")
+        assert server.engine.memory.used == 0
+        call = one.Stream()
+        await call.write(pb.StreamRequest(start=pb.StreamStart(model="letters", outputs=RAW)))
+        attach = pb.StreamAttach(session_ids=["a"], channels=[0])
+        await call.write(pb.StreamRequest(attach=attach))
+        for steps in (9000, 1):
+            inputs = values_pb2.Inputs(tokens=values_pb2.Tokens(ids=[1] * steps))
+            frame = pb.StreamFrame(channels=[0], steps=[steps], inputs=inputs)
+            await call.write(pb.StreamRequest(frame=frame))
+        await call.read()
+        await call.read()
+        (error,) = (await call.read()).reply.errors
+        assert (error.reason, error.position) == ("BAD_INPUT", 0)
+        assert not error.HasField("retry_delay")
+        assert list((await call.read()).reply.positions) == [1]
+
+
+async def test_a_frame_that_waits_for_memory_is_answered_when_the_server_ends(
+    repository: Path,
+) -> None:
+    async with serving(repository) as server, connected(server) as one:
+        call, sent = await hoard(one, "h")
+        stopping = asyncio.create_task(server.stop())
+        answered: dict[int, int] = {}
+        reasons: set[str] = set()
+
+        async def read_all() -> None:
+            while (message := await call.read()) is not grpc.aio.EOF:
+                reply = message.reply
+                if message.HasField("reply"):
+                    rows = len(reply.channels) + len(reply.errors)
+                    answered[reply.frame] = answered.get(reply.frame, 0) + rows
+                    reasons.update(error.reason for error in reply.errors)
+
+        await refused(read_all(), grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        await stopping
+        assert set(answered.values()) == {ROWS}
+        assert list(answered) == list(range(1, len(answered) + 1)), "those that were read"
+        assert len(answered) <= sent
+        assert reasons == {"DRAINING"}, "one was read, and waited"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from tests.service.engine.execution.cuda.bench import (
     device_runner,
     some_inputs,
 )
-from tests.service.engine.houses import INLINE, WORKER, fakes, wholes
+from tests.service.engine.fakes import FakeRunner
+from tests.service.engine.houses import INLINE, WORKER, fakes, fakes_on, wholes
+from tests.service.engine.wires import Wire
 
 GPU = Place("cuda", 0)
 RAW = Outputs(raw=True)
@@ -113,6 +116,31 @@ async def test_whoever_waits_is_answered_and_nothing_new_is_taken(inline_run_s: 
         for call in calls:
             with pytest.raises(CellarError):
                 await call
+        assert is_over(house.engine)
+
+
+class Dying(FakeRunner):
+    """Is lost in the second half of a run that some row has spoilt."""
+
+    runs = -1000  # those that warm up
+
+    def step(self, **columns: Any) -> Floats:
+        self.runs += 1
+        self.lost = self.runs > 2
+        return super().step(**columns)
+
+
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_a_device_may_be_lost_while_a_bad_row_is_looked_for(inline_run_s: float) -> None:
+    async with fakes_on(Dying, inline_run_s=inline_run_s) as house:
+        (runner,) = house.runners
+        assert isinstance(runner, Dying)
+        wire = await Wire(house).attach(*[house.open(name) for name in "abcd"])
+        runner.runs, runner.unreadable = 0, 13
+        rows = wire.frame({n: ([13 if n == 2 else 1], 0) for n in range(4)})
+        await house.settle()
+        assert [row.reply[0] for row in rows[:2]] == [1, 1]
+        assert [type(row.refusal) for row in rows[2:]] == [StateLostError] * 2
         assert is_over(house.engine)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from service.engine.work.flow import caller
 from service.engine.work.memory import Account, BufferMemory, Held
-from service.errors import CellarError, OverloadedError
+from service.errors import BadInputError, CellarError, OverloadedError
 
 LIMIT = 1000
 
@@ -69,6 +69,23 @@ def test_whoever_holds_most_is_refused_and_ends_nobody() -> None:
         greedy.take(Held.REQUEST, 300)
     assert not cuts
     assert memory.used == 750
+
+
+def test_whoever_holds_most_in_requests_alone_does_not_save_a_stream_that_holds_much() -> None:
+    memory, cuts = BufferMemory(LIMIT), list[str]()
+    account_of(memory, "requests").take(Held.REQUEST, 450)
+    account_of(memory, "requests", cuts)  # its stream holds nothing
+    account_of(memory, "streams", cuts).take(Held.STREAM, 400)
+    account_of(memory, "small").take(Held.REQUEST, 200)
+    assert cuts == ["streams"]
+
+
+def test_what_never_fits_is_not_to_be_tried_again() -> None:
+    memory = BufferMemory(LIMIT)
+    with pytest.raises(BadInputError, match="hold 501 bytes at once") as caught:
+        account_of(memory, "a").take(Held.REQUEST, 501)
+    assert caught.value.retry_after_s is None
+    account_of(memory, "a").take(Held.REQUEST, 500)
 
 
 class Kept:
