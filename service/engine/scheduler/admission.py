@@ -31,8 +31,7 @@ class Admission:
     """The entrance to the queue of one shard.
 
     Args:
-        give_up: called with a fault of ours that came while rows were queued, so that the queue is
-            in doubt.
+        again: calls `admit` for a row that had to wait, and contains whatever fault it has.
     """
 
     def __init__(
@@ -41,18 +40,21 @@ class Admission:
         scheduler: Scheduler,
         metrics: Metrics,
         *,
-        give_up: Callable[[Exception], None],
+        again: Callable[[Request], None],
     ) -> None:
         self._table = table
         self._scheduler = scheduler
         self._metrics = metrics
-        self._give_up = give_up
+        self._again = again
 
     def admit(self, request: Request) -> None:
-        """Queue, repeat or refuse every row; a fault of ours is told to them all.
+        """Queue, repeat or refuse every row.
 
         What may be large is made before anything is queued: a fault there is told to the request's
         rows alone.
+
+        Raises:
+            Exception: a fault of ours while rows were queued, so that the queue is in doubt.
         """
         try:
             request.contents = request.digest()
@@ -62,15 +64,6 @@ class Admission:
             _log.exception("request failed")
             self.fail(request, unapplied(fault))
             return
-        try:
-            self._take(request, gone, judged)
-        except Exception as fault:
-            self._give_up(fault)
-            self.fail(request, unapplied(fault))
-
-    def _take(
-        self, request: Request, gone: Mask | None, judged: tuple[Ints, Verdicts] | None
-    ) -> None:
         wanted: Mask | None = None  # all rows
         if gone is not None:
             self._refuse(request, gone, lambda _: CallerGoneError("the caller went away"))
@@ -88,7 +81,7 @@ class Admission:
         if self._table.closing[request.slots[0]]:
             self.refuse(request, 0, SessionClosedError("the session was closed before it ran"))
             return
-        self.admit(request)
+        self._again(request)
 
     def fail(self, request: Request, error: CellarError) -> None:
         """Give an error to those of the rows that have had no answer, whatever is queued."""

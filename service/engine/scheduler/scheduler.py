@@ -278,9 +278,7 @@ class Scheduler:
             self.ready_rows += sign * len(entry.rows)
 
     def _rows(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
-        """So many runnable rows at most, in the order of the queue: first come first served within
-        a flow, and flows in turn.
-        """
+        """So many runnable rows at most, those of a flow in order, and flows in turn."""
         parts: list[Part] = []
         while ready and room > 0:
             entry = self._take(ready)

@@ -117,9 +117,7 @@ class Shard:
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
-        self._admission = Admission(
-            self.table, self._scheduler, metrics, give_up=self._give_up
-        )
+        self._admission = Admission(self.table, self._scheduler, metrics, again=self._admit)
         self._tick = Tick(
             self.table,
             self._scheduler,
@@ -500,7 +498,11 @@ class Shard:
             self._fail(entry, unapplied(fault))
             return
         for request in requests:
-            self._admission.admit(request)
+            try:
+                self._admission.admit(request)
+            except Exception as fault:
+                self._give_up(fault)
+                self._admission.fail(request, unapplied(fault))
 
     def _take_inbox(self) -> list[Request | SingleSteps]:
         entries, self._inbox, self._inbox_steps = self._inbox, [], 0

@@ -19,7 +19,6 @@ from service.errors import (
     BadInputError,
     CellarError,
     DrainingError,
-    OverloadedError,
     ReplyLostError,
     unapplied,
 )
