@@ -4,6 +4,10 @@
 #
 #   docker build --tag cellar .
 #   docker run --publish 8001:8001 --volume /my/models:/models:ro cellar
+#
+# Sessions end with the container unless they have a volume; a new one has the rights of /data:
+#
+#   docker run … --volume cellar-store:/data --env CELLAR_STORE=lmdb:/data/store cellar
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG VARIANT=cpu
@@ -39,7 +43,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 cellar \
  && useradd --uid 10001 --gid cellar --no-create-home --home-dir /nonexistent \
-      --shell /usr/sbin/nologin cellar
+      --shell /usr/sbin/nologin cellar \
+ && install --directory --owner=cellar --group=cellar --mode=0700 /data
 COPY --from=builder /opt/cellar /opt/cellar
 # The small trained models are served until a folder of models is mounted over them.
 COPY models/zoo /models

@@ -107,7 +107,7 @@ test: setup ## run the tests, one process per core; ARGS='-k arena'
 
 .PHONY: test-long
 test-long: setup ## run the tests that take minutes, or install packages
-	@$(BIN)/pytest -m long $(ARGS)
+	@$(BIN)/pytest -m 'long and not gpu' $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there is none
@@ -121,6 +121,18 @@ fuzz: setup ## send 100,000 hostile messages to a server (some 3 minutes); ARGS=
 .PHONY: soak
 soak: setup ## let callers come and vanish for 10 minutes, and see what grows; ARGS='--minutes 1'
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+.PHONY: chaos
+chaos: setup ## hurt a server for 10 minutes, and hold every reply against an oracle; ARGS='--minutes 1'
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+.PHONY: crash-points
+crash-points: setup ## end the engine at 10,000 points of its writes, and ask what it knows (some 8 minutes); ARGS='--points 500'
+	@$(BIN)/python -m benchmarks.crash $(ARGS)
+
+.PHONY: restart
+restart: setup ## kill a server with 100,000 sessions, and see how soon they are back (some 3 minutes)
+	@$(BIN)/python -m benchmarks.restart $(ARGS)
 
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-proto lint-stubs lint-sync ## style, types, imports, protos and what is generated

@@ -12,6 +12,7 @@ from benchmarks import machine
 from benchmarks.bench import Bench, Findings, Group
 from benchmarks.errors import UnmeasuredError
 from benchmarks.groups import chunk, forecast, frames, generate, int8, sessions, streams, unary
+from benchmarks.groups.durability import group as durability
 from benchmarks.report import keep, name_of_result, print_cases, print_figures, result
 from benchmarks.rounds import FULL, QUICK
 
@@ -25,6 +26,7 @@ GROUPS = {
         generate.GROUP,
         forecast.GROUP,
         chunk.GROUP,
+        durability.GROUP,
         sessions.GROUP,
     )
 }

@@ -84,6 +84,12 @@ class Bench:
             self._files[size] = publish(self._folder / size, size)
         return self._files[size]
 
+    def place(self, name: str) -> Path:
+        """A new folder on the disk where all is measured; ``TMPDIR`` says which that is."""
+        path = self._folder / "places" / name
+        path.mkdir(parents=True)
+        return path
+
     def cellar(self, size: str, *flags: str) -> CellarServer:
         """A server of one model."""
         self.model(size)

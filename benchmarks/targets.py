@@ -64,6 +64,28 @@ TARGETS = {
     "chunk_p99_ratio": Target(
         meaning="p99 of single steps beside 4,000-step chunks over alone", at_most=2.0
     ),
+    "durability_interval_cpu_ratio": Target(
+        meaning="CPU per step, two streams of 256, --durability interval over no store",
+        at_most=1.04,
+    ),
+    "durability_commit_cpu_ratio": Target(meaning="the same, --durability commit", at_most=1.08),
+    "journal_bytes_per_step": Target(
+        meaning="bytes of the journal per step of a token, two streams of 256", at_most=24.0
+    ),
+    "durability_sync_p50_ms": Target(meaning="p50 of a page and its sync, without a server, ms"),
+    "durability_sync_p99_ms": Target(meaning="p99 of the same, ms"),
+    "durability_added_p50_ms": Target(
+        meaning="p50 of a lone stream's step under commit less without a store, ms"
+    ),
+    "durability_added_p99_ms": Target(meaning="p99 of the same, ms"),
+    "durability_checkpoints_added_p50_ms": Target(
+        meaning="p50 of the same beside frames of others and their checkpoints, ms"
+    ),
+    "durability_checkpoints_added_p99_ms": Target(meaning="p99 of the same, ms"),
+    "journal_limit_ratio": Target(
+        meaning="most bytes that the journal held over --journal-bytes, beside an idle session",
+        at_most=1.5,
+    ),
     "triton_steps_ratio": Target(
         meaning="steps/s, frames of 64, over Triton's at 64 sequences", at_least=3.0
     ),

@@ -24,9 +24,11 @@ class Channels:
         self._lost: dict[int, CellarError] = {}
         self._free: list[int] = []
         self._used = 0
+        self.branches: dict[int, int] = {}
+        """Of the sessions, by channel, where the server has told them."""
         self._positions = np.zeros(64, np.int64)  # (capacity,)
         self._ready = np.zeros(64, np.bool_)  # (capacity,)
-        self._tenancies = np.zeros(64, np.int64)  # (capacity,) how often each was let go
+        self._tenancies = np.zeros(64, np.int64)  # (capacity,) how often each was let go or lost
 
     def reserve(self, session_ids: Sequence[str]) -> dict[int, str]:
         """Gives each session the lowest free channel number; returns ids by channel.
@@ -52,14 +54,17 @@ class Channels:
         self.sessions.update(reserved)
         return reserved
 
-    def attached(self, channel: int, position: int) -> None:
-        """A channel is ready, its session at this position."""
+    def attached(self, channel: int, position: int, branch: int) -> None:
+        """A channel is ready, its session at this position of a branch (0: unknown)."""
         self._ready[channel] = True
+        if branch:
+            self.branches[channel] = branch
         self._positions[channel] = position
 
     def release(self, channels: Iterable[int]) -> None:
         """Channels are gone; their numbers may be used again."""
         for channel in channels:
+            self.branches.pop(channel, None)
             if self.sessions.pop(channel, None) is not None:
                 self._ready[channel] = False
                 self._tenancies[channel] += 1
@@ -70,7 +75,9 @@ class Channels:
     def lose(self, channel: int, error: CellarError) -> None:
         """A session could not be attached again; whoever names its channel is told why."""
         del self.sessions[channel]
+        self.branches.pop(channel, None)
         self._ready[channel] = False
+        self._tenancies[channel] += 1
         self._lost[channel] = error
 
     def check(self, channels: npt.NDArray[np.int64]) -> None:

@@ -1,4 +1,4 @@
-"""The commands ``cellar-serve`` and ``cellar-train``, wherever server and training are at hand.
+"""The commands ``cellar-serve``, ``cellar-store`` and ``cellar-train``, wherever they can run.
 
 Every installation has this package, and only one made from a checkout has the server and training
 beside it. So the commands begin here, and say in one line what is missing. They import by name
@@ -25,6 +25,11 @@ def serve() -> Any:
     return _run("cellar-serve", package="service", extra="serve", load=_server)
 
 
+def store() -> Any:
+    """Run ``cellar-store``; returns its exit status."""
+    return _run("cellar-store", package="service", extra="serve", load=_store)
+
+
 def train() -> Any:
     """Run ``cellar-train``; returns its exit status."""
     return _run("cellar-train", package="training", extra="train", load=_training)
@@ -44,6 +49,10 @@ def _server() -> ModuleType:
 
 def _grpc_is_told() -> list[str | None]:
     return [os.environ.get(name) for name in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY")]
+
+
+def _store() -> ModuleType:
+    return import_module("service.store.tool")
 
 
 def _training() -> ModuleType:

@@ -21,12 +21,16 @@
         ├── StepConflictError
         ├── PositionMismatchError
         ├── PreconditionError
+        │   ├── StaleBranchError
         │   ├── ModelUnavailableError
+        │   ├── ModelChangedError
         │   ├── NotStartedError
         │   └── NotStreamableError
         ├── BusyError            try later
         │   ├── OverloadedError
         │   ├── SessionLimitError
+        │   ├── StoreFullError
+        │   ├── StoreUnavailableError
         │   ├── LoadingError
         │   └── DrainingError
         ├── NotAllowedError
@@ -198,6 +202,37 @@ class PreconditionError(ServerError):
     """The session or the model cannot do this now."""
 
 
+class ModelChangedError(PreconditionError):
+    """The session is kept, and the model file that it was opened on is not there."""
+
+
+class StaleBranchError(PreconditionError):
+    """The session was reset or opened anew, and the past that this client knows has ended.
+
+    Or a crash of the server has taken the last steps, and this client could not send them once
+    more: somebody else has gone on with the session, say. ``position`` tells where it is now. This
+    object goes on no further: take the session up from there with ``Client.attach``, or on a stream
+    by attaching it again.
+    """
+
+    @property
+    def branch(self) -> int | None:
+        """The branch that the session is on now, where the server tells."""
+        branch = self.metadata.get("branch", "")
+        return int(branch) if branch.isdecimal() else None
+
+    @property
+    def kept_position(self) -> int | None:
+        """The steps that were kept of the branch asked for, if it was a crash that ended it."""
+        kept = self.metadata.get("kept_position", "")
+        return int(kept) if kept.isdecimal() else None
+
+    @property
+    def can_be_mended(self) -> bool:
+        """Whether a crash took the last steps, and nobody has gone on with the session since."""
+        return bool(self.branch) and self.kept_position == self.position is not None
+
+
 class ModelUnavailableError(PreconditionError):
     """The server has the model, but cannot serve it until somebody mends its file."""
 
@@ -225,6 +260,14 @@ class OverloadedError(BusyError):
 
 class SessionLimitError(BusyError):
     """The server holds as many sessions as it may."""
+
+
+class StoreFullError(BusyError):
+    """The disk of the server's store is full."""
+
+
+class StoreUnavailableError(BusyError):
+    """The server's store does not answer, or has failed: a step may have been applied."""
 
 
 class LoadingError(BusyError):

@@ -19,6 +19,7 @@ from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
 from cellar.pending import Answered, Attach, Detach, Frame, Pending, Rows
 from cellar.results import RowFailure
+from cellar.tail import StreamTail
 from cellar.v1 import session_pb2
 
 ATTACH_AT_ONCE = 4096
@@ -31,12 +32,14 @@ class InFlight:
     Attributes:
         channels: the stream's channels, and the positions that the next frame will carry.
         pending: what is not answered yet, in the order asked.
+        tail: what was answered, and may be lost in a crash of the server.
     """
 
     def __init__(self, model: ModelInfo, levels: tuple[float, ...]) -> None:
         """Nothing asked yet; ``levels`` are those of the quantiles that come back."""
         self.channels = Channels()
         self.pending: list[Pending] = []
+        self.tail = StreamTail()
         self._model = model
         self._levels = levels
         self._frames = 0
@@ -64,12 +67,16 @@ class InFlight:
         rows = numbers.astype(np.int64)
         self.channels.check(rows)
         steps = inputs_.encode_frame(inputs, len(rows), self._model)
-        frame = Frame(self._frames, rows, steps, self.channels.positions(rows))
+        frame = Frame(self.new_number(), rows, steps, self.channels.positions(rows))
         frame.tenancies = self.channels.tenancies(rows)
-        self._frames += 1
         self.channels.move(rows, frame.after)
         self.pending.append(frame)
         return frame
+
+    def new_number(self) -> int:
+        """The number of a frame."""
+        self._frames += 1
+        return self._frames - 1
 
     def detach(self, channels: Sequence[int], *, close: bool) -> Detach:
         """Lets go of channels, and closes their sessions if wanted."""
@@ -82,23 +89,26 @@ class InFlight:
     def forget(self, frame: Frame) -> None:
         """Nobody waits for a frame any more.
 
-        Its channels go back to where they were before it, unless a later frame builds on it.
-        Sending the same steps again is then safe, and other steps are refused.
+        Its channels go back to where they were before it, unless a later frame builds on it. So do
+        those of the rows that were answered: nobody has been told. Sending the same steps again is
+        then safe, and other steps are refused.
         """
         if frame in self.pending:
             frame.forgotten = True
-            self._rewind(frame, frame.waiting)
+            rows = np.flatnonzero(~frame.settled)
+            last = self.channels.positions(frame.channels[rows]) == frame.after[rows]
+            self._take_back(frame, rows[last])
 
     def give_up(self, error: CellarError) -> list[Pending]:
         """All that is pending has failed, and is returned.
 
-        Positions go back to those before the frames that failed.
+        Positions go back to those before the frames that failed, whether a row was answered or not.
         """
         failed, self.pending = self.pending, []
         for pending in reversed(failed):
             pending.error = error
             if isinstance(pending, Frame):
-                self._take_back(pending, pending.waiting)
+                self._take_back(pending, np.flatnonzero(~pending.settled))
             elif isinstance(pending, Attach):
                 self.channels.release(pending.waiting)
         return failed
@@ -138,6 +148,8 @@ class InFlight:
             self._attached(response.attached)
         elif kind == "detached":
             self._detached(response.detached)
+        elif kind == "durable":
+            self.tail.trim(response.durable.group)
         else:
             raise ProtocolError(f"a stream answered {kind} to nothing that was asked")
 
@@ -194,20 +206,30 @@ class InFlight:
             levels=self._levels,
         )
         frame.answer(Answered(rows=rows, counts=counts, predictions=predictions))
+        self.tail.trim(reply.durable_group)
+        if reply.group > reply.durable_group:
+            whole = len(rows) == len(frame.channels) and (rows[1:] > rows[:-1]).all()
+            self.tail.add(
+                reply.group,
+                channels=channels,
+                tenancies=frame.tenancies[rows],
+                positions=frame.positions[rows],
+                steps=frame.steps if whole else frame.steps.take(rows),
+            )
 
     def _refused(self, frame: Frame, errors: Sequence[session_pb2.RowError]) -> None:
         channels = np.array([error.channel for error in errors], np.int64)  # (rows,)
         rows = frame.unanswered(channels)
+        self._take_back(frame, rows[~frame.settled[rows]])
         for row, error in zip(rows.tolist(), errors, strict=True):
             frame.refuse(row, self.failure(error.channel, status.from_row(error)))
-        if not frame.forgotten:
-            first = rows[~frame.doomed[rows]]  # the others were taken back with an earlier frame
-            self._take_back(frame, first)
         for later in self.frames():
             if later.number > frame.number:
-                hits, built_on = later.rows_of(channels)
-                same = later.tenancies[built_on] == frame.tenancies[rows[hits]]
-                later.doomed[built_on[same]] = True
+                hits, later_rows = later.rows_of(channels)
+                same = later.tenancies[later_rows] == frame.tenancies[rows[hits]]
+                # A frame that repeats this one is not built on it.
+                built_on = same & (later.positions[later_rows] >= frame.after[rows[hits]])
+                later.settled[later_rows[built_on]] = True
 
     def _attached(self, answer: session_pb2.StreamAttached) -> None:
         attaches = {
@@ -216,11 +238,13 @@ class InFlight:
             if isinstance(each, Attach)
             for channel in each.waiting
         }
-        for channel, position in zip(answer.channels, answer.positions, strict=True):
+        for channel, position, branch in zip(
+            answer.channels, answer.positions, branches_of(answer), strict=True
+        ):
             if channel not in attaches:
                 raise ProtocolError(f"channel {channel} was attached, but nobody asked")
             del attaches[channel].waiting[channel]
-            self.channels.attached(channel, position)
+            self.channels.attached(channel, position, branch)
         for row in answer.errors:
             self.refuse_attach(row.channel, status.from_row(row))
 
@@ -233,15 +257,12 @@ class InFlight:
 
     def _take_back(self, frame: Frame, rows: Rows) -> None:
         """Channels go back to where they were before a frame, if their session is the same."""
+        frame.settled[rows] = True
         channels = frame.channels[rows]
         same = self.channels.tenancies(channels) == frame.tenancies[rows]
         self.channels.move(channels[same], frame.positions[rows[same]])
 
-    def _rewind(self, frame: Frame, rows: Rows) -> None:
-        later = self.pending[self.pending.index(frame) + 1 :]
-        for row in rows.tolist():
-            channel = frame.channels[row : row + 1]
-            if not any(
-                isinstance(each, Frame) and each.rows_of(channel)[0].any() for each in later
-            ):
-                self._take_back(frame, np.array([row]))
+
+def branches_of(answer: session_pb2.StreamAttached) -> Sequence[int]:
+    """The branch of each channel that was attached; 0 from a server that knows none."""
+    return answer.branches or [0] * len(answer.channels)

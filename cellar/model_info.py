@@ -150,6 +150,8 @@ class SessionInfo:
         version: its model's version.
         status: open, or lost to a fault.
         position: steps consumed so far.
+        branch: names its unbroken past, new when it is opened or reset; 0 when the server does not
+            say.
         open_time: when it was opened (UTC).
         last_used_time: when it last opened, stepped or was reset (UTC).
         idle_timeout_s: it expires after so many idle seconds; 0 when the server does not say.
@@ -160,6 +162,7 @@ class SessionInfo:
     version: int
     status: SessionStatus
     position: int
+    branch: int
     open_time: datetime
     last_used_time: datetime
     idle_timeout_s: float
@@ -173,6 +176,7 @@ class SessionInfo:
             version=session.model_version,
             status=_STATUSES.get(session.status, SessionStatus.UNKNOWN),
             position=session.position,
+            branch=session.branch,
             open_time=session.open_time.ToDatetime(tzinfo=UTC),
             last_used_time=session.last_used_time.ToDatetime(tzinfo=UTC),
             idle_timeout_s=session.idle_timeout.ToTimedelta().total_seconds(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,18 @@ class Attach:
 
     Attributes:
         waiting: session ids by channel, of those not answered yet.
+        branches: that they must be on, by channel; of the others it is not checked.
         open: True when the sessions are to be opened first.
         failures: those that could not be attached.
         error: why it was given up, if it was.
     """
 
-    def __init__(self, sessions: dict[int, str], *, open: bool) -> None:
+    def __init__(
+        self, sessions: dict[int, str], *, open: bool, branches: Mapping[int, int] | None = None
+    ) -> None:
         """``sessions`` are the ids by channel."""
         self.waiting = dict(sessions)
+        self.branches = {} if branches is None else branches
         self.open = open
         self.failures: list[RowFailure] = []
         self.error: CellarError | None = None
@@ -45,6 +49,8 @@ class Attach:
         attach = session_pb2.StreamAttach(
             session_ids=self.waiting.values(), channels=self.waiting.keys(), open=self.open
         )
+        if self.branches:
+            attach.branches.extend(self.branches.get(channel, 0) for channel in self.waiting)
         return session_pb2.StreamRequest(attach=attach)
 
 
@@ -85,8 +91,10 @@ class Frame:
         channels: the channels that step (rows,).
         positions: their positions before their steps (rows,).
         forgotten: True when nobody waits for it any more.
-        doomed: rows (rows,) whose earlier step was refused, so that they will be too.
+        settled: rows (rows,) whose channels do not go back any more: they were refused, or the step
+            that they are built on was, or their channels have gone back already.
         tenancies: of the channels (rows,), see ``Channels``.
+        steps: what they read.
         error: why it was given up, if it was.
     """
 
@@ -102,9 +110,9 @@ class Frame:
         self.after = positions + steps.counts  # (rows,) positions after their steps
         self.tenancies: Rows = np.zeros(len(channels), np.int64)
         self.forgotten = False
-        self.doomed = np.zeros(len(channels), np.bool_)
+        self.settled = np.zeros(len(channels), np.bool_)
         self.error: CellarError | None = None
-        self._steps = steps
+        self.steps = steps
         self._waiting = np.ones(len(channels), np.bool_)
         self._left = len(channels)
         self._order = np.argsort(channels, kind="stable")
@@ -128,7 +136,7 @@ class Frame:
         """The message with all rows that are still waiting, at their first positions."""
         whole = self._left == len(self.channels)
         rows = self.waiting
-        steps = self._steps if whole else self._steps.take(rows)
+        steps = self.steps if whole else self.steps.take(rows)
         frame = session_pb2.StreamFrame(
             channels=self.channels[rows].tolist(),
             steps=[] if (steps.counts == 1).all() else steps.counts.tolist(),
@@ -167,6 +175,7 @@ class Frame:
         """Takes the refusal of one row."""
         self._waiting[row] = False
         self._left -= 1
+        self.settled[row] = True
         self._failures[row] = failure
 
     def reply(self) -> StreamReply:

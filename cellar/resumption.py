@@ -15,9 +15,12 @@ from cellar.pending import Attach, Detach, Frame
 
 
 def resume(
-    in_flight: InFlight, positions: Mapping[int, int], errors: Mapping[int, CellarError]
+    in_flight: InFlight,
+    positions: Mapping[int, int],
+    branches: Mapping[int, int],
+    errors: Mapping[int, CellarError],
 ) -> None:
-    """Takes in where the server has the sessions; both mappings are by channel.
+    """Takes in where the server has the sessions; all mappings are by channel.
 
     What nobody waits for is dropped; rows whose reply is gone are refused; the rest is as before
     and is to be sent once more, under its old numbers: replies to the first sending ended with
@@ -30,7 +33,7 @@ def resume(
         if isinstance(each, Attach):
             for channel in [channel for channel in each.waiting if channel in positions]:
                 del each.waiting[channel]
-                in_flight.channels.attached(channel, positions[channel])
+                in_flight.channels.attached(channel, positions[channel], branches[channel])
     for channel, error in errors.items():
         _not_reattached(in_flight, channel, error)
     _refuse_lost_replies(in_flight, positions)

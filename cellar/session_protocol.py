@@ -12,6 +12,7 @@ import numpy as np
 from cellar import inputs as inputs_
 from cellar import outputs as outputs_
 from cellar import predictions as predictions_
+from cellar.branch import OnBranch, durable_position
 from cellar.errors import (
     CellarError,
     ClosedError,
@@ -19,6 +20,7 @@ from cellar.errors import (
     InternalError,
     PositionMismatchError,
     SessionNotFoundError,
+    StaleBranchError,
 )
 from cellar.inputs import StepInputs
 from cellar.methods import (
@@ -32,13 +34,14 @@ from cellar.methods import (
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import OutputOptions, Sampling
 from cellar.predictions import Prediction, Predictions
-from cellar.procedures import Emit, GenerateProcedure, Listen, Next, Procedure, Sleep, retried
+from cellar.procedures import Emit, GenerateProcedure, Listen, Next, Procedure, Sleep
 from cellar.results import Forecast, Piece
 from cellar.retry import Attempts
+from cellar.tail import Data
 from cellar.v1 import session_pb2
 
 
-class SessionProtocol:
+class SessionProtocol(OnBranch):
     """One session as its client sees it.
 
     The position moves with every answer. It is *stale* after a generation or a reset that did
@@ -47,6 +50,13 @@ class SessionProtocol:
     is sent for its old position, where it is applied once; before anything else the position is
     read again, and must be the one before that step or the one after it. So nothing is lost or
     done twice unnoticed.
+
+    Every request carries the session's *branch*, and is refused once somebody has reset the session
+    or opened it anew. A reset of our own begins a branch, which is taken over. One without an
+    answer may have begun it all the same: a session that is found at position 0 of another branch
+    then is taken to be where it led.
+
+    What a crash of the server has taken is sent once more, see ``OnBranch``.
     """
 
     def __init__(
@@ -58,9 +68,8 @@ class SessionProtocol:
         seed: Callable[[], int],
     ) -> None:
         """Takes over an open session; ``attempts`` turns a timeout into attempts."""
-        self.id = info.id
+        super().__init__(info)
         self.model = model
-        self.position = info.position
         self._stale = False
         self._doubtful: _Doubtful | None = None
         self._generation: object = None  # the latest
@@ -127,6 +136,7 @@ class SessionProtocol:
             )
         attempts = self._attempts(timeout_s)
         request.position = yield from self._known_position(attempts)
+        self._put_branch(request)
         self._doubtful, self._generation = None, generation
         heard = False
         while True:
@@ -141,9 +151,12 @@ class SessionProtocol:
                 while (message := (yield Next())) is not None:
                     if self._generation is not generation:
                         raise ClosedError("the session has gone on without this generation")
-                    heard = True
                     piece = Piece.decode(message)
+                    if steps is not None and not heard:
+                        self._tail.add(request.position, steps.data, 0)
+                    heard = True
                     self.position = piece.position
+                    self._keep_piece(piece, message)
                     yield Emit(piece)
                 if self._generation is generation:
                     self._stale = False
@@ -151,6 +164,11 @@ class SessionProtocol:
             except CellarError as error:
                 if heard or self._generation is not generation:
                     raise
+                if isinstance(error, StaleBranchError):
+                    self._take_branch(error)
+                    yield from self._play_all(attempts)
+                    self._put_branch(request)
+                    continue
                 # Of refusals, these may come after the prompt was read.
                 late = isinstance(error, DrainingError | InternalError)
                 self._stale = attempts.ambiguous or error.ambiguous or late
@@ -177,26 +195,30 @@ class SessionProtocol:
             )
         attempts = self._attempts(timeout_s)
         yield from self._known_position(attempts)  # what was left behind must not run on meanwhile
-        response = yield from retried(FORECAST, request, attempts, session_id=self.id)
+        response = yield from self._ask(FORECAST, request, attempts)
         return Forecast.decode(response, horizon)
 
     def reset(self, timeout_s: float | None) -> Procedure[None]:
-        """Goes back to position 0."""
+        """Goes back to position 0, on a new branch."""
         request = session_pb2.ResetSessionRequest(session_id=self.id)
+        attempts = self._attempts(timeout_s)
         self._stale, self._doubtful, self._generation = True, None, None
-        response = yield from retried(
-            RESET_SESSION, request, self._attempts(timeout_s), session_id=self.id
-        )
-        self.position = response.session.position
-        self._stale = False
+        try:
+            response = yield from self._ask(RESET_SESSION, request, attempts, plays=False)
+        except CellarError as error:
+            if attempts.ambiguous or error.ambiguous:
+                self._reset_unanswered = True
+            raise
+        self.position, self.branch = response.session.position, response.session.branch
+        self._stale = self._reset_unanswered = False
+        self._forget_tail()
 
     def close(self, timeout_s: float | None) -> Procedure[None]:
         """Closes; a session that is gone already is closed."""
         request = session_pb2.CloseSessionRequest(session_id=self.id)
         try:
-            yield from retried(
-                CLOSE_SESSION, request, self._attempts(timeout_s), session_id=self.id
-            )
+            attempts = self._attempts(timeout_s)
+            yield from self._ask(CLOSE_SESSION, request, attempts, plays=False)
         except SessionNotFoundError:
             return
 
@@ -219,18 +241,19 @@ class SessionProtocol:
         again = self._doubtful
         if again is None or not (commit and again.is_repeated_by(request)):
             request.position = yield from self._known_position(attempts)
-            again = _Doubtful(request, request.position + int(steps.counts[0]))
+            again = _Doubtful(request, request.position + int(steps.counts[0]), steps.data)
         request.position = again.request.position
         if commit:
             self._doubtful, self._generation = again, None
         try:
-            response = yield from retried(STEP, request, attempts, session_id=self.id)
+            response = yield from self._ask(STEP, request, attempts)
         except CellarError as error:
             if commit and not (attempts.ambiguous or error.ambiguous):
                 self._doubtful = None
             raise
         if commit:
             self.position, self._doubtful = response.position, None
+            self._tail.add(request.position, steps.data, durable_position(response))
         n = int(steps.counts[0]) if every_step else 1
         back = np.arange(n - 1, -1, -1) if commit else np.zeros(n, np.int64)
         return predictions_.decode(
@@ -242,6 +265,7 @@ class SessionProtocol:
         )
 
     def _known_position(self, attempts: Attempts) -> Procedure[int]:
+        yield from self._play_all(attempts)
         doubtful = self._doubtful
         if self._stale or doubtful is not None:
             yield from self._refresh(attempts)
@@ -260,22 +284,32 @@ class SessionProtocol:
         # What is left of a generation of ours must not move the session any more.
         settle = self._stale
         request = session_pb2.GetSessionRequest(session_id=self.id, settle=settle)
-        response = yield from retried(GET_SESSION, request, attempts, session_id=self.id)
+        response = yield from self._ask(GET_SESSION, request, attempts)
         info = SessionInfo.decode(response.session)
-        self.position = info.position
-        self._stale = False
+        doubtful = self._doubtful
+        if doubtful is not None and info.position == doubtful.after:
+            self._tail.add(doubtful.request.position, doubtful.data, 0)
+        self._tail.moved(info.position)
+        self.position, self.branch = info.position, info.branch
+        self._stale = self._reset_unanswered = False
         if settle:
             self._generation = None
         return info
+
+    def _keep_piece(self, piece: Piece, message: session_pb2.GenerateResponse) -> None:
+        drawn: Data = piece.tokens if len(piece.tokens) else piece.values.reshape(-1, 1)
+        if len(drawn):
+            self._tail.add(piece.position - len(drawn), drawn, durable_position(message))
 
 
 class _Doubtful:
     """A step that was sent, and not answered yet."""
 
-    def __init__(self, request: session_pb2.StepRequest, after: int) -> None:
-        """``after`` is the position after it."""
+    def __init__(self, request: session_pb2.StepRequest, after: int, data: Data) -> None:
+        """``after`` is the position after it, ``data`` what it reads."""
         self.request = request
         self.after = after
+        self.data = data
 
     def is_repeated_by(self, request: session_pb2.StepRequest) -> bool:
         """Whether another one is the same step."""

@@ -34,6 +34,10 @@ _KINDS: dict[int, type[errors.CellarError]] = {
     errors_pb2.ERROR_REASON_STATE_LOST: errors.StateLostError,
     errors_pb2.ERROR_REASON_INTERNAL: errors.InternalError,
     errors_pb2.ERROR_REASON_MODEL_UNAVAILABLE: errors.ModelUnavailableError,
+    errors_pb2.ERROR_REASON_STALE_BRANCH: errors.StaleBranchError,
+    errors_pb2.ERROR_REASON_STORE_FULL: errors.StoreFullError,
+    errors_pb2.ERROR_REASON_STORE_UNAVAILABLE: errors.StoreUnavailableError,
+    errors_pb2.ERROR_REASON_MODEL_CHANGED: errors.ModelChangedError,
 }
 # By what travels: the value's name without its prefix.
 _BY_REASON: dict[str, type[errors.CellarError]] = {
@@ -112,6 +116,11 @@ def from_row(row: session_pb2.RowError) -> errors.CellarError:
         code=code,
         position=row.position if row.HasField("position") else None,
         retry_after_s=_seconds(row.retry_delay) if row.HasField("retry_delay") else None,
+        metadata={
+            name: str(getattr(row, name))
+            for name in ("branch", "kept_position")
+            if row.HasField(name)
+        },
     )
 
 

@@ -27,11 +27,13 @@ class Stream(Exchange):
 
     A *channel* is a session's number on this stream; a *frame* is one message with the steps
     of many channels; many frames may be in flight. When the connection breaks, the stream
-    connects again by itself, and every step in flight is still applied once. As a context
-    manager it closes the sessions that it opened, and leaves those that it attached.
+    connects again by itself, and every step in flight is still applied once. What a server loses
+    in a crash, because it had answered before it wrote, is sent once more. As a context manager
+    it closes the sessions that it opened, and leaves those that it attached.
 
     A channel whose session is elsewhere than the stream believes (``PositionMismatchError``,
-    ``ReplyLostError``) is to be detached and attached again, which reads the position.
+    ``ReplyLostError``), or was reset since it was attached (``StaleBranchError``), is to be
+    detached and attached again, which reads the position and the branch.
 
     Attributes:
         model: the model.

@@ -3,7 +3,9 @@
 A step is written at the position that its session has once all earlier steps are applied. When
 the connection breaks, the stream attaches its sessions again and sends every unanswered row
 once more *at its old position*: a row that had been applied is answered from the server's
-store, any other is applied now. So a break costs time, and no step.
+store, any other is applied now. So a break costs time, and no step; for what a crash of the server
+has taken see ``returning.py``. A session that is on another branch by then for any other reason is
+not attached again: its rows, and whoever names its channel, are told.
 
 Knows nothing of threads or event loops: see ``procedures.py``.
 """
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cellar import resumption, status
 from cellar.errors import (
     CellarError,
     ClosedError,
@@ -20,11 +21,12 @@ from cellar.errors import (
     ProtocolError,
     UnansweredError,
 )
-from cellar.in_flight import ATTACH_AT_ONCE, InFlight
+from cellar.in_flight import InFlight
 from cellar.model_info import ModelInfo
-from cellar.pending import Attach, Frame, Pending
+from cellar.pending import Frame, Pending
 from cellar.procedures import Read, Reopen, Sleep, StreamProcedure, Write
 from cellar.retry import Attempts
+from cellar.returning import Returning
 from cellar.v1 import session_pb2, values_pb2
 
 
@@ -51,6 +53,7 @@ class StreamProtocol:
         """Prepares a stream."""
         self.model = model
         self.in_flight = InFlight(model, levels)
+        self._returning = Returning(self.in_flight)
         self.live = False
         self.attempts = attempts
         self._outputs = outputs
@@ -115,13 +118,16 @@ class StreamProtocol:
             try:
                 yield Reopen()
                 start = session_pb2.StreamStart(
-                    model=self.model.name, model_version=self.model.version, outputs=self._outputs
+                    model=self.model.name,
+                    model_version=self.model.version,
+                    outputs=self._outputs,
+                    tell_durable=True,
                 )
                 yield Write(session_pb2.StreamRequest(start=start))
                 response = yield Read(attempts.remaining_s())
                 if response.WhichOneof("message") != "started":
                     raise ProtocolError("a stream did not begin with started")
-                yield from self._attach_again(attempts)
+                yield from self._returning.attach_again(attempts)
                 for pending in self.in_flight.pending:  # grows while others ask for more
                     if not pending.done:
                         yield Write(pending.request())
@@ -140,23 +146,3 @@ class StreamProtocol:
         delay_s = attempts.failed(error)
         self._attempts = attempts
         yield Sleep(delay_s)
-
-    def _attach_again(self, attempts: Attempts) -> StreamProcedure[None]:
-        """Attaches all sessions that the stream had, and those it was about to have."""
-        sessions = list(self.in_flight.channels.sessions.items())
-        positions: dict[int, int] = {}
-        errors: dict[int, CellarError] = {}
-        for start in range(0, len(sessions), ATTACH_AT_ONCE):
-            again = Attach(dict(sessions[start : start + ATTACH_AT_ONCE]), open=False)
-            yield Write(again.request())
-            left = len(again.waiting)
-            while left:  # a long answer comes in several messages
-                response = yield Read(attempts.remaining_s())
-                attached = response.attached  # empty in any other message
-                answered = len(attached.channels) + len(attached.errors)
-                if not 0 < answered <= left:
-                    raise ProtocolError("a stream did not answer an attach")
-                positions.update(zip(attached.channels, attached.positions, strict=True))
-                errors.update({row.channel: status.from_row(row) for row in attached.errors})
-                left -= answered
-        resumption.resume(self.in_flight, positions, errors)

@@ -113,6 +113,35 @@ class PositionMismatchError(CellarError):
         return {"position": str(self.position)}
 
 
+class StaleBranchError(CellarError):
+    """The session is on another branch than what was asked is for.
+
+    It was reset or opened anew; or a crash has ended that one, of which ``kept`` steps were kept.
+    """
+
+    reason = "STALE_BRANCH"
+
+    def __init__(self, *, branch: int, position: int, kept: int | None = None) -> None:
+        why = "was reset or opened anew since"
+        if kept is not None:
+            why = f"lost what came after position {kept} in a crash"
+        super().__init__(
+            f"branch: the session {why}, and is on another branch, at position {position}: ask "
+            "where it stands, or attach it again"
+        )
+        self.branch = branch
+        self.position = position
+        self.kept = kept
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The session's branch and its position there, and what was kept of the one asked for."""
+        found = {"branch": str(self.branch), "position": str(self.position)}
+        if self.kept is not None:
+            found["kept_position"] = str(self.kept)
+        return found
+
+
 class StepConflictError(CellarError):
     """The position was consumed by a step with other content."""
 
@@ -147,6 +176,26 @@ class OverloadedError(CellarError):
         super().__init__(message)
         if retry_after_s is not None:
             self.retry_after_s = retry_after_s
+
+
+class StoreFullError(CellarError):
+    """The store's disk is full: try again when there is room."""
+
+    reason = "STORE_FULL"
+    retry_after_s = 1.0
+
+
+class StoreUnavailableError(CellarError):
+    """The store does not answer: try again shortly."""
+
+    reason = "STORE_UNAVAILABLE"
+    retry_after_s = 0.5
+
+
+class ModelChangedError(CellarError):
+    """The session belongs to a model file that is gone, or another one now."""
+
+    reason = "MODEL_CHANGED"
 
 
 class SessionLimitError(CellarError):

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from models.compile.stateless import compile_stateless
 from models.errors import ModelError
 from models.repository import Entry, Model, ModelRepository
 from service.engine.engine import Engine
+from service.engine.execution.arithmetic import arithmetic, joined
 from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.executor import measure
@@ -160,7 +162,7 @@ class Loader:
 
     async def _add(self, model: Model) -> dict[str, object]:
         """Serve a model that has states; returns what the log says of it."""
-        runners, findings = await self._do(lambda: self._build(model))
+        graph, runners, findings = await self._do(lambda: self._build(model))
         served = self._engine.registry.add(
             name=model.name,
             version=model.version,
@@ -170,6 +172,7 @@ class Loader:
             findings=findings,
         )
         await self._do(lambda: _warm_up(model, served))
+        served.arithmetic = await self._do(lambda: self._arithmetic(model, graph, served))
         return {
             "shards": len(runners),
             "sessions": served.usage.capacity,
@@ -202,14 +205,37 @@ class Loader:
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    def _build(self, model: Model) -> tuple[list[Runner], Findings]:
+    def _build(self, model: Model) -> tuple[ServingGraph, list[Runner], Findings]:
         with _faults_of(model):
             graph = compile_model(
                 model,
                 precision=Precision(self._settings.precision),
                 device=Device(self._places[0].kind),
             )
-            return self._runners(model, graph)
+            return (graph, *self._runners(model, graph))
+
+    def _arithmetic(self, model: Model, graph: ServingGraph, served: ServedModel) -> str:
+        """What the bits of a model's sessions depend on, looked for once on each device."""
+        settings = self._settings
+        found: dict[Place, str] = {}
+        for number, shard in enumerate(served.shards):
+            place = self._places[number % len(self._places)]
+            if place in found:
+                continue
+            look = partial(
+                arithmetic,
+                graph=graph,
+                findings=served.findings,
+                fingerprint=model.fingerprint,
+                precision=settings.precision,
+                place=place,
+                max_batch=settings.max_batch,
+                tf32=settings.tf32,
+                deterministic=settings.deterministic,
+            )
+            with _faults_of(model):
+                found[place] = shard.examine(look)
+        return joined(list(found.values()))
 
     def _build_stateless(self, model: Model) -> StatelessRunner:
         place = self._places[0]

@@ -91,6 +91,13 @@ class _Distributions(Collector):
         ):
             seconds.add_metric([phase], found.buckets(), found.sum)
         yield seconds
+        journal = metrics.journal_seconds
+        yield HistogramMetricFamily(
+            "cellar_journal_seconds",
+            "Seconds that one write of the store's journal took, until it was on the disk.",
+            buckets=journal.buckets(),
+            sum_value=journal.sum,
+        )
 
 
 class Metrics:
@@ -125,6 +132,26 @@ class Metrics:
             "Sessions that were opened, closed or expired.",
             ["event"],
         )
+        self.store_bytes = gauge(
+            "cellar_store_bytes",
+            "Bytes of the sessions' rows and checkpoints in the store.",
+        )
+        self.journal_bytes = gauge(
+            "cellar_journal_bytes",
+            "Bytes of the store's journal that are needed.",
+        )
+        self.undurable_bytes = gauge(
+            "cellar_undurable_bytes",
+            "Memory of what is not in the store's journal yet; --max-undurable-bytes limits it.",
+            [],
+        )
+        self.restored_sessions = gauge(
+            "cellar_restored_sessions",
+            "Sessions that were in the store at the start, by what has become of them: cold (not "
+            "brought back yet), restored (each time counts), set_aside (could not be), other_model "
+            "(its file is not served).",
+            ["state"],
+        )
         self.state_bytes = gauge(
             "cellar_state_bytes",
             "Bytes of state of the sessions in cellar_sessions.",
@@ -149,6 +176,7 @@ class Metrics:
         self.queue_seconds = Distribution(_SECONDS)
         self.run_seconds = Distribution(_SECONDS)
         self.reply_seconds = Distribution(_SECONDS)
+        self.journal_seconds = Distribution(_SECONDS)
         self.registry.register(_Distributions(self))
         self.pending_steps = gauge(
             "cellar_pending_steps", "Time steps queued or running.", ["model"]
@@ -178,7 +206,13 @@ class Metrics:
 
     def count_noted(self) -> None:
         """Count what was only noted so far."""
-        for found in (self.batch_size, self.queue_seconds, self.run_seconds, self.reply_seconds):
+        for found in (
+            self.batch_size,
+            self.queue_seconds,
+            self.run_seconds,
+            self.reply_seconds,
+            self.journal_seconds,
+        ):
             found.count_noted()
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
 import grpc
@@ -27,6 +28,7 @@ from service import process
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import CPU, DeviceError, DeviceLostError, Place
+from service.errors import SessionLimitError, StoreUnavailableError
 from service.loading import Loader
 from service.logs import Lines, configure_logs
 from service.metrics import Metrics, MetricsPage
@@ -38,6 +40,8 @@ from service.rpc.listener import Listener
 from service.rpc.native import models as model_rpc
 from service.rpc.native import sessions as session_rpc
 from service.settings import Settings, read_settings
+from service.store.embedded import LmdbStore
+from service.store.store import Store, StoreError
 
 _log = structlog.get_logger("cellar")
 _SERVICES = (
@@ -60,18 +64,25 @@ class Server:
 
     Args:
         settings: everything that can be set.
+
+    Raises:
+        StoreError: the store that they name cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.engine = Engine(settings, self.metrics)
+        self._store = _open_store(settings)
+        self.engine = Engine(settings, self.metrics, store=self._store)
         self.port = settings.port
         self.metrics_port: int | None = None
         self.places: tuple[Place, ...] = (CPU,)
         self._health = HealthServicer()
         self._calls = Calls(
-            self.metrics, max_queue_s=settings.max_queue_s, others=self._other_calls
+            self.metrics,
+            max_queue_s=settings.max_queue_s,
+            others=self._other_calls,
+            settle=None if self.engine.log is None else self.engine.log.flush,
         )
         self._sessions = session_rpc.add_to(self._calls, self.engine)
         model_rpc.add_to(self._calls, self.engine)
@@ -114,6 +125,7 @@ class Server:
             DeviceError: a device that was asked for cannot be used.
             ModelError: no model can be served, or there is none; with ``strict``, one cannot be.
             OSError: a port is taken.
+        SessionLimitError: the store has more sessions than there is room for.
         """
         try:
             await self._choose_device()  # before anything else is started
@@ -122,6 +134,7 @@ class Server:
             await self._listener.stop(0)
             await self._end(self._close_page)
             await self._end(self.engine.stop)
+            self._close_store()
             raise
 
     async def _start(self) -> None:
@@ -133,6 +146,7 @@ class Server:
             self._page = self._serve_metrics(self.settings.metrics_port)
             self.metrics_port = self._page.port
         await self._load()
+        self.engine.restore_sessions()
         self.engine.loading = False
         self._expiry = asyncio.create_task(self._expire())
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -216,14 +230,30 @@ class Server:
         # No call is left, and their steps are cancelled: what runs now is the last batch.
         try:
             await asyncio.wait_for(self.engine.drain(), _QUIET_S)
+        except StoreUnavailableError:
+            pass  # which has been logged
         except TimeoutError:
             pending = {
                 f"{served.name}/{served.version}": served.usage.pending_steps
                 for served in self.engine.registry.all()
             }
             _log.error("work is left behind", waited_s=_QUIET_S, pending_steps=pending)
+        await self._settle_store()
         await self._end(self.engine.stop)
+        self._close_store()
         _log.info("stopped")
+
+    async def _settle_store(self) -> None:
+        """Leave nothing for the next start to read again."""
+        try:
+            if not await self.engine.settle_store(self.settings.drain_timeout_s):
+                _log.warning("not every session has a checkpoint: the next start takes longer")
+        except (StoreError, StoreUnavailableError) as error:
+            _log.error("the store could not be settled", reason=str(error))
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
 
     async def _ended(self, within_s: float) -> bool:
         """Wait so long for calls to end; whether none is left."""
@@ -261,6 +291,11 @@ class Server:
             self._health.set(service, status)
 
 
+def _open_store(settings: Settings) -> Store | None:
+    kind, _, path = settings.store.partition(":")
+    return LmdbStore.open(Path(path)) if kind == "lmdb" else None
+
+
 def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -280,7 +315,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         DeviceLostError: a device has failed for good.
-        DeviceError, ModelError, OSError: see `Server.start`.
+        DeviceError, ModelError, OSError, SessionLimitError, StoreError: see `Server`.
     """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -295,7 +330,7 @@ async def serve(settings: Settings) -> None:
         server = Server(settings)
         starting = asyncio.create_task(server.start())
         stopping = asyncio.create_task(asked.wait())
-        losing = asyncio.create_task(server.engine.device_lost.wait())
+        losing = asyncio.create_task(server.engine.failed.wait())
         try:
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -304,7 +339,8 @@ async def serve(settings: Settings) -> None:
                 await asyncio.wait((stopping, losing), return_when=asyncio.FIRST_COMPLETED)
                 await server.stop()
                 if losing.done():
-                    raise DeviceLostError("a device has failed: start the server anew; see its log")
+                    failure = server.engine.failure
+                    raise DeviceLostError(f"{failure}: start the server anew; see its log")
             else:
                 _log.info("stopping before the models are loaded")
                 starting.cancel()
@@ -342,7 +378,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         print(f"cellar-serve: {error}", file=sys.stderr)
         # To take leave of a device that has failed may hang, and a supervisor waits for the end.
         _leave(1, out, err)
-    except (DeviceError, ModelError, OSError) as error:
+    except (DeviceError, ModelError, OSError, StoreError, SessionLimitError) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except MemoryError:

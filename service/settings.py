@@ -5,6 +5,7 @@ import sys
 import tomllib
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from enum import StrEnum
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +33,14 @@ MOST_SESSIONS = 50_000_000
 STOCK_MESSAGE_BYTES = 4 * 2**20
 """What a gRPC client takes in one message unless it is told otherwise."""
 ZOO = Path(models.__file__).parent / "zoo"
+
+
+class Durability(StrEnum):
+    """What a reply to a step promises, where there is a store."""
+
+    NONE = "none"
+    INTERVAL = "interval"
+    COMMIT = "commit"
 
 
 class EngineSettings(BaseModel):
@@ -97,6 +106,30 @@ class EngineSettings(BaseModel):
     """The longest idle timeout a caller may ask for."""
     remembered_sessions: int = Field(default=100_000, ge=0)
     """Closed and expired ids that are told from unknown ones."""
+    durability: Durability = Durability.COMMIT
+    """With a store: "commit" answers a step when it is on the disk; "interval" answers at once, and
+    what the last moments brought may be lost in a crash; "none" keeps sessions when the server is
+    stopped, and what came since then is lost in a crash."""
+    max_undurable_bytes: Annotated[ByteSize, Field(ge=2**16)] = ByteSize(64 * 2**20)
+    """Of what waits to be written to the store; beyond it steps are refused with
+    RESOURCE_EXHAUSTED."""
+    store_timeout_s: float = Field(default=2.0, gt=0)
+    """Steps are refused with UNAVAILABLE when the store has not answered for so long."""
+    checkpoint_steps: int = Field(default=1024, ge=1)
+    """A session that has read so many steps since its checkpoint gets a new one: what the first
+    touch after a crash may cost."""
+    recovery_s: float = Field(default=30.0, gt=0)
+    """How long it may take to read again what came after the checkpoints, of one shard."""
+    journal_bytes: Annotated[ByteSize, Field(ge=2**20)] = ByteSize(2**30)
+    """The journal may take so much of the disk; checkpoints are written to keep it so."""
+    checkpoint_share: float = Field(default=0.05, gt=0, le=1)
+    """Of a core, for checkpoints; the limit of the journal goes before it."""
+    erase_s: float = Field(default=3600.0, ge=0)
+    """What a session has read is in no file of the store so long after its end, and the time that
+    writing the files anew takes; 0 leaves it there until its room is used again."""
+    strict_replay: bool = False
+    """Refuse to start where what sessions have read would be read again with another arithmetic,
+    such as on another device; else their last replies are not repeated, and it is logged."""
     inline_run_s: float = Field(default=0.0025, ge=0)
     """Batches expected to run for less than this run on the event loop, without a thread hop."""
 
@@ -153,6 +186,9 @@ class Settings(BaseSettings, EngineSettings):
     """gRPC port; 0 lets the system choose."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = 9090
     """Prometheus port; 0 lets the system choose, "off" serves no metrics."""
+    store: str = "memory"
+    """Where what sessions have read is kept: "memory", so that they end with the process, or
+    "lmdb:PATH", a folder, so that they outlive it."""
     precision: Literal["fp32", "int8"] = "fp32"
     """Arithmetic of the recurrent products; int8 is faster and costs a little accuracy, which is
     logged when a model is loaded."""
@@ -186,6 +222,14 @@ class Settings(BaseSettings, EngineSettings):
     @classmethod
     def _off(cls, value: object) -> object:
         return None if value == "off" else value
+
+    @field_validator("store")
+    @classmethod
+    def _somewhere(cls, value: str) -> str:
+        kind, _, path = value.partition(":")
+        if value == "memory" or (kind == "lmdb" and path):
+            return value
+        raise ValueError('say "memory", or "lmdb:PATH" with the path of a folder')
 
     @field_validator("device")
     @classmethod

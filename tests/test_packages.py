@@ -17,9 +17,14 @@ from tests.reasons import ROOT
 
 # What the scripts of an installation do.
 SERVE = "import sys; from cellar.commands import serve; sys.exit(serve())"
+STORE = "import sys; from cellar.commands import store; sys.exit(store())"
 TRAIN = "import sys; from cellar.commands import train; sys.exit(train())"
-COMMANDS = {"cellar-serve": SERVE, "cellar-train": TRAIN}
-MODULES = {"cellar-serve": "service.server", "cellar-train": "training.cli"}
+COMMANDS = {"cellar-serve": SERVE, "cellar-store": STORE, "cellar-train": TRAIN}
+MODULES = {
+    "cellar-serve": "service.server",
+    "cellar-store": "service.store.tool",
+    "cellar-train": "training.cli",
+}
 
 
 def run(
@@ -107,6 +112,7 @@ def test_every_name_of_the_client_is_there_when_it_is_asked_for() -> None:
         ("cellar-serve", "onnxruntime", "serve"),
         ("cellar-serve", "pydantic", "serve"),
         ("cellar-serve", "grpc_health", "serve"),
+        ("cellar-store", "lmdb", "serve"),
         ("cellar-train", "torch", "train"),
         ("cellar-train", "lightning_fabric", "train"),
     ],

@@ -170,7 +170,7 @@ def test_the_client_runs_beside_tritonclient(
     assert (done.stdout.split(), done.stderr) == (["6", "t", "BAD_INPUT", "inputs.text"], "")
     shown = environment.run("cellar", "models", "--server", server.address)
     assert "stdlib-text" in shown.stdout, shown.stderr
-    for command in ("cellar-serve", "cellar-train"):
+    for command in ("cellar-serve", "cellar-store", "cellar-train"):
         done = environment.run(command)
         assert done.returncode == 1
         assert done.stderr.startswith(f"{command}: only Cellar's client is installed here")

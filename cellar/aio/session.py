@@ -65,6 +65,13 @@ class Session:
     After a step that failed with ``error.ambiguous``, repeat that step: it is applied once,
     whatever happened. Any other request finds out first whether it was applied, and goes on from
     there. ``refresh`` finds out at once; from then on the same step again is another one.
+
+    Once somebody else has reset the session, or closed it and opened it anew, every request fails
+    with ``StaleBranchError``, and changes nothing: ``Client.attach`` takes it up from there.
+
+    A server that answers before it writes may lose the last steps in a crash. They are kept here
+    for that long, and sent once more; only if somebody else has gone on with the session meanwhile,
+    that is a ``StaleBranchError`` too.
     """
 
     def __init__(self, protocol: SessionProtocol, transport: Transport) -> None:
@@ -82,6 +89,14 @@ class Session:
         request finds out first; so does ``refresh``.
         """
         return self._protocol.position
+
+    @property
+    def branch(self) -> int:
+        """Names the session's unbroken past; 0 if the server does not say.
+
+        New when it is opened or reset. Every request is for it alone.
+        """
+        return self._protocol.branch
 
     async def step(
         self,

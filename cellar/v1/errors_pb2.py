@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llar/v1/errors.proto\x12\tcellar.v1*\xf7\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45RROR_REASON_BAD_INPUT\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_STEP_CONFLICT\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_MODEL_UNKNOWN\x10\x03\x12 \n\x1c\x45RROR_REASON_SESSION_UNKNOWN\x10\x04\x12 \n\x1c\x45RROR_REASON_SESSION_EXPIRED\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_SESSION_CLOSED\x10\x06\x12\x1f\n\x1b\x45RROR_REASON_SESSION_EXISTS\x10\x07\x12\"\n\x1e\x45RROR_REASON_POSITION_MISMATCH\x10\x08\x12\x1c\n\x18\x45RROR_REASON_NOT_STARTED\x10\t\x12\x1f\n\x1b\x45RROR_REASON_NOT_STREAMABLE\x10\n\x12\x1b\n\x17\x45RROR_REASON_REPLY_LOST\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\x1e\n\x1a\x45RROR_REASON_SESSION_LIMIT\x10\r\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0e\x12\x18\n\x14\x45RROR_REASON_LOADING\x10\x0f\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\x10\x12\x1b\n\x17\x45RROR_REASON_STATE_LOST\x10\x11\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x12\x12\"\n\x1e\x45RROR_REASON_MODEL_UNAVAILABLE\x10\x13\x42\x34Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63\x65llar/v1/errors.proto\x12\tcellar.v1*\xf7\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45RROR_REASON_BAD_INPUT\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_STEP_CONFLICT\x10\x02\x12\x1e\n\x1a\x45RROR_REASON_MODEL_UNKNOWN\x10\x03\x12 \n\x1c\x45RROR_REASON_SESSION_UNKNOWN\x10\x04\x12 \n\x1c\x45RROR_REASON_SESSION_EXPIRED\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_SESSION_CLOSED\x10\x06\x12\x1f\n\x1b\x45RROR_REASON_SESSION_EXISTS\x10\x07\x12\"\n\x1e\x45RROR_REASON_POSITION_MISMATCH\x10\x08\x12\x1c\n\x18\x45RROR_REASON_NOT_STARTED\x10\t\x12\x1f\n\x1b\x45RROR_REASON_NOT_STREAMABLE\x10\n\x12\x1b\n\x17\x45RROR_REASON_REPLY_LOST\x10\x0b\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\x0c\x12\x1e\n\x1a\x45RROR_REASON_SESSION_LIMIT\x10\r\x12\x19\n\x15\x45RROR_REASON_DRAINING\x10\x0e\x12\x18\n\x14\x45RROR_REASON_LOADING\x10\x0f\x12\x1a\n\x16\x45RROR_REASON_CANCELLED\x10\x10\x12\x1b\n\x17\x45RROR_REASON_STATE_LOST\x10\x11\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x12\x12\"\n\x1e\x45RROR_REASON_MODEL_UNAVAILABLE\x10\x13\x12\x1d\n\x19\x45RROR_REASON_STALE_BRANCH\x10\x14\x12\x1b\n\x17\x45RROR_REASON_STORE_FULL\x10\x15\x12\"\n\x1e\x45RROR_REASON_STORE_UNAVAILABLE\x10\x16\x12\x1e\n\x1a\x45RROR_REASON_MODEL_CHANGED\x10\x17\x42\x34Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z2github.com/cellar/cellar/gen/go/cellar/v1;cellarv1'
   _globals['_ERRORREASON']._serialized_start=38
-  _globals['_ERRORREASON']._serialized_end=669
+  _globals['_ERRORREASON']._serialized_end=797
 # @@protoc_insertion_point(module_scope)

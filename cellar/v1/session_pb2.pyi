@@ -31,7 +31,7 @@ FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_STOP: FinishReason
 
 class Session(_message.Message):
-    __slots__ = ("id", "model", "model_version", "status", "position", "open_time", "last_used_time", "idle_timeout")
+    __slots__ = ("id", "model", "model_version", "status", "position", "open_time", "last_used_time", "idle_timeout", "branch")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class Session(_message.Message):
     OPEN_TIME_FIELD_NUMBER: _ClassVar[int]
     LAST_USED_TIME_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     model_version: int
@@ -48,7 +49,8 @@ class Session(_message.Message):
     open_time: _timestamp_pb2.Timestamp
     last_used_time: _timestamp_pb2.Timestamp
     idle_timeout: _duration_pb2.Duration
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., position: _Optional[int] = ..., open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    branch: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., position: _Optional[int] = ..., open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., branch: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
     __slots__ = ("model", "model_version", "session_id", "idle_timeout")
@@ -69,12 +71,14 @@ class OpenSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
-    __slots__ = ("session_id", "settle")
+    __slots__ = ("session_id", "settle", "branch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SETTLE_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     settle: bool
-    def __init__(self, session_id: _Optional[str] = ..., settle: bool = ...) -> None: ...
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., settle: bool = ..., branch: _Optional[int] = ...) -> None: ...
 
 class GetSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -83,10 +87,12 @@ class GetSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "branch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., branch: _Optional[int] = ...) -> None: ...
 
 class CloseSessionResponse(_message.Message):
     __slots__ = ("position",)
@@ -95,10 +101,12 @@ class CloseSessionResponse(_message.Message):
     def __init__(self, position: _Optional[int] = ...) -> None: ...
 
 class ResetSessionRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "branch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., branch: _Optional[int] = ...) -> None: ...
 
 class ResetSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -107,28 +115,34 @@ class ResetSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class StepRequest(_message.Message):
-    __slots__ = ("session_id", "inputs", "position", "commit", "outputs")
+    __slots__ = ("session_id", "inputs", "position", "commit", "outputs", "branch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     inputs: _values_pb2.Inputs
     position: int
     commit: bool
     outputs: _values_pb2.Outputs
-    def __init__(self, session_id: _Optional[str] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., position: _Optional[int] = ..., commit: bool = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ...) -> None: ...
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., inputs: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., position: _Optional[int] = ..., commit: bool = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ..., branch: _Optional[int] = ...) -> None: ...
 
 class StepResponse(_message.Message):
-    __slots__ = ("position", "predictions", "replayed")
+    __slots__ = ("position", "predictions", "replayed", "branch", "durable_position")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     PREDICTIONS_FIELD_NUMBER: _ClassVar[int]
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
     position: int
     predictions: _values_pb2.Predictions
     replayed: bool
-    def __init__(self, position: _Optional[int] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: bool = ...) -> None: ...
+    branch: int
+    durable_position: int
+    def __init__(self, position: _Optional[int] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: bool = ..., branch: _Optional[int] = ..., durable_position: _Optional[int] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
     __slots__ = ("start", "attach", "frame", "detach")
@@ -143,24 +157,28 @@ class StreamRequest(_message.Message):
     def __init__(self, start: _Optional[_Union[StreamStart, _Mapping]] = ..., attach: _Optional[_Union[StreamAttach, _Mapping]] = ..., frame: _Optional[_Union[StreamFrame, _Mapping]] = ..., detach: _Optional[_Union[StreamDetach, _Mapping]] = ...) -> None: ...
 
 class StreamStart(_message.Message):
-    __slots__ = ("model", "model_version", "outputs")
+    __slots__ = ("model", "model_version", "outputs", "tell_durable")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    TELL_DURABLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_version: int
     outputs: _values_pb2.Outputs
-    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ...) -> None: ...
+    tell_durable: bool
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ..., tell_durable: bool = ...) -> None: ...
 
 class StreamAttach(_message.Message):
-    __slots__ = ("session_ids", "channels", "open")
+    __slots__ = ("session_ids", "channels", "open", "branches")
     SESSION_IDS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
     session_ids: _containers.RepeatedScalarFieldContainer[str]
     channels: _containers.RepeatedScalarFieldContainer[int]
     open: bool
-    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: bool = ...) -> None: ...
+    branches: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: bool = ..., branches: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamFrame(_message.Message):
     __slots__ = ("channels", "steps", "positions", "inputs", "number")
@@ -185,16 +203,18 @@ class StreamDetach(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., close: bool = ...) -> None: ...
 
 class StreamResponse(_message.Message):
-    __slots__ = ("started", "attached", "reply", "detached")
+    __slots__ = ("started", "attached", "reply", "detached", "durable")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     DETACHED_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
     started: StreamStarted
     attached: StreamAttached
     reply: StreamReply
     detached: StreamDetached
-    def __init__(self, started: _Optional[_Union[StreamStarted, _Mapping]] = ..., attached: _Optional[_Union[StreamAttached, _Mapping]] = ..., reply: _Optional[_Union[StreamReply, _Mapping]] = ..., detached: _Optional[_Union[StreamDetached, _Mapping]] = ...) -> None: ...
+    durable: StreamDurable
+    def __init__(self, started: _Optional[_Union[StreamStarted, _Mapping]] = ..., attached: _Optional[_Union[StreamAttached, _Mapping]] = ..., reply: _Optional[_Union[StreamReply, _Mapping]] = ..., detached: _Optional[_Union[StreamDetached, _Mapping]] = ..., durable: _Optional[_Union[StreamDurable, _Mapping]] = ...) -> None: ...
 
 class StreamStarted(_message.Message):
     __slots__ = ("model", "model_version")
@@ -205,17 +225,19 @@ class StreamStarted(_message.Message):
     def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
 
 class StreamAttached(_message.Message):
-    __slots__ = ("channels", "positions", "errors")
+    __slots__ = ("channels", "positions", "errors", "branches")
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
     channels: _containers.RepeatedScalarFieldContainer[int]
     positions: _containers.RepeatedScalarFieldContainer[int]
     errors: _containers.RepeatedCompositeFieldContainer[RowError]
-    def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ...) -> None: ...
+    branches: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ..., branches: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StreamReply(_message.Message):
-    __slots__ = ("channels", "positions", "counts", "predictions", "replayed", "errors", "frame")
+    __slots__ = ("channels", "positions", "counts", "predictions", "replayed", "errors", "frame", "group", "durable_group")
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +245,8 @@ class StreamReply(_message.Message):
     REPLAYED_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_GROUP_FIELD_NUMBER: _ClassVar[int]
     channels: _containers.RepeatedScalarFieldContainer[int]
     positions: _containers.RepeatedScalarFieldContainer[int]
     counts: _containers.RepeatedScalarFieldContainer[int]
@@ -230,23 +254,35 @@ class StreamReply(_message.Message):
     replayed: _containers.RepeatedScalarFieldContainer[int]
     errors: _containers.RepeatedCompositeFieldContainer[RowError]
     frame: int
-    def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ..., frame: _Optional[int] = ...) -> None: ...
+    group: int
+    durable_group: int
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., positions: _Optional[_Iterable[int]] = ..., counts: _Optional[_Iterable[int]] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ..., frame: _Optional[int] = ..., group: _Optional[int] = ..., durable_group: _Optional[int] = ...) -> None: ...
+
+class StreamDurable(_message.Message):
+    __slots__ = ("group",)
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    group: int
+    def __init__(self, group: _Optional[int] = ...) -> None: ...
 
 class RowError(_message.Message):
-    __slots__ = ("channel", "code", "reason", "message", "position", "retry_delay")
+    __slots__ = ("channel", "code", "reason", "message", "position", "retry_delay", "branch", "kept_position")
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     RETRY_DELAY_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    KEPT_POSITION_FIELD_NUMBER: _ClassVar[int]
     channel: int
     code: int
     reason: str
     message: str
     position: int
     retry_delay: _duration_pb2.Duration
-    def __init__(self, channel: _Optional[int] = ..., code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., position: _Optional[int] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    branch: int
+    kept_position: int
+    def __init__(self, channel: _Optional[int] = ..., code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., position: _Optional[int] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., branch: _Optional[int] = ..., kept_position: _Optional[int] = ...) -> None: ...
 
 class StreamDetached(_message.Message):
     __slots__ = ("channels",)
@@ -255,50 +291,56 @@ class StreamDetached(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("session_id", "prompt", "max_steps", "sampling", "stop", "position")
+    __slots__ = ("session_id", "prompt", "max_steps", "sampling", "stop", "position", "branch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     prompt: _values_pb2.Inputs
     max_steps: int
     sampling: _values_pb2.Sampling
     stop: _containers.RepeatedScalarFieldContainer[str]
     position: int
-    def __init__(self, session_id: _Optional[str] = ..., prompt: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., max_steps: _Optional[int] = ..., sampling: _Optional[_Union[_values_pb2.Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., position: _Optional[int] = ...) -> None: ...
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., prompt: _Optional[_Union[_values_pb2.Inputs, _Mapping]] = ..., max_steps: _Optional[int] = ..., sampling: _Optional[_Union[_values_pb2.Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., position: _Optional[int] = ..., branch: _Optional[int] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("text", "tokens", "values", "position", "finish_reason")
+    __slots__ = ("text", "tokens", "values", "position", "finish_reason", "durable_position")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_POSITION_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
     values: _containers.RepeatedScalarFieldContainer[float]
     position: int
     finish_reason: FinishReason
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., position: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ...) -> None: ...
+    durable_position: int
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., position: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., durable_position: _Optional[int] = ...) -> None: ...
 
 class ForecastRequest(_message.Message):
-    __slots__ = ("session_id", "horizon", "paths", "quantiles", "seed", "include_paths")
+    __slots__ = ("session_id", "horizon", "paths", "quantiles", "seed", "include_paths", "branch")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
     QUANTILES_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_PATHS_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     horizon: int
     paths: int
     quantiles: _containers.RepeatedScalarFieldContainer[float]
     seed: int
     include_paths: bool
-    def __init__(self, session_id: _Optional[str] = ..., horizon: _Optional[int] = ..., paths: _Optional[int] = ..., quantiles: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., include_paths: bool = ...) -> None: ...
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., horizon: _Optional[int] = ..., paths: _Optional[int] = ..., quantiles: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., include_paths: bool = ..., branch: _Optional[int] = ...) -> None: ...
 
 class ForecastResponse(_message.Message):
     __slots__ = ("position", "levels", "quantiles", "mean", "paths")

@@ -8,11 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from service.engine.log.commit_log import CommitLog
+from service.engine.log.entries import SessionRow
+from service.engine.log.recovery import StoredSession
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.sessions.table import SessionStatus
 from service.engine.shard.shard import Shard
 from service.errors import (
     BadInputError,
+    ModelChangedError,
     SessionClosedError,
     SessionExistsError,
     SessionExpiredError,
@@ -42,6 +46,7 @@ class SessionInfo:
     model: str
     version: int
     status: SessionStatus
+    branch: int
     position: int
     opened_s: float
     last_used_s: float
@@ -72,6 +77,8 @@ class Directory:
         self._registry = registry
         self._clock = clock
         self._wall_clock = wall_clock
+        # Those of the store whose model is not served.
+        self._stranded: dict[str, tuple[StoredSession, ModelChangedError, CommitLog]] = {}
         self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
 
     def open(
@@ -92,7 +99,7 @@ class Directory:
             raise BadInputError(
                 "session_id", f"use at most {settings.max_id_length} printable characters"
             )
-        if session_id in self.sessions:
+        if session_id in self.sessions or session_id in self._stranded:
             raise SessionExistsError(f"session_id: '{session_id}' is open already")
         timeout_s = settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
         if not 0 < timeout_s <= settings.max_idle_timeout_s:
@@ -107,11 +114,60 @@ class Directory:
             now_s=self._clock(),
             idle_timeout_s=timeout_s,
         )
+        if shard.log is not None:
+            table = shard.table
+            shard.log.open(
+                slot,
+                SessionRow(
+                    number=shard.log.log.new_number(),
+                    id=session_id,
+                    model=served.name,
+                    version=served.version,
+                    fingerprint=served.fingerprint,
+                    branch=int(table.branch[slot]),
+                    opened_s=float(table.opened_s[slot]),
+                    idle_timeout_s=timeout_s,
+                ),
+            )
         session = Session(id=session_id, served=served, shard=shard, slot=slot)
         self.sessions[session_id] = session
         self._gone.pop(session_id, None)
         self._metrics.session_events.labels("opened").inc()
         return session
+
+    def restore(self, served: ServedModel, stored: StoredSession) -> None:
+        """Let a session of the store be open again.
+
+        Raises:
+            SessionLimitError: every slot is taken.
+        """
+        row = stored.row
+        shard = served.shard_for(row.id)
+        slot = shard.slots.begin(
+            row.id,
+            opened_s=row.opened_s,
+            now_s=self._clock(),
+            idle_timeout_s=row.idle_timeout_s,
+        )
+        shard.restore(slot, stored)
+        self.sessions[row.id] = Session(id=row.id, served=served, shard=shard, slot=slot)
+
+    def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:
+        """A session of the store cannot go on: it is kept, and can be closed."""
+        self._stranded[stored.row.id] = stored, why, log
+
+    def is_stranded(self, session_id: str) -> bool:
+        """Whether it is a session of the store whose model is not served."""
+        return session_id in self._stranded
+
+    @property
+    def stranded(self) -> int:
+        """How many sessions of the store have a model that is not served."""
+        return len(self._stranded)
+
+    def stranded_groups(self) -> list[int]:
+        """Where the tails of the sessions begin whose model is not served."""
+        return [own.first_group for own, _, _ in self._stranded.values() if own.first_group]
 
     def find(self, session_id: str) -> Session:
         """An open session.
@@ -122,6 +178,8 @@ class Directory:
         session = self.sessions.get(session_id)
         if session is not None:
             return session
+        if session_id in self._stranded:
+            raise self._stranded[session_id][1]
         gone = self._gone.get(session_id)
         if gone is SessionExpiredError:
             raise SessionExpiredError(
@@ -140,12 +198,14 @@ class Directory:
         session = self.find(session_id)
         table = session.shard.table
         slot = session.slot
+        lost = table.lost[slot] and not table.restoring[slot]
         return SessionInfo(
             id=session.id,
             model=session.served.name,
             version=session.served.version,
-            status=SessionStatus.LOST if table.lost[slot] else SessionStatus.OPEN,
-            position=int(table.position[slot]),
+            status=SessionStatus.LOST if lost else SessionStatus.OPEN,
+            branch=int(table.branch[slot]),
+            position=table.stands_at(slot),
             opened_s=float(table.opened_s[slot]),
             last_used_s=self._wall_clock() - (self._clock() - float(table.last_used_s[slot])),
             idle_timeout_s=float(table.idle_timeout_s[slot]),
@@ -159,8 +219,14 @@ class Directory:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
+        stranded = self._stranded.pop(session_id, None)
+        if stranded is not None:
+            stored, _, log = stranded
+            log.close(stored.row.number, first_group=stored.first_group)
+            self._gone[session_id] = SessionClosedError
+            return stored.position
         session = self.find(session_id)
-        position = int(session.shard.table.position[session.slot])
+        position = session.shard.table.stands_at(session.slot)
         self._end(session, SessionClosedError)
         self._metrics.session_events.labels("closed").inc()
         return position

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,8 +15,12 @@ import numpy as np
 import structlog
 
 from service.engine.directory import Directory, Session, SessionInfo
+from service.engine.log import doubt
+from service.engine.log.commit_log import CommitLog
+from service.engine.log.recovery import Stored, read_store
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
+from service.engine.upkeep import Upkeep
 from service.engine.work.columns import Answers, Inputs, Outputs
 from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import Account, BufferMemory, Held
@@ -30,10 +34,10 @@ from service.errors import (
     CellarError,
     DrainingError,
     LoadingError,
-    StateLostError,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
+from service.store.store import Store
 
 _log = structlog.get_logger(__name__)
 
@@ -65,6 +69,11 @@ class Engine:
     Args:
         clock: seconds, never going back: for idleness.
         wall_clock: seconds since the epoch: for people.
+        store: where what sessions read is kept, so that they outlive the process; ``None`` where it
+            is not.
+
+    Raises:
+        StoreError: the store cannot be read.
     """
 
     def __init__(
@@ -74,25 +83,69 @@ class Engine:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        store: Store | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.loading = True
         self.draining = False
         self.flows = Flows()
-        self.device_lost = asyncio.Event()
-        """Set when a device has failed for good: whoever runs the server has to end it."""
+        self.failed = asyncio.Event()
+        """Set when a device, or the store's disk, has failed for good: whoever runs the server has
+        to end it."""
+        self.failure = ""
+        stored = None
+        if store is not None:
+            stored = read_store(store)
+            doubt.resolve(store, stored)
+        self.log = None if store is None or stored is None else self._open_log(store, stored)
         self.memory = BufferMemory(settings.buffer_memory)
         for kind in Held:
             size = partial(self.memory.by_kind.__getitem__, kind)
             metrics.buffered_bytes.labels(kind.value).set_function(size)
         self.registry = Registry(
-            settings, metrics, self.flows, self.memory, clock, self.lose_device
+            settings, metrics, self.flows, self.memory, clock, self.lose_device, self.log
         )
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
         self._generations: dict[Session, list[Breakable]] = {}
+        self._upkeep: Upkeep | None = None
+        self._stored = stored
+
+    def _open_log(self, store: Store, stored: Stored) -> CommitLog | None:
+        settings = self.settings
+        return CommitLog(
+            store,
+            group=stored.last_group + 1,
+            next_number=stored.next_number,
+            durability=settings.durability,
+            most_bytes=settings.max_undurable_bytes,
+            timeout_s=settings.store_timeout_s,
+            failed=self._lose_store,
+            took=self.metrics.journal_seconds.noted.append,
+        )
+
+    def restore_sessions(self) -> None:
+        """Let the sessions of the store be open again; call it when the models are loaded.
+
+        Raises:
+            StoreError: they have no place.
+        """
+        if self.log is None or self._stored is None:
+            return
+        self._upkeep = Upkeep(
+            self.log,
+            self._stored,
+            registry=self.registry,
+            directory=self.directory,
+            settings=self.settings,
+            metrics=self.metrics,
+        )
+        self._upkeep.place(self._stored)
+        self._stored = None
+        doubt.mark(self.log.store, self.settings.durability)
+        self._upkeep.start()
 
     # -- sessions -------------------------------------------------------------------------
 
@@ -118,62 +171,102 @@ class Engine:
             self.check_ready()
         return self.directory.sessions.get(session_id) or self.directory.find(session_id)
 
-    async def describe(self, session_id: str, *, settle: bool = False) -> SessionInfo:
+    async def describe(
+        self, session_id: str, *, settle: bool = False, branch: int = 0
+    ) -> SessionInfo:
         """Where a session stands, once what was taken for it before has run.
 
         Args:
             session_id: which.
             settle: ends its generations first, so that nothing taken before moves it any more.
+            branch: the branch that it must be on, before and then; 0 is unchecked.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            StaleBranchError: it is on another branch.
         """
         session = self.directory.find(session_id)
+        session.shard.on_branch(session.slot, branch)
         if settle:
             left = CallerGoneError("the client has left the generation, and goes on without it")
             for generation in self._generations.get(session, ()):
                 generation.break_off(left)
-        if not session.shard.is_idle(session.slot):
+        shard, slot = session.shard, session.slot
+        if not shard.is_idle(slot):
             await self.barrier(session_id)
-        return self.directory.describe(session_id)
+            session = self.directory.find(session_id)
+            session.shard.on_branch(session.slot, branch)
+            shard, slot = session.shard, session.slot
+        info = self.directory.describe(session_id)
+        await shard.settled(np.array([slot]))
+        return info
 
-    async def close(self, session_id: str) -> int:
+    async def close(self, session_id: str, *, branch: int = 0) -> int:
         """Close a session; steps that are queued, and not given to the device, are refused.
 
         Returns its position, once what was given to the device has run.
 
+        Args:
+            session_id: which.
+            branch: the branch that it must be on; 0 is unchecked.
+
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            StaleBranchError: it is on another branch.
         """
+        if self.directory.is_stranded(session_id):
+            position = self.directory.close(session_id)
+            if self.log is not None:
+                await self.log.flush()
+            return position
         session = self.directory.find(session_id)
-        is_idle = session.shard.is_idle(session.slot)
+        shard, slot = session.shard, session.slot
+        shard.on_branch(slot, branch)
+        is_idle = shard.is_idle(slot)
         position = self.directory.close(session_id)
         if is_idle:
+            await shard.settled(np.array([slot]))
             return position
         # In the same turn of the event loop, while the slot is still the session's.
         last = Barrier(slots=np.array([session.slot], np.int64), is_last=True)
         (delivery,) = await session.shard.perform(last)
         return int(delivery.positions[0])
 
-    async def reset(self, session_id: str) -> SessionInfo:
-        """Put a session back to position 0, after the steps queued for it.
+    async def reset(self, session_id: str, *, branch: int = 0) -> SessionInfo:
+        """Put a session back to position 0 of a new branch, after the steps queued for it.
+
+        Args:
+            session_id: which.
+            branch: the branch that it must be on when it is reset; 0 is unchecked.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            StaleBranchError: it is on another branch.
             DrainingError, LoadingError: the server takes no new work.
         """
         self.check_ready()
-        await self.barrier(session_id, reset=True)
-        return self.directory.describe(session_id)
+        session = self.directory.find(session_id)
+        session.shard.on_branch(session.slot, branch)
+        barrier = Barrier(
+            slots=np.array([session.slot], np.int64),
+            branches=np.array([branch], np.uint64) if branch else None,
+            reset=True,
+        )
+        await session.shard.perform(barrier)
+        info = self.directory.describe(session_id)
+        if info.branch != barrier.new_branch:
+            # Somebody has reset it again, or opened it anew: whoever asked must not go on there.
+            return replace(info, branch=barrier.new_branch, position=0)
+        return info
 
-    async def barrier(self, session_id: str, *, reset: bool = False) -> int:
+    async def barrier(self, session_id: str) -> int:
         """Wait until what is queued for a session now has run; returns the position then.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
         session = self.directory.find(session_id)
-        barrier = Barrier(slots=np.array([session.slot], np.int64), reset=reset)
+        barrier = Barrier(slots=np.array([session.slot], np.int64))
         (delivery,) = await session.shard.perform(barrier)
         return int(delivery.positions[0])
 
@@ -187,6 +280,7 @@ class Engine:
         outputs: Outputs,
         sampling: Sampling | None = None,
         position: int | None = None,
+        branch: int = 0,
         commit: bool = True,
     ) -> "StepCall":
         """Queue steps of one session, of which all are applied or none; await it for the reply.
@@ -199,6 +293,7 @@ class Engine:
             outputs: which predictions come back.
             sampling: how to draw, where samples are wanted.
             position: where the session must stand; ``None`` is not checked.
+            branch: the branch that it must be on when they run; 0 is the present one.
             commit: whether the steps are applied; else the reply is as if they were.
 
         Raises:
@@ -216,7 +311,8 @@ class Engine:
         inputs = steps.require()
         if count == 1 and commit:
             step = int(inputs[0]) if session.served.reader.has_tokens else inputs
-            return self.step_once(session, step, outputs, sampling, position)
+            return self.step_once(session, step, outputs, sampling, position, branch)
+        branch = session.shard.on_branch(session.slot, branch)
         outputs = session.served.check_outputs(outputs, sampling, steps=count)
         flow = self.flows.current
         account = self.memory.account()
@@ -225,7 +321,7 @@ class Engine:
         account.take(Held.REQUEST, held)
         try:
             session.shard.check_room(count, flow)
-            call = _call(session, sampling, flow, count)
+            call = _call(session, branch, sampling, flow, count)
         except CellarError:
             account.close()
             raise
@@ -236,6 +332,7 @@ class Engine:
                 steps=np.array([count], np.int64),
                 inputs=inputs,
                 positions=None if position is None else np.array([position], np.int64),
+                branches=np.array([branch], np.uint64),
                 outputs=outputs,
                 draws=None if sampling is None else Draws.of((sampling,)),
                 reply_to=call,
@@ -252,6 +349,7 @@ class Engine:
         outputs: Outputs,
         sampling: Sampling | None,
         position: int | None,
+        branch: int = 0,
     ) -> "StepCall":
         """Queue one good step of one session: a token id, or values (1, width).
 
@@ -260,6 +358,7 @@ class Engine:
         Raises:
             CellarError: nothing was queued; the class says why.
         """
+        branch = session.shard.on_branch(session.slot, branch)
         kind = None
         if sampling is None:
             kind = session.served.single_kinds.get((outputs, _results))
@@ -267,9 +366,9 @@ class Engine:
             kind = session.served.single_kind(outputs, sampling, _results)
         flow = self.flows.current
         session.shard.check_room(1, flow)
-        call = _call(session, sampling, flow, 1)
+        call = _call(session, branch, sampling, flow, 1)
         claimed = UNCHECKED if position is None else position
-        session.shard.add((kind, session.slot, step, claimed, 0, 0, call))
+        session.shard.add((kind, session.slot, step, claimed, branch, 0, 0, call))
         return call
 
     # -- generations ----------------------------------------------------------------------
@@ -301,8 +400,8 @@ class Engine:
             DrainingError: the server is shutting down.
             LoadingError: its models are not loaded yet.
         """
-        if self.device_lost.is_set():
-            raise DrainingError("the server's device has failed and it ends: connect to another")
+        if self.failed.is_set():
+            raise DrainingError(f"{self.failure} and the server ends: connect to another")
         if self.draining:
             raise DrainingError("the server is shutting down: connect to another, or try again")
         if self.loading:
@@ -310,18 +409,55 @@ class Engine:
 
     def lose_device(self, model: str, fault: Exception) -> None:
         """Take nothing new: a device has failed for good, and the states on it are lost."""
-        if not self.device_lost.is_set():
+        if not self.failed.is_set():
             _log.error("device lost", model=model, reason=str(fault))
-            self.draining = True
-            self.device_lost.set()
+            self._fail("a device has failed")
+
+    def _lose_store(self, fault: Exception) -> None:
+        """Take nothing new, and tell nothing more: what was being written is in doubt."""
+        _log.error("store lost", reason=str(fault))
+        self._fail("the store has failed")
+
+    def _fail(self, why: str) -> None:
+        self.failure, self.draining = why, True
+        self.failed.set()
+
+    def durable_position(self, session: Session, *, position: int, branch: int) -> int | None:
+        """As far as this a session, that is told to be at a position, is known to be durable.
+
+        ``None`` without a store. A session that has ended since, or was reset, is at 0.
+        """
+        log = session.shard.log
+        if log is None:
+            return None
+        return log.durable_position(session.slot, position=position, branch=branch)
+
+    async def settled(self, session: Session) -> None:
+        """Wait until what has become of a session may be told."""
+        await session.shard.settled(np.array([session.slot]))
 
     async def drain(self) -> None:
-        """Wait for what is queued; take nothing new."""
+        """Wait for what is queued, and until that is durable; take nothing new."""
         self.draining = True
         await asyncio.gather(*(served.drained() for served in self.registry.all()))
+        if self.log is not None:
+            await self.log.flush()
+
+    async def settle_store(self, within_s: float) -> bool:
+        """Write a checkpoint of every session; call ``drain`` first.
+
+        Returns whether there was time for all.
+        """
+        if self._upkeep is None or self.failed.is_set():
+            return True
+        return await self._upkeep.settle(within_s)
 
     def stop(self) -> None:
         """End the worker threads; call ``drain`` first."""
+        if self.log is not None:
+            self.log.stop()
+        if self._upkeep is not None:
+            self._upkeep.close()
         for served in self.registry.all():
             served.predictor.stop()
         for shard in self.registry.shards():
@@ -333,15 +469,22 @@ class StepCall(Receiver):
 
     Attributes:
         done: what became of them.
+        branch: the session's, which they are for.
         account: the memory that they take until the queue has let go of them, if that is much.
     """
 
     account: Account | None = None
 
     def __init__(
-        self, wake: Callable[[], None], sampling: Sampling | None, flow: Flow, steps: int
+        self,
+        wake: Callable[[], None],
+        branch: int,
+        sampling: Sampling | None,
+        flow: Flow,
+        steps: int,
     ) -> None:
         self.wake = wake
+        self.branch = branch
         self.sampling = sampling
         self.flow = flow
         self._steps = steps
@@ -396,12 +539,14 @@ class StepCall(Receiver):
                 self.account.close()
 
 
-def _call(session: Session, sampling: Sampling | None, flow: Flow, steps: int) -> StepCall:
+def _call(
+    session: Session, branch: int, sampling: Sampling | None, flow: Flow, steps: int
+) -> StepCall:
     """One who waits for steps of a session, unless its state is lost."""
     table = session.shard.table
     if table.lost[session.slot]:
-        raise StateLostError(int(table.position[session.slot]))
-    return StepCall(session.shard.wake, sampling, flow, steps)
+        raise table.why_lost(session.slot)
+    return StepCall(session.shard.wake, branch, sampling, flow, steps)
 
 
 def _results(rows: SingleReplies) -> Sequence[StepResult]:

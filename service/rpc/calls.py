@@ -1,7 +1,7 @@
 """What every call has in common: it is known while it runs, counted, and told its errors."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -32,9 +32,18 @@ class Calls:
     Args:
         max_queue_s: see `AcceptQueue`.
         others: tells how many calls run that do not pass here.
+        settle: waits until all that has happened to sessions may be told, if that takes time.
     """
 
-    def __init__(self, metrics: Metrics, *, max_queue_s: float, others: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_queue_s: float,
+        others: Callable[[], int],
+        settle: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._settle = settle
         self._requests = metrics.requests
         self._counters: dict[tuple[str, status.Code], Any] = {}  # looking one up is slow
         self._services: dict[str, dict[str, Any]] = {}
@@ -68,6 +77,15 @@ class Calls:
             server.add_registered_method_handlers(service, handlers)
         unknown = _Unknown(lambda: self._count(_UNKNOWN, status.UNIMPLEMENTED))
         server.add_generic_rpc_handlers((unknown,))
+
+    async def _once_settled(self, error: CellarError) -> CellarError:
+        """An error that tells of a session, once what it tells will not be lost any more."""
+        assert self._settle is not None, "who calls this has looked"
+        try:
+            await self._settle()
+        except CellarError as failed:
+            return failed
+        return error
 
     # -- calls that run -------------------------------------------------------------------
 
@@ -134,6 +152,9 @@ class Calls:
                 return reply
             except CellarError as error:
                 code = status.code_of(error)
+                if self._settle is not None and error.retry_after_s is None:
+                    error = await self._once_settled(error)
+                    code = status.code_of(error)
                 await status.abort(context, error)
             except asyncio.CancelledError:
                 code = status.CANCELLED

@@ -49,6 +49,10 @@ _CODES: dict[int, Code] = {
     errors_pb2.ERROR_REASON_STATE_LOST: Code.DATA_LOSS,
     errors_pb2.ERROR_REASON_INTERNAL: Code.INTERNAL,
     errors_pb2.ERROR_REASON_MODEL_UNAVAILABLE: Code.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_STALE_BRANCH: Code.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_STORE_FULL: Code.RESOURCE_EXHAUSTED,
+    errors_pb2.ERROR_REASON_STORE_UNAVAILABLE: Code.UNAVAILABLE,
+    errors_pb2.ERROR_REASON_MODEL_CHANGED: Code.FAILED_PRECONDITION,
 }
 # By what an error calls its reason, which is what travels.
 _CODES_BY_NAME: dict[str, Code] = {

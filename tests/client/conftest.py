@@ -41,3 +41,12 @@ def client(server: FakeServer) -> Iterator[cellar.Client]:
     """A client of it."""
     with cellar.connect(server.address, retry=QUICK, timeout_s=10) as client:
         yield client
+
+
+@pytest.fixture
+def hasty(server: FakeServer) -> Iterator[cellar.Client]:
+    """A client that tries once."""
+    with cellar.connect(
+        server.address, retry=cellar.RetryPolicy(attempts=1), timeout_s=10
+    ) as client:
+        yield client

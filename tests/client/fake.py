@@ -9,6 +9,7 @@ that follows. The prediction's raw output is [state], its most likely token stat
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from cellar.v1 import (
 from tests import reasons
 
 VOCABULARY = "abcdefghij"
+_branches = itertools.count(2**62)
 WIDTHS = {"char": 1, "series": 1, "wide": 2}
 
 # All but the one that only rows of a stream are told.
@@ -112,6 +114,32 @@ class FakeSession:
     reply: Any = None
     before: int = -1
     settled: int = 0
+    branch: int = field(default_factory=lambda: next(_branches))
+    read: list[int] = field(default_factory=list)
+    past: dict[int, int] = field(default_factory=dict)  # branches that crashes ended: what was kept
+
+    def check_branch(self, claimed: int) -> None:
+        """Refuses what is for another branch."""
+        if claimed and claimed != self.branch:
+            facts = {"branch": str(self.branch), "position": str(self.position)}
+            if claimed in self.past:
+                facts["kept_position"] = str(self.past[claimed])
+            raise Refusal("STALE_BRANCH", facts)
+
+    def reset(self) -> None:
+        """Begins anew, on another branch."""
+        self.position, self.state, self.before = 0, 0, -1
+        self.read.clear()
+        self.past.clear()
+        self.branch = next(_branches)
+
+    def crash(self, kept: int) -> None:
+        """Comes back without its last steps."""
+        self.past[self.branch] = kept
+        self.branch = next(_branches)
+        if kept < self.position:
+            del self.read[kept:]
+            self.position, self.state, self.before = kept, run(self.read), -1
 
 
 class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionServiceServicer):
@@ -123,8 +151,15 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         metadata: the metadata of the latest call.
         kill_after_frames: breaks a stream once this many frames were applied, replies unsent.
         kill_before_frames: breaks a stream when the frame after so many comes, unapplied.
+        crash_after_frames: breaks a stream once so many frames were applied, replies unsent, and
+            comes back without so many of the last steps of each session.
+        break_within: breaks a stream after the first part of the reply to these frames; see split.
+        stall_within: goes silent there.
         hold_frames: the replies to these frames are sent after those to the next.
         run_alone: models whose rows and steps share no runs, and whose values have a limit.
+        undurable_steps: so many steps of each session, the last, are not on its disk; None: it has
+            none.
+        knows_branches: False for a server that is older than they are.
         split: rows per reply message on a stream, in reversed order; 0 sends frames whole.
     """
 
@@ -139,9 +174,15 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.frames = 0
         self.kill_after_frames: set[int] = set()
         self.kill_before_frames: set[int] = set()
+        self.crash_after_frames: dict[int, int] = {}
+        self.break_within: set[int] = set()
+        self.stall_within: set[int] = set()
         self.hold_frames: set[int] = set()
         self.split = 0
         self.silent = False
+        self.undurable_steps: int | None = None
+        self.groups = 0
+        self.knows_branches = True
         self.run_alone: set[str] = set()
         self.pieces = 0
         self.lock = threading.RLock()
@@ -162,6 +203,13 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.release.set()
         self._server.stop(None).wait()
         self.release.clear()
+
+    def crash(self, lost_steps: int, *, only: str | None = None) -> None:
+        """As if it had come back without that many of the last steps of each session."""
+        with self.lock:
+            for name, session in self.sessions.items():
+                if only in (None, name):
+                    session.crash(max(session.position - lost_steps, 0))
 
     @property
     def address(self) -> str:
@@ -248,28 +296,28 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
 
     def GetSession(self, request: Any, context: Any) -> Any:
         self._begin("GetSession", request, context)
-        session = self._find(request.session_id, context)
+        session = self._find(request, context)
         with self.lock:
             session.settled += request.settle
         return session_pb2.GetSessionResponse(session=self._describe(request.session_id))
 
     def CloseSession(self, request: Any, context: Any) -> Any:
         after = self._begin("CloseSession", request, context)
-        session = self._find(request.session_id, context)
+        session = self._find(request, context)
         self._close(request.session_id)
         after()
         return session_pb2.CloseSessionResponse(position=session.position)
 
     def ResetSession(self, request: Any, context: Any) -> Any:
         after = self._begin("ResetSession", request, context)
-        session = self._find(request.session_id, context)
-        session.position, session.state, session.before = 0, 0, -1
+        session = self._find(request, context)
+        session.reset()
         after()
         return session_pb2.ResetSessionResponse(session=self._describe(request.session_id))
 
     def Step(self, request: Any, context: Any) -> Any:
         after = self._begin("Step", request, context)
-        session = self._find(request.session_id, context)
+        session = self._find(request, context)
         values = self._values(request.inputs, session.model)
         try:
             reply = self.step(
@@ -282,11 +330,15 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         except Refusal as refusal:
             abort(context, refusal)
         after()
+        if self.knows_branches:
+            reply.branch = session.branch
+        if self.undurable_steps is not None:
+            reply.durable_position = max(reply.position - self.undurable_steps, 0)
         return reply
 
     def Generate(self, request: Any, context: Any) -> Iterator[Any]:
         after = self._begin("Generate", request, context)
-        session = self._find(request.session_id, context)
+        session = self._find(request, context)
         if request.position != session.position:
             abort(context, Refusal("POSITION_MISMATCH", {"position": str(session.position)}))
         prompt = self._values(request.prompt, session.model)
@@ -321,13 +373,16 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                 values=[] if char else [token],
                 position=session.position,
                 finish_reason=finish,
+                durable_position=None
+                if self.undurable_steps is None
+                else max(session.position - self.undurable_steps, 0),
             )
             if stopped:
                 return
 
     def Forecast(self, request: Any, context: Any) -> Any:
         self._begin("Forecast", request, context)
-        session = self._find(request.session_id, context)
+        session = self._find(request, context)
         if not session.position:
             abort(context, Refusal("NOT_STARTED"))
         levels = list(request.quantiles) or [0.1, 0.5, 0.9]
@@ -353,7 +408,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         yield session_pb2.StreamResponse(
             started=session_pb2.StreamStarted(model=start.model, model_version=3)
         )
-        channels: dict[int, str] = {}
+        channels: dict[int, tuple[str, int]] = {}  # session and branch
         held: list[Any] = []
         for request in requests:
             kind = request.WhichOneof("message")
@@ -361,7 +416,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                 yield from self._attach(request.attach, start.model, channels, context)
             elif kind == "detach":
                 for channel in request.detach.channels:
-                    session_id = channels.pop(channel)
+                    session_id, _ = channels.pop(channel)
                     if request.detach.close:
                         self._close(session_id)
                 detached = session_pb2.StreamDetached(channels=request.detach.channels)
@@ -372,10 +427,20 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                     context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
                 self.frames += 1
                 replies = list(self._frame(request.frame, start, channels))
+                if self.frames in self.crash_after_frames:
+                    self.crash(self.crash_after_frames.pop(self.frames))
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
                 if self.frames in self.kill_after_frames:
                     self.kill_after_frames.discard(self.frames)
                     context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
                 if self.silent:
+                    self.release.wait(10)
+                    return
+                if self.frames - 1 in self.break_within:
+                    yield replies[0]
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+                if self.frames - 1 in self.stall_within:
+                    yield replies[0]
                     self.release.wait(10)
                     return
                 if self.frames - 1 in self.hold_frames:
@@ -385,11 +450,15 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                 held = []
 
     def _attach(
-        self, attach: Any, model: str, channels: dict[int, str], context: Any
+        self, attach: Any, model: str, channels: dict[int, tuple[str, int]], context: Any
     ) -> Iterator[Any]:
         answer = session_pb2.StreamAttached()
+        branches = attach.branches or [0] * len(attach.channels)
+        self.requests.append(attach)
         with self.lock:
-            for session_id, channel in zip(attach.session_ids, attach.channels, strict=True):
+            for session_id, channel, branch in zip(
+                attach.session_ids, attach.channels, branches, strict=True
+            ):
                 reason = ""
                 if attach.open:
                     if session_id in self.sessions:
@@ -401,9 +470,17 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                 if reason:
                     answer.errors.append(self._row(channel, Refusal(reason)))
                     continue
-                channels[channel] = session_id
+                session = self.sessions[session_id]
+                try:
+                    session.check_branch(branch)
+                except Refusal as refusal:
+                    answer.errors.append(self._row(channel, refusal))
+                    continue
+                channels[channel] = session_id, session.branch
                 answer.channels.append(channel)
-                answer.positions.append(self.sessions[session_id].position)
+                answer.positions.append(session.position)
+                if self.knows_branches:
+                    answer.branches.append(session.branch)
         if "attach" in self.faults:
             del self.faults["attach"]
             context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
@@ -413,14 +490,16 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         size = self.split
         for at in range(0, len(answer.channels), size):
             part = session_pb2.StreamAttached(
-                channels=answer.channels[at : at + size], positions=answer.positions[at : at + size]
+                channels=answer.channels[at : at + size],
+                positions=answer.positions[at : at + size],
+                branches=answer.branches[at : at + size],
             )
             yield session_pb2.StreamResponse(attached=part)
         if answer.errors:
             part = session_pb2.StreamAttached(errors=answer.errors)
             yield session_pb2.StreamResponse(attached=part)
 
-    def _frame(self, frame: Any, start: Any, channels: dict[int, str]) -> Iterator[Any]:
+    def _frame(self, frame: Any, start: Any, channels: dict[int, tuple[str, int]]) -> Iterator[Any]:
         assert len(set(frame.channels)) == len(frame.channels), "a channel appears twice"
         values = self._values(frame.inputs, start.model)
         steps = list(frame.steps) or [1] * len(frame.channels)
@@ -428,9 +507,11 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         for channel, count, position in zip(frame.channels, steps, frame.positions, strict=True):
             mine, values = values[:count], values[count:]
             try:
-                session = self.sessions.get(channels[channel])
+                session_id, branch = channels[channel]
+                session = self.sessions.get(session_id)
                 if session is None:
                     raise Refusal("SESSION_CLOSED")
+                session.check_branch(branch)
                 rows.append((channel, self.step(session, mine, position, start.outputs)))
             except Refusal as refusal:
                 rows.append((channel, refusal))
@@ -439,6 +520,10 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         parts = [rows[at : at + size] for at in range(0, len(rows), size)]
         for part in reversed(parts) if self.split else parts:
             reply = session_pb2.StreamReply(frame=frame.number)
+            if self.undurable_steps is not None:  # frames of single steps
+                self.groups += 1
+                reply.group = self.groups
+                reply.durable_group = max(self.groups - self.undurable_steps, 0)
             for channel, answer in part:
                 if isinstance(answer, Refusal):
                     reply.errors.append(self._row(channel, answer))
@@ -487,6 +572,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             if commit:
                 session.before, session.request, session.reply = session.position, content, reply
                 session.position, session.state = after, state
+                session.read += values
             return reply
 
     def _predict(self, states: list[int], outputs: Any) -> Any:
@@ -541,12 +627,17 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
 
         return after
 
-    def _find(self, session_id: str, context: Any) -> FakeSession:
-        if session_id in self.closed:
-            abort(context, Refusal("SESSION_CLOSED"))
-        if session_id not in self.sessions:
-            abort(context, Refusal("SESSION_UNKNOWN"))
-        return self.sessions[session_id]
+    def _find(self, request: Any, context: Any) -> FakeSession:
+        session = self.sessions.get(request.session_id)
+        if session is None:
+            is_closed = request.session_id in self.closed
+            abort(context, Refusal("SESSION_CLOSED" if is_closed else "SESSION_UNKNOWN"))
+        assert session is not None
+        try:
+            session.check_branch(request.branch)
+        except Refusal as refusal:
+            abort(context, refusal)
+        return session
 
     def _close(self, session_id: str) -> None:
         self.sessions.pop(session_id, None)
@@ -560,6 +651,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             model_version=3,
             status=session_pb2.SESSION_STATUS_OPEN,
             position=session.position,
+            branch=session.branch if self.knows_branches else 0,
             idle_timeout=Duration(seconds=60),
         )
         described.open_time.FromSeconds(1_700_000_000)
@@ -572,6 +664,12 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             reason=refusal.reason,
             message=f"told to say {refusal.reason}",
         )
+        if refusal.retry_after_s is not None:
+            row.retry_delay.FromNanoseconds(int(refusal.retry_after_s * 1e9))
         if "position" in refusal.metadata:
             row.position = int(refusal.metadata["position"])
+        if "branch" in refusal.metadata:
+            row.branch = int(refusal.metadata["branch"])
+        if "kept_position" in refusal.metadata:
+            row.kept_position = int(refusal.metadata["kept_position"])
         return row

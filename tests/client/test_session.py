@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -30,6 +29,10 @@ KINDS = {
     "LOADING": cellar.LoadingError,
     "DRAINING": cellar.DrainingError,
     "REPLY_LOST": cellar.ReplyLostError,
+    "STALE_BRANCH": cellar.StaleBranchError,
+    "STORE_FULL": cellar.StoreFullError,
+    "STORE_UNAVAILABLE": cellar.StoreUnavailableError,
+    "MODEL_CHANGED": cellar.ModelChangedError,
     "STATE_LOST": cellar.StateLostError,
     "INTERNAL": cellar.InternalError,
 }
@@ -216,16 +219,8 @@ def test_a_lost_reply_does_not_step_twice(client: cellar.Client, server: FakeSer
     assert last.raw.tolist() == [run([1, 2, 3])]
 
 
-ONCE = cellar.RetryPolicy(attempts=1)
 LOST = ({"after": True}, {"unavailable": True})
 """How a step is left without an answer: applied, and not."""
-
-
-@pytest.fixture
-def hasty(server: FakeServer) -> Iterator[cellar.Client]:
-    """A client that tries once."""
-    with cellar.connect(server.address, retry=ONCE, timeout_s=10) as client:
-        yield client
 
 
 @pytest.mark.parametrize("fault", LOST)

@@ -288,6 +288,62 @@ def test_a_silent_server_does_not_hang(client: cellar.Client, server: FakeServer
         assert reply.positions.tolist() == [1, 1]
 
 
+def test_a_frame_that_failed_when_half_of_it_was_answered_is_repeated_safely(
+    hasty: cellar.Client, server: FakeServer
+) -> None:
+    with hasty.stream("char") as stream:
+        channels = stream.open(4)
+        stream.step(channels, "abcd")
+        server.split = 2
+        server.break_within.add(1)
+        with pytest.raises(cellar.ConnectionLostError):
+            stream.step(channels, "efgh")
+        assert stream.positions(channels).tolist() == [1] * 4
+        reply = stream.step(channels, "efgh")
+        assert reply.predictions.replayed.all()
+        assert reply.positions.tolist() == [2] * 4
+        assert reply.predictions.raw is not None
+        assert reply.predictions.raw[:, 0].tolist() == [run([n, n + 4]) for n in range(4)]
+
+
+def test_a_frame_that_timed_out_when_half_of_it_was_answered_is_repeated_safely(
+    client: cellar.Client, server: FakeServer
+) -> None:
+    with client.stream("char") as stream:
+        channels = stream.open(4)
+        server.split = 2
+        server.stall_within.add(0)
+        with pytest.raises(cellar.DeadlineExceededError):
+            stream.step(channels, "abcd", timeout_s=0.3)
+        assert stream.positions(channels).tolist() == [0] * 4
+        server.release.set()
+        for expected in (1, 2):  # what was forgotten does not come between them
+            reply = stream.step(channels, "abcd")
+            assert reply.positions.tolist() == [expected] * 4
+            assert reply.predictions.replayed.tolist() == [expected == 1] * 4
+
+
+def test_what_was_sent_ahead_goes_back_whether_it_was_answered_or_not(
+    hasty: cellar.Client, server: FakeServer
+) -> None:
+    with hasty.stream("char") as stream:
+        channels = stream.open(2)
+        server.split = 1
+        server.stall_within.add(0)
+        stream.send(channels, "ab")
+        with pytest.raises(cellar.DeadlineExceededError):
+            stream.receive(timeout_s=0.3)
+        stream.send(channels, "cd")
+        server.stop()
+        with pytest.raises(cellar.ConnectionLostError):
+            stream.receive()
+        assert stream.positions(channels).tolist() == [0, 0]
+        server.start()
+        reply = repeatedly(lambda: stream.step(channels, "ab"))
+        assert reply.positions.tolist() == [1, 1]
+        assert reply.predictions.replayed.all()
+
+
 def test_retries_of_a_stream_come_to_an_end(client: cellar.Client, server: FakeServer) -> None:
     with client.stream("char") as stream:
         channels = stream.open(1)

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -199,3 +200,69 @@ def test_breaks_at_any_moment(proxy: Proxy, shaky: cellar.Client, client: cellar
             proxy.cut()
         assert got.result(40) == expected
     assert proxy.broken >= 5
+
+
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("anew", ["reset", "opened"])
+def test_a_step_that_comes_again_on_another_branch(
+    anew: str, applied: bool, proxy: Proxy, shaky: cellar.Client, client: cellar.Client
+) -> None:
+    """Where it was sent for position 0, nothing but the branch tells."""
+    breaker = Breaker(proxy, client, applied=applied)
+    session = shaky.session("letters")
+    with ThreadPoolExecutor() as pool:
+        breaker.arm()
+        step = pool.submit(session.step, "once")
+        with begun_anew(anew, client, session.id, after=4 if applied else 0) as other:
+            breaker.strike(session.id, 0, step.done)
+            with pytest.raises(cellar.StaleBranchError) as caught:
+                step.result(10)
+            assert (caught.value.branch, caught.value.position) == (other.branch, 0)
+            with pytest.raises(cellar.StaleBranchError):
+                session.step("once")
+            with pytest.raises(cellar.StaleBranchError):
+                session.close()
+            assert other.refresh().position == 0
+            expect_same(other.step("upon", raw=True), undisturbed(client, "upon"))
+
+
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("anew", ["reset", "opened"])
+def test_a_frame_that_comes_again_on_another_branch(
+    anew: str, applied: bool, proxy: Proxy, shaky: cellar.Client, client: cellar.Client
+) -> None:
+    breaker = Breaker(proxy, client, applied=applied)
+    with shaky.stream("letters") as stream, ThreadPoolExecutor() as pool:
+        channels = stream.open(2)
+        left = stream.session_id(0)
+        breaker.arm()
+        step = pool.submit(stream.step, channels, ["abc", "def"], strict=False)
+        with begun_anew(anew, client, left, after=3 if applied else 0) as other:
+            breaker.strike(left, 0, step.done)
+            reply = step.result(10)
+            (failure,) = reply.failures
+            assert isinstance(failure.error, cellar.StaleBranchError)
+            assert (failure.session_id, failure.error.branch) == (left, other.branch)
+            assert reply.channels.tolist() == [channels[1]]
+            assert other.refresh().position == 0
+            stream.detach([0])
+            (again,) = stream.attach([left])
+            assert stream.step([again], "g").positions.tolist() == [1]
+
+
+@contextmanager
+def begun_anew(
+    how: str, client: cellar.Client, session_id: str, *, after: int
+) -> Iterator[cellar.Session]:
+    """The session on another branch, which begins once it has read so many steps."""
+    session = client.attach(session_id)
+    give_up = time.monotonic() + 10
+    while session.refresh().position != after:
+        assert time.monotonic() < give_up, "the request never went up"
+    if how == "reset":
+        session.reset()
+    else:
+        session.close()
+        session = client.session("letters", id=session_id)
+    with session:
+        yield session

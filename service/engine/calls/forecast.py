@@ -76,6 +76,7 @@ async def forecast(
     levels: tuple[float, ...],
     seed: int = 0,
     include_paths: bool = False,
+    branch: int = 0,
 ) -> ForecastResult:
     """Sample paths from copies of a session, and leave the session as it is.
 
@@ -87,12 +88,14 @@ async def forecast(
         levels: of the quantiles, each strictly between 0 and 1.
         seed: the same one at the same position gives the same paths.
         include_paths: whether the paths will be sent, too: they have to fit into a message.
+        branch: the branch that the session must be on; 0 is the present one.
 
     Raises:
         NotStartedError: the session has read nothing yet.
         CellarError: the forecast could not be made; nothing was changed either way.
     """
     session = engine.session(session_id)
+    branch = session.shard.on_branch(session.slot, branch)
     settings, served = engine.settings, session.served
     paths = paths or settings.default_paths
     if not 0 < horizon <= settings.max_horizon:
@@ -117,6 +120,7 @@ async def forecast(
     fork = Fork(
         slots=np.array([session.slot], np.int64),
         expected=np.array([position], np.int64),
+        branches=np.array([branch], np.uint64),
         row_cost=paths,
         outputs=SAMPLE,
         draws=draws,

@@ -159,14 +159,26 @@ async def generate(
     sampling: Sampling,
     stop: Sequence[str] = (),
     position: int | None = None,
+    branch: int = 0,
 ) -> AsyncGenerator[Piece, None]:
     """Read the prompt, then draw steps and read each of them.
+
+    Args:
+        engine: the engine.
+        session_id: the session's id.
+        prompt: what is read first.
+        max_steps: how many steps are drawn at most.
+        sampling: how.
+        stop: it ends once the text holds one of these.
+        position: where the session must stand before; ``None`` is not checked.
+        branch: the branch that it must be on all the time; 0 is the present one.
 
     Raises:
         NotStartedError: no prompt, and the session has read nothing yet.
         CellarError: the steps behind the pieces that came are applied, nothing else.
     """
     session = engine.session(session_id)
+    branch = session.shard.on_branch(session.slot, branch)
     served = session.served
     limit = engine.settings.max_generate_steps
     if not 0 < max_steps <= limit:
@@ -180,7 +192,9 @@ async def generate(
     flow = engine.flows.current
     call = _Generation(session.shard.feedback, served.reader.symbols, stop, engine.memory)
     with engine.generating(session, call):
-        drawn, at = await _first_draw(engine, session, call, prompt, sampling, position, flow)
+        drawn, at = await _first_draw(
+            engine, session, call, prompt, sampling, position, branch, flow
+        )
         if engine.directory.sessions.get(session_id) is not session:
             engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
             raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
@@ -189,6 +203,7 @@ async def generate(
             call,
             slots=np.array([session.slot]),
             position=at,
+            branch=branch,
             first=drawn.columns[feedback.drawn],
             draws=Draws.of((sampling,)),
             steps=max_steps,
@@ -201,7 +216,7 @@ async def generate(
                 piece = call.take()
                 if piece is not None:
                     if not ended:
-                        feedback.taken(int(rows[0]))
+                        feedback.taken(call, int(rows[0]))
                     yield piece
                 if ended:
                     break
@@ -232,15 +247,21 @@ async def _first_draw(
     prompt: CheckedSteps | None,
     sampling: Sampling,
     position: int | None,
+    branch: int,
     flow: Flow,
 ) -> tuple[Answers, int]:
     """Read the prompt, if there is one, and draw; returns the draw and where the session stands."""
     if prompt is None or not len(prompt):
         session.shard.check_room(1, flow)
-        drawn, at = await _draw_again(session, sampling, position, flow)
+        drawn, at = await _draw_again(session, sampling, position, branch, flow)
     else:
         call.prompt = engine.step(
-            session, prompt, outputs=SAMPLE, sampling=sampling, position=position
+            session,
+            prompt,
+            outputs=SAMPLE,
+            sampling=sampling,
+            position=position,
+            branch=branch,
         )
         try:
             result = await call.prompt
@@ -253,7 +274,7 @@ async def _first_draw(
 
 
 async def _draw_again(
-    session: Session, sampling: Sampling, position: int | None, flow: Flow
+    session: Session, sampling: Sampling, position: int | None, branch: int, flow: Flow
 ) -> tuple[Answers, int]:
     """Draw from the prediction that the session stands at; returns the draw and where that is."""
     current = session.shard.require_started(session.slot, "prompt")
@@ -262,6 +283,7 @@ async def _draw_again(
     recall = Recall(
         slots=np.array([session.slot], np.int64),
         expected=np.array([current], np.int64),
+        branches=np.array([branch], np.uint64),
         outputs=SAMPLE,
         draws=Draws.repeated(sampling, 1),
         flow=flow,

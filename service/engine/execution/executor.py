@@ -11,12 +11,12 @@ from typing import TypeAlias
 import numpy as np
 import structlog
 
-from service.engine.execution.runner import Runner
+from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.sampling import Draws
-from service.engine.work.work import Chunk, Decode, Fork, Kind, Recall, Work
+from service.engine.work.work import Chunk, Decode, Fork, Kind, Load, Piece, Recall, Save, Work
 from service.errors import CellarError, InternalError, ReplyLostError, unapplied
 
 Answered: TypeAlias = Answers | CellarError
@@ -63,6 +63,10 @@ class Executor:
                 return self._chunks(batch)
             case Kind.RECALL:
                 return [self._recall(part) for part in batch.parts]
+            case Kind.SAVE:
+                return self._save(batch)
+            case Kind.LOAD:
+                return self._load(batch)
             case Kind.FORK:
                 return [self._fork(part.work) for part in batch.parts]
         return [_NO_ANSWERS for _ in batch.parts]
@@ -81,6 +85,7 @@ class Executor:
             inputs=batch.column("inputs")[:, None],  # (rows, 1) or (rows, 1, width)
             lengths=np.ones(len(slots), np.int64),
             every_step=False,
+            bucket=batch.bucket,
         )
         answers: list[Answered] = []
         start = 0
@@ -92,13 +97,10 @@ class Executor:
             start = stop
         return answers
 
-    def remember(self, chunk: Chunk) -> None:
-        """Keep what is needed to repeat a committed chunk's reply."""
-        history = chunk.history
-        if history is None:
-            return
-        self.forget(chunk.slot)
-        self.histories[chunk.slot] = history
+    def keep(self, slot: int, history: Floats) -> None:
+        """Keep what is needed to repeat the reply to a session's last request."""
+        self.forget(slot)
+        self.histories[slot] = history
         memory = self._memory
         memory.count(Held.HISTORY, history.nbytes)
         while memory.by_kind[Held.HISTORY] > self._most_history or memory.used > memory.limit:
@@ -170,7 +172,7 @@ class Executor:
         parts = batch.parts
         chunks = [part.work for part in parts if isinstance(part.work, Chunk)]
         counts = np.array([part.stop - part.start for part in parts])
-        time_steps = int(counts.max())
+        time_steps = max(int(counts.max()), parts[0].run_steps)
         first = chunks[0].inputs
         inputs: Inputs = np.zeros((len(parts), time_steps, *first.shape[1:]), first.dtype)
         read = np.empty(len(parts), np.int64)
@@ -194,7 +196,14 @@ class Executor:
             inputs=inputs,
             lengths=counts,
             every_step=every_step,
+            bucket=batch.bucket,
         )
+        bucket = self._runner.bucket(len(parts))
+        run_steps = time_steps if self._runner.cuts_matter else 0
+        if bucket or run_steps:
+            for part, chunk in zip(parts, chunks, strict=True):
+                if not chunk.is_fold:
+                    chunk.pieces.append(Piece(part.stop, bucket, run_steps))
         answers: list[Answered] = []
         for row, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             count = int(counts[row])
@@ -215,7 +224,7 @@ class Executor:
                 positions = chunk.expected[0] + np.arange(1, len(own) + 1)
             else:
                 own = own[-1:]
-            if not part.is_last:
+            if not part.is_last or chunk.is_fold:  # nobody is told of a fold
                 answers.append(_NO_ANSWERS)
                 continue
             draws = _spread(chunk.draws, len(own))
@@ -248,6 +257,40 @@ class Executor:
         positions = np.full(work.row_cost, work.expected[0])
         predictions = self._runner.recall(work.spares)
         return self.answer(work.outputs, predictions, work.draws, positions)
+
+    def _save(self, batch: Batch) -> list[Answered]:
+        found = self._runner.read(batch.slots)
+        start = 0
+        for part in batch.parts:
+            work, stop = part.work, start + len(part.slots)
+            assert isinstance(work, Save), "a batch holds one kind of work"
+            own = [rows[start:stop] for rows in found]
+            start = stop
+            if part.indices is None:
+                # On memory of its own: views would keep the rows of a whole batch alive.
+                work.states = own if len(batch.parts) == 1 else [rows.copy() for rows in own]
+                continue
+            if not work.states:
+                count = len(work.slots)
+                work.states = [np.zeros((count, *rows.shape[1:]), rows.dtype) for rows in own]
+            for whole, rows in zip(work.states, own, strict=True):
+                whole[part.indices] = rows
+        return [_NO_ANSWERS for _ in batch.parts]
+
+    def _load(self, batch: Batch) -> list[Answered]:
+        works = [part.work for part in batch.parts]
+        loads = [work for work in works if isinstance(work, Load)]
+        parts = batch.parts
+        try:
+            tensors = zip(*[load.states for load in loads], strict=True)
+            rows = [
+                np.concatenate([part.column(own) for part, own in zip(parts, tensor, strict=True)])
+                for tensor in tensors
+            ]
+            self._runner.write(batch.slots, rows)
+        except ValueError as fault:  # of some rows: the others need not suffer
+            raise UnwrittenError from fault
+        return [_NO_ANSWERS for _ in batch.parts]
 
     def answer(
         self, outputs: Outputs, predictions: Floats, draws: Draws | None, positions: Ints

@@ -1,5 +1,6 @@
 """What the engine needs of a device."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,40 @@ class UnwrittenError(Exception):
         return " ".join(why.split())  # one line of the log
 
 
+def check_slots(slots: Ints, count: int) -> None:
+    """Check that there are such slots: an index out of range reads or writes another row.
+
+    Raises:
+        ValueError: one is not in 0..``count`` - 1.
+    """
+    if len(slots) and not (slots.min() >= 0 and slots.max() < count):
+        raise ValueError(f"slots {slots.min()}..{slots.max()} are not in 0..{count - 1}")
+
+
+def check_rows(slots: Ints, rows: Sequence[Floats], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Check what is to be written to an arena.
+
+    Args:
+        slots: where to, (slots,).
+        rows: one array for each tensor, (slots, *shape).
+        shapes: of a row of each tensor.
+
+    Raises:
+        ValueError: a tensor is missing, of another shape or type, or has a number in it that is
+            not finite.
+    """
+    if len(rows) != len(shapes):
+        raise ValueError(f"{len(rows)} tensors of rows are given, the model has {len(shapes)}")
+    for number, (own, shape) in enumerate(zip(rows, shapes, strict=True)):
+        wanted = (len(slots), *shape)
+        if own.dtype != np.float32 or own.shape != wanted:
+            raise ValueError(
+                f"rows, tensor {number}: {own.dtype} {own.shape} is not float32 {wanted}"
+            )
+        if not np.isfinite(own).all():
+            raise ValueError(f"rows, tensor {number}: a number is not finite")
+
+
 class Runner(Protocol):
     """Runs steps on a device, and keeps the states that they lead to; calls must not overlap.
 
@@ -33,6 +68,13 @@ class Runner(Protocol):
     """
 
     rows_run_alone: bool
+
+    @property
+    def cuts_matter(self) -> bool:
+        """Whether several steps at once may come to other bits than one by one.
+
+        Or than beside rows of more steps: a run of as many time steps finds the same ones.
+        """
 
     def step(
         self,
@@ -43,6 +85,7 @@ class Runner(Protocol):
         inputs: Inputs,
         lengths: Ints,
         every_step: bool,
+        bucket: int = 0,
     ) -> Floats:
         """Advance rows and write their new state; no row reads a slot that another one writes.
 
@@ -53,13 +96,26 @@ class Runner(Protocol):
             inputs: (rows, time) token ids or (rows, time, width) values; padding is any valid one.
             lengths: valid steps of each row, (rows,), each at least 1.
             every_step: return all predictions instead of each row's last.
+            bucket: the size to pad the run to, see `bucket`; 0 for that of so many rows. Where
+                bits never depend on it, any that holds the rows.
 
         Returns:
             Predictions (rows, width), or (rows, time, width); valid until the next call.
 
         Raises:
+            ValueError: the rows do not fit, or there is no such bucket; nothing has run.
             UnwrittenError: it failed, and all slots are as they were. After any other fault those
                 that it writes are in doubt.
+        """
+
+    def bucket(self, rows: int) -> int:
+        """The size that a run of so many rows is padded to, where bits may depend on it.
+
+        0 where they never do. A run of another number of rows that is given this ``bucket`` finds
+        the bits that these rows found.
+
+        Raises:
+            ValueError: no rows, or more than a run may have.
         """
 
     @property
@@ -113,6 +169,28 @@ class Runner(Protocol):
 
     def copy(self, read: int, write: Ints) -> None:
         """Copy one slot's rows to other slots."""
+
+    def read(self, slots: Ints) -> list[Floats]:
+        """Copies of some slots' rows: all that sessions need to go on elsewhere, bit for bit.
+
+        Returns:
+            One array for each tensor of the arena, in its order, (slots, *shape).
+
+        Raises:
+            ValueError: a slot that there is not.
+        """
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        """Put rows that `read` returned, here or on another runner of the model, into slots.
+
+        Args:
+            slots: no slot twice, (slots,).
+            rows: one array for each tensor of the arena, in its order, (slots, *shape).
+
+        Raises:
+            ValueError: they are not rows of this model, or a number is not finite, or there is no
+                such slot; nothing was written.
+        """
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints

@@ -5,7 +5,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -20,6 +20,12 @@ Value: TypeAlias = ort.OrtValue
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_DRIVER = Path("/proc/driver/nvidia/version")
+_LIBRARIES = (
+    ("libcudnn.so.9", "cudnnGetVersion"),
+    ("libcublasLt.so.13", "cublasLtGetVersion"),
+    ("libcublasLt.so.12", "cublasLtGetVersion"),
+)
 _SILENT = 4  # fatal errors only
 _NEVER_CAPTURED = -1
 _OPERATOR_FAILED = re.compile(
@@ -311,6 +317,33 @@ def gpus() -> int:
         if result:
             raise DeviceError(f"the NVIDIA driver finds no GPU (its error {result})")
     return count.value
+
+
+def build() -> str:
+    """ONNX Runtime's version, and what it was built of."""
+    return f"{ort.__version__} {ort.get_build_info()}"
+
+
+def gpu_name(number: int) -> list[str]:
+    """What a GPU is called, and the versions of its driver and of the libraries that it runs.
+
+    Raises:
+        DeviceError: as `gpus`.
+    """
+    gpus()
+    driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    name, version = ctypes.create_string_buffer(256), ctypes.c_int()
+    driver.cuDeviceGetName(name, len(name), number)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    found = [name.value.decode(errors="replace"), str(version.value)]
+    with suppress(OSError):
+        found.append(_DRIVER.read_text().partition("\n")[0])
+    for library, function in _LIBRARIES:
+        with suppress(OSError, AttributeError):
+            tell = getattr(ctypes.CDLL(library), function)
+            tell.restype = ctypes.c_size_t
+            found.append(f"{library} {tell()}")
+    return found
 
 
 def is_lost(place: Place, fault: Exception, run: Callable[[], object]) -> bool:

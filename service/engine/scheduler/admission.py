@@ -4,10 +4,12 @@ Knows nothing of batches or devices; whatever it queues runs in the scheduler's 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import structlog
 
+from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.table import SessionTable, Verdicts
 from service.engine.work.columns import Ints, Mask
@@ -18,12 +20,18 @@ from service.errors import (
     CallerGoneError,
     CellarError,
     PositionMismatchError,
+    ReplyLostError,
     SessionClosedError,
+    StaleBranchError,
     StepConflictError,
     unapplied,
 )
 from service.metrics import Metrics
 
+_OTHER_BITS = (
+    "the steps were applied, but the server has restarted with another arithmetic, and would give "
+    "other numbers: go on from the session's position"
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -41,11 +49,13 @@ class Admission:
         metrics: Metrics,
         *,
         again: Callable[[Request], None],
+        log: ShardLog | None = None,
     ) -> None:
         self._table = table
         self._scheduler = scheduler
         self._metrics = metrics
         self._again = again
+        self._log = log
 
     def admit(self, request: Request) -> None:
         """Queue, repeat or refuse every row.
@@ -59,6 +69,7 @@ class Admission:
         try:
             request.contents = request.digest()
             gone = self._gone(request)
+            strays = self._strays(request)
             judged = self._judged(request)
         except Exception as fault:
             _log.exception("request failed")
@@ -68,6 +79,12 @@ class Admission:
         if gone is not None:
             self._refuse(request, gone, lambda _: CallerGoneError("the caller went away"))
             wanted = ~gone
+            if not wanted.any():
+                return
+        if strays is not None:
+            strays = strays if wanted is None else strays & wanted
+            self._refuse(request, strays, lambda row: self._stale(request, row))
+            wanted = ~strays if wanted is None else wanted & ~strays
             if not wanted.any():
                 return
         if judged is not None:
@@ -86,8 +103,13 @@ class Admission:
     def fail(self, request: Request, error: CellarError) -> None:
         """Give an error to those of the rows that have had no answer, whatever is queued."""
         numbers = request.rows_at(np.arange(len(request.slots)))
-        positions = self._table.position[request.slots]
-        hand_over(request, Delivery(rows=numbers, positions=positions, error=error), fail=True)
+        positions = self._table.stands(request.slots)
+        failed = Delivery(rows=numbers, positions=positions, error=error)
+        told = partial(hand_over, request, failed, fail=True)
+        if self._log is None or request.reply_to.is_inside:
+            told()
+        else:  # behind what its other rows are told
+            self._log.hold_last(told)
 
     def _gone(self, request: Request) -> Mask | None:
         """The rows whose callers went away before they were looked at."""
@@ -95,14 +117,28 @@ class Admission:
             return None
         return request.reply_to.cancelled_rows(request.rows_at(np.arange(len(request.slots))))
 
+    def _strays(self, request: Request) -> Mask | None:
+        """The rows of sessions that were reset since the rows came in."""
+        if request.branches is None:
+            return None
+        strays = self._table.strays(request.slots, request.branches)
+        return strays if strays.any() else None
+
+    def _stale(self, request: Request, row: int) -> StaleBranchError:
+        slot = request.slots[row]
+        branch, position = self._table.branch[slot], self._table.accepted[slot]
+        if self._log is not None and self._log.log.holds_steps:  # what is queued may be lost
+            position = self._table.stands_at(slot)
+        return StaleBranchError(branch=int(branch), position=int(position))
+
     def _judged(self, request: Request) -> tuple[Ints, Verdicts] | None:
         """What becomes of the rows, with their positions, if they are not all simply applied."""
         expected = request.expected = self._table.accepted[request.slots]
         positions = request.positions
-        if positions is None or (positions == expected).all():
+        if positions is None or ((positions == expected).all() and not request.is_late):
             return None
         positions = np.where(positions == UNCHECKED, expected, positions)
-        if (positions == expected).all():
+        if (positions == expected).all() and not request.is_late:
             return None
         return positions, self._table.judge(
             request.slots,
@@ -124,6 +160,16 @@ class Admission:
         else:  # a dry run has no reply to repeat
             mismatch |= (verdicts.replay | conflict) & wanted
             conflict[:] = False
+        late = np.zeros(len(request.slots), np.bool_)
+        if request.is_late:  # what came behind it may have led there: it is not next for that
+            mismatch |= verdicts.apply & wanted
+            verdicts.apply[:] = False
+            current = self._table.position[request.slots]
+        elif self._log is not None and self._log.log.holds_steps:
+            # What is queued for them may be lost before it is durable: no position to tell, yet.
+            late = mismatch & (current != self._table.position[request.slots])
+            verdicts.queued[:] |= late
+            mismatch &= ~late
         self._refuse(request, conflict, lambda row: StepConflictError(int(positions[row])))
         self._refuse(
             request,
@@ -132,7 +178,9 @@ class Admission:
         )
         self._metrics.position_conflicts.inc(int((conflict | mismatch).sum()))
         for row in np.flatnonzero(verdicts.queued & wanted).tolist():
-            self._admit_later(request.row(row), positions[row : row + 1])
+            one = request.row(row)
+            one.is_late = bool(late[row])
+            self._admit_later(one, positions[row : row + 1])
         return verdicts.apply & wanted
 
     def _admit_later(self, request: Request, positions: Ints) -> None:
@@ -161,6 +209,7 @@ class Admission:
             chunk = Chunk(
                 slots=request.slots[one],
                 expected=request.expected[one],
+                branches=None if request.branches is None else request.branches[one],
                 outputs=request.outputs,
                 draws=None if request.draws is None else request.draws.take(one),
                 reply_to=request.reply_to,
@@ -189,6 +238,10 @@ class Admission:
         """Answer rows that were applied already from the resident predictions."""
         if not len(rows):
             return
+        lost = self._table.replies_lost(request.slots[rows])
+        for row in rows[lost].tolist():
+            self.refuse(request, row, ReplyLostError(_OTHER_BITS))
+        rows = rows[~lost]
         self._metrics.replayed_steps.inc(len(rows))
         steps = request.steps_at(rows)
         # Replies of several predictions are work of their own.
@@ -200,6 +253,7 @@ class Admission:
             recall = Recall(
                 slots=slots,
                 expected=self._table.position[slots],
+                branches=None if request.branches is None else request.branches[group],
                 outputs=request.outputs,
                 draws=None if request.draws is None else request.draws.take(group),
                 reply_to=request.reply_to,
@@ -225,12 +279,18 @@ class Admission:
         positions = self._table.accepted[slot]
         if isinstance(error, CallerGoneError) and (positions != self._table.position[slot]).any():
             positions = np.full(1, UNKNOWN)
-        number = request.rows_at(np.array([row]))
-        hand_over(request, Delivery(rows=number, positions=positions, error=error))
+        refused = Delivery(rows=request.rows_at(np.array([row])), positions=positions, error=error)
+        if self._log is None or request.reply_to.is_inside:
+            hand_over(request, refused)
+        else:
+            refused.positions = self._log.told(slot, positions)
+            self._log.hold(slot, partial(hand_over, request, refused))
 
 
 class _Retry:
     """A row that waits for what is queued before it, to be judged again then."""
+
+    is_inside = True
 
     def __init__(self, admission: Admission, request: Request) -> None:
         self._admission = admission

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Decode, Work
-from service.errors import CellarError, InternalError, SessionClosedError
+from service.errors import CellarError, InternalError, SessionClosedError, StaleBranchError
 
 PIECE_STEPS = 256  # the most in one piece
 _UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond this
@@ -105,6 +106,7 @@ def _record(step: type[np.generic]) -> np.dtype[np.void]:
         [
             ("slot", np.int64),
             ("tenancy", np.int32),  # the slot's: whose it is
+            ("branch", np.uint64),  # the session's
             ("number", np.int64),  # among the rows of its call
             ("at", np.int64),  # the session's position
             ("left", np.int64),  # steps to read
@@ -134,9 +136,11 @@ class Feedback:
         wake: tells that rows are ready.
         call_later: calls something after so many seconds.
         count: counts steps that generations have drawn.
+        hold: calls something once what sessions in these slots have read may be told.
     """
 
     cancelled = False
+    is_inside = True
 
     def __init__(
         self,
@@ -148,6 +152,7 @@ class Feedback:
         wake: Callable[[], None],
         call_later: Callable[[float, Callable[[], None]], Any],
         count: Callable[[int], None],
+        hold: Callable[[Ints, Callable[[], None]], None] | None = None,
     ) -> None:
         self.ready_rows = 0  # whose next step is known
         self.drawn = "sampled_tokens" if bounds is None else "sampled_values"
@@ -160,6 +165,7 @@ class Feedback:
         self._wake = wake
         self._call_later = call_later
         self._count = count
+        self._hold = hold
         step = np.int64 if bounds is None else np.float32
         self._rows = np.zeros(_FIRST_ROWS, _record(step))
         self._done = np.zeros((_FIRST_ROWS, PIECE_STEPS), step)  # steps that are not in a piece
@@ -179,6 +185,7 @@ class Feedback:
         *,
         slots: Ints,
         position: int,
+        branch: int = 0,
         first: NDArray[Any],
         draws: Draws,
         steps: int,
@@ -189,6 +196,7 @@ class Feedback:
             call: whose rows they are.
             slots: of the sessions, (rows,).
             position: where they stand.
+            branch: on which branch; 0 for spare slots, which have none.
             first: the draws that they read first, (rows,).
             draws: how they draw on.
             steps: how many each reads.
@@ -209,6 +217,7 @@ class Feedback:
         new, rows = np.array(numbers), np.zeros(len(slots), self._rows.dtype)
         rows["slot"] = slots
         rows["tenancy"] = self._tenancy[slots]
+        rows["branch"] = branch
         rows["number"] = np.arange(len(slots))
         rows["at"] = position
         rows["left"] = steps
@@ -226,8 +235,10 @@ class Feedback:
         """Draws, with values that run away kept within what the model reads."""
         return drawn if self._bounds is None else np.clip(drawn, *self._bounds)
 
-    def taken(self, row: int) -> None:
-        """All pieces of a row were taken."""
+    def taken(self, call: FeedbackCall, row: int) -> None:
+        """All pieces of a call's row were taken."""
+        if self._calls[row] is not call:
+            return  # it has ended, which the call will be told
         self._rows["unread"][row] = 0
         if self._rows["held"][row]:
             self._rows["held"][row] = False
@@ -256,14 +267,17 @@ class Feedback:
         """
         ready, rows = np.concatenate(self._ready), self._rows
         moved = rows["tenancy"][ready] != self._tenancy[rows["slot"][ready]]
-        over = moved | rows["special"][ready]
+        strays = self._table.strays(rows["slot"][ready], rows["branch"][ready])
+        over = moved | strays | rows["special"][ready]
         if over.any():
             for index in np.flatnonzero(over).tolist():
                 row = int(ready[index])
                 call = self._call(row)
-                over[index] = moved[index] or call.cancelled
+                over[index] = moved[index] or strays[index] or call.cancelled
                 if moved[index]:
                     call.error = SessionClosedError("the session was closed while it generated")
+                elif strays[index]:
+                    call.error = call.error or self._stale(row)
             rows["fate"][ready[over]] = _Fate.CANCELLED
             self._end(ready[over])
             ready = ready[~over]
@@ -283,6 +297,7 @@ class Feedback:
             return None
         request = self._request(stray)
         request.positions = rows["at"][stray]
+        request.branches = rows["branch"][stray]
         return request
 
     def work(self, *, steps: int, room: int) -> Work | None:
@@ -422,6 +437,11 @@ class Feedback:
             feeds_back=True,
         )
 
+    def _stale(self, row: int) -> StaleBranchError:
+        slot = self._rows["slot"][row]
+        branch, position = self._table.branch[slot], self._table.stands_at(slot)
+        return StaleBranchError(branch=int(branch), position=int(position))
+
     def _draws(self, rows: Ints) -> Draws:
         return Draws(**{name: self._rows[name][rows] for name in _DRAWS})
 
@@ -499,14 +519,28 @@ class Feedback:
         if call.is_torn:
             return
         steps = self._done[own, :count]
+        position = int(rows["at"][own[-1]])
+        self._tell(call, own, partial(call.put, rows["number"][own], steps, position, reason))
+
+    def _tell(self, call: FeedbackCall, own: Ints, tell: Callable[[], None]) -> None:
+        """Tell a call something of its rows, when it may be known outside."""
+        told = partial(self._told, call, own, tell)
+        if self._hold is None or not call.is_paced:  # paths stay inside
+            told()
+        else:
+            self._hold(self._rows["slot"][own], told)
+
+    def _told(self, call: FeedbackCall, own: Ints, tell: Callable[[], None]) -> None:
         try:
-            call.put(rows["number"][own], steps, int(rows["at"][own[-1]]), reason)
+            tell()
         except Exception:  # one call's fault ends that call
             _log.exception("pieces could not be handed over")
             call.error = InternalError("what was generated was lost; the server's log tells why")
             call.is_torn = call.cancelled = True
         if call.cancelled:  # by what it was handed, maybe
-            rows["special"][own] = True
+            for row in own.tolist():
+                if self._calls[row] is call:
+                    self._rows["special"][row] = True
 
     def _call(self, row: int) -> FeedbackCall:
         call = self._calls[row]
@@ -527,10 +561,7 @@ class Feedback:
                 call.error = InternalError(f"the model drew {drawn}: it cannot be its next step")
             if filled:  # they have read them, even if they now fail
                 self._put_all(call, own, filled, _REASONS.get(fate))
-            try:
-                call.end(rows["number"][own], rows["next"][own])
-            except Exception:
-                _log.exception("a call could not be told that it has ended")
+            self._tell(call, own, partial(call.end, rows["number"][own], rows["next"][own]))
             for row in numbers:
                 self._calls[row] = None
             self._free += numbers

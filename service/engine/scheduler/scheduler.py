@@ -28,7 +28,7 @@ from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Ints, has_repeats
 from service.engine.work.flow import Flow
-from service.engine.work.work import Chunk, Fork, Kind, Work
+from service.engine.work.work import Chunk, Fork, Kind, Load, Work
 
 _KINDS = tuple(Kind)
 QUANTUM = 64  # rows of one flow in a round: enough for its share of what a batch saves
@@ -56,7 +56,7 @@ class _Entry:
         """All of these rows."""
         indices = self.indices
         slots = self.work.slots if indices is None else self.work.slots[indices]
-        return Part(work=self.work, slots=slots, indices=indices)
+        return Part(work=self.work, slots=slots, indices=indices, bucket=self.work.bucket)
 
 
 class Scheduler:
@@ -86,6 +86,7 @@ class Scheduler:
         self.pending_steps = 0  # queued or running
         self._table = table
         self._feedback = feedback
+        self._holds: dict[object, Ints] = {}  # slots by token, see `hold`
         self._left: dict[Work, int] = {}  # rows of each piece of work that have not finished
         self._ready: dict[Kind, FairQueue[_Entry]] = {kind: FairQueue(QUANTUM) for kind in _KINDS}
         self._next_kind = 0
@@ -105,6 +106,22 @@ class Scheduler:
         self._table.tickets[slots] += 1
         self.pending_steps += work.row_steps * len(slots)
         self._enqueue(_Entry(work, None))
+
+    def hold(self, slots: Ints) -> object:
+        """Let what is queued for these from here on wait until they are released."""
+        token = object()
+        self._holds[token] = slots
+        self._table.tickets[slots] += 1
+        return token
+
+    def release(self, token: object) -> None:
+        """Let go of what `hold` has returned this for, if nothing else has."""
+        slots = self._holds.pop(token, None)
+        if slots is None:
+            return
+        self._table.serving[slots] += 1
+        if self.parked:
+            self.unpark(slots)
 
     def place(self, flow: Flow, rows: int) -> int:
         """The round in which the next single steps of a flow begin, see `FairQueue.place`."""
@@ -131,7 +148,8 @@ class Scheduler:
                     # However many others wait, half of a batch is for those that feed back.
                     fed_back = min(self._feedback.ready_rows, room // 2)
                     parts = self._rows(ready, room - fed_back)
-                    parts += self._fed_back(parts, 1, feedback_rows, room)
+                    if not (parts and parts[0].bucket):
+                        parts += self._fed_back(parts, 1, feedback_rows, room)
                 case Kind.DECODE if decode_steps > 1:
                     parts = self._fed_back([], decode_steps, feedback_rows, self._max_batch)
                 case _ if not ready:
@@ -171,9 +189,11 @@ class Scheduler:
         self.pending_steps -= work.row_steps * len(part.slots)
         self._table.serving[part.slots] += 1
         # Last: after a fault above, whoever waits for it is still known.
-        left = self._left.pop(work, 0) - len(part.slots)
+        left = self._left.get(work, 0) - len(part.slots)
         if left > 0:
             self._left[work] = left
+        else:
+            self._left.pop(work, None)
         if self.parked:
             self.unpark(part.slots)
 
@@ -199,6 +219,7 @@ class Scheduler:
         sessions stand. Rows that run, or have finished, are among those of the work.
         """
         works = list(self._left)
+        self._holds = {}
         known, self._left = self._left, {}
         for part in running:
             if part.work in known:
@@ -215,13 +236,18 @@ class Scheduler:
             if isinstance(work, Chunk) and work not in self._left:
                 work.spare = None
         slots = [part.slots for part in running]
-        steps = [
-            np.full(len(part.slots), part.work.row_steps if part.work.commit else 0)
-            for part in running
-        ]
+        steps = [self._moves(part) for part in running]
         nothing = np.empty(0, np.int64)
         self._table.settle(np.concatenate([nothing, *slots]), np.concatenate([nothing, *steps]))
         return works
+
+    def _moves(self, part: Part) -> Ints:
+        """By how much its sessions will have moved once a part has run, (rows,)."""
+        work = part.work
+        if isinstance(work, Load):
+            moves: Ints = part.column(work.positions) - self._table.position[part.slots]
+            return moves
+        return np.full(len(part.slots), work.row_steps if work.commit else 0)
 
     @property
     def forks_wait(self) -> bool:
@@ -278,9 +304,14 @@ class Scheduler:
             self.ready_rows += sign * len(entry.rows)
 
     def _rows(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
-        """So many runnable rows at most, those of a flow in order, and flows in turn."""
+        """So many runnable rows at most, those of a flow in order, and flows in turn.
+
+        Those that want to run in a bucket run among their like.
+        """
         parts: list[Part] = []
-        while ready and room > 0:
+        bucket = ready.first().work.bucket if ready else 0
+        room = min(room, bucket) if bucket else room
+        while ready and room > 0 and ready.first().work.bucket == bucket:
             entry = self._take(ready)
             part = entry.part
             most = min(room, QUANTUM) if ready.is_shared and part.work.flow is not None else room
@@ -292,7 +323,8 @@ class Scheduler:
             indices = part.all_indices
             can_run = indices[runnable]
             taken = can_run[:most]
-            parts.append(Part(work=part.work, slots=part.work.slots[taken], indices=taken))
+            slots = part.work.slots[taken]
+            parts.append(Part(work=part.work, slots=slots, indices=taken, bucket=part.bucket))
             room -= len(taken)
             entry.indices = np.setdiff1d(indices, taken, assume_unique=True)
             if len(taken) < len(can_run):
@@ -317,14 +349,19 @@ class Scheduler:
         return [Part(work=work, slots=work.slots)]
 
     def _chunk_parts(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
-        """The next piece of each chunk, in turn."""
+        """The next piece of each chunk, in turn, while they may share a run."""
         parts: list[Part] = []
         room = max(room, self._chunk_steps)
         while ready and room >= self._chunk_steps:
-            entry = self._take(ready)
-            work = entry.work
+            work = ready.first().work
             assert isinstance(work, Chunk), "the queue of chunks holds nothing else"
-            stop = min(work.done + self._chunk_steps, len(work.inputs))
+            stop, bucket, run_steps = work.next_piece(self._chunk_steps)
+            if parts and (
+                (bucket, run_steps) != (parts[0].bucket, parts[0].run_steps)
+                or (bucket and len(parts) == bucket)
+            ):
+                break
+            entry = self._take(ready)
             is_last = stop == len(work.inputs)
             if not is_last and work.spare is None and not (work.borrowed or work.cancelled):
                 if not self._may_borrow(work.flow):
@@ -334,6 +371,7 @@ class Scheduler:
                 self._borrow(work)
             part = entry.part
             part.start, part.stop, part.is_last = work.done, stop, is_last
+            part.bucket, part.run_steps = bucket, run_steps
             parts.append(part)
             room -= self._chunk_steps
         return parts
@@ -386,7 +424,8 @@ def batch_of(kind: Kind, parts: Sequence[Part]) -> Batch:
     slots, expected = work.slots, work.expected
     if len(parts) > 1 or part.indices is not None:
         slots = np.concatenate([part.slots for part in parts])
-        expected = np.concatenate([part.column(part.work.expected) for part in parts])
+        if len(expected):  # work of this kind expects positions
+            expected = np.concatenate([part.column(part.work.expected) for part in parts])
     rows = len(slots)
     if kind is Kind.CHUNKS:
         rows = sum([part.stop - part.start for part in parts])

@@ -1,7 +1,7 @@
 """The last look before a batch goes to the device: takes out the rows that must not run.
 
-A row may have become wrong since it was queued: its caller went away, its session was closed or
-lost, or a step before it was refused.
+A row may have become wrong since it was queued: its caller went away, its session was closed, reset
+or lost, or a step before it was refused.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from service.errors import (
     CellarError,
     PositionMismatchError,
     SessionClosedError,
-    StateLostError,
+    StaleBranchError,
 )
 
 
@@ -27,14 +27,21 @@ def screen(
     """Take out the rows that must not run, and refuse them; returns what is left."""
     slots = batch.slots
     bad = table.closing[slots]
-    if batch.kind is not Kind.BARRIER:  # which waits for its turn, no more
-        bad = bad | (table.position[slots] != batch.expected) | table.lost[slots]
+    match batch.kind:
+        case Kind.BARRIER | Kind.LOAD:  # one waits for its turn, one puts them where they stand
+            pass
+        case Kind.SAVE:
+            bad = bad | table.lost[slots]
+        case _:
+            bad = bad | (table.position[slots] != batch.expected) | table.lost[slots]
     kept: list[Part] = []
     start = 0
     for part in batch.parts:
         rows = bad[start : start + len(part.slots)]
         start += len(part.slots)
         work = part.work
+        if work.branches is not None:
+            rows = rows | table.strays(part.slots, part.column(work.branches))
         if isinstance(work, Barrier) and work.is_last:
             rows = np.zeros_like(rows)
         if work.cancelled:
@@ -55,9 +62,12 @@ def screen(
 
 def _why_not(part: Part, table: SessionTable) -> CellarError:
     slot = int(part.slots[0])
-    position = int(table.position[slot])
+    position = table.stands_at(slot)
     if table.closing[slot]:
         return SessionClosedError("the session was closed before the step ran")
+    branches = part.work.branches
+    if branches is not None and part.column(branches)[0] != table.branch[slot]:
+        return StaleBranchError(branch=int(table.branch[slot]), position=position)
     if table.lost[slot]:
-        return StateLostError(position)
+        return table.why_lost(slot)
     return PositionMismatchError(int(part.column(part.work.expected)[0]), position)

@@ -13,6 +13,7 @@ from models.manifest import Manifest
 from service.engine.execution.probe import SHARED, Findings
 from service.engine.execution.runner import Runner
 from service.engine.execution.stateless import StatelessRunner
+from service.engine.log.commit_log import CommitLog
 from service.engine.served.dynamic_batcher import DynamicBatcher
 from service.engine.served.inputs import InputReader, bounds
 from service.engine.served.outputs import (
@@ -50,6 +51,8 @@ class ServedModel:
         findings: how it may be run.
         predictor: reads whole sequences.
         shards: hold its sessions; a model without states has none.
+        arithmetic: digest of what its sessions' bits depend on beside their inputs, see
+            `service.engine.execution.arithmetic`; empty where there are none.
         no_draws: why what it predicts cannot be its next step; ``None`` where it can.
         labels: what its labels are called, if it predicts labels.
         names: what its labels are called, or else its tokens.
@@ -65,6 +68,7 @@ class ServedModel:
     shards: tuple[Shard, ...]
     predictor: Predictor
     limits: EngineSettings
+    arithmetic: str = ""
     no_draws: str | None = field(init=False)
     labels: tuple[str, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
@@ -195,7 +199,9 @@ class Registry:
         memory: BufferMemory,
         clock: Callable[[], float],
         device_lost: Callable[[str, Exception], None],
+        log: CommitLog | None = None,
     ) -> None:
+        self._log = log
         self._memory = memory
         self._settings = settings
         self._metrics = metrics
@@ -216,6 +222,7 @@ class Registry:
         stateless: StatelessRunner | None = None,
         findings: Findings = SHARED,
         workers: int = 1,
+        arithmetic: str = "",
     ) -> ServedModel:
         """Serve a model.
 
@@ -229,6 +236,7 @@ class Registry:
             stateless: the runner of a model without states.
             findings: how it may be run.
             workers: its runs that may overlap.
+            arithmetic: see `ServedModel`, where it is known before.
         """
         label, metrics = f"{name}/{version}", self._metrics
         settings = _fitting(self._settings, manifest)
@@ -249,6 +257,7 @@ class Registry:
                 flows=self._flows,
                 clock=self._clock,
                 device_lost=device_lost,
+                log=self._log,
             )
             for number, runner in enumerate(runners)
         )
@@ -274,6 +283,7 @@ class Registry:
             shards=shards,
             predictor=predictor,
             limits=settings,
+            arithmetic=arithmetic,
         )
         self._models[name, version] = served
         self._show(served)

@@ -6,18 +6,25 @@ array operations. Knows nothing of models or time: time is an argument.
 Order is kept by tickets. Every row of work draws the next ticket of its slot when it is queued, and
 may run when it is the one its slot serves; a slot serves its next ticket once the row before is
 finished. One comparison of two columns finds the runnable rows of a whole frame.
+
+A position is used again after a reset, and a slot by another session. A branch is the number of one
+unbroken past, never used twice: positions compare only within it. What is queued carries the branch
+that it is for, and is refused where the session is on another by then.
 """
 
+import secrets
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.work.columns import Ints, Mask
+from service.engine.work.columns import Branches, Ints, Mask
 from service.engine.work.request import UNCHECKED
+from service.errors import CellarError, StateLostError, StoreUnavailableError
 
 _CACHE_LINE = 64  # bytes
+_BRANCHES = 2**63 - 1  # numbers from 1 on
 
 
 class SessionStatus(Enum):
@@ -42,14 +49,22 @@ _RECORD = np.dtype(
     {
         "names": [
             "position", "accepted", "last_content", "opened_s", "last_steps", "tickets", "serving",
-            "lost", "closing", "blocked",
+            "lost", "closing", "cold", "blocked", "halted", "branch", "group",
         ],
-        "formats": ["i8", "i8", "i8", "f8", "i4", "i4", "i4", "?", "?", "u2"],
+        "formats": [
+            "i8", "i8", "i8", "f8", "i4", "i4", "i4", "?", "?", "?", "u2", "u4", "u8", "i8",
+        ],
         # Lost and closing together are what blocks a session: read as one number where both matter.
-        "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 45, 44],
+        # So is what keeps a step from running at once: these, and that its state is not here yet.
+        "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 45, 46, 44, 44, 48, 56],
         "itemsize": _CACHE_LINE,
     }
 )  # fmt: skip
+
+
+def new_branch() -> int:
+    """The number of a branch that never was."""
+    return secrets.randbelow(_BRANCHES) + 1
 
 
 def _records(slots: int) -> NDArray[np.void]:
@@ -66,14 +81,30 @@ class SessionTable:
         rows = _records(slots)
         self.position: Ints = rows["position"]  # steps applied
         self.accepted: Ints = rows["accepted"]  # the same, and the steps that are queued
+        self.branch: Branches = rows["branch"]  # 0: never a session's
         self.lost: Mask = rows["lost"]
         self.closing: Mask = rows["closing"]
+        self.cold: Mask = rows["cold"]  # its state is in the store, and `position` tells of that
+        self.cold_count = 0
         self.opened_s: NDArray[np.float64] = rows["opened_s"]  # since the epoch
         # Only compared and counted up: they may wrap around.
         self.tickets: NDArray[np.int32] = rows["tickets"]  # the next to be drawn
         self.serving: NDArray[np.int32] = rows["serving"]
         self._blocked: NDArray[np.uint16] = rows["blocked"]
-        self._last_steps: NDArray[np.int32] = rows["last_steps"]  # of the step just applied
+        self._halted: NDArray[np.uint32] = rows["halted"]
+        self.group: Ints = rows["group"]  # of the log: where its last step or event is
+        # What the log's upkeep looks at.
+        self.number = np.zeros(slots, np.int64)  # of the session, in the store; 0: none
+        self.first_group = np.zeros(slots, np.int64)  # of its tail; 0: it has none
+        self.tail_steps = np.zeros(slots, np.int64)
+        self._stood = np.zeros(slots, np.int64)  # where it stood before its state went cold
+        # Where replies do not wait for the log: where it stood when it first read in `group`, and
+        # how much was durable then.
+        self._entered = np.zeros(slots, np.int64)
+        self._was_durable = np.zeros(slots, np.int64)
+        self.restoring = np.zeros(slots, np.bool_)  # it is lost, and the log brings it back
+        # Of the request just applied; negative where its reply cannot be repeated.
+        self._last_steps: NDArray[np.int32] = rows["last_steps"]
         self._last_content: Ints = rows["last_content"]  # digest of its inputs
         # Apart, because the search for idle sessions goes over all of them.
         self.last_used_s = np.zeros(slots, np.float64)
@@ -89,27 +120,98 @@ class SessionTable:
         assert self.accepted[slot] == self.position[slot], "a slot is reused once nothing is queued"
         self.reset(slot, now_s=now_s)
         self.closing[slot] = False
+        self.group[slot] = self.number[slot] = 0
+        self.first_group[slot] = self.tail_steps[slot] = 0
         self.opened_s[slot] = opened_s
         self.idle_timeout_s[slot] = idle_timeout_s
 
-    def reset(self, slot: int, *, now_s: float) -> None:
-        """Put a session back to position 0; steps that are queued stay counted."""
-        self.accepted[slot] -= self.position[slot]
-        self.position[slot] = 0
-        self.lost[slot] = False
+    def reset(self, slot: int, *, now_s: float) -> int:
+        """Put a session back to position 0 of a new branch, which is returned.
+
+        Steps that are queued are for the branch before, and counted no longer.
+        """
+        branch = new_branch()
+        self.branch[slot] = branch
+        self.accepted[slot] = self.position[slot] = self._stood[slot] = 0
+        self._entered[slot] = self._was_durable[slot] = 0
+        self.lost[slot] = self.restoring[slot] = False
         self.last_used_s[slot] = now_s
         self._last_steps[slot] = 0
+        return branch
+
+    def restore(self, slot: int, *, position: int, branch: int, idle_s: float) -> None:
+        """Let a session that was opened now stand where the store says; nothing else is here."""
+        self.branch[slot] = branch
+        self.last_used_s[slot] -= idle_s
+        self.freeze(slot, position)
+
+    def freeze(self, slot: int, position: int) -> None:
+        """It stands at a position, and its state is in the store alone."""
+        self.position[slot] = self.accepted[slot] = self._stood[slot] = position
+        self._entered[slot] = self._was_durable[slot] = position
+        self.cold[slot] = True
+        self.cold_count += 1
+
+    def warm(self, slot: int) -> None:
+        """Its state is here, or on its way."""
+        self.cold_count -= bool(self.cold[slot])
+        self.cold[slot] = False
+
+    def log(self, slots: Ints, *, group: int, steps: int, is_kept: bool) -> None:
+        """So many steps of each of these are in a group of the log, which is its open one.
+
+        Or they are not kept in it, but came at that time: nothing waits for them.
+        """
+        if is_kept:
+            self.group[slots] = group
+        first = self.first_group[slots]
+        self.first_group[slots] = np.where(first == 0, group, first)
+        self.tail_steps[slots] += steps
+
+    def enter_group(self, slots: Ints, positions: Ints, *, group: int, durable: int) -> None:
+        """Sessions that stand at ``positions`` read on in a group, before `log` says so.
+
+        All groups but the open one and the one before it are durable. So what a session had read
+        before the group of its last step is durable when its next one comes in another group.
+        """
+        new = self.group[slots] != group
+        slots, positions = slots[new], positions[new]
+        is_durable = self.group[slots] <= durable
+        self._was_durable[slots] = np.where(is_durable, positions, self._entered[slots])
+        self._entered[slots] = positions
+
+    def durable_position(self, slot: int, durable: int) -> int:
+        """As far as this a session is known to be durable, where all groups up to one are."""
+        group = self.group.item(slot)
+        if group <= durable:
+            return self.position.item(slot)
+        return (self._entered if group <= durable + 1 else self._was_durable).item(slot)
 
     def close(self, slot: int) -> None:
         """End the session of a slot: what is queued for it must not run."""
+        self.warm(slot)
         self.closing[slot] = True
         self.idle_timeout_s[slot] = 0.0
 
     def fork(self, slot: int, copies: Ints) -> None:
         """Let spare slots stand where a session stands."""
         self.position[copies] = self.accepted[copies] = self.position[slot]
+        self.group[copies] = self.group[slot]
         self.lost[copies] = False
         self.closing[copies] = False
+
+    def load(
+        self, slots: Ints, *, positions: Ints, last_steps: Ints, contents: Ints, lost: bool
+    ) -> None:
+        """Let sessions stand where rows that were put into their slots stand, (rows,) each.
+
+        What `last_request` told of them may be asked for again. Whoever queued that has counted
+        their steps as accepted. ``lost``: the rows may not be there.
+        """
+        self.lost[slots] = lost
+        self.position[slots] = positions
+        self._last_steps[slots] = last_steps
+        self._last_content[slots] = contents
 
     def expired(self, now_s: float) -> Ints:
         """The slots whose session has been idle for longer than its timeout."""
@@ -123,6 +225,23 @@ class SessionTable:
         blocked: Mask = self._blocked[slots] != 0
         return blocked
 
+    def stands(self, slots: Ints) -> Ints:
+        """Where sessions stand, (rows,), also while one is brought back and reads it all again."""
+        return np.maximum(self.position[slots], self._stood[slots])
+
+    def stands_at(self, slot: int) -> int:
+        """Where one session stands."""
+        return max(self.position.item(slot), self._stood.item(slot))
+
+    def why_lost(self, slot: int) -> CellarError:
+        """What is told of a session whose state is lost."""
+        if self.restoring[slot] or not self.lost[slot]:
+            return StoreUnavailableError(
+                "a run has failed, and the session is restored from the log: try again shortly, "
+                "with the position"
+            )
+        return StateLostError(int(self.position[slot]))
+
     def is_blocked(self, slot: int) -> bool:
         """Whether one session must not step."""
         return bool(self._blocked.item(slot))
@@ -135,6 +254,27 @@ class SessionTable:
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
         return self.tickets.item(slot) == self.serving.item(slot)
+
+    def lose_reply(self, slot: int) -> None:
+        """The reply to a session's last request must not be repeated: its bits are others now."""
+        self._last_steps[slot] = -abs(self._last_steps.item(slot))
+
+    def replies_lost(self, slots: Ints) -> Mask:
+        """The last replies of which sessions cannot be repeated, (rows,)."""
+        lost: Mask = self._last_steps[slots] < 0
+        return lost
+
+    def last_request(self, slots: Ints) -> tuple[Ints, Ints]:
+        """Of each session's last request its steps, 0 if there is none, and its inputs' digest.
+
+        They are negative where its reply cannot be repeated.
+        """
+        return self._last_steps[slots].astype(np.int64), self._last_content[slots]
+
+    def strays(self, slots: Ints, branches: Branches) -> Mask:
+        """Which sessions are not on the branch that their rows are for, (rows,)."""
+        strays: Mask = self.branch[slots] != branches
+        return strays
 
     def stand(self, slots: Ints, expected: Ints) -> bool:
         """Whether all sessions stand where their rows expect them, and may step."""
@@ -150,7 +290,7 @@ class SessionTable:
         current = self.accepted[slots]
         apply = positions == current
         applied = self.position[slots]
-        last_steps = self._last_steps[slots]
+        last_steps = np.abs(self._last_steps[slots])
         # The reply of the last step can be repeated only while no other is on its way.
         again = (positions + last_steps == applied) & (last_steps > 0) & (applied == current)
         again &= ~apply
@@ -166,18 +306,22 @@ class SessionTable:
 
     # -- steps ----------------------------------------------------------------------------
 
-    def begin(self, slots: Ints, claimed: Ints | None) -> Ints | None:
+    def begin(
+        self, slots: Ints, claimed: Ints | None, branches: Branches | None = None
+    ) -> Ints | None:
         """Begin the next step of idle sessions without queueing it.
 
         Returns:
-            Where each stands, (rows,); ``None``, and nothing is begun, if a session is busy or
-            blocked, or is not at the position that its row claims.
+            Where each stands, (rows,); ``None``, and nothing is begun, if a session is busy,
+            blocked or cold, or is not at the position that its row claims, or on another branch.
         """
         tickets = self.tickets[slots]
         # `any` and `all` of arrays cost .8 us each, this .2: they are a tenth of a single step.
         if np.count_nonzero(tickets != self.serving[slots]) or np.count_nonzero(
-            self._blocked[slots]
+            self._halted[slots]
         ):
+            return None
+        if branches is not None and np.count_nonzero(self.branch[slots] != branches):
             return None
         at = self.position[slots]
         if claimed is not None:
@@ -192,8 +336,10 @@ class SessionTable:
         """Count steps as queued."""
         self.accepted[slots] += steps
 
-    def withdraw(self, slots: Ints, steps: Ints | int) -> None:
-        """Queued steps will not be applied."""
+    def withdraw(self, slots: Ints, steps: int, branches: Branches | None = None) -> None:
+        """Queued steps, so many of each row, will not be applied."""
+        if branches is not None:
+            slots = slots[self.branch[slots] == branches]  # the others' are not counted
         self.accepted[slots] -= steps
 
     def settle(self, running: Ints, steps: Ints) -> None:

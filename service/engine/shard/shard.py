@@ -11,13 +11,19 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner
+from service.engine.log.arithmetics import Arithmetics
+from service.engine.log.commit_log import CommitLog
+from service.engine.log.folding import Folding
+from service.engine.log.recovery import StoredSession
+from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
@@ -25,24 +31,29 @@ from service.engine.sessions.slots import SlotAllocator, SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.shard.queue_limit import QueueLimit
+from service.engine.shard.restorer import Restorer, Saved
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
+from service.engine.work.columns import Ints
 from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import BufferMemory
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import UNKNOWN, Delivery, Receiver, SingleReceiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
-from service.engine.work.work import Fork, Kind, Work, hand_over
+from service.engine.work.work import Fork, Kind, Save, Work, hand_over
 from service.errors import (
     BadInputError,
     CellarError,
     NotStartedError,
     SessionClosedError,
-    StateLostError,
+    StaleBranchError,
+    StoreUnavailableError,
     unapplied,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
+from service.store.store import StoreError
 
+T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
@@ -66,6 +77,7 @@ class Shard:
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
         device_lost: is told on the event loop when no run on the device will succeed any more.
         memory: where replies that may be repeated are counted.
+        log: where what sessions read is kept; ``None`` where it is not.
     """
 
     def __init__(
@@ -82,10 +94,12 @@ class Shard:
         flows: Flows,
         clock: Callable[[], float] = time.monotonic,
         device_lost: Callable[[Exception], None],
+        log: CommitLog | None = None,
     ) -> None:
         rows = self.rows(settings, sessions)
         chunk_spares = settings.max_batch
         self.table = SessionTable(rows)
+        self.log = None if log is None else ShardLog(log, self.table, name)
         self._executor = Executor(
             runner,
             scratch=rows - 1,
@@ -108,6 +122,7 @@ class Shard:
             wake=self.wake,
             call_later=self._loop.call_later,
             count=metrics.generated_tokens.inc,
+            hold=None if self.log is None else self.log.hold,
         )
         self._scheduler = Scheduler(
             self.table,
@@ -117,7 +132,9 @@ class Shard:
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
-        self._admission = Admission(self.table, self._scheduler, metrics, again=self._admit)
+        self._admission = Admission(
+            self.table, self._scheduler, metrics, again=self._admit, log=self.log
+        )
         self._tick = Tick(
             self.table,
             self._scheduler,
@@ -126,25 +143,43 @@ class Shard:
             runner,
             self._executor,
             metrics,
+            log=self.log,
             model=name,
             max_batch=settings.max_batch,
             clock=clock,
             device_lost=device_lost,
+            lost=self._bring_back,
         )
         self.limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._flows = flows
+        self._clock = clock
         self._settings = settings
         self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
-        self._own_thread = runner.own_thread
+        self._runner = runner
         self._policy = BatchPolicy(
             inline_run_s=-math.inf if runner.own_thread else settings.inline_run_s,
             max_batch=settings.max_batch,
             can_decode=runner.can_decode,
         )
+        self._restorer = (
+            None
+            if log is None
+            else Restorer(
+                self.table,
+                log.store,
+                queue=self._scheduler.submit,
+                hold=self._hold,
+                again=self._bring_back,
+                failed=log.fail,
+            )
+        )
+        self._lost: list[int] = []  # slots whose sessions are to be restored
+        self._bringing: asyncio.Task[None] | None = None
         self._inbox: list[Request | SingleSteps] = []  # what came in since the last tick
         self._singles: SingleSteps | None = None  # the end of the inbox, if more can be added
         self._inbox_steps = 0
         self._woken = False
+        self._chosen: Run | None = None  # it is on its way from the inbox or the queue to a place
         self._runs: list[Run] = []  # that the worker has, begun or not
         self._answering: Run | None = None  # it has run, and is not answered
         self._following: Run | None = None  # it is chosen, and runs when that is answered
@@ -178,13 +213,18 @@ class Shard:
 
         Raises:
             OverloadedError: not now.
+            StoreFullError, StoreUnavailableError: the store takes no more.
         """
+        if self.log is not None:
+            self.log.log.check()
         pending = self.pending_steps
         if pending + steps > self.limit.roomy_steps:
             self.limit.check(pending, steps, flow)
 
     def has_room(self, flow: Flow) -> bool:
         """Whether a step of a flow may be queued."""
+        if self.log is not None and not self.log.log.takes_more:
+            return False
         pending = self.pending_steps
         return pending < self.limit.roomy_steps or self.limit.has_room(pending, 1, flow)
 
@@ -220,14 +260,16 @@ class Shard:
             place = self._scheduler.place if waiting > self._settings.max_batch else None
             for entry in self._take_inbox():
                 self._admit(entry, place)
-        if self.feedback.ready_rows:
+        # Once more after each stray: a row that stood behind it on its session can run now.
+        while self.feedback.ready_rows:
             try:
                 stray = self.feedback.settle()
             except Exception as fault:
                 self._give_up(fault)
                 return
-            if stray is not None:
-                self._admit(stray)
+            if stray is None:
+                break
+            self._admit(stray)
 
     def require_started(self, slot: int, field: str) -> int:
         """Where a session will stand once what is queued has run; it has read something then.
@@ -238,20 +280,56 @@ class Shard:
         """
         self.admit_inbox()
         if self.table.lost[slot]:
-            raise StateLostError(int(self.table.position[slot]))
+            raise self.table.why_lost(slot)
         position = int(self.table.accepted[slot])
         if position == 0:
             raise NotStartedError(f"{field}: the session has read nothing yet: give it steps first")
         return position
+
+    def on_branch(self, slot: int, claimed: int = 0) -> int:
+        """The branch of a session, for what is queued now to carry.
+
+        Args:
+            slot: the session's.
+            claimed: the branch that a caller believes it to be on; 0 is unchecked.
+
+        Raises:
+            StaleBranchError: it is on another one.
+        """
+        branch = self.table.branch.item(slot)
+        if claimed and claimed != branch:
+            told = int(self.told(np.array([slot]))[0])  # that after what is queued
+            position = self.table.stands_at(slot) if told == UNKNOWN else told
+            kept = None if self.log is None else self.log.kept(slot, claimed)
+            raise StaleBranchError(branch=branch, position=position, kept=kept)
+        return branch
 
     def is_idle(self, slot: int) -> bool:
         """Whether a slot has nothing queued or running."""
         self.admit_inbox()
         return self.table.is_idle(slot)
 
+    def told(self, slots: Ints) -> Ints:
+        """Where sessions will stand once what is queued has run, as far as it may be told, (rows,).
+
+        It is `UNKNOWN` where that may yet be lost.
+        """
+        self.admit_inbox()
+        positions = self.table.accepted[slots]
+        return positions if self.log is None else self.log.told(slots, positions)
+
+    async def settled(self, slots: Ints) -> None:
+        """Wait until what sessions have read, or what became of them, may be told."""
+        if self.log is not None:
+            await self.log.wait(slots)
+
     def end(self, slot: int) -> None:
         """End the session of a slot; its queued steps are refused, then the slot is free."""
         self.admit_inbox()
+        if self.log is not None:
+            self.log.close(slot)
+        if self._restorer is not None:
+            self._restorer.forget(slot)
         for work in self._scheduler.waiting_for_spares(slot):
             work.failure = SessionClosedError("the session was closed before the steps ran")
         self.slots.end(slot)
@@ -279,11 +357,26 @@ class Shard:
         Raises:
             CellarError: a row failed.
         """
+        deliveries = await self._gather(*works)
+        for delivery in deliveries:
+            error = delivery.error
+            if isinstance(error, BadInputError):  # one of several: say which
+                raise BadInputError(error.field, error.message, row=int(delivery.rows[0]))
+            if error is not None:
+                raise error
+        if self.log is not None:  # who asks may tell it
+            await self.log.wait(np.concatenate([work.slots for work in works]))
+        return deliveries
+
+    async def _gather(self, *works: Work) -> list[Delivery]:
+        """What became of some work."""
         done: asyncio.Future[None] = self._loop.create_future()
         collected = _Collected(self.wake, sum(len(work.slots) for work in works), done)
         self.admit_inbox()
         for work in works:
             work.reply_to = collected
+            if self.table.cold_count:
+                self._thaw(work.slots)
         for work in works:
             if isinstance(work, Request):
                 self._admit(work)
@@ -292,7 +385,7 @@ class Shard:
                 self._scheduler.submit(work)
             except Exception as fault:
                 self._give_up(fault)
-                positions = self.table.position[work.slots]
+                positions = self.table.stands(work.slots)
                 rows = work.rows_at(np.arange(len(work.slots)))
                 failed = Delivery(rows=rows, positions=positions, error=unapplied(fault))
                 hand_over(work, failed, fail=True)
@@ -306,17 +399,166 @@ class Shard:
                     # It has run, and nobody is left to return its copies.
                     self.slots.return_spares(work)
             raise
-        for delivery in collected.deliveries:
-            error = delivery.error
-            if isinstance(error, BadInputError):  # one of several: say which
-                raise BadInputError(error.field, error.message, row=int(delivery.rows[0]))
-            if error is not None:
-                raise error
         return collected.deliveries
+
+    # -- the log ----------------------------------------------------------------------------
+
+    def restore(self, slot: int, session: StoredSession) -> None:
+        """Let a session that was opened in a slot stand where the store says."""
+        assert self._restorer is not None, "there is a log"
+        row, table = session.row, self.table
+        position = session.position
+        table.restore(slot, position=position, branch=row.branch, idle_s=row.idle_s)
+        table.number[slot] = row.number
+        table.first_group[slot], table.tail_steps[slot] = session.first_group, session.tail_steps
+        if session.is_damaged or session.is_aside:
+            table.warm(slot)
+            why = "some of what it had read is damaged"
+            if session.is_aside:
+                why = "to read again what it had read has ended the process, twice"
+            self._restorer.set_aside(slot, why)
+        else:
+            self._restorer.keep(slot, session)
+
+    def expect(self, arithmetics: Arithmetics, folding: Folding) -> None:
+        """Say under which arithmetics the journal's steps were run, and where folds are noted."""
+        if self._restorer is not None:
+            self._restorer.arithmetics, self._restorer.folding = arithmetics, folding
+
+    def _hold(self, slots: Ints) -> Callable[[], None]:
+        """Let what is queued for these wait; returns what lets it go on."""
+        token = self._scheduler.hold(slots)
+
+        def release() -> None:
+            try:
+                self._scheduler.release(token)
+            except Exception as fault:
+                self._give_up(fault)
+            self.wake()
+
+        return release
+
+    @property
+    def cold(self) -> int:
+        """Sessions whose state is in the store alone."""
+        return self.table.cold_count
+
+    @property
+    def is_thawing(self) -> bool:
+        """Whether some of these are on their way."""
+        return self._restorer is not None and self._restorer.is_busy
+
+    @property
+    def restored(self) -> int:
+        """How often a session was brought back."""
+        return 0 if self._restorer is None else self._restorer.restored
+
+    @property
+    def not_restored(self) -> int:
+        """Sessions whose state could not be brought back; they are lost."""
+        return 0 if self._restorer is None else len(self._restorer.failed)
+
+    def thaw_some(self, at_most: int) -> None:
+        """Bring back some sessions whose state is in the store alone."""
+        if self._restorer is not None:
+            self._thaw(np.array(self._restorer.some(at_most), np.int64))
+            self.wake()
+
+    def _thaw(self, slots: Ints) -> None:
+        """Bring these back, if they are not here: whatever is asked of them waits behind that."""
+        if self._restorer is None:
+            return
+        try:
+            self._restorer.thaw(slots[self.table.cold[slots]].tolist())
+        except Exception as fault:
+            self._give_up(fault)
+
+    def _bring_back(self, slots: Ints) -> None:
+        """A run has failed: the states that it wrote are in doubt, what they had read is not."""
+        if self._restorer is None or self.log is None or not self.log.log.keeps_steps:
+            return
+        for slot in slots.tolist():
+            if self.table.number[slot] and self._restorer.may_try_again(slot):
+                self.table.restoring[slot] = True
+                self._lost.append(slot)
+        if self._bringing is None and self._lost:
+            self._bringing = self._loop.create_task(self._bring_all_back())
+
+    async def _bring_all_back(self) -> None:
+        try:
+            while self._lost:
+                lost, self._lost = self._lost, []
+                await self._bring_some_back(lost)
+        finally:
+            self._bringing = None
+
+    async def _bring_some_back(self, slots: list[int]) -> None:
+        """Restore lost sessions from the log, each once what was queued behind it is refused."""
+        table, log = self.table, self.log
+        assert log is not None
+        assert self._restorer is not None
+        numbers = {slot: int(table.number[slot]) for slot in slots}
+        try:
+            found = await log.log.read_back(numbers.values())
+            while not all(self.is_idle(slot) for slot in slots):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        except Exception as fault:  # of ours too: nobody is to wait for them any more
+            known = isinstance(fault, StoreError | StoreUnavailableError)
+            exc_info = None if known else fault
+            _log.error("sessions could not be restored", reason=str(fault), exc_info=exc_info)
+            table.restoring[slots] = False
+            return
+        for slot, number in numbers.items():
+            session = found.get(number)
+            if table.number[slot] != number or not table.restoring[slot] or session is None:
+                continue  # it has ended meanwhile, or was reset
+            table.restoring[slot] = False
+            if session.is_damaged or session.position < table.position[slot]:
+                _log.error("session could not be restored", session=number)
+                continue
+            table.lost[slot] = False
+            table.freeze(slot, session.position)
+            self._restorer.keep(slot, session)
+            self._thaw(np.array([slot]))
+        self.wake()
+
+    async def save(self, slots: Ints) -> Saved:
+        """Copies of sessions' states, once what these have read is durable.
+
+        Those that are lost, or end meanwhile, are left out.
+        """
+        assert self.log is not None, "there is a log"
+        save = Save(slots=slots, is_checkpoint=True)
+        try:
+            for delivery in await self._gather(save):
+                if delivery.error is not None:
+                    save.numbers[delivery.rows] = 0
+            if not save.numbers.any():
+                return Saved(save)
+            await self.log.log.wait(int(self.table.group[slots].max()))
+        except BaseException:  # nobody is left to keep them
+            self.log.unsave(save)
+            raise
+        return Saved(save, self.idle_s(slots))
+
+    def unsave(self, saved: Saved) -> None:
+        """Copies could not be kept."""
+        if self.log is not None:
+            self.log.unsave(saved.save)
+
+    def idle_s(self, slots: Ints) -> NDArray[np.float64]:
+        """For how long sessions have been idle, (rows,)."""
+        idle_s: NDArray[np.float64] = self._clock() - self.table.last_used_s[slots]
+        return np.maximum(idle_s, 0.0)
+
+    # -- life -------------------------------------------------------------------------------
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
-        while self.pending_steps:
+        while self.pending_steps or self._bringing is not None:
+            if self._bringing is not None:
+                await asyncio.wait((self._bringing,))
+                continue
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -327,10 +569,20 @@ class Shard:
     def warm_up(self) -> None:
         """Run each size class on the scratch row, to learn what it costs."""
         measure = partial(self._executor.measure, self._settings.max_batch)
-        seconds = self._worker.do(measure) if self._own_thread else measure()
+        seconds = self._do(measure)
         for rows, found_s in seconds.items():
             self._policy.observe(Kind.STEPS, rows, found_s)
         self.limit.expect(seconds)
+
+    def examine(self, look: Callable[[Runner, Ints], T]) -> T:
+        """Let the device be looked at before it serves, with ``max_batch`` slots to work in."""
+        spares = len(self.table) - 1 - self._settings.max_batch  # those of chunks
+        slots = np.arange(spares, spares + self._settings.max_batch)
+        return self._do(partial(look, self._runner, slots))
+
+    def _do(self, work: Callable[[], T]) -> T:
+        """Have something done by the thread that the device wants."""
+        return self._worker.do(work) if self._runner.own_thread else work()
 
     # -- turns ----------------------------------------------------------------------------
 
@@ -416,6 +668,7 @@ class Shard:
             first = requests[0]
         run = self._tick.straight(first)
         if run is not None:
+            self._chosen = run  # before it leaves the inbox: a fault finds it in one of both
             del self._inbox[0]
             self._inbox_steps -= first.size
         return run
@@ -444,6 +697,7 @@ class Shard:
             if run in self._runs:
                 self._runs.remove(run)
             self._tick.withdraw(run, unapplied(fault))
+        self._chosen = None
         self.wake()  # it may have another one
         return False
 
@@ -455,7 +709,7 @@ class Shard:
             if not self._runs:
                 following = self._next(self._decide(at_once=True))
                 if following is not None and self._begin(following):
-                    self._following = following
+                    self._following, self._chosen = following, None
         except Exception as fault:
             self._give_up(fault)
         self._deliver()
@@ -465,7 +719,7 @@ class Shard:
         self.wake()
 
     def _finish(self, run: Run, *, here: bool = False) -> None:
-        batch, self._answering = run.batch, run
+        self._answering, self._chosen, batch = run, None, run.batch
         try:
             self._tick.commit(run)
         except Exception as fault:
@@ -499,6 +753,8 @@ class Shard:
             return
         for request in requests:
             try:
+                if self.table.cold_count:
+                    self._thaw(request.slots)
                 self._admission.admit(request)
             except Exception as fault:
                 self._give_up(fault)
@@ -516,7 +772,10 @@ class Shard:
         error = unapplied(fault)
         entries = self._take_inbox()
         running = [*self._runs, self._following] if self._following else self._runs
-        self._tick.give_up(running, error, answering=self._answering)
+        chosen, self._chosen = self._chosen, None
+        if chosen in running:
+            chosen = None
+        self._tick.give_up(running, error, answering=self._answering, chosen=chosen)
         for entry in entries:
             self._fail(entry, error)
         self.wake()
@@ -526,17 +785,27 @@ class Shard:
         if isinstance(entry, Request):
             self._admission.fail(entry, error)
             return
-        for _, slot, _, _, channel, number, receiver in entry.rows:
-            at = self.table.position[slot : slot + 1].copy()
+        for _, slot, _, _, _, channel, number, receiver in entry.rows:
+            at = self.table.stands(np.array([slot]))
             refused = Delivery(rows=np.zeros(1, np.int64), positions=at, error=error)
-            try:
-                receiver.put_other(channel, number, refused)
-            except Exception:
-                _log.exception("reply could not be handed over")
+            told = partial(_put_other, receiver, channel, number, refused)
+            if self.log is None:
+                told()
+            else:
+                self.log.hold_last(told)
+
+
+def _put_other(receiver: SingleReceiver, channel: int, number: int, delivery: Delivery) -> None:
+    try:
+        receiver.put_other(channel, number, delivery)
+    except Exception:
+        _log.exception("reply could not be handed over")
 
 
 class _Collected(Receiver):
     """Gathers what becomes of some rows, until none is missing."""
+
+    is_inside = True
 
     def __init__(self, wake: Callable[[], None], rows: int, done: "asyncio.Future[None]") -> None:
         self.wake = wake

@@ -7,12 +7,15 @@ there on both are the same. Everything but `execute` happens on the event loop.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import structlog
 
 from service.engine.execution.executor import Answered, Executor, answer_failed
 from service.engine.execution.runner import Runner, UnwrittenError
+from service.engine.log.entries import DRAWN, EVERY_STEP
+from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.scheduler.screening import screen
@@ -20,7 +23,7 @@ from service.engine.sessions.slots import SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Answers, Ints
-from service.engine.work.replies import Delivery
+from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.request import Request
 from service.engine.work.work import (
     Barrier,
@@ -28,15 +31,18 @@ from service.engine.work.work import (
     Decode,
     Fork,
     Kind,
+    Load,
     Recall,
+    Save,
     Work,
     hand_over,
     not_handed_over,
 )
-from service.errors import CellarError, InternalError, StateLostError, unreadable
+from service.errors import CellarError, InternalError, unreadable
 from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
+_ANYWHERE = (Kind.SAVE, Kind.LOAD, Kind.BARRIER)  # whatever position a session has
 _COUNTED_AT_ONCE = 256  # runs
 _log = structlog.get_logger(__name__)
 
@@ -71,17 +77,21 @@ class Tick:
         executor: Executor,
         metrics: Metrics,
         *,
+        log: ShardLog | None,
         model: str,
         max_batch: int,
         clock: Callable[[], float],
         device_lost: Callable[[Exception], None],
+        lost: Callable[[Ints], None],
     ) -> None:
+        self._lost = lost
         self._table = table
         self._scheduler = scheduler
         self._feedback = feedback
         self._slots = slots
         self._runner = runner
         self._executor = executor
+        self._log = log
         self._metrics = metrics
         self._count_steps = metrics.steps.labels(model).inc
         self._model = model
@@ -104,7 +114,7 @@ class Tick:
         if request.reply_to.cancelled:
             return None
         request.contents = request.digest()
-        at = self._table.begin(request.slots, request.positions)
+        at = self._table.begin(request.slots, request.positions, request.branches)
         if at is None:
             return None
         request.expected = at
@@ -191,7 +201,9 @@ class Tick:
             self._contain_all(run)
         run.is_settled = True
         batch, request, table = run.batch, run.request, self._table
-        run.positions = [table.position[part.slots] for part in batch.parts]
+        # A session that is closed while it is brought back reads no further.
+        tell = table.stands if batch.kind is Kind.BARRIER else table.position.__getitem__
+        run.positions = [tell(part.slots) for part in batch.parts]
         if request is not None:
             if len(request.tickets):
                 self._scheduler.finish_whole(request)
@@ -211,10 +223,11 @@ class Tick:
     def _move(self, run: Run) -> None:
         """Move the sessions of a run that has not failed."""
         batch, request = run.batch, run.request
+        parts = batch.parts
         if request is not None:
             self._apply(batch.slots, batch.expected + 1, contents=request.contents)
         elif batch.kind is Kind.STEPS:
-            parts = [part for part in batch.parts if part.work.commit]
+            parts = [part for part in parts if part.work.commit]
             if parts:
                 applied = batch_of(batch.kind, parts) if len(parts) < len(batch.parts) else batch
                 contents = applied.column("contents")
@@ -222,6 +235,16 @@ class Tick:
         else:
             for part, answers in zip(batch.parts, run.answers, strict=True):
                 self._apply_part(part, answers)
+            return
+        for part in parts:
+            work = part.work
+            assert isinstance(work, Request), "a batch of steps holds requests"
+            self._count(part)
+            if self._log is not None and not work.is_fold:
+                expected, inputs = part.column(work.expected), part.column(work.inputs)
+                bucket = self._runner.bucket(len(batch.slots))
+                run_steps = 1 if self._runner.cuts_matter else 0
+                self._log.steps(part.slots, expected, inputs, bucket=bucket, run_steps=run_steps)
 
     def deliver(self, run: Run) -> None:
         """Answer whoever asked; one receiver's fault disturbs nobody else."""
@@ -233,15 +256,22 @@ class Tick:
             self._note(batch.steps, queued_s, run.seconds, time.monotonic() - began_s)
 
     def give_up(
-        self, running: Sequence[Run], error: CellarError, *, answering: Run | None = None
+        self,
+        running: Sequence[Run],
+        error: CellarError,
+        *,
+        answering: Run | None = None,
+        chosen: Run | None = None,
     ) -> None:
         """A fault left the queue in doubt: refuse all that is in it, and begin with an empty one.
 
         The sessions stand where they stood. What the worker runs goes on, and so does the run that
-        is about to be answered.
+        is about to be answered. One that was ``chosen``, and has not begun, is refused.
         """
         parts = [part for run in running for part in run.batch.parts]
         works = self._scheduler.forget(parts)
+        if chosen is not None and chosen.request is not None and chosen.request not in works:
+            works.append(chosen.request)  # it was never queued
         self._slots.finished(np.array(list(self._slots.leaving), np.int64))
         fed_back = [part.rows for part in parts if part.work.reply_to is self._feedback]
         self._feedback.give_up(np.concatenate([np.empty(0, np.int64), *fed_back]), error)
@@ -264,9 +294,17 @@ class Tick:
                 continue
             if isinstance(work, Fork):
                 self._slots.return_spares(work)
-            positions = self._table.position[work.slots[indices]]
+            elif isinstance(work, Load):
+                left = indices[~work.done[indices]]
+                self._load(work, left, lost=True)
+                self._table.accepted[work.slots[left]] = work.positions[left]
+            positions = self._table.stands(work.slots[indices])
             refused = Delivery(rows=work.rows_at(indices), positions=positions, error=error)
-            hand_over(work, refused, fail=True)
+            told = partial(hand_over, work, refused, fail=True)
+            if self._log is None or work.reply_to.is_inside:
+                told()
+            else:  # behind what its other rows are told
+                self._log.hold_last(told)
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -292,19 +330,42 @@ class Tick:
         return runs
 
     def _deliver(self, run: Run) -> None:
-        batch = run.batch
-        for index, part in enumerate(batch.parts):
-            if not part.is_last:
-                continue
+        inside: list[tuple[int, Part]] = []
+        outside: list[tuple[int, Part]] = []
+        for index, part in enumerate(run.batch.parts):
+            if part.is_last:
+                stays = self._log is None or part.work.reply_to.is_inside
+                (inside if stays else outside).append((index, part))
+        if outside:
+            try:
+                self._hold(run, outside)
+            except Exception:
+                _log.exception("replies cannot wait for the store")
+                self._untold(outside)
+        self._deliver_parts(run, inside)
+
+    def _hold(self, run: Run, parts: Sequence[tuple[int, Part]]) -> None:
+        """Tell what became of some rows once that is durable."""
+        assert self._log is not None, "there is something to wait for"
+        slots = [part.slots for _, part in parts]
+        told = partial(self._deliver_parts, run, parts)
+        self._log.hold(slots[0] if len(slots) == 1 else np.concatenate(slots), told)
+
+    def _untold(self, parts: Sequence[tuple[int, Part]]) -> None:
+        """What became of some rows cannot be told, as nobody knows when it may be."""
+        for _, part in parts:
+            nowhere = np.full(len(part.slots), UNKNOWN)
+            lost = Delivery(rows=part.rows, positions=nowhere, error=_untellable())
+            hand_over(part.work, lost, fail=True)
+
+    def _deliver_parts(self, run: Run, parts: Sequence[tuple[int, Part]]) -> None:
+        for index, part in parts:
             try:
                 self._answer(run, part, index)
             except Exception:
                 _log.exception("reply could not be made")
                 positions = run.positions[index]
-                error = InternalError(
-                    "what became of the step could not be told: ask where the session stands"
-                )
-                lost = Delivery(rows=part.rows, positions=positions, error=error)
+                lost = Delivery(rows=part.rows, positions=positions, error=_untellable())
                 hand_over(part.work, lost, fail=True)
 
     def _is_doubtful(self, batch: Batch) -> bool:
@@ -313,9 +374,14 @@ class Tick:
             work = part.work
             if work.failure is not None or work.reply_to.cancelled:
                 return True
+            branches, own = work.branches, part.indices
+            if branches is not None:
+                branches = branches if own is None else branches[own]
+                if self._table.strays(part.slots, branches).any():
+                    return True
         if len(batch.parts) == 1 and not len(part.work.tickets):
             return False  # it was never queued: `Feedback` has begun it in this turn
-        return batch.kind is Kind.BARRIER or not self._table.stand(batch.slots, batch.expected)
+        return batch.kind in _ANYWHERE or not self._table.stand(batch.slots, batch.expected)
 
     def _step(self, request: Request) -> Answered:
         """What `Executor.run` does, for a batch that is one request: spares a tenth of its time."""
@@ -326,6 +392,7 @@ class Tick:
             inputs=request.inputs[:, None],
             lengths=self._ones[: len(request.slots)],
             every_step=False,
+            bucket=request.bucket,
         )
         try:
             return self._runner.answer(
@@ -334,17 +401,18 @@ class Tick:
         except Exception as fault:  # the heads': the step was applied
             return answer_failed(fault)
 
-    def _apply(
-        self, slots: Ints, positions: Ints, *, contents: Ints, read: int = 1, last_steps: int = 1
-    ) -> None:
-        """Sessions have read so many steps each, and stand at ``positions`` now."""
+    def _apply(self, slots: Ints, positions: Ints, *, contents: Ints, last_steps: int = 1) -> None:
+        """Sessions have read on, and stand at ``positions`` now."""
         self._table.commit(
             slots, positions, contents=contents, last_steps=last_steps, now_s=self._clock()
         )
         if self._executor.histories:  # earlier replies are not asked for again
             for slot in slots.tolist():
                 self._executor.forget(slot)
-        self._count_steps(read * len(slots))
+
+    def _count(self, part: Part) -> None:
+        if not part.work.is_fold:
+            self._count_steps(part.work.row_steps * len(part.slots))
 
     def _apply_part(self, part: Part, answers: Answered) -> None:
         work, slots = part.work, part.slots
@@ -356,26 +424,65 @@ class Tick:
                 last = np.ascontiguousarray(drawn[:, -2])
                 bits = last if last.dtype == np.int32 else last.view(np.int32)
                 expected = work.expected if part.indices is None else part.column(work.expected)
-                positions = expected + work.row_steps
+                positions, steps = expected + work.row_steps, work.row_steps
                 contents = bits.astype(np.int64)
-                self._apply(slots, positions, contents=contents, read=work.row_steps)
+                self._apply(slots, positions, contents=contents)
+                self._count(part)
+                if self._log is not None:
+                    first = part.column(work.inputs)[:, None]
+                    read = np.concatenate([first, drawn[:, :-1]], axis=1).ravel()
+                    read = read if drawn.dtype == np.int32 else read.astype(np.float32)[:, None]
+                    bucket = self._runner.bucket(len(slots))
+                    self._log.steps(slots, expected, read, steps=steps, flags=DRAWN, bucket=bucket)
             case Chunk(commit=True) if part.is_last:
                 count = work.row_steps
                 self._apply(
                     slots,
                     work.expected + count,
                     contents=work.contents,
-                    read=count,
                     last_steps=count,
                 )
-                self._executor.remember(work)
+                self._count(part)
+                if work.history is not None:
+                    self._executor.keep(work.slot, work.history)
+                if self._log is not None and not work.is_fold:
+                    flags = EVERY_STEP if work.outputs.every_step else 0
+                    self._log.chunk(work, flags=flags)
+            case Save():
+                at = part.all_indices
+                work.positions[at] = self._table.position[slots]
+                work.last_steps[at], work.contents[at] = self._table.last_request(slots)
+                if self._log is not None and work.is_checkpoint and not work.reply_to.cancelled:
+                    self._log.saved(slots, work, at)
+                    kept = self._executor.histories
+                    work.histories |= {s: kept[s] for s in slots.tolist() if s in kept}
+            case Load():
+                self._load(work, part.all_indices, lost=False)
             case Fork():
                 self._table.fork(int(slots[0]), work.spares)
                 if work.reply_to.cancelled:
                     self._slots.return_spares(work)
             case Barrier(reset=True):
                 self._executor.forget(int(slots[0]))
-                self._table.reset(int(slots[0]), now_s=self._clock())
+                work.new_branch = self._table.reset(int(slots[0]), now_s=self._clock())
+                if self._log is not None:
+                    self._log.reset(int(slots[0]))
+
+    def _load(self, load: Load, indices: Ints, *, lost: bool) -> None:
+        """Some rows of it are in their slots, or are not: their sessions are lost then."""
+        slots = load.slots[indices]
+        self._table.load(
+            slots,
+            positions=load.positions[indices],
+            last_steps=load.last_steps[indices],
+            contents=load.contents[indices],
+            lost=lost,
+        )
+        for slot in slots.tolist():
+            self._executor.forget(slot)
+            if not lost and slot in load.histories:
+                self._executor.keep(slot, load.histories[slot])
+        load.done[indices] = True
 
     def _undo(self, run: Run, fault: Exception) -> None:
         """A run could not be committed: its states are written, and nobody can say whose."""
@@ -395,7 +502,7 @@ class Tick:
                 self._feedback.land(self._rows(part))
         except Exception:
             _log.exception("draws could not be fed back")
-            positions = self._table.position[part.slots]
+            positions = self._table.stands(part.slots)
             error = InternalError("what was drawn was lost; the server's log tells why")
             self._feedback.land(part.rows)
             self._feedback.fail(Delivery(rows=part.rows, positions=positions, error=error))
@@ -417,10 +524,14 @@ class Tick:
         if work.commit and part.is_last:
             if not isinstance(fault, UnwrittenError):
                 self._table.lost[part.slots] = True
+                self._lost(part.slots)
             self._table.withdraw(part.slots, work.row_steps)
         elif isinstance(work, Chunk) and not part.is_last:
             # Its earlier pieces are on a spare slot: the session was not touched.
             work.failure = _not_run(part, fault)
+        elif isinstance(work, Load):
+            self._load(work, part.all_indices, lost=True)
+            self._lost(part.slots)
         elif isinstance(work, Fork):
             self._slots.return_spares(work)
 
@@ -430,15 +541,21 @@ class Tick:
         try:
             if isinstance(work, Fork):
                 self._slots.return_spares(work)
+            elif isinstance(work, Load):
+                self._load(work, part.all_indices, lost=True)
             if work.commit:
-                self._table.withdraw(part.slots, work.row_steps)
+                branches = None if work.branches is None else part.column(work.branches)
+                self._table.withdraw(part.slots, work.row_steps, branches)
             self._scheduler.finish(part)
             if self._slots.leaving:
                 self._slots.finished(part.slots)
         finally:
-            positions = self._table.position[part.slots]
+            positions = self._table.stands(part.slots)
             refused = Delivery(rows=self._rows(part), positions=positions, error=error)
-            hand_over(work, refused)
+            if self._log is None or work.reply_to.is_inside:
+                hand_over(work, refused)
+            else:
+                self._log.hold(part.slots, partial(hand_over, work, refused))
 
     def _answer(self, run: Run, part: Part, index: int) -> None:
         """Answer the rows of one part."""
@@ -447,6 +564,8 @@ class Tick:
             return
         work, answers = part.work, run.answers[index]
         delivery = Delivery(rows=self._rows(part), positions=run.positions[index])
+        if self._log is not None:
+            delivery.groups = self._log.log.groups
         if isinstance(answers, CellarError):
             delivery.error = answers
         else:
@@ -460,14 +579,15 @@ class Tick:
     def _deliver_fault(self, part: Part, positions: Ints, fault: Exception) -> None:
         """Tell each row what the failed run means for its session."""
         rows = self._rows(part)
-        if not part.work.commit or isinstance(fault, UnwrittenError):
+        is_sound = not part.work.commit or isinstance(fault, UnwrittenError)
+        if is_sound and not isinstance(part.work, Load):
             hand_over(
                 part.work, Delivery(rows=rows, positions=positions, error=_not_run(part, fault))
             )
             return
-        for row, position in enumerate(positions.tolist()):
+        for row in range(len(rows)):
             one = slice(row, row + 1)
-            error = StateLostError(position)
+            error = self._table.why_lost(int(part.slots[row]))
             hand_over(part.work, Delivery(rows=rows[one], positions=positions[one], error=error))
 
     def _rows(self, part: Part) -> Ints:
@@ -514,6 +634,10 @@ def _halves(batch: Batch) -> Iterator[list[Part]]:
     assert middle == sum(len(part.slots) for part in first), "no row is lost"
     yield first
     yield second
+
+
+def _untellable() -> InternalError:
+    return InternalError("what became of the step could not be told: ask where the session stands")
 
 
 def _complaint(fault: Exception) -> str | None:

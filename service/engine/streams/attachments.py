@@ -16,9 +16,9 @@ from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard
 from service.engine.streams.channels import Channels
 from service.engine.streams.frame import Refusal
-from service.engine.work.columns import Ints, Mask, has_repeats
+from service.engine.work.columns import Branches, Ints, Mask, has_repeats
 from service.engine.work.memory import Account
-from service.errors import BadInputError, CellarError
+from service.errors import BadInputError, CellarError, StaleBranchError
 
 _STEPPED_SINGLY = 1000  # channels whose place is remembered
 _SESSIONS_AT_ONCE = 1000  # attached or closed before others on the event loop have a turn
@@ -30,6 +30,7 @@ class Attached:
 
     channels: Ints
     positions: Ints
+    branches: Branches
     refusals: tuple[Refusal, ...]
 
 
@@ -44,36 +45,56 @@ class Attachments:
         self._last_channels = np.empty(0, np.int64)
         self._last_places = self._channels.look_up(self._last_channels)
         self._last_alive = False
-        self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and its tenancy
+        self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and branch
 
     async def attach(
-        self, session_ids: Sequence[str], channels: Ints, *, open_sessions: bool
+        self,
+        session_ids: Sequence[str],
+        channels: Ints,
+        *,
+        open_sessions: bool,
+        branches: Sequence[int] = (),
     ) -> Attached:
         """Give sessions their channels; each that cannot be attached is refused alone.
+
+        Args:
+            session_ids: of the sessions.
+            channels: their channels, (sessions,).
+            open_sessions: whether they are opened first.
+            branches: the branch that each must be on, 0 where that is unchecked; or none.
 
         Raises:
             BadInputError: the columns do not fit, or a channel number cannot be used.
             OverloadedError: there is no memory for the channels.
         """
         self._check_new(session_ids, channels)
+        if branches:
+            _check_branches(session_ids, branches, open_sessions=open_sessions)
         accepted: list[int] = []
         positions: list[int] = []
+        found: list[int] = []  # branches
         refusals: list[Refusal] = []
         for row, (session_id, channel) in enumerate(
             zip(session_ids, channels.tolist(), strict=True), start=1
         ):
             try:
-                position = await self._attach(session_id, channel, open_sessions)
+                claimed = branches[row - 1] if branches else 0
+                position, branch = await self._attach(session_id, channel, open_sessions, claimed)
             except CellarError as error:
-                refusals.append(Refusal(channel=channel, error=error))
+                at = error.position if isinstance(error, StaleBranchError) else None
+                refusals.append(Refusal(channel=channel, error=error, position=at))
             else:
                 accepted.append(channel)
                 positions.append(position)
+                found.append(branch)
             if row % _SESSIONS_AT_ONCE == 0:
                 await asyncio.sleep(0)
+        if self._engine.log is not None:
+            await self._engine.log.flush()  # what it tells of the sessions is durable
         return Attached(
             channels=np.array(accepted, np.int64),
             positions=np.array(positions, np.int64),
+            branches=np.array(found, np.uint64),
             refusals=tuple(refusals),
         )
 
@@ -81,21 +102,25 @@ class Attachments:
         """Let go of channels; returns those that were attached.
 
         Steps sent before are still applied and answered; but with ``close``, what has not run by
-        then is refused.
+        then is refused. A session that was reset since it was attached is not closed.
         """
         known = self._channels.detach(channels)
         self._last_channels = self._last_channels[:0]
         self._stepped_singly.clear()
         if close:
             places = self._channels.look_up(known)
-            for row, (_, number, slot, tenancy) in enumerate(places.tolist(), start=1):
-                self._engine.directory.close_slot(self._served.shards[number], slot, tenancy)
+            for row, (_, number, tenancy, slot, branch) in enumerate(places.tolist(), start=1):
+                shard = self._served.shards[number]
+                if shard.table.branch.item(slot) == branch:
+                    self._engine.directory.close_slot(shard, slot, tenancy)
                 if row % _SESSIONS_AT_ONCE == 0:
                     await asyncio.sleep(0)
+            if self._engine.log is not None:
+                await self._engine.log.flush()
         return known
 
     def find(self, channels: Ints) -> tuple[NDArray[np.void], Mask]:
-        """The place of each channel, and whether its session lives there still.
+        """The place of each channel, and whether its session is there still, on the same branch.
 
         Raises:
             BadInputError: a session appears twice.
@@ -120,50 +145,57 @@ class Attachments:
         return places, self.alive(places)
 
     def alive(self, places: NDArray[np.void]) -> Mask:
-        """Whether the session of each place lives there still."""
+        """Whether the session of each place is there still, on the same branch.
+
+        One that was closed may be, until its slot is another's: it is blocked then.
+        """
         shards = self._served.shards
-        tenancies = shards[0].slots.tenancy[places["slot"] if len(shards) == 1 else 0]
+        branches = shards[0].table.branch[places["slot"] if len(shards) == 1 else 0]
         if len(shards) > 1:
-            tenancies = np.empty(len(places), np.int32)
+            branches = np.empty(len(places), np.uint64)
             for number, shard in enumerate(shards):
                 own = places["shard"] == number
-                tenancies[own] = shard.slots.tenancy[places["slot"][own]]
-        alive: Mask = places["attached"] & (places["tenancy"] == tenancies)
+                branches[own] = shard.table.branch[places["slot"][own]]
+        alive: Mask = places["attached"] & (places["branch"] == branches)
         return alive
 
-    def find_one(self, channel: int) -> tuple[Shard, int] | None:
-        """The shard and the slot of a channel, if its session can be stepped."""
+    def find_one(self, channel: int) -> tuple[Shard, int, int] | None:
+        """The shard, the slot and the branch of a channel, if its session can be stepped."""
         place = self._stepped_singly.get(channel)
         if place is None:
             found = self._channels.place(channel)
             if found is None:
                 return None
-            _, number, slot, tenancy = found
-            place = self._served.shards[number], slot, tenancy
+            _, number, _, slot, branch = found
+            place = self._served.shards[number], slot, branch
             if len(self._stepped_singly) < _STEPPED_SINGLY:
                 self._stepped_singly[channel] = place
-        shard, slot, tenancy = place
-        if tenancy != shard.slots.tenancy.item(slot) or shard.table.is_blocked(slot):
+        shard, slot, branch = place
+        if branch != shard.table.branch.item(slot) or shard.table.is_blocked(slot):
             return None
-        return shard, slot
+        return place
 
-    async def _attach(self, session_id: str, channel: int, open_session: bool) -> int:
+    async def _attach(
+        self, session_id: str, channel: int, open_session: bool, claimed: int
+    ) -> tuple[int, int]:
+        """Returns where the session stands, and on which branch."""
         if not session_id:
             raise BadInputError("attach.session_ids", "an id is empty: name the session")
         if open_session:
             session = self._engine.open(self._served, session_id)
         else:
-            session = await self._settled(session_id)
-        shard = session.shard
+            session = await self._settled(session_id, claimed)
+        shard, branch = session.shard, session.shard.on_branch(session.slot, claimed)
         self._channels.attach(
             channel,
             shard=self._served.shards.index(shard),
-            slot=session.slot,
             tenancy=int(shard.slots.tenancy[session.slot]),
+            slot=session.slot,
+            branch=branch,
         )
-        return int(shard.table.position[session.slot])
+        return shard.table.stands_at(session.slot), branch
 
-    async def _settled(self, session_id: str) -> Session:
+    async def _settled(self, session_id: str, claimed: int) -> Session:
         """An open session of this model, at the end of what is queued for it now.
 
         Steps of a broken stream may still be running: who attaches learns where they end.
@@ -177,6 +209,7 @@ class Attachments:
                     f"'{session_id}' is a session of {served.name}/{served.version}; this stream "
                     f"carries {self._served.name}/{self._served.version}",
                 )
+            session.shard.on_branch(session.slot, claimed)
             if session.shard.is_idle(session.slot):
                 return session
             await self._engine.barrier(session_id)
@@ -199,3 +232,17 @@ class Attachments:
                 f"{len(channels)} sessions exceed the limit of {limit} at once",
             )
         self._channels.check_new(channels)
+
+
+def _check_branches(
+    session_ids: Sequence[str], branches: Sequence[int], *, open_sessions: bool
+) -> None:
+    if open_sessions:
+        raise BadInputError(
+            "attach.branches", "sessions that are opened have none before: leave them out"
+        )
+    if len(branches) != len(session_ids):
+        raise BadInputError(
+            "attach.branches",
+            f"{len(branches)} for {len(session_ids)} sessions: send one for each, or none",
+        )

@@ -10,10 +10,18 @@ from service.engine.work.memory import Account, Held
 from service.errors import BadInputError
 
 PLACE = np.dtype(
-    [("attached", np.bool_), ("shard", np.int16), ("slot", np.int64), ("tenancy", np.int32)]
+    [
+        ("attached", np.bool_),
+        ("shard", np.int16),
+        ("tenancy", np.int32),
+        ("slot", np.int64),
+        ("branch", np.uint64),
+    ],
+    align=True,
 )
 """Where a session lives; of a channel that is not attached, the other fields mean nothing. The
-slot's tenancy tells whether the slot has changed hands since."""
+branch is the one that the session had when it was attached; the slot's tenancy tells whether the
+slot has changed hands since."""
 
 
 class Channels:
@@ -51,9 +59,9 @@ class Channels:
                 "attach.channels", f"{int(taken[0])} is in use: detach it or take another"
             )
 
-    def attach(self, channel: int, *, shard: int, slot: int, tenancy: int) -> None:
-        """Let a channel stand for the session in a slot of a shard."""
-        self._places[channel] = (True, shard, slot, tenancy)
+    def attach(self, channel: int, *, shard: int, tenancy: int, slot: int, branch: int) -> None:
+        """Let a channel stand for a branch of the session in a slot of a shard."""
+        self._places[channel] = (True, shard, tenancy, slot, branch)
 
     def detach(self, channels: Ints) -> Ints:
         """Let go of channels; returns those that were attached."""

@@ -31,6 +31,7 @@ class Reply:
     counts: Ints | None = None  # (rows,) predictions per row; None: one each
     answers: Answers | None = None
     replayed: bool = False
+    groups: tuple[int, int] = (0, 0)  # see `Delivery`
     refusals: tuple[Refusal, ...] = ()
 
 

@@ -5,6 +5,7 @@ Knows channels and columns; nothing of gRPC or protobuf.
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
 from service.engine.work.columns import Inputs, Ints, Outputs
 from service.engine.work.memory import STEP_BYTES
-from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
+from service.engine.work.replies import UNKNOWN, Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
 from service.errors import (
@@ -30,7 +31,7 @@ from service.errors import (
     InternalError,
     OverloadedError,
     SessionClosedError,
-    StateLostError,
+    StaleBranchError,
 )
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ def reply_for_each(rows: SingleReplies) -> list[Reply]:
             channels=np.array(rows.channels[row : row + 1]),
             positions=rows.positions[row : row + 1],
             answers=rows.answers.rows(row, row + 1),
+            groups=rows.groups,
         )
         for row, number in enumerate(rows.numbers)
     ]
@@ -216,11 +218,11 @@ class SessionStream:
         place = self.attachments.find_one(channel)
         if place is None:
             return False
-        shard, slot = place
+        shard, slot, branch = place
         claimed = UNCHECKED if position is None else position
         if not shard.has_room(self.flow):
             return False
-        shard.add((self._single_kind, slot, step, claimed, channel, number, self))
+        shard.add((self._single_kind, slot, step, claimed, branch, channel, number, self))
         self._take(1)
         return True
 
@@ -247,6 +249,7 @@ class SessionStream:
                 positions=delivery.positions,
                 answers=delivery.answers,
                 replayed=delivery.replayed,
+                groups=delivery.groups,
             )
         )
 
@@ -315,8 +318,8 @@ class SessionStream:
                 rows, whole = rows[~bad], False
             for shard, own in self._by_shard(places, rows):
                 if shard in refused:
-                    shard.admit_inbox()  # what is queued before this runs all the same
-                    now, error = shard.table.accepted[places["slot"][own]], refused[shard]
+                    # What is queued before this runs all the same.
+                    now, error = shard.told(places["slot"][own]), refused[shard]
                     self._refuse(frame, own, same_refusal(channels[own], now, error))
                 else:
                     self._submit(shard, frame, own, whole, places, positions, inputs)
@@ -369,6 +372,7 @@ class SessionStream:
             steps=frame.steps if whole or frame.steps is None else frame.steps[rows],
             inputs=inputs.inputs if whole else inputs.inputs[frame.steps_of_rows(rows)],
             positions=positions if whole or positions is None else positions[rows],
+            branches=places["branch"] if whole else places["branch"][rows],
             outputs=self._outputs,
             draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
             reply_to=queued,
@@ -379,8 +383,7 @@ class SessionStream:
             if self._engine.draining:
                 self._engine.check_ready()
         except CellarError as error:
-            shard.admit_inbox()  # what is queued before this runs all the same
-            now = shard.table.accepted[slots]
+            now = shard.told(slots)  # what is queued before this runs all the same
             self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
             return
         shard.submit(request)
@@ -400,16 +403,19 @@ class SessionStream:
             error: CellarError
             if not places["attached"][index]:
                 error = BadInputError("frame.channels", f"{channel} is not attached", row=row)
-            elif not alive[index] or table.closing[slot]:
+            elif table.closing[slot] or places["tenancy"][index] != shard.slots.tenancy[slot]:
                 error = SessionClosedError(
                     f"the session on channel {channel} was closed or has expired"
                 )
             else:
-                shard.admit_inbox()
-                position = int(table.accepted[slot])
-                if table.lost[slot]:
-                    position = int(table.position[slot])
-                    error = StateLostError(position)
+                told = int(shard.told(np.array([slot]))[0])
+                position = None if told == UNKNOWN else told
+                if not alive[index]:
+                    at = table.stands_at(slot) if position is None else position
+                    error = StaleBranchError(branch=int(table.branch[slot]), position=at)
+                elif table.lost[slot]:
+                    position = table.stands_at(slot)
+                    error = table.why_lost(slot)
                 else:
                     own = frame.steps_of_rows(rows[index : index + 1])
                     error = inputs.explain(int(own[inputs.bad[own].argmax()]))
@@ -444,6 +450,7 @@ class SessionStream:
                     counts=None if counts is None else counts[part],
                     answers=answers if size >= len(rows) else answers.rows(start, start + size),
                     replayed=delivery.replayed,
+                    groups=delivery.groups,
                 )
             )
 
@@ -461,6 +468,13 @@ class SessionStream:
 
     def _send_refusals(self) -> None:
         refused, self._refused = self._refused, {}
+        log = self._engine.log
+        if log is not None and log.holds_steps:
+            log.hold(log.last_group, partial(self._send_refused, refused))
+        else:
+            self._send_refused(refused)
+
+    def _send_refused(self, refused: dict[Frame, None]) -> None:
         try:
             self._send_all(refused)
         except Exception as fault:

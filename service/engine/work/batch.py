@@ -21,6 +21,8 @@ class Part:
     start: int = 0  # chunks: first time step of this run
     stop: int = 0  # chunks: one past the last
     is_last: bool = True  # the work of these rows ends with this batch
+    bucket: int = 0  # what the run is padded to; 0: any
+    run_steps: int = 0  # chunks: what time steps the run is padded to; 0: any
 
     def column(self, column: Any) -> Any:
         """These rows of one of the work's columns."""
@@ -51,20 +53,30 @@ class Part:
             start=self.start,
             stop=self.stop,
             is_last=self.is_last,
+            bucket=self.bucket,
+            run_steps=self.run_steps,
         )
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Batch:
-    """Work that runs together; parts that want equal outputs stand side by side."""
+    """Work that runs together; parts that want equal outputs stand side by side.
+
+    All of them want the same bucket and the same time steps.
+    """
 
     kind: Kind
     parts: Sequence[Part]
     slots: Ints  # (rows,) of all parts, one after the other
-    expected: Ints  # (rows,) see `Work`; nothing for barriers, which wait for their turn, no more
+    expected: Ints  # (rows,) see `Work`; nothing where any position will do
     steps: int  # session steps that it computes
     cost_rows: int  # what it costs, in rows: those computed each time, or those answered if more
     times: int = 1  # how often it goes over its rows: a decode, as often as it has steps
+
+    @property
+    def bucket(self) -> int:
+        """What its run is padded to; 0: any."""
+        return self.parts[0].bucket
 
     def column(self, name: str) -> Any:
         """A column of the parts' works, the parts' rows one after the other."""

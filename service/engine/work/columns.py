@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float32]
 Mask: TypeAlias = NDArray[np.bool_]
+Branches: TypeAlias = NDArray[np.uint64]
+"""Branches of sessions, (rows,); see `SessionTable`."""
 Inputs: TypeAlias = NDArray[np.int64] | NDArray[np.float32]
 """Token ids (rows,) int64, or values (rows, width) float32."""
 

@@ -24,6 +24,8 @@ class Delivery:
     answers: Answers | None = None
     error: CellarError | None = None
     replayed: bool = False
+    groups: tuple[int, int] = (0, 0)
+    """Of the log, with answers: one by which all this is durable, and the last that is; 0: none."""
 
     def row(self, index: int) -> "Delivery":
         """One of the rows, as the only row of a request."""
@@ -33,6 +35,7 @@ class Delivery:
             answers=None if self.answers is None else self.answers.rows(index, index + 1),
             error=self.error,
             replayed=self.replayed,
+            groups=self.groups,
         )
 
     def but(self, answered: Sequence[Ints]) -> "Delivery":
@@ -45,6 +48,10 @@ class Delivery:
 
 class ReplyTo(Protocol):
     """Whom the rows of a request are answered to, and whether they still want it."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether nobody outside the process hears of it, but behind what waits for the log."""
 
     @property
     def cancelled(self) -> bool:
@@ -63,6 +70,7 @@ class ReplyTo(Protocol):
 class Receiver(ABC):
     """One who waits for all rows of a request."""
 
+    is_inside = False
     cancelled = False
     wake: Callable[[], None]
     """Lets the shard look at what was cancelled."""
@@ -87,6 +95,8 @@ class Receiver(ABC):
 
 class Nobody(Receiver):
     """Nobody waits, and the work is done all the same."""
+
+    is_inside = True
 
     wake = staticmethod(lambda: None)
 
@@ -127,6 +137,7 @@ class SingleReplies:
     numbers: Sequence[int]
     positions: Ints
     answers: Answers
+    groups: tuple[int, int] = (0, 0)  # see `Delivery`
 
 
 Encode: TypeAlias = Callable[[SingleReplies], Sequence[Any]]

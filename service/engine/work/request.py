@@ -37,6 +37,7 @@ class Request(Work):
     contents: Ints = field(default_factory=_NO_INTS.view)
     """(rows,) a digest of each row's inputs, see `digest`."""
     commit: bool = True
+    is_late: bool = False  # its session was elsewhere when it came: it may be repeated, no more
 
     @property
     def size(self) -> int:
@@ -65,6 +66,7 @@ class Request(Work):
         return Request(
             slots=self.slots[indices],
             expected=self.expected[indices] if len(self.expected) else self.expected,
+            branches=None if self.branches is None else self.branches[indices],
             outputs=self.outputs,
             draws=None if self.draws is None else self.draws.take(indices),
             reply_to=self.reply_to,
@@ -118,8 +120,9 @@ class SingleKind:
     encode: Encode
 
 
-SingleStep: TypeAlias = tuple[SingleKind, int, int | Inputs, int, int, int, SingleReceiver]
-"""Kind; slot; token id, or values (1, width); position or ``UNCHECKED``; channel; number; whom."""
+SingleStep: TypeAlias = tuple[SingleKind, int, int | Inputs, int, int, int, int, SingleReceiver]
+"""Kind; slot; token id, or values (1, width); position or ``UNCHECKED``; branch; channel; number;
+whom."""
 
 
 @dataclass(slots=True, eq=False)
@@ -173,7 +176,9 @@ class SingleSteps:
             yield self._request(own, number)
 
     def _request(self, rows: Sequence[SingleStep], number: int) -> Request:
-        kinds, slots, inputs, positions, channels, numbers, receivers = zip(*rows, strict=True)
+        kinds, slots, inputs, positions, branches, channels, numbers, receivers = zip(
+            *rows, strict=True
+        )
         outputs = kinds[0].outputs
         return Request(
             slots=np.array(slots, np.int64),
@@ -185,6 +190,7 @@ class SingleSteps:
                 if positions[0] == max(positions) == UNCHECKED
                 else np.array(positions, np.int64)
             ),
+            branches=np.array(branches, np.uint64),
             outputs=outputs,
             draws=Draws.of([one.sampling for one in receivers]) if outputs.sample else None,
             reply_to=_Singles(kinds[0].encode, channels, numbers, receivers),
@@ -196,6 +202,7 @@ class SingleSteps:
 class _Singles:
     """Whom single steps are answered to and under which name, a column each, (rows,)."""
 
+    is_inside = False
     __slots__ = ("_answered", "_channels", "_encode", "_numbers", "_receivers")
 
     def __init__(
@@ -237,6 +244,7 @@ class _Singles:
                         numbers=numbers,
                         positions=delivery.positions,
                         answers=answers,
+                        groups=delivery.groups,
                     )
                 )
                 assert len(replies) == len(receivers), "one reply per row"

@@ -1,22 +1,24 @@
 """Work for sessions: what is queued, and what a batch is made of.
 
-Work comes in six kinds. A `Request` of single steps is one row per session, and stays columns from
-the message it came in to the message that answers it. `Decode` is several steps that sessions
-draw for themselves. `Chunk` is several steps of one session. `Recall` asks for the resident
-prediction again, without stepping. `Fork` copies one session's rows to spare slots. `Barrier`
-takes its turn and does nothing on the device.
+Work comes in eight kinds. A `Request` of single steps is one row per session, and stays columns
+from the message it came in to the message that answers it. `Decode` is several steps that
+sessions draw for themselves. `Chunk` is several steps of one session. `Recall` asks for the
+resident prediction again, without stepping. `Save` takes copies of sessions' rows, and `Load` puts
+such in their place, neither of which counts as a step. `Fork` copies one session's rows to spare
+slots. `Barrier` takes its turn and does nothing on the device.
 """
 
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from service.engine.work.columns import NOTHING, Floats, Inputs, Ints, Outputs
+from service.engine.work.columns import NOTHING, Branches, Floats, Inputs, Ints, Mask, Outputs
 from service.engine.work.flow import Flow
 from service.engine.work.replies import NOBODY, Delivery, ReplyTo
 from service.engine.work.sampling import Draws
@@ -32,11 +34,14 @@ class Kind(Enum):
     DECODE = "decode"
     CHUNKS = "chunks"
     RECALL = "recall"
+    SAVE = "save"
+    LOAD = "load"
     FORK = "fork"
     BARRIER = "barrier"
 
 
 _NO_INTS = np.empty(0, np.int64)
+_NO_BRANCHES = np.empty(0, np.uint64)
 _NO_TICKETS = np.empty(0, np.int32)
 
 
@@ -48,7 +53,9 @@ class Work:
 
     slots: Ints  # (rows,)
     expected: Ints = field(default_factory=_NO_INTS.view)
-    """(rows,) the position each session must have when its row runs."""
+    """(rows,) the position each session must have when its row runs; nothing where any will do."""
+    branches: Branches | None = None
+    """(rows,) the branch each session must be on when its row runs; ``None`` is any."""
     outputs: Outputs = NOTHING
     draws: Draws | None = None
     reply_to: ReplyTo = NOBODY
@@ -62,6 +69,8 @@ class Work:
     tickets: NDArray[np.int32] = field(default_factory=_NO_TICKETS.view)  # (rows,) see `Scheduler`
     flow: Flow | None = None  # whose rows they all are
     round: int = 0  # of work of several flows: when it may run, see `FairQueue`
+    is_fold: bool = False  # it was applied before, and is read again from the log
+    bucket: int = 0  # of single steps that are read again: what their run is padded to; 0: any
     failure: CellarError | None = None  # it must not run any more, and this is why
 
     @property
@@ -101,6 +110,14 @@ def not_handed_over(work: Work, delivery: Delivery, *, failed: bool = False) -> 
     hand_over(work, lost, fail=True)
 
 
+class Piece(NamedTuple):
+    """Steps of a chunk that ran at once."""
+
+    stop: int  # one past the last of them
+    bucket: int = 0  # what their run was padded to, where bits depend on that
+    run_steps: int = 0  # the time steps of their run, where bits depend on where chunks are cut
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Chunk(Work):
     """Several steps of one session, ``row_steps`` of them, applied all or not at all.
@@ -117,6 +134,16 @@ class Chunk(Work):
     done: int = 0
     spare: int | None = None
     history: Floats | None = None  # (steps, width) predictions so far, with every_step
+    pieces: list[Piece] = field(default_factory=list)
+    """What it ran in, where bits depend on that; one that is read again has to run in them."""
+
+    def next_piece(self, at_most: int) -> Piece:
+        """The steps that are next, and how they have to run."""
+        most = min(self.done + at_most, len(self.inputs))
+        if not self.is_fold or not self.pieces:
+            return Piece(most)
+        piece = self.pieces[bisect_right(self.pieces, self.done, key=lambda own: own.stop)]
+        return piece._replace(stop=min(most, piece.stop))
 
     @property
     def slot(self) -> int:
@@ -149,6 +176,55 @@ class Recall(Work):
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
+class Save(Work):
+    """Copies of sessions' rows, with what the table says of them at that moment, wherever it is.
+
+    Once it is answered its columns are filled, but for the rows that were refused: those of
+    sessions that have been closed or are lost.
+    """
+
+    kind = Kind.SAVE
+
+    states: list[Floats] = field(default_factory=list)  # as `Runner.read` returns them
+    positions: Ints = field(default_factory=_NO_INTS.view)  # (rows,)
+    last_steps: Ints = field(default_factory=_NO_INTS.view)  # (rows,) of the last request
+    contents: Ints = field(default_factory=_NO_INTS.view)  # (rows,) digest of its inputs
+    # By slot, the predictions after each of its steps, where they are kept.
+    histories: dict[int, Floats] = field(default_factory=dict)
+    is_checkpoint: bool = False  # what the sessions read from here on is their tail
+    # Of a session in the log: its number, its branch, and where its tail began.
+    numbers: Ints = field(default_factory=_NO_INTS.view)  # (rows,)
+    saved_branches: Branches = field(default_factory=_NO_BRANCHES.view)  # (rows,)
+    first_groups: Ints = field(default_factory=_NO_INTS.view)  # (rows,)
+
+    def __post_init__(self) -> None:
+        columns = np.zeros((5, len(self.slots)), np.int64)
+        self.positions, self.last_steps, self.contents, self.numbers, self.first_groups = columns
+        self.saved_branches = np.zeros(len(self.slots), np.uint64)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Load(Work):
+    """Rows that a `Save` took, put into slots, wherever their sessions stand and even if lost.
+
+    Whoever queues it has counted ``positions`` as accepted. The sessions stand there whatever
+    becomes of it; where it could not be done, or was refused, they are lost.
+    """
+
+    kind = Kind.LOAD
+
+    states: list[Floats]  # as `Runner.write` takes them
+    positions: Ints  # (rows,) none of them 0, where a session has the initial state
+    last_steps: Ints  # (rows,) of the last request; 0: none; negative: its reply is lost
+    contents: Ints  # (rows,) digest of its inputs
+    histories: dict[int, Floats] = field(default_factory=dict)  # see `Save`
+    done: Mask = field(init=False)  # (rows,) the table says it
+
+    def __post_init__(self) -> None:
+        self.done = np.zeros(len(self.slots), np.bool_)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
 class Fork(Work):
     """Copies of one session's rows, ``row_cost`` of them, in spare slots.
 
@@ -164,11 +240,12 @@ class Fork(Work):
 class Barrier(Work):
     """Waits until what was queued before it has run, whatever position that led to.
 
-    With ``reset`` the session is put back to position 0 at that point. One that ``is_last`` waits
-    for a session that was closed, and is not refused for that.
+    With ``reset`` the session is put back to position 0 at that point, of a ``new_branch``. One
+    that ``is_last`` waits for a session that was closed, and is not refused for that.
     """
 
     kind = Kind.BARRIER
 
     reset: bool = False
+    new_branch: int = 0
     is_last: bool = False

@@ -47,6 +47,7 @@ def session(info: SessionInfo) -> session_pb2.Session:
         model=info.model,
         model_version=info.version,
         status=_STATUS[info.status],
+        branch=info.branch,
         position=info.position,
         open_time=_timestamp(info.opened_s),
         last_used_time=_timestamp(info.last_used_s),
@@ -68,14 +69,15 @@ def predictions(answers: Answers, names: Sequence[str] = ()) -> values_pb2.Predi
     return values_pb2.Predictions(**columns)
 
 
-def piece(result: Piece) -> session_pb2.GenerateResponse:
-    """A piece of a generation."""
+def piece(result: Piece, durable: int | None) -> session_pb2.GenerateResponse:
+    """A piece of a generation; its session is ``durable`` up to that position, with a store."""
     return session_pb2.GenerateResponse(
         text=result.text,
         tokens=result.tokens,
         values=result.values,
         position=result.position,
         finish_reason=_FINISH[result.finish_reason],
+        durable_position=durable,
     )
 
 

@@ -17,6 +17,7 @@ from service.engine.streams.frame import Refusal, Reply
 from service.engine.streams.stream import reply_for_each
 from service.engine.work.columns import ANSWERS, Answers
 from service.engine.work.replies import SingleReplies
+from service.errors import StaleBranchError
 from service.rpc import status
 
 # Numbers as they are on the wire.
@@ -51,7 +52,26 @@ def _answers(result: Reply) -> bytes:
         columns.append((_REPLY["predictions"], _fields(numbered)))
     if result.replayed:
         columns.append((_REPLY["replayed"], channels))
-    return _fields([(_RESPONSE["reply"], _fields(columns) + _frame(result.frame))])
+    end = _frame(result.frame) + _groups(result.groups)
+    return _fields([(_RESPONSE["reply"], _fields(columns) + end)])
+
+
+def durable(group: int) -> bytes:
+    """That a group of the log is durable, for a stream that has nothing to answer."""
+    message = session_pb2.StreamDurable(group=group)
+    return session_pb2.StreamResponse(durable=message).SerializeToString()
+
+
+@lru_cache(maxsize=64)
+def _groups(groups: tuple[int, int]) -> bytes:
+    if not groups[0]:
+        return b""
+    return b"".join(
+        [
+            _tag(_REPLY[name], _FIXED_64) + number.to_bytes(8, "little")
+            for name, number in zip(("group", "durable_group"), groups, strict=True)
+        ]
+    )
 
 
 def _frame(number: int) -> bytes:
@@ -108,6 +128,7 @@ def single_replies(rows: SingleReplies) -> list[bytes]:
         (_head(_REPLY["predictions"], predictions), nothing),
         *columns,
         (_tag(_REPLY["frame"], _FIXED_64), _bytes(np.array(rows.numbers, _UINT64), _UINT64)),
+        (_groups(rows.groups), nothing),
     ]
     size = sum(len(head) + values.shape[1] for head, values in reply)
     matrix = _matrix([(_head(_RESPONSE["reply"], size), nothing), *reply], count)
@@ -182,11 +203,14 @@ def row_errors_in(size: int, at_most: int) -> int:
 
 def row_error(refusal: Refusal) -> session_pb2.RowError:
     """Why one row was refused."""
+    error = refusal.error
     return session_pb2.RowError(
         channel=refusal.channel,
-        code=status.code_number(refusal.error),
-        reason=refusal.error.reason,
-        message=status.row_message(refusal.error),
+        code=status.code_number(error),
+        reason=error.reason,
+        message=status.row_message(error),
         position=refusal.position,
-        retry_delay=status.retry_delay(refusal.error),
+        retry_delay=status.retry_delay(error),
+        branch=error.branch if isinstance(error, StaleBranchError) else None,
+        kept_position=error.kept if isinstance(error, StaleBranchError) else None,
     )

@@ -31,20 +31,23 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             timeout_s = request.idle_timeout.seconds + request.idle_timeout.nanos * 1e-9
         session = self._engine.open(served, request.session_id, idle_timeout_s=timeout_s)
         info = self._engine.directory.describe(session.id)
+        await self._engine.settled(session)
         return pb.OpenSessionResponse(session=encode.session(info))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> Any:
         self._check_loaded()
-        info = await self._engine.describe(request.session_id, settle=request.settle)
+        info = await self._engine.describe(
+            request.session_id, settle=request.settle, branch=request.branch
+        )
         return pb.GetSessionResponse(session=encode.session(info))
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
         self._check_loaded()
-        position = await self._engine.close(request.session_id)
+        position = await self._engine.close(request.session_id, branch=request.branch)
         return pb.CloseSessionResponse(position=position)
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:
-        info = await self._engine.reset(request.session_id)
+        info = await self._engine.reset(request.session_id, branch=request.branch)
         return pb.ResetSessionResponse(session=encode.session(info))
 
     async def Step(self, request: pb.StepRequest, context: Any) -> Any:
@@ -54,22 +57,30 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         position = decode.position(request)
         step = decode.one_step(request.inputs, served.reader)
         if step is not None and (request.commit or not request.HasField("commit")):
-            result = await self._engine.step_once(session, step, outputs, sampling, position)
+            call = self._engine.step_once(
+                session, step, outputs, sampling, position, request.branch
+            )
         else:
-            result = await self._engine.step(
+            call = self._engine.step(
                 session,
                 decode.inputs(request.inputs, served.reader),
                 outputs=outputs,
                 sampling=sampling,
                 position=position,
+                branch=request.branch,
                 commit=request.commit if request.HasField("commit") else True,
             )
+        result = await call
         # Tokens come back as they were sent.
         names = served.names if request.inputs.HasField("text") else served.labels
         return pb.StepResponse(
             position=result.position,
             predictions=encode.predictions(result.answers, names),
             replayed=result.replayed,
+            branch=call.branch,
+            durable_position=self._engine.durable_position(
+                session, position=result.position, branch=call.branch
+            ),
         )
 
     async def Stream(self, requests: Any, context: Any) -> None:
@@ -81,10 +92,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             self._streams.discard(call)
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
-        prompt = None
+        session, prompt = self._engine.session(request.session_id), None
+        branch = session.shard.on_branch(session.slot, request.branch)
         if request.HasField("prompt") and request.prompt.WhichOneof("kind") is not None:
-            reader = self._engine.session(request.session_id).served.reader
-            prompt = decode.inputs(request.prompt, reader)
+            prompt = decode.inputs(request.prompt, session.served.reader)
         pieces: AsyncGenerator[Piece, None] = generate(
             self._engine,
             request.session_id,
@@ -93,10 +104,14 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             sampling=decode.sampling(request.sampling),
             stop=list(request.stop),
             position=decode.position(request),
+            branch=branch,
         )
         async with aclosing(pieces):  # a call that is cancelled ends its generation at once
             async for piece in pieces:
-                await context.write(encode.piece(piece))
+                durable = self._engine.durable_position(
+                    session, position=piece.position, branch=branch
+                )
+                await context.write(encode.piece(piece, durable))
 
     async def Forecast(self, request: pb.ForecastRequest, context: Any) -> Any:
         result = await forecast(
@@ -107,6 +122,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             levels=tuple(request.quantiles) or DEFAULT_LEVELS,
             seed=request.seed,
             include_paths=request.include_paths,
+            branch=request.branch,
         )
         return encode.forecast(result, include_paths=request.include_paths)
 

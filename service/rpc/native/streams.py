@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from cellar.v1 import session_pb2 as pb
 from service.engine.engine import Engine
+from service.engine.log.commit_log import CommitLog
 from service.engine.streams.attachments import Attached
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
@@ -28,6 +29,7 @@ _REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
 _RESERVED_BYTES = 2**16  # so that memory is not asked for with every step
 _HEADS_BYTES = 64  # what a message has before its columns
+_ATTACHED_BYTES = 20  # a channel, its position and its branch
 _LAST_WORDS_S = 30.0  # a stream that ends waits so long for its client to read one more message
 
 
@@ -52,6 +54,9 @@ class StreamCall:
         self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
         self._unwritten_steps = 0
         self._reserved_steps = 0  # that there is memory for
+        self._log: CommitLog | None = None  # where the client wants to know what is durable later
+        self._sent_group = self._told_group = 0  # by which all is durable, and the last known to be
+        self._will_tell = False
         self._at_once = 1  # so many are reserved together
         self._spare = 0  # of them that may lie idle
         self._stream: SessionStream | None = None
@@ -170,6 +175,9 @@ class StreamCall:
             break_off=self.break_off,
         )
         self._stream = stream
+        log = self._engine.log
+        if request.start.tell_durable and log is not None and log.tells_later:
+            self._log = log
         started = pb.StreamStarted(model=served.name, model_version=served.version)
         self._post(pb.StreamResponse(started=started))
         return stream
@@ -223,6 +231,7 @@ class StreamCall:
                         request.attach.session_ids,
                         decode.integers(request.attach.channels),
                         open_sessions=request.attach.open,
+                        branches=request.attach.branches,
                     )
                     await self._post_attached(result)
                 case "detach":
@@ -315,6 +324,9 @@ class StreamCall:
             await self._writer_waits
 
     def _send(self, reply: Reply | bytes) -> None:
+        if self._log is not None:
+            self._sent_group, self._told_group = self._log.groups
+            self._tell_later(self._log)
         if isinstance(reply, bytes):
             self._outbox.append(reply)
             self._unwritten_steps += 1
@@ -324,17 +336,34 @@ class StreamCall:
         answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
         self._put_out(reply, answers + len(reply.refusals))
 
+    def _tell_later(self, log: CommitLog) -> None:
+        if self._told_group < self._sent_group and not self._will_tell:
+            self._will_tell = True
+            log.tell_later(self._tell_durable)
+
+    def _tell_durable(self) -> None:
+        """Say what is durable, if no reply has said it."""
+        self._will_tell = False
+        log = self._log
+        if log is None or self._all_put:
+            return
+        if self._told_group < self._sent_group <= log.durable:
+            self._told_group = log.durable
+            self._put_out(frame_encoder.durable(log.durable), 1)
+        self._tell_later(log)
+
     async def _post_attached(self, result: Attached) -> None:
         """Answer an attach: in one message, unless that would be more than a client takes."""
         answer, used = pb.StreamResponse(attached=pb.StreamAttached()), 0
-        rows = max(1, self._part_bytes // 12)  # a channel and its position
+        rows = max(1, self._part_bytes // _ATTACHED_BYTES)
         for start in range(0, len(result.channels), rows):
             if start:
                 self._post_rows(answer)
                 answer = pb.StreamResponse()
             answer.attached.channels.extend(result.channels[start : start + rows].tolist())
             answer.attached.positions.extend(result.positions[start : start + rows].tolist())
-            used = 12 * len(answer.attached.channels)
+            answer.attached.branches.extend(result.branches[start : start + rows].tolist())
+            used = _ATTACHED_BYTES * len(answer.attached.channels)
         for number, refusal in enumerate(result.refusals, start=1):
             error = frame_encoder.row_error(refusal)
             size = error.ByteSize() + 3  # with what goes before it

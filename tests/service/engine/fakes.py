@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Manifest, Prediction, PredictionKind, State, TokensInput
-from service.engine.execution.runner import UnwrittenError
+from service.engine.execution.runner import UnwrittenError, check_rows, check_slots
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
 VOCABULARY = 64
 MODULUS = 9973
+_TOKENS: list[tuple[int, ...]] = []  # that travel as a number, see `DecodingRunner.read`
 
 
 def fake_manifest(*, lengths: bool = True) -> Manifest:
@@ -51,6 +52,7 @@ class FakeRunner:
     own_thread = False
     can_decode = False
     rows_run_alone = False
+    cuts_matter = False
 
     def __init__(self, slots: int) -> None:
         self.state = np.full(slots, -1, np.int64)  # garbage: only `fresh` may make it a zero
@@ -71,7 +73,9 @@ class FakeRunner:
         inputs: Inputs,
         lengths: Ints,
         every_step: bool,
+        bucket: int = 0,
     ) -> Floats:
+        assert bucket == 0 or bucket >= len(inputs), "the rows fit"
         self.gate.wait()
         if self.lets_one_in:
             self.gate.clear()
@@ -95,6 +99,9 @@ class FakeRunner:
         found = every if every_step else state
         return _predictions(found)
 
+    def bucket(self, rows: int) -> int:
+        return 0
+
     def decode(self, **columns: Any) -> NDArray[np.int32]:
         raise AssertionError("it cannot decode")
 
@@ -110,6 +117,15 @@ class FakeRunner:
     def copy(self, read: int, write: Ints) -> None:
         self.state[write] = self.state[read]
 
+    def read(self, slots: Ints) -> list[Floats]:
+        check_slots(slots, len(self.state))
+        return [self.state[slots, None].astype(np.float32)]
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        check_slots(slots, len(self.state))
+        check_rows(slots, rows, [(1,)])
+        self.state[slots] = rows[0][:, 0].astype(np.int64)
+
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
     ) -> Answers:
@@ -123,11 +139,57 @@ class FakeRunner:
         )
 
 
+class BucketRunner(FakeRunner):
+    """One whose numbers depend on the size that a run is padded to, as a GPU's may.
+
+    Sizes are powers of two up to ``largest``.
+
+    Attributes:
+        ran_in: the size of each run.
+    """
+
+    largest = 1024
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.ran_in: list[int] = []
+
+    def bucket(self, rows: int) -> int:
+        if not 1 <= rows <= self.largest:
+            raise ValueError(f"{rows} rows are not in 1..{self.largest}")
+        return 1 << (rows - 1).bit_length()
+
+    def step(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        lengths: Ints,
+        every_step: bool,
+        bucket: int = 0,
+    ) -> Floats:
+        rows = len(inputs)
+        bucket = bucket or self.bucket(rows)
+        if bucket != self.bucket(bucket) or rows > bucket:
+            raise ValueError(f"{rows} rows cannot run in a bucket of {bucket}")
+        self.ran_in.append(bucket)
+        return super().step(
+            read=read,
+            write=write,
+            fresh=fresh,
+            inputs=inputs + 1000 * (bucket.bit_length() - 1),  # see `advance`
+            lengths=lengths,
+            every_step=every_step,
+        )
+
+
 class DecodingRunner(FakeRunner):
     """Decodes too, keeps all that each slot has read, and may fail or dawdle by dice.
 
     Attributes:
-        read: the tokens behind each slot's state.
+        tokens: the tokens behind each slot's state.
         fault_rate: how often a run fails.
         unreadable_rate: how often one fails that says it has written nothing.
         head_rate: how often the heads fail, when the steps are applied.
@@ -139,7 +201,7 @@ class DecodingRunner(FakeRunner):
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
-        self.read = [[-1] for _ in range(slots)]  # garbage, as the state is
+        self.tokens = [[-1] for _ in range(slots)]  # garbage, as the state is
         self.dice = random.Random(0)
         self.fault_rate = 0.0
         self.unreadable_rate = 0.0
@@ -157,6 +219,7 @@ class DecodingRunner(FakeRunner):
         inputs: Inputs,
         lengths: Ints,
         every_step: bool,
+        bucket: int = 0,
     ) -> Floats:
         with self._alone():
             self._refuse_some()
@@ -168,10 +231,11 @@ class DecodingRunner(FakeRunner):
                 inputs=inputs,
                 lengths=lengths,
                 every_step=every_step,
+                bucket=bucket,
             )
             for row, slot in enumerate(write.tolist()):
                 own = inputs[row, : lengths[row]].astype(np.int64).ravel().tolist()
-                self.read[slot] = before[row] + own
+                self.tokens[slot] = before[row] + own
             return found
 
     def decode(self, **columns: Any) -> NDArray[np.int32]:
@@ -189,7 +253,7 @@ class DecodingRunner(FakeRunner):
                     state = advance(state, token)
                     log.append(token)
                     token = found[row, step] = state % VOCABULARY
-                self.state[slot], self.read[slot] = state, log
+                self.state[slot], self.tokens[slot] = state, log
             self.batches.append(write.tolist())
             return found
 
@@ -201,7 +265,23 @@ class DecodingRunner(FakeRunner):
         with self._alone():
             super().copy(read, write)
             for slot in write.tolist():
-                self.read[slot] = list(self.read[read])
+                self.tokens[slot] = list(self.tokens[read])
+
+    def read(self, slots: Ints) -> list[Floats]:
+        """The states, and numbers under which the tokens are kept in this process."""
+        with self._alone():
+            found = super().read(slots)
+            first = len(_TOKENS)
+            _TOKENS.extend(tuple(self.tokens[slot]) for slot in slots.tolist())
+            return [*found, np.arange(first, len(_TOKENS), dtype=np.float32)[:, None]]
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        """See `read`."""
+        with self._alone():
+            check_rows(slots, rows, [(1,), (1,)])
+            super().write(slots, rows[:1])
+            for slot, number in zip(slots.tolist(), rows[1][:, 0].tolist(), strict=True):
+                self.tokens[slot] = list(_TOKENS[int(number)])
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
@@ -212,7 +292,7 @@ class DecodingRunner(FakeRunner):
 
     def _before(self, read: Ints, fresh: NDArray[np.bool_]) -> list[list[int]]:
         rows = zip(read.tolist(), fresh.tolist(), strict=True)
-        return [[] if is_fresh else list(self.read[slot]) for slot, is_fresh in rows]
+        return [[] if is_fresh else list(self.tokens[slot]) for slot, is_fresh in rows]
 
     def _refuse_some(self) -> None:
         if self.dice.random() < self.unreadable_rate:
@@ -230,6 +310,31 @@ class DecodingRunner(FakeRunner):
             yield
         finally:
             self._busy = False
+
+
+class ShapesRunner(DecodingRunner):
+    """One whose numbers depend on the size that a run is padded to, and maybe on its time steps.
+
+    What it keeps of a step that a slot has read is the token plus a multiple of 100.
+    """
+
+    can_decode = False
+
+    def bucket(self, rows: int) -> int:
+        return 1 << (rows - 1).bit_length()
+
+    def step(self, *, inputs: Inputs, bucket: int = 0, **columns: Any) -> Floats:
+        rows, time = inputs.shape
+        bucket = bucket or self.bucket(rows)
+        assert rows <= bucket == self.bucket(bucket)
+        shape = 10 * (bucket.bit_length() - 1) + (time if self.cuts_matter else 0)
+        return super().step(inputs=inputs + 100 * shape, bucket=bucket, **columns)
+
+
+class CutsRunner(ShapesRunner):
+    """One whose numbers depend on the time steps of a run, too."""
+
+    cuts_matter = True
 
 
 def _predictions(states: NDArray[np.int64]) -> Floats:

@@ -1,8 +1,9 @@
 """Engines made to measure: as many shards as wanted, on fake devices or on real ones."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,10 @@ from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.probe import SHARED, Findings
 from service.engine.execution.stateless import StatelessRunner
 from service.engine.served.registry import ServedModel, arena_rows
+from service.errors import StoreUnavailableError
 from service.metrics import Metrics
 from service.settings import EngineSettings
+from service.store.store import Store, StoreFailedError
 from tests.recurrent import Case, WholeCase
 from tests.service.engine.fakes import FakeRunner, fake_manifest
 
@@ -85,6 +88,14 @@ def set_worth_a_batch(served: ServedModel, rows: int) -> None:
 
 
 @dataclass(kw_only=True)
+class Clocks:
+    """What an engine takes for the time."""
+
+    served_s: float = 1000.0
+    wall_s: float = 1.8e9
+
+
+@dataclass(kw_only=True)
 class House:
     """An engine with one model on several shards."""
 
@@ -140,15 +151,25 @@ class Reals(House):
 @asynccontextmanager
 async def fakes(shards: int = 1, **settings: float) -> AsyncIterator[Fakes]:
     """A house of fakes with small limits, where others are not wanted."""
-    async with fakes_on(FakeRunner, shards, **settings) as house:
+    async with fakes_on(
+        FakeRunner, shards, store=None, arithmetic="", clocks=None, clock=time.monotonic, **settings
+    ) as house:
         yield house
 
 
 @asynccontextmanager
 async def fakes_on(
-    device: Callable[[int], FakeRunner], shards: int = 1, /, **settings: float
+    device: Callable[[int], FakeRunner],
+    shards: int = 1,
+    /,
+    *,
+    store: Store | None = None,
+    arithmetic: str = "",
+    clocks: Clocks | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    **settings: float | str,
 ) -> AsyncIterator[Fakes]:
-    """The same, on devices that ``device`` makes, each with so many slots."""
+    """The same, on devices that ``device`` makes, each with so many slots, and on a store."""
     limits = EngineSettings.model_validate({**SMALL, **settings})
     runners: list[FakeRunner] = []
 
@@ -156,7 +177,16 @@ async def fakes_on(
         runners.append(device(arena_rows(limits, fake_manifest(), number, shards)))
         return runners[-1]
 
-    async with _serving(limits, fake_manifest(), [runner(n) for n in range(shards)]) as served:
+    devices = [runner(n) for n in range(shards)]
+    async with _serving(
+        limits,
+        fake_manifest(),
+        devices,
+        store=store,
+        arithmetic=arithmetic,
+        clocks=clocks,
+        clock=clock,
+    ) as served:
         for fake in runners:
             fake.batches.clear()
         try:
@@ -217,8 +247,21 @@ async def _serving(
     manifest: Manifest,
     runners: list[FakeRunner] | list[CpuRunner],
     findings: Findings = SHARED,
+    store: Store | None = None,
+    arithmetic: str = "",
+    clocks: Clocks | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
-    engine = Engine(limits, Metrics())
+    if clocks is None:
+        engine = Engine(limits, Metrics(), clock=clock, store=store)
+    else:
+        engine = Engine(
+            limits,
+            Metrics(),
+            store=store,
+            clock=lambda: clocks.served_s,
+            wall_clock=lambda: clocks.wall_s,
+        )
     served = engine.registry.add(
         name=manifest.name,
         version=1,
@@ -226,11 +269,15 @@ async def _serving(
         fingerprint="f",
         runners=runners,
         findings=findings,
+        arithmetic=arithmetic,
     )
     served.warm_up()
+    engine.restore_sessions()
     engine.loading = False
     try:
         yield engine, served
     finally:
-        await asyncio.wait_for(engine.drain(), 20)
+        with suppress(StoreFailedError, StoreUnavailableError):  # it has crashed, for a test
+            await asyncio.wait_for(engine.drain(), 20)
+            await engine.settle_store(20)
         engine.stop()

@@ -181,6 +181,10 @@ async def test_a_fault_in_a_single_step_loses_the_session_that_ran_and_no_other(
     statuses = [house.engine.directory.describe(name).status for name in NAMES]
     assert statuses == [SessionStatus.LOST, SessionStatus.OPEN, SessionStatus.OPEN]
     assert (await house.engine.reset("a")).position == 0
+    stale = scene.one.single(0, 9, 0)
+    await house.settle()
+    assert isinstance(stale.refusal, errors.StaleBranchError)
+    await scene.one.attach_again("a")
     afresh = scene.one.single(0, 9, 0)
     await house.settle()
     assert afresh.reply == (1, run_alone([9])[0], False)

@@ -470,7 +470,7 @@ async def test_a_reset_takes_its_turn_under_a_steady_stream_of_steps(house: Hous
         while not stopping:
             try:
                 await step(house, "a", 1)
-            except errors.PositionMismatchError:
+            except errors.StaleBranchError:
                 refused += 1  # it was queued behind the reset for where the session was before
 
     steppers = [asyncio.create_task(pipeline()) for _ in range(4)]
@@ -547,7 +547,7 @@ async def attached(house: House, *names: str) -> tuple[SessionStream, list[Reply
 
 async def test_a_call_that_is_told_of_a_fault_twice_counts_once(house: House) -> None:
     flow = house.engine.flows.of("a caller")
-    call = StepCall(lambda: None, None, flow, 6)
+    call = StepCall(lambda: None, 1, None, flow, 6)
     at = np.zeros(1, np.int64)
     for _ in range(2):
         call.fail(Delivery(rows=at, positions=at, error=errors.InternalError("a fault")))

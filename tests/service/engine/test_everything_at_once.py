@@ -6,7 +6,7 @@ import random
 import traceback
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,20 @@ from service import errors
 from service.engine.calls.generate import Piece, generate
 from service.engine.calls.predict import predict
 from service.engine.directory import Session
+from service.engine.engine import StepResult
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.shard.policy import Action, BatchPolicy, Decision
 from service.engine.work.columns import SAMPLE, Ints, Outputs
 from service.engine.work.sampling import Draws, Sampling
-from service.engine.work.work import Fork
-from tests.service.engine.fakes import VOCABULARY, DecodingRunner, advance, run_alone
+from service.engine.work.work import Fork, Load, Save
+from tests.service.engine.fakes import (
+    VOCABULARY,
+    CutsRunner,
+    DecodingRunner,
+    ShapesRunner,
+    advance,
+    run_alone,
+)
 from tests.service.engine.houses import (
     INLINE,
     WORKER,
@@ -33,6 +41,7 @@ from tests.service.engine.houses import (
     set_worth_a_batch,
 )
 from tests.service.engine.wires import RAW, Row, Wire
+from tests.service.store.fake import FakeStore
 
 BOTH = 2e-4  # of inline_run_s: small runs on the event loop, others on the worker
 NAMES = [f"s{number}" for number in range(12)]
@@ -54,14 +63,19 @@ class Kind:
         unreadable: how often a run fails that has written nothing.
         closes: sessions are closed and reset.
         dice: batches are not chosen by the policy, but by dice.
+        durable: there is a store, and checkpoints are written now and then; in the end it crashes.
+        device: what the sessions are on.
     """
 
     faults: float = 0.0
     unreadable: float = 0.0
     closes: bool = False
     dice: bool = False
+    durable: bool = False
+    device: type[DecodingRunner] = DecodingRunner
 
 
+DURABLE = Kind(faults=0.01, unreadable=0.01, closes=True, dice=True, durable=True)
 KINDS = {
     "calm": Kind(),
     "closes": Kind(closes=True),
@@ -69,7 +83,10 @@ KINDS = {
     "unreadable": Kind(unreadable=0.2),
     "all": Kind(faults=0.02, unreadable=0.02, closes=True),
     "any policy": Kind(faults=0.01, unreadable=0.05, closes=True, dice=True),
+    "durable": DURABLE,
+    "buckets": replace(DURABLE, device=ShapesRunner),
 }
+MORE_KINDS = {**KINDS, "cuts": replace(DURABLE, device=CutsRunner)}
 
 
 class Paths(FeedbackCall):
@@ -101,7 +118,9 @@ class Play:
     problems: list[str] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     reset: set[Session] = field(default_factory=set)  # their positions began anew
+    loaded: set[int] = field(default_factory=set)  # slots; lost where that is called off
     rows: list[Row] = field(default_factory=list)  # of frames
+    told: list[tuple[Session, int, int]] = field(default_factory=list)  # position, state
     checks: int = 0
 
     @property
@@ -152,13 +171,20 @@ class Play:
             self.problems.append("a closed session holds a slot")
         for session in sessions.values():
             position, slot = int(table.position[session.slot]), session.slot
-            read = self.device.read[slot]
+            read = self.device.tokens[slot]
             if not position or table.lost[slot]:
                 continue
             if len(read) != position:
                 self.problems.append(f"{session.id} is at {position}, and has read {len(read)}")
             elif run_alone(read)[-1] != self.device.state[slot]:
                 self.problems.append(f"{session.id} has another's state")
+
+    def check_told(self) -> None:
+        """What was told of sessions still holds, whatever has become of them since."""
+        for session, position, state in self.told:
+            if self._can_check(session):
+                read = self.device.tokens[session.slot][:position]
+                self._check(run_alone(read)[-1:] == [state], f"{session.id} has another past")
 
     # -- calls ----------------------------------------------------------------------------
 
@@ -170,8 +196,10 @@ class Play:
             return self._frames(self.noise.sample(NAMES, self.noise.randrange(1, 9)))
         if what < 0.8:
             return self._generate(name)
-        if what < 0.92:
+        if what < 0.9:
             return self._fork(name)
+        if what < 0.96 and self.house.engine.log is None:  # which would not hear of it
+            return self._move(name)
         return self._predict()
 
     async def _cancelled(self, call: Coroutine[Any, Any, None]) -> None:
@@ -302,6 +330,54 @@ class Play:
         )
         self._check(steps == limit or stops, f"{steps} of {limit} steps")
 
+    async def _move(self, name: str) -> None:
+        """A session's rows are saved among its steps, and loaded for another one, which goes on."""
+        engine, other = self.house.engine, f"{name} moved {len(self.tasks)}"
+        session = engine.directory.sessions.get(name)
+        if session is None:
+            return
+        shard, tokens = session.shard, self._tokens(self.noise.choice([1, 1, 3, 11]))
+        save = Save(slots=np.array([session.slot]))
+        try:
+            await shard.perform(save)
+            self.house.open(other)
+            moved = engine.directory.sessions[other]
+            (position,) = save.positions.tolist()
+            if not position:
+                return
+            slots = np.array([moved.slot])
+            self.loaded.add(moved.slot)
+            load = Load(
+                slots=slots,
+                states=save.states,
+                positions=save.positions,
+                last_steps=save.last_steps,
+                contents=save.contents,
+            )
+
+            async def put() -> None:
+                shard.table.accepted[slots] = position  # counted when it is queued, not before
+                await shard.perform(load)
+
+            async def go_on() -> StepResult:
+                steps = self.house.served.reader.tokens(np.array(tokens))
+                return await engine.step(moved, steps, outputs=RAW, position=position)
+
+            loaded, found = await asyncio.gather(put(), go_on(), return_exceptions=True)
+            for one in (loaded, found):
+                if isinstance(one, BaseException):
+                    raise one
+            assert isinstance(found, StepResult)
+            raw = found.answers.raw
+            assert raw is not None
+            self._check(found.position == position + len(tokens), "not where it was loaded")
+            self._check_read(moved, found.position, tokens, int(raw[-1, 0]))
+        except errors.CellarError:
+            return
+        finally:
+            with suppress(errors.CellarError):
+                engine.directory.close(other)
+
     async def _fork(self, name: str) -> None:
         """What a forecast does: the model draws tokens, and cannot be asked for one."""
         session = self.house.engine.directory.sessions.get(name)
@@ -339,9 +415,11 @@ class Play:
             return
         if call.error is not None:
             return
+        if isinstance(self.device, ShapesRunner):  # each path is in runs of its own sizes
+            return
         self._check(call.read == call.read[:1] * paths, "paths of one session differ")
         if self._can_check(session):
-            state, expected = run_alone(self.device.read[session.slot][:position])[-1], []
+            state, expected = run_alone(self.device.tokens[session.slot][:position])[-1], []
             for _ in range(steps):
                 expected.append(state % VOCABULARY)
                 state = advance(state, expected[-1])
@@ -364,6 +442,8 @@ class Play:
             return
         raw = result.answers.raw
         assert raw is not None
+        if isinstance(self.device, ShapesRunner):
+            return
         expected = [run_alone(sequence)[-1] for sequence in sequences]
         self._check(raw[:, 0].astype(int).tolist() == expected, "predictions of other sequences")
 
@@ -388,10 +468,12 @@ class Play:
         """What a reply says, the device has read."""
         if not self._can_check(session):
             return
-        read = self.device.read[session.slot][:position]
+        read = self.device.tokens[session.slot][:position]
         self._check(len(read) == position, f"{session.id} at {position} has read {len(read)}")
-        self._check(read[position - len(tokens) :] == tokens, f"{session.id} has read other tokens")
+        own = [token % 100 for token in read[position - len(tokens) :]]
+        self._check(own == tokens, f"{session.id} has read other tokens")
         if state is not None:
+            self.told.append((session, position, state))
             self._check(run_alone(read)[-1:] == [state], f"{session.id} was told another's state")
 
 
@@ -409,7 +491,8 @@ def any_policy(dice: random.Random) -> Iterator[None]:
         action = Action.OVERLAP if runs else Action.RUN
         if feedback_rows and dice.random() < 0.7:
             rows = dice.choice([1, 2, feedback_rows])
-            return Decision(action, dice.choice([1, 2, 3, 16, 16]), rows)
+            steps = dice.choice([1, 2, 3, 16, 16])
+            return Decision(action, steps if self._can_decode else 1, rows)
         return Decision(action)
 
     def runs_here(self: BatchPolicy, *batch: Any) -> bool:
@@ -427,12 +510,15 @@ async def stage(seed: int, inline_run_s: float, kind: Kind) -> AsyncIterator[Pla
     dice = random.Random(seed)
 
     def device(slots: int) -> DecodingRunner:
-        runner = DecodingRunner(slots)
+        runner = kind.device(slots)
         runner.dice = random.Random(seed + 1)
         return runner
 
     with any_policy(random.Random(seed + 2)) if kind.dice else nullcontext():
-        async with fakes_on(device, inline_run_s=inline_run_s) as house:
+        store = FakeStore() if kind.durable else None
+        async with fakes_on(
+            device, store=store, inline_run_s=inline_run_s, checkpoint_steps=20
+        ) as house:
             if kind.dice:
                 set_worth_a_batch(house.served, dice.choice([1, 2, 8]))
             play = Play(house=house, noise=dice)
@@ -442,18 +528,68 @@ async def stage(seed: int, inline_run_s: float, kind: Kind) -> AsyncIterator[Pla
             yield play
 
 
+async def look_after(play: Play) -> None:
+    """Write checkpoints, and let the journal go, much more often than is needed."""
+    upkeep = play.house.engine._upkeep
+    assert upkeep is not None
+    while True:
+        await asyncio.sleep(0.005)
+        await upkeep.look_after()
+
+
+async def same_after_a_crash(play: Play, kind: Kind) -> list[str]:
+    """What is different once the process has ended at once, and the store is all there is."""
+    engine, problems = play.house.engine, list[str]()
+    assert engine.log is not None
+    assert engine._upkeep is not None
+    await engine._upkeep.stop()
+    await engine.log.flush()
+    sessions = engine.directory.sessions.values()
+    before = {
+        own.id: play.device.tokens[own.slot] for own in sessions if play.house.position(own.id)
+    }
+    store = engine.log.store
+    assert isinstance(store, FakeStore)
+    async with fakes_on(kind.device, store=store.crash()) as house:
+        (shard,), (device,) = house.served.shards, house.runners
+        while shard.cold or shard.is_thawing:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await house.settle()
+        assert isinstance(device, DecodingRunner)
+        for name, tokens in before.items():
+            slot = house.find(name).slot
+            if device.tokens[slot] != tokens or device.state[slot] != run_alone(tokens)[-1]:
+                problems.append(f"{name} is another after a crash")
+    return problems
+
+
 async def check(seed: int, inline_run_s: float, kind: Kind, *, calls: int) -> None:
     with capture_logs() as logs:
         async with stage(seed, inline_run_s, kind) as play:
             asyncio.get_running_loop().set_exception_handler(
                 lambda _, context: play.problems.append(str(context))
             )
+            upkeep = asyncio.create_task(look_after(play)) if kind.durable else None
             await play.run(closes=kind.closes, calls=calls)
+            if upkeep is not None:
+                upkeep.cancel()
+                await asyncio.wait((upkeep,))
+                assert upkeep.cancelled(), upkeep.exception()
             await play.check_end()
-            if not kind.faults and play.house.served.shards[0].table.lost.any():
+            table = play.house.served.shards[0].table
+            lost = np.flatnonzero(table.lost).tolist()
+            if not kind.faults and not play.loaded.issuperset(lost):
                 play.problems.append("a session was lost whose state was not touched")
+            sessions = play.house.engine.directory.sessions.values()
+            play.check_told()
+            if kind.durable:
+                if table.lost[[session.slot for session in sessions]].any():
+                    play.problems.append("a session was lost")
+                play.problems += await same_after_a_crash(play, kind)
     # Of what the server logs, only the device's faults may be among it, where it has some.
     for log in logs:
+        if log["log_level"] == "info" or log.get("reason") == "the process has crashed":
+            continue
         if not (kind.faults and isinstance(log.get("exc_info"), RuntimeError)):
             play.problems.append(str(log))
     assert not play.problems, "\n".join(play.problems[:20])
@@ -469,7 +605,7 @@ async def test_everything_at_once(kind: str, inline_run_s: float) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER, BOTH])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MORE_KINDS)
 async def test_everything_at_once_from_many_seeds(kind: str, inline_run_s: float) -> None:
     for seed in range(1, 31):
-        await check(seed, inline_run_s, KINDS[kind], calls=150)
+        await check(seed, inline_run_s, MORE_KINDS[kind], calls=150)

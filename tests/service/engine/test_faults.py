@@ -26,10 +26,11 @@ from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on
 from tests.service.engine.test_everything_at_once import BOTH, NAMES, Play
 from tests.service.engine.wires import RAW
+from tests.service.store.fake import FakeStore
 
 ENGINE = Path(service.engine.__file__).parent
 TESTS = str(Path(__file__).parents[2])
-ROOMS = ("shard", "scheduler", "sessions", "work", "execution", "streams")
+ROOMS = ("shard", "scheduler", "sessions", "work", "execution", "streams", "log")
 DOORS: tuple[Callable[..., Any], ...] = (Shard._turn, Shard._done)
 # What contains a fault is not itself at fault: one at a time.
 CONTAINING = {
@@ -45,8 +46,8 @@ HOLDING = {
     "Shard._admit", "Shard._begin", "Shard._deliver", "Shard._done", "Shard._finish",
     "Shard._run_here", "Shard._take_inbox", "Shard._turn", "Shard.admit_inbox",
     "SessionStream.put", "SlotAllocator.release", "SlotManager._free", "SlotManager.finished",
-    "SlotManager.return_spares", "Tick._deliver", "Tick._feed", "Tick.deliver", "Tick.execute",
-    "_FrameRows.deliver", "_Singles.deliver", "hand_over",
+    "SlotManager.return_spares", "Tick._deliver", "Tick._deliver_parts", "Tick._feed",
+    "Tick.deliver", "Tick.execute", "_FrameRows.deliver", "_Singles.deliver", "hand_over",
 }  # fmt: skip
 
 
@@ -117,11 +118,13 @@ def device(slots: int) -> DecodingRunner:
     return DecodingRunner(slots)
 
 
-async def play(seed: int, at: int, inline_run_s: float, *, calls: int) -> Injector:
+async def play(
+    seed: int, at: int, inline_run_s: float, *, calls: int, store: FakeStore | None = None
+) -> Injector:
     """Clients of all kinds, and a fault: what they are told is right all the same."""
     fault = (MemoryError, RuntimeError)[at % 2]
     with capture_logs() as logs:
-        async with fakes_on(device, inline_run_s=inline_run_s) as house:
+        async with fakes_on(device, store=store, inline_run_s=inline_run_s) as house:
             own = Play(house=house, noise=random.Random(seed))
             loop = asyncio.get_running_loop()
             loop.set_exception_handler(lambda _, context: own.problems.append(str(context)))
@@ -132,6 +135,8 @@ async def play(seed: int, at: int, inline_run_s: float, *, calls: int) -> Inject
             # What a stream that lost a reply had pending goes with its connection, see `Flow`.
             own.problems = [p for p in own.problems if not p.startswith("flows that wait")]
     for log in logs:
+        if log["log_level"] == "info":
+            continue
         told = log.get("exc_info")
         if found.where and (told is True or isinstance(told, fault) or str(told) == NOT_COMMITTED):
             continue
@@ -153,7 +158,7 @@ async def still_serves(house: Fakes) -> list[str]:
             await house.engine.reset(name)
         position = house.position(name)
         slot = house.find(name).slot
-        read = runner.read[slot][:position] if position else []
+        read = runner.tokens[slot][:position] if position else []
         token = position % VOCABULARY
         steps = house.served.reader.tokens(np.array([token]))
         try:
@@ -176,8 +181,8 @@ async def test_a_fault_in_any_line_of_a_turn_is_contained(inline_run_s: float) -
     lines = (await play(0, 0, inline_run_s, calls=12)).lines
     assert lines > 1000, "hardly a line was seen"
     places = set()
-    for _ in range(6):  # in the first half: how many lines there are is a matter of time
-        places.add((await play(0, dice.randint(1, lines // 2), inline_run_s, calls=12)).where)
+    for _ in range(8):  # in the first third: how many lines there are is a matter of time
+        places.add((await play(0, dice.randint(1, lines // 3), inline_run_s, calls=12)).where)
     assert len(places - {""}) > 2, "hardly a fault was raised"
 
 
@@ -190,3 +195,14 @@ async def test_faults_in_many_lines_are_contained(inline_run_s: float) -> None:
         lines = (await play(seed, 0, inline_run_s, calls=25)).lines
         for _ in range(25):
             await play(seed, dice.randint(1, lines), inline_run_s, calls=25)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_faults_in_many_lines_are_contained_where_there_is_a_log(inline_run_s: float) -> None:
+    for seed in range(6):
+        dice = random.Random(seed)
+        lines = (await play(seed, 0, inline_run_s, calls=25, store=FakeStore())).lines
+        for _ in range(25):
+            await play(seed, dice.randint(1, lines), inline_run_s, calls=25, store=FakeStore())

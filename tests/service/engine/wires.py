@@ -70,6 +70,12 @@ class Wire:
         assert not attached.refusals
         return self
 
+    async def attach_again(self, *names: str, first: int = 0) -> "Wire":
+        """Let go of the channels, and attach these sessions in their place."""
+        channels = np.arange(first, first + len(names))
+        await self.stream.attachments.detach(channels, close=False)
+        return await self.attach(*names, first=first)
+
     def single(self, channel: int, token: int, position: int | None = None) -> Row:
         """A frame of one step, by the way that the servicer takes."""
         row = self._row(channel, [token], position)
@@ -132,7 +138,7 @@ class Wire:
 
 
 def ask(
-    house: Fakes, name: str, tokens: list[int], position: int | None
+    house: Fakes, name: str, tokens: list[int], position: int | None, *, branch: int = 0
 ) -> tuple[Row, StepCall | None]:
     """A unary step, without the wait; whoever cancels it still hears what became of it."""
     row = Row(tokens=tokens, position=position)
@@ -148,8 +154,8 @@ def ask(
 
     steps = house.served.reader.tokens(np.array(tokens))
     try:
-        call = house.engine.step(name, steps, outputs=RAW, position=position)
-    except errors.StateLostError as error:  # which is said at once
+        call = house.engine.step(name, steps, outputs=RAW, position=position, branch=branch)
+    except (errors.StateLostError, errors.StaleBranchError) as error:  # which is said at once
         row.refusals.append(error)
         return row, None
     call.done.add_done_callback(answered)

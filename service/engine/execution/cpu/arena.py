@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.compile.serving import ArenaTensor
-from service.engine.work.columns import Floats
+from service.engine.execution.runner import check_rows, check_slots
+from service.engine.work.columns import Floats, Ints
 
 
 class Memory:
@@ -37,6 +38,18 @@ class Memory:
         """Each tensor's rows, (slots, *shape), in the arena's order."""
         self.rows = list(self._blocks.values())
         """All rows, (slots + 1, siblings, *shape), by shape."""
+
+    def read(self, slots: Ints) -> list[Floats]:
+        """See ``Runner.read``."""
+        check_slots(slots, self.initial)
+        return [view[slots] for view in self.views]
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        """See ``Runner.write``."""
+        check_slots(slots, self.initial)
+        check_rows(slots, rows, [tensor.shape for tensor in self._tensors])
+        for view, own in zip(self.views, rows, strict=True):
+            view[slots] = own
 
     def bindable(self) -> list[tuple[ArenaTensor, NDArray[Any]]]:
         """Each tensor with the contiguous memory to bind: its rows are every ``siblings``-th."""

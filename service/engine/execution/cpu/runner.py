@@ -6,7 +6,7 @@ run. Calls on one runner must not overlap.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -70,6 +70,7 @@ class CpuRunner:
     """
 
     own_thread = False
+    cuts_matter = False  # `probe` has seen that they do not
 
     def __init__(
         self, graph: ServingGraph, *, slots: int, max_batch: int, rows_run_alone: bool = False
@@ -122,16 +123,24 @@ class CpuRunner:
         inputs: Inputs,
         lengths: Ints,
         every_step: bool,
+        bucket: int = 0,
     ) -> Floats:
         rows, time = inputs.shape[:2]
         if rows * time > self._max_batch:
             raise ValueError(f"{rows} rows of {time} steps exceed the batch of {self._max_batch}")
+        if bucket and bucket < rows:
+            raise ValueError(f"{rows} rows do not fit into a bucket of {bucket}")
         if self.rows_run_alone and rows > 1:
             return self._step_one_by_one(read, write, fresh, inputs, lengths, every_step=every_step)
         found = self._find(read, write, fresh, inputs, lengths, every_step=every_step)
         for arena, new in self._unwritten:
             arena[write] = new[:rows]
         return found
+
+    def bucket(self, rows: int) -> int:
+        if not 1 <= rows <= self._max_batch:
+            raise ValueError(f"{rows} rows are not in 1..{self._max_batch}")
+        return 0
 
     def is_lost(self, fault: Exception) -> bool:  # noqa: ARG002
         return False  # what fails on the CPU is about the rows, or passes
@@ -197,6 +206,12 @@ class CpuRunner:
     def copy(self, read: int, write: Ints) -> None:
         for rows in self._memory.rows:
             rows[write] = rows[read]
+
+    def read(self, slots: Ints) -> list[Floats]:
+        return self._memory.read(slots)
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        self._memory.write(slots, rows)
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints

@@ -15,12 +15,21 @@ from numpy.typing import NDArray
 from models.compile.serving import ArenaTensor, read_rows, write_rows
 from models.errors import ModelError
 from service.engine.execution.cuda import graphs
-from service.engine.execution.runtime import Block, Place, View, open_session, run_to_host
-from service.engine.work.columns import Ints
+from service.engine.execution.runner import check_rows, check_slots
+from service.engine.execution.runtime import (
+    Block,
+    Place,
+    View,
+    input_shapes,
+    open_session,
+    run_to_host,
+)
+from service.engine.work.columns import Floats, Ints
 
 MOST_NUMBERS = 2**31 - 1
 """In one tensor: offsets beyond it would wrap around and write to another row."""
 _FILLED_AT_ONCE = 2**26
+_MOVED_AT_ONCE = 1024  # rows to or from the host, which bounds what a device needs for them
 
 
 class DeviceArena:
@@ -57,6 +66,9 @@ class DeviceArena:
         self.nbytes = sum(4 * rows * math.prod(tensor.shape) for tensor in tensors)
         """Bytes it takes on the device."""
         self._fill(place)
+        self._gather = open_session(graphs.gather(self.tensors), place, gpu_only=True)
+        new = graphs.given(len(self.tensors))
+        self._scatter = open_session(graphs.scatter(self.tensors, new), place, gpu_only=True)
 
     def views(self, wanted: Sequence[str]) -> "tuple[dict[str, View], dict[str, View]]":
         """What to bind: of the graph inputs that are wanted, and every output."""
@@ -85,8 +97,38 @@ class DeviceArena:
             ValueError: a slot that there is not.
         """
         for some in slots:
-            if len(some) and not (some.min() >= 0 and some.max() < self.slots):
-                raise ValueError(f"slots {some.min()}..{some.max()} are not in 0..{self.slots - 1}")
+            check_slots(some, self.slots)
+
+    def read(self, slots: Ints) -> list[Floats]:
+        """See ``Runner.read``."""
+        self.check(slots)
+        names = graphs.fetched(len(self.tensors))
+        resident, _ = self.views(list(input_shapes(self._gather)))
+        pieces = []
+        for cut in range(0, len(slots), _MOVED_AT_ONCE) or (0,):  # of no rows, too
+            index = {
+                read_rows(siblings): slots[cut : cut + _MOVED_AT_ONCE]
+                for siblings in {tensor.siblings for tensor in self.tensors}
+            }
+            pieces.append(run_to_host(self._gather, {**resident, **index}, {}, fetched=names))
+        if len(pieces) == 1:
+            return [pieces[0][name] for name in names]
+        return [np.concatenate([piece[name] for piece in pieces]) for name in names]
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        """See ``Runner.write``."""
+        self.check(slots)
+        check_rows(slots, rows, [tensor.shape for tensor in self.tensors])
+        resident, after = self.views(list(input_shapes(self._scatter)))
+        new = graphs.given(len(self.tensors))
+        for cut in range(0, len(slots), _MOVED_AT_ONCE):
+            piece = slice(cut, cut + _MOVED_AT_ONCE)
+            index = {
+                write_rows(siblings): slots[piece, None]
+                for siblings in {tensor.siblings for tensor in self.tensors}
+            }
+            given = {name: own[piece] for name, own in zip(new, rows, strict=True)}
+            run_to_host(self._scatter, {**resident, **index, **given}, after)
 
     def copied(self) -> list[NDArray[np.float32]]:
         """Each tensor's rows as they are now, the initial one and the lanes' included."""

@@ -54,14 +54,35 @@ class Buckets:
             raise ValueError(f"{rows} rows are not in 1..{self.sizes[-1]}")
         return next(size for size in self.sizes if size >= rows)
 
-    def pad(self, *, read: Ints, write: Ints, fresh: NDArray[np.bool_], inputs: Inputs) -> Lanes:
-        """Fill a batch up to the next size.
+    def fitting(self, rows: int, bucket: int) -> int:
+        """The size of a run of some rows: ``bucket``, or the smallest one if that is 0.
 
         Raises:
-            ValueError: as `size`.
+            ValueError: as `size`; or the rows do not fit, or there is no such size.
+        """
+        if not bucket:
+            return self.size(rows)
+        if bucket not in self.sizes or rows > bucket:
+            sizes = ", ".join(map(str, self.sizes))
+            raise ValueError(f"{rows} rows cannot run in a bucket of {bucket}: there are {sizes}")
+        return bucket
+
+    def pad(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        bucket: int = 0,
+    ) -> Lanes:
+        """Fill a batch up to ``bucket``, or to the next size if that is 0.
+
+        Raises:
+            ValueError: as `fitting`.
         """
         rows = len(read)
-        idle = self.size(rows) - rows
+        idle = self.fitting(rows, bucket) - rows
         return Lanes(
             rows=rows,
             read=np.concatenate([read, np.full(idle, self._scratch, np.int64)]),

@@ -139,7 +139,7 @@ class ExternalGraph:
 
     def _bind_writes(self, buckets: Mapping[int, Bucket], place: Place) -> dict[int, Bound]:
         """By size: from new rows to the arena."""
-        sources = [*(f"new_{number}" for number in range(len(self._states))), PREDICTION]
+        sources = [*graphs.given(len(self._states)), PREDICTION]
         graph = graphs.scatter(self._arena.tensors, sources)
         session = open_session(graph, place, gpu_only=True)
         wanted = list(input_shapes(session))

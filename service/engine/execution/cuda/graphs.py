@@ -55,6 +55,26 @@ def scatter(arena: Sequence[ArenaTensor], sources: Sequence[str]) -> bytes:
     return graph.model("scatter").SerializeToString()
 
 
+def fetched(tensors: int) -> list[str]:
+    """What `gather` calls the rows of so many tensors."""
+    return [f"{FOUND}_{number}" for number in range(tensors)]
+
+
+def gather(arena: Sequence[ArenaTensor]) -> bytes:
+    """The rows that are read, (batch, *shape) of each tensor, under the names of `fetched`."""
+    graph = GraphBuilder()
+    access = ArenaAccess(graph, Device.CUDA)
+    for tensor, name in zip(arena, fetched(len(arena)), strict=True):
+        access.read(tensor, output=name)
+        graph.output(name, FLOAT, ["batch", *tensor.shape])
+    return graph.model("gather").SerializeToString()
+
+
+def given(tensors: int) -> list[str]:
+    """What new rows of so many tensors are called."""
+    return [f"new_{number}" for number in range(tensors)]
+
+
 def fetch(tensor: ArenaTensor) -> bytes:
     """``FOUND`` (batch, *shape): the rows that are read, of one tensor."""
     graph = GraphBuilder()

@@ -6,6 +6,7 @@ steps, so that its bits are those of single steps. Predictions stay on the devic
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -70,6 +71,7 @@ class CudaRunner:
         self._manifest = graph.manifest
         self._max_batch = max_batch
         self.arena = DeviceArena(graph.arena, slots=slots, lanes=max_batch, place=place)
+        self._is_deterministic = deterministic
         self._sizes = Buckets(max_batch=max_batch, scratch=self.arena.scratch, single=deterministic)
         self._buckets = {size: Bucket(size, graph.manifest, place) for size in self._sizes.sizes}
         self._given: dict[int, Block] = {}  # predictions that came from the host, by size
@@ -115,6 +117,11 @@ class CudaRunner:
             self._external.rows_run_alone = alone
 
     @property
+    def cuts_matter(self) -> bool:
+        """See ``Runner``: a graph that is recorded takes one step after the other."""
+        return self._external is not None
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The sizes that runs have, ascending."""
         return self._sizes.sizes
@@ -133,21 +140,24 @@ class CudaRunner:
         inputs: Inputs,
         lengths: Ints,
         every_step: bool,
+        bucket: int = 0,
     ) -> Floats:
         """See ``Runner.step``; what is returned may be `OnDevice`."""
         rows, time = inputs.shape[:2]
         if rows * time > self._max_batch:
             raise ValueError(f"{rows} rows of {time} steps exceed the batch of {self._max_batch}")
         self._check(read[~fresh], write, inputs)
+        if rows <= bucket and not self.bucket(rows):
+            bucket = 0  # bits do not depend on it
+        lanes = self._sizes.pad(read=read, write=write, fresh=fresh, inputs=inputs, bucket=bucket)
         self._begin()
-        lanes = self._sizes.pad(read=read, write=write, fresh=fresh, inputs=inputs)
-        bucket = self._buckets[lanes.size]
+        there = self._buckets[lanes.size]
         start = self.arena.starts(lanes.read, lanes.fresh)
         idle = np.ones(lanes.size - rows, np.int64)
         counts = np.concatenate([lengths, idle])
         if self._external is not None:
             every = self._external.run(
-                bucket,
+                there,
                 rows=rows,
                 read=start,
                 write=lanes.write,
@@ -156,14 +166,19 @@ class CudaRunner:
                 every_step=every_step,
             )
         elif time == 1:
-            bucket.place_step(start, lanes.write, lanes.inputs[:, 0])
-            self._steps[bucket.size].run()
-            every = bucket.predictions.read()[:, None] if every_step else None
+            there.place_step(start, lanes.write, lanes.inputs[:, 0])
+            self._steps[there.size].run()
+            every = there.predictions.read()[:, None] if every_step else None
         else:
             every = self._run_chunk(
-                bucket, start, lanes.write, lanes.inputs, counts, every_step=every_step
+                there, start, lanes.write, lanes.inputs, counts, every_step=every_step
             )
-        return self._on_device(bucket, rows) if every is None else every[:rows]
+        return self._on_device(there, rows) if every is None else every[:rows]
+
+    def bucket(self, rows: int) -> int:
+        """See ``Runner.bucket``; rows that run alone do so at one size."""
+        size = self._sizes.size(rows)
+        return 0 if self._is_deterministic or self.rows_run_alone else size
 
     def is_lost(self, fault: Exception) -> bool:
         return is_lost(self.place, fault, self._run_scratch)
@@ -200,6 +215,14 @@ class CudaRunner:
             target[: len(piece)] = piece
             bucket.place_rows(np.full(bucket.size, read), target)
             self._moves[bucket.size].run()
+
+    def read(self, slots: Ints) -> list[Floats]:
+        self._own()
+        return self.arena.read(slots)
+
+    def write(self, slots: Ints, rows: Sequence[Floats]) -> None:
+        self._own()
+        self.arena.write(slots, rows)
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints

@@ -42,9 +42,15 @@ async def step(device: Device, name: str, *values: float) -> NDArray[np.float32]
     return result.answers.raw
 
 
-async def run(device: Device, name: str, horizon: int = 5) -> ForecastResult:
+async def run(device: Device, name: str, horizon: int = 5, *, branch: int = 0) -> ForecastResult:
     return await forecast(
-        device.engine, name, horizon=horizon, paths=PATHS, levels=(0.1, 0.5, 0.9), seed=3
+        device.engine,
+        name,
+        horizon=horizon,
+        paths=PATHS,
+        levels=(0.1, 0.5, 0.9),
+        seed=3,
+        branch=branch,
     )
 
 
@@ -57,6 +63,23 @@ async def test_forecasts_that_do_not_fit_together_wait_for_each_other() -> None:
     alone = await run(device, "a")
     for result in together:
         assert np.array_equal(result.paths, alone.paths), "same history, same seed"
+    await stop(device)
+
+
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_a_forecast_behind_a_reset_is_of_no_branch(inline_run_s: float) -> None:
+    device = make_device(series_case(), inline_run_s=inline_run_s)
+    await open_session(device, "a", 100, 101)
+    branch = device.engine.directory.describe("a").branch
+    assert (await run(device, "a", branch=branch)).position == 2
+    reset = asyncio.create_task(device.engine.reset("a"))
+    behind = asyncio.create_task(run(device, "a", branch=branch))
+    with pytest.raises(errors.StaleBranchError):
+        await behind
+    await reset
+    with pytest.raises(errors.StaleBranchError):
+        await run(device, "a", branch=branch)
+    assert device.served.usage.spares == 0
     await stop(device)
 
 

@@ -357,7 +357,7 @@ async def test_a_session_stepped_or_reset_while_it_generates_is_not_mixed_up(
         await asyncio.sleep(0.01)
         info = await asyncio.wait_for(house.engine.reset("a"), 5)
         result = await asyncio.wait_for(generating, 5)
-        assert isinstance(result.error, errors.PositionMismatchError)
+        assert isinstance(result.error, errors.StaleBranchError)
         check_pieces(house, 0, result)
         assert info.position == 0
         again = [piece async for piece in pieces_of(house, "a", 2, max_steps=30, position=0)]

@@ -8,9 +8,10 @@ import numpy as np
 from service import errors
 from service.engine.calls.generate import generate
 from service.engine.work.columns import Outputs
-from service.engine.work.sampling import Sampling
+from service.engine.work.sampling import Draws, Sampling
 from tests.service.engine.conftest import House
 from tests.service.engine.fakes import VOCABULARY, advance, run_alone
+from tests.service.engine.test_everything_at_once import Paths
 
 RAW = Outputs(raw=True)
 
@@ -30,6 +31,32 @@ async def fed(house: House, *sessions: str) -> None:
     for session in sessions:
         house.engine.open(house.served, session)
         await house.engine.step(session, house.served.reader.tokens(np.array([3])), outputs=RAW)
+
+
+async def test_a_row_goes_on_that_stands_behind_one_of_its_session_which_cannot(
+    house: House,
+) -> None:
+    """Nothing else is there that would wake the shard for it."""
+    await fed(house, "a")
+    session = house.engine.directory.find("a")
+    shard = session.shard
+    calls = [Paths(1), Paths(1)]
+    for call, position in zip(calls, (7, 1), strict=True):
+        shard.feedback.start(
+            call,
+            slots=np.array([session.slot]),
+            branch=shard.on_branch(session.slot),
+            position=position,
+            first=np.array([5]),
+            draws=Draws.repeated(Sampling(), 1),
+            steps=3,
+        )
+    for call in calls:
+        await asyncio.wait_for(call.done.wait(), 5)
+    assert isinstance(calls[0].error, errors.PositionMismatchError)
+    assert calls[1].error is None
+    assert len(calls[1].read[0]) == 3
+    assert house.engine.directory.describe("a").position == 4
 
 
 async def test_of_two_generations_on_one_session_only_one_goes_on(house: House) -> None:

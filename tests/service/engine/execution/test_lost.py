@@ -92,7 +92,7 @@ def test_a_runner_tries_a_step_of_no_session(
 
 def is_over(engine: Engine) -> bool:
     """Whether it takes nothing new, because of its device."""
-    if not engine.device_lost.is_set():
+    if not engine.failed.is_set():
         engine.check_ready()
         return False
     with pytest.raises(DrainingError, match="device"):

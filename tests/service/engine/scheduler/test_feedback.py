@@ -209,7 +209,7 @@ def test_a_call_whose_pieces_nobody_takes_waits_until_somebody_does() -> None:
     held = len(call.read)
     assert 4096 <= held < 6000
     assert not call.ends
-    rig.feedback.taken(row)
+    rig.feedback.taken(call, row)
     rig.run_all(steps=MOST_STEPS)
     assert call.read == list(range(1, len(call.read) + 1))
     assert 4096 <= len(call.read) - held < 6000

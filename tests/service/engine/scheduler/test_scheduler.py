@@ -14,7 +14,7 @@ from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Outputs
 from service.engine.work.request import Request
-from service.engine.work.work import Barrier, Chunk, Fork, Kind, Recall, Work
+from service.engine.work.work import Barrier, Chunk, Fork, Kind, Load, Recall, Save, Work
 from service.errors import SessionClosedError
 
 SLOTS = 6
@@ -106,6 +106,22 @@ def recall_of(slots: list[int]) -> Recall:
     return Recall(slots=np.array(slots), expected=np.zeros(len(slots), np.int64))
 
 
+def save_of(slots: list[int]) -> Save:
+    return Save(slots=np.array(slots))
+
+
+def load_of(slots: list[int]) -> Load:
+    nothing = np.zeros(len(slots), np.int64)
+    rows = np.zeros((len(slots), 1), np.float32)
+    return Load(
+        slots=np.array(slots),
+        states=[rows],
+        positions=nothing,
+        last_steps=nothing,
+        contents=nothing,
+    )
+
+
 def fork_of(slot: int, copies: int) -> Fork:
     return Fork(slots=np.array([slot]), expected=np.zeros(1, np.int64), row_cost=copies)
 
@@ -119,6 +135,8 @@ works = st.one_of(
     st.builds(steps_of, slot_sets, st.integers(0, 2)),
     st.builds(chunk_of, st.integers(0, SLOTS - 1), st.integers(2, 20)),
     st.builds(recall_of, slot_sets),
+    st.builds(save_of, slot_sets),
+    st.builds(load_of, slot_sets),
     st.builds(fork_of, st.integers(0, SLOTS - 1), st.integers(1, FORK_SPARES)),
     st.builds(barrier_of, st.integers(0, SLOTS - 1)),
 )

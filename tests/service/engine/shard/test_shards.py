@@ -210,6 +210,11 @@ async def test_resets_barriers_and_faults_stay_on_their_shard() -> None:
         scene.wire.frame({n: ([n], 0) for n in range(24)})
         await house.settle()
         await asyncio.gather(*(house.engine.reset(name) for name in scene.names[::3]))
+        rows = scene.wire.frame({n: ([n], 0) for n in range(0, 24, 3)})
+        await house.settle()
+        assert all(isinstance(row.refusal, errors.StaleBranchError) for row in rows)
+        for n in range(0, 24, 3):
+            await scene.wire.attach_again(scene.names[n], first=n)
         house.runners[1].fail_next = True
         shard = {n: house.find(name).shard for n, name in enumerate(scene.names)}
         rows = scene.wire.frame({n: ([7], 0 if n % 3 == 0 else 1) for n in range(24)})

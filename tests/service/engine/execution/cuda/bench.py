@@ -77,6 +77,7 @@ class Play:
         lengths: Any = None,
         write: Any = None,
         every_step: bool = False,
+        bucket: int = 0,
     ) -> Array:
         """The predictions of a run; they may lie on the device."""
         slots = np.asarray(slots, np.int64)
@@ -88,6 +89,7 @@ class Play:
             inputs=inputs,
             lengths=np.full(rows, time) if lengths is None else np.asarray(lengths, np.int64),
             every_step=every_step,
+            bucket=bucket,
         )
 
     def steps(self, slots: Any, inputs: Array, *, fresh: Any = True) -> list[Array]:

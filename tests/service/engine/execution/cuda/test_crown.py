@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,19 @@ from models.compile.arena import compile_model
 from service.engine.engine import Engine
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.runtime import CPU, Place
+from service.engine.log.recovery import read_store
 from service.engine.served.registry import ServedModel, arena_rows
 from service.engine.work.columns import Outputs
+from service.errors import StoreUnavailableError
 from service.metrics import Metrics
 from service.settings import EngineSettings
+from service.store.store import Store, StoreError
+from tests.foreign import chunked_case
 from tests.recurrent import Case
 from tests.service.engine.execution.cuda.bench import CASES, Array, assert_near, case_of
 from tests.service.engine.fakes import FakeRunner, fake_manifest
 from tests.service.engine.test_crown import SESSIONS, cut, mean_batch, play, sequences, stop
+from tests.service.store.fake import FakeStore
 
 LIMITS: dict[str, Any] = {
     "max_sessions": SESSIONS, "spare_slots": 1024, "max_batch": 64, "chunk_steps": 8,
@@ -42,9 +48,11 @@ class Device:
         return [[rows[slot] for rows in resident] for slot in slots]
 
 
-def make_device(case: Case, place: Place, *, deterministic: bool) -> Device:
+def make_device(
+    case: Case, place: Place, *, deterministic: bool, store: Store | None = None
+) -> Device:
     settings = EngineSettings(**LIMITS)
-    engine = Engine(settings, Metrics())
+    engine = Engine(settings, Metrics(), store=store)
     runner = CudaRunner(
         compile_model(case.model, device="cuda"),
         slots=arena_rows(settings, case.manifest),
@@ -60,6 +68,7 @@ def make_device(case: Case, place: Place, *, deterministic: bool) -> Device:
         runners=(runner,),
     )
     served.warm_up()
+    engine.restore_sessions()
     engine.loading = False
     return Device(engine=engine, served=served, runner=runner)
 
@@ -114,6 +123,53 @@ async def test_interleaved_sessions_equal_each_alone(
         await stop(device)  # type: ignore[arg-type]
 
 
+FOREIGN = {"ours": lambda: case_of("series"), "foreign": chunked_case}
+
+
+@pytest.mark.parametrize("deterministic", [pytest.param(True, marks=pytest.mark.long), False])
+@pytest.mark.parametrize("name", FOREIGN)
+async def test_sessions_are_folded_to_the_bit_after_a_crash(
+    name: str, deterministic: bool, place: Place
+) -> None:
+    """In runs of the sizes of the first time, and of a graph that is not ours in the same cuts."""
+    case, dice, store = FOREIGN[name](), random.Random(3), FakeStore()
+    noise, width = np.random.default_rng(5), case.manifest.input.width
+    inputs = [
+        np.exp(noise.normal(0, 0.1, (dice.randint(2, 40), width))).astype(np.float32)
+        for _ in range(SESSIONS)
+    ]
+    before = make_device(case, place, deterministic=deterministic, store=store)
+    for n in range(SESSIONS):
+        before.engine.open(before.served, f"s{n}")
+
+    async def feed(n: int) -> None:
+        at = 0
+        for size in cut(len(inputs[n]), dice, chunks=n % 2 == 0):
+            steps = before.served.reader.values(inputs[n][at : at + size].ravel())
+            await before.engine.step(f"s{n}", steps, outputs=Outputs(raw=True), position=at)
+            at += size
+
+    await asyncio.gather(*map(feed, range(SESSIONS)))
+    sizes = {
+        int(size)
+        for session in read_store(store).sessions.values()
+        for size in (session.tail.read().buckets if session.tail else ())
+    }
+    assert len(sizes) == 1 if deterministic else len(sizes) > 2, "all runs were of one size"
+    after = make_device(case, place, deterministic=deterministic, store=store.crash())
+    (shard,) = after.served.shards
+    while shard.cold or shard.is_thawing:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await after.served.drained()
+    for mine, theirs in zip(after.states(), before.states(), strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert np.array_equal(one, other)
+    for device in (before, after):
+        with suppress(StoreError, StoreUnavailableError):  # of the one that has crashed
+            await device.engine.drain()
+        device.engine.stop()
+
+
 class _OwnThreadRunner(FakeRunner):
     """Notes who calls."""
 
@@ -137,6 +193,10 @@ async def test_a_device_with_a_thread_of_its_own_is_never_run_on_the_loop() -> N
         name="fake", version=1, manifest=fake_manifest(), fingerprint="f", runners=(runner,)
     )
     served.warm_up()
+    (shard,) = served.shards
+    thread, slots = shard.examine(lambda _, slots: (threading.get_ident(), slots))
+    runner.threads.add(thread)
+    assert slots.tolist() == list(range(len(runner.state) - 1))[-LIMITS["max_batch"] :]
     engine.loading = False
     engine.open(served, "s0")
     for _ in range(3):

@@ -1,0 +1,1 @@
+"""What callers were told, and what they should have been told."""

@@ -1,0 +1,1 @@
+"""What it costs that sessions outlive the process, beside a server whose sessions do not."""

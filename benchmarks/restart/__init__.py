@@ -1,0 +1,1 @@
+"""How long it takes to bring very many sessions back: ``make restart``."""

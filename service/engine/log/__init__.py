@@ -1,0 +1,1 @@
+"""The log: what sessions have read, so that they outlive the process."""

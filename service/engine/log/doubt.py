@@ -1,0 +1,66 @@
+"""What a crash may have cost: sessions that may have lost acknowledged steps begin new branches.
+
+A server that answers steps before they are durable leaves a mark in its store while it runs. Where
+the next one finds it, whoever was told of steps that are lost must not take what is left for what
+he knows. Knows nothing of models.
+"""
+
+import structlog
+
+from service.engine.log.entries import Rebranched, after_crash, events_section
+from service.engine.log.recovery import CHECKPOINT, IN_DOUBT, SESSION, Stored, StoredSession, key
+from service.engine.sessions.table import new_branch
+from service.settings import Durability
+from service.store.records import Section, pack
+from service.store.store import Store
+
+_AT_ONCE = 2000  # sessions, in one write
+_log = structlog.get_logger(__name__)
+
+
+def resolve(store: Store, stored: Stored) -> None:
+    """Let every session go on on a new branch, where steps may have been lost; nothing else runs.
+
+    Raises:
+        StoreError: that cannot be written.
+    """
+    if store.row(IN_DOUBT) is None:
+        return
+    sessions = list(stored.sessions.values())
+    for start in range(0, len(sessions), _AT_ONCE):
+        _begin_branches(store, stored, sessions[start : start + _AT_ONCE])
+    store.write({}, [IN_DOUBT])
+    if sessions:
+        _log.warning(
+            "the server before ended in no good order, and what it answered last may be lost: "
+            "sessions go on on new branches",
+            sessions=len(sessions),
+        )
+
+
+def _begin_branches(store: Store, stored: Stored, sessions: list[StoredSession]) -> None:
+    events = [
+        Rebranched(number=own.row.number, branch=new_branch(), position=own.position)
+        for own in sessions
+    ]
+    store.append(stored.last_group + 1, pack([events_section(events)]))
+    stored.last_group += 1
+    for own, event in zip(sessions, events, strict=True):
+        own.row = after_crash(own.row, event.branch, event.position)
+    store.write(
+        {key(SESSION, own.row.number): pack([own.row.pack()]) for own in sessions},
+        [key(CHECKPOINT, own.row.number) for own in sessions if not own.row.seed],
+    )
+    for own in sessions:
+        stored.changes.pop(own.row.number, None)  # the table has it
+
+
+def mark(store: Store, durability: Durability) -> None:
+    """Say that steps may be lost, before any is answered that may be.
+
+    Raises:
+        StoreError: that cannot be written.
+    """
+    if durability is not Durability.COMMIT:
+        says = Section("in_doubt", {"durability": durability.value}, {})
+        store.write({IN_DOUBT: pack([says])})

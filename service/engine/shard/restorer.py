@@ -1,0 +1,380 @@
+"""Brings back sessions of one shard whose state is in the store: a checkpoint, and what follows.
+
+What a session has read since its checkpoint is read again, through the queue, with the runs and the
+bits of the first time: a fold. Whoever touches a session that is not here yet has it brought back
+first, and whatever is asked of it waits behind that. Knows nothing of models or files.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from service.engine.log.arithmetics import Arithmetics
+from service.engine.log.entries import SessionRow, Steps
+from service.engine.log.folding import Folding
+from service.engine.log.recovery import CHECKPOINT, StoredSession, Tail, key
+from service.engine.sessions.table import SessionTable
+from service.engine.shard.folds import Unread, folds
+from service.engine.work.columns import Floats, Ints
+from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.work import Load, Save, Work
+from service.store.records import Section, unpack
+from service.store.store import Store, StoreError, StoreFailedError
+
+_LOADED_AT_ONCE = 256
+_MOST_TRIES = 5  # to bring a session back; then it is set aside, alone
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """A session's whole state at one position.
+
+    Attributes:
+        branch: of the session, then.
+        position: steps it had read.
+        last_steps: of the request that was the last; negative where its reply is lost.
+        content: its digest.
+        states: of each tensor of the arena, its row.
+        history: the predictions after each of the last request's steps, if it asked for all.
+    """
+
+    branch: int
+    position: int
+    last_steps: int
+    content: int
+    states: Sequence[Floats]
+    history: Floats | None = None
+
+    @property
+    def stands(self) -> tuple[int, int, int]:
+        """Position, and of the last request the steps and the digest."""
+        return self.position, self.last_steps, self.content
+
+    def pack(self) -> Section:
+        """For the table."""
+        columns: dict[str, Any] = {f"state{n}": row for n, row in enumerate(self.states)}
+        if self.history is not None:
+            columns["history"] = self.history
+        meta = {
+            "branch": self.branch,
+            "position": self.position,
+            "last_steps": self.last_steps,
+            "content": self.content,
+        }
+        return Section("checkpoint", meta, columns)
+
+    @classmethod
+    def unpack(cls, section: Section) -> "Seed":
+        """What `pack` made."""
+        meta, columns = section.meta, section.columns
+        states = [columns[f"state{n}"] for n in range(len(columns) - ("history" in columns))]
+        return cls(
+            branch=int(meta["branch"]),
+            position=int(meta["position"]),
+            last_steps=int(meta["last_steps"]),
+            content=int(meta["content"]),
+            states=states,
+            history=columns.get("history"),
+        )
+
+
+class Saved:
+    """What a `Save` found of sessions that are in the log, without those that were refused.
+
+    Attributes:
+        numbers: of the sessions.
+        branches: the same.
+        first_groups: where their tails began; 0 for none.
+        idle_s: for how long each has been idle.
+        seeds: their states.
+    """
+
+    def __init__(self, save: Save, idle_s: NDArray[np.float64] | None = None) -> None:
+        self.save = save
+        rows = np.flatnonzero(save.numbers).tolist()
+        self.numbers = save.numbers[rows].tolist()
+        self.branches = save.saved_branches[rows].tolist()
+        self.first_groups = save.first_groups[rows].tolist()
+        self.idle_s = [] if idle_s is None else idle_s[rows].tolist()
+        self.seeds = [
+            Seed(
+                branch=int(save.saved_branches[row]),
+                position=int(save.positions[row]),
+                last_steps=int(save.last_steps[row]),
+                content=int(save.contents[row]),
+                states=[state[row] for state in save.states],
+                history=save.histories.get(int(save.slots[row])),
+            )
+            for row in rows
+        ]
+
+
+class Restorer:
+    """The sessions of one shard that are in the store alone.
+
+    Args:
+        store: where their checkpoints are.
+        queue: takes work for their slots, behind what is queued.
+        hold: lets what is queued for slots from then on wait, until what it returns is called.
+        again: lets lost sessions be brought back once more, those that `may_try_again`.
+        failed: is told that the store has failed for good.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        store: Store,
+        *,
+        queue: Callable[[Work], None],
+        hold: Callable[[Ints], Callable[[], None]],
+        again: Callable[[Ints], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._again = again
+        self._store_failed = failed
+        self.restored = 0  # how often one was brought back
+        self.failed: set[int] = set()  # numbers of sessions that could not be brought back
+        self.arithmetics: Arithmetics | None = None
+        """Under which the model's steps in the journal were run."""
+        self._marked: set[int] = set()  # slots whose bits may be others than those of before
+        self._table = table
+        self._store = store
+        self._queue = queue
+        self._hold = hold
+        self.folding: Folding | None = None
+        """Where is noted which sessions are being folded."""
+        # By slot its number there, and what lets go of it alone.
+        self._noted: dict[int, tuple[int, Callable[[], None] | None]] = {}
+        self._cold: dict[int, StoredSession] = {}  # by slot
+        self._folding = 0  # pieces of work
+        self._tries: Counter[int] = Counter()  # in a row, by the session's number
+
+    @property
+    def cold(self) -> int:
+        """How many sessions are not here yet."""
+        return self._table.cold_count
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some are on their way."""
+        return self._folding > 0
+
+    def keep(self, slot: int, session: StoredSession) -> None:
+        """A session that stands in a slot, and whose state is in the store."""
+        self._cold[slot] = session
+
+    def forget(self, slot: int) -> None:
+        """It has ended, and need not be brought back."""
+        self._marked.discard(slot)
+        cold = self._cold.pop(slot, None)
+        number = self._noted[slot][0] if cold is None and slot in self._noted else 0
+        number = number if cold is None else cold.row.number
+        self._denote(slot)
+        if self.folding is not None and number:
+            self.folding.forget(number)
+
+    def some(self, at_most: int) -> list[int]:
+        """Slots of sessions that are not here yet."""
+        return [slot for slot, _ in zip(self._cold, range(at_most), strict=False)]
+
+    def thaw(self, slots: Iterable[int]) -> None:
+        """Bring back those of these that are not here yet.
+
+        Raises:
+            Exception: a fault of ours, so that the queue is in doubt; they are tried once more.
+        """
+        own = [slot for slot in slots if self._table.cold[slot]]
+        for start in range(0, len(own), _LOADED_AT_ONCE):
+            some = own[start : start + _LOADED_AT_ONCE]
+            try:
+                self._thaw(some)
+            except Exception as fault:
+                for slot in some:
+                    self._cold.pop(slot, None)
+                    self._table.warm(slot)
+                    self._failed(slot, str(fault))
+                raise
+
+    def _thaw(self, slots: Sequence[int]) -> None:
+        table = self._table
+        seeds: list[tuple[int, Seed]] = []
+        unread: list[Unread] = []
+        rows: dict[int, SessionRow] = {}
+        for slot in slots:
+            session = self._cold.pop(slot)
+            table.warm(slot)
+            try:
+                seed = self._seed(session)
+            except StoreFailedError as fault:  # it is not lost: the server ends, and says no more
+                self._table.lost[slot] = self._table.restoring[slot] = True
+                self._store_failed(fault)
+                continue
+            except StoreError as error:
+                self.set_aside(slot, str(error))
+                continue
+            at = np.array([slot])
+            begins = np.array([(0, 0, 0) if seed is None else seed.stands], np.int64).T
+            table.load(
+                at, positions=begins[0], last_steps=begins[1], contents=begins[2], lost=False
+            )
+            if seed is not None:
+                seeds.append((slot, seed))
+            if session.tail is not None:
+                tail = self._as_now(slot, session.tail)
+                rows[slot] = session.row
+                unread.append(Unread(slot=slot, position=session.row.seed, tail=tail))
+            elif seed is None:  # it has read nothing, and is here
+                self._tries.pop(session.row.number, None)
+        self._note([(own.slot, rows[own.slot]) for own in unread])
+        read_on = {own.slot for own in unread}
+        if seeds:
+            self._load(seeds, {slot for slot, _ in seeds} - read_on)
+        for work, is_last in folds(unread):
+            self._put(work, set(work.slots.tolist()) if is_last else set())
+
+    def _note(self, sessions: Sequence[tuple[int, SessionRow]]) -> None:
+        """Note that these are folded, which waits for that: should one of them end the process."""
+        folding = self.folding
+        if folding is None:
+            return
+        suspects = [own for own in sessions if folding.is_suspect(own[1])]
+        others = [own for own in sessions if not folding.is_suspect(own[1])]
+        for some in [others, *[[own] for own in suspects]]:
+            if some:
+                go = self._hold(np.array([slot for slot, _ in some]))
+                own = go if len(some) == 1 else None
+                self._noted |= {slot: (row.number, own) for slot, row in some}
+                folding.begin([row for _, row in some], go)
+
+    def _denote(self, slot: int) -> None:
+        """It is not folded any more."""
+        number, go = self._noted.pop(slot, (0, None))
+        if number and self.folding is not None:
+            self.folding.end(number)
+        if go is not None:  # what waits for its turn is refused
+            go()
+
+    def _as_now(self, slot: int, tail: Tail) -> Steps:
+        """What to read again; of another arithmetic neither the runs nor the reply are repeated."""
+        found = tail.read()
+        if self.arithmetics is None:
+            return found
+        others = ~self.arithmetics.same(tail.own_groups)
+        self._marked.discard(slot)
+        if others.any():
+            self._marked.add(slot)
+            found = found.anyhow(others)
+        return found
+
+    def _seed(self, session: StoredSession) -> Seed | None:
+        row = session.row
+        if not row.seed:
+            return None
+        value = self._store.row(key(CHECKPOINT, row.number))
+        if value is None:
+            raise StoreError("its checkpoint is not in the store")
+        seed = Seed.unpack(unpack(value)[0])
+        if (
+            seed.branch not in (row.branch, row.seed_branch or row.branch)
+            or not row.seed <= seed.position <= session.position
+        ):
+            raise StoreError("its checkpoint is of another position than the catalogue says")
+        session.move_on(seed.position)
+        return seed
+
+    def _load(self, seeds: Sequence[tuple[int, Seed]], whole: set[int]) -> None:
+        states = zip(*[seed.states for _, seed in seeds], strict=True)
+        positions, last_steps, contents = np.array([seed.stands for _, seed in seeds], np.int64).T
+        self._put(
+            Load(
+                slots=np.array([slot for slot, _ in seeds], np.int64),
+                states=[np.stack(rows) for rows in states],
+                positions=positions,
+                last_steps=last_steps,
+                contents=contents,
+                histories={slot: seed.history for slot, seed in seeds if seed.history is not None},
+            ),
+            whole,
+        )
+
+    def _put(self, work: Work, whole: set[int]) -> None:
+        """Queue it; the sessions in some slots are here once it is done."""
+        self._folding += 1
+        work.reply_to = _Folded(self, work, whole)
+        self._queue(work)
+
+    def may_try_again(self, slot: int) -> bool:
+        """Whether a session whose state was lost in a failed run is to be brought back."""
+        number = int(self._table.number[slot])
+        self._tries[number] += 1
+        return self._tries[number] <= _MOST_TRIES
+
+    def settled(self, work: Work, delivery: Delivery, whole: set[int]) -> None:
+        """A piece of work has been done, or could not be."""
+        table = self._table
+        for row in delivery.rows.tolist():
+            slot = int(work.slots[row])
+            if delivery.error is None:
+                if slot in whole:
+                    self.restored += 1
+                    self._denote(slot)
+                    if slot in self._marked:
+                        self._marked.remove(slot)
+                        table.lose_reply(slot)
+                    self._tries.pop(int(table.number[slot]), None)
+            else:
+                self._failed(slot, str(delivery.error))
+
+    def done(self) -> None:
+        """All of a piece of work is settled."""
+        self._folding -= 1
+
+    def _failed(self, slot: int, reason: str) -> None:
+        """A session could not be brought back: once more, if it may be tried again."""
+        table = self._table
+        self._denote(slot)
+        if table.closing[slot] or table.restoring[slot]:
+            return
+        table.lost[slot] = True
+        self._again(np.array([slot]))
+        if not table.restoring[slot]:
+            self.set_aside(slot, reason)
+
+    def set_aside(self, slot: int, reason: str) -> None:
+        """A session cannot be brought back: nobody else is to suffer for it."""
+        self._table.lost[slot] = True
+        number = int(self._table.number[slot])
+        if number in self.failed:
+            return
+        self.failed.add(number)
+        _log.error("session could not be restored", session=number, reason=reason)
+
+
+class _Folded(Receiver):
+    """Hears what becomes of a piece of work that brings sessions back."""
+
+    is_inside = True
+    wake = staticmethod(lambda: None)
+
+    def __init__(self, restorer: Restorer, work: Work, whole: set[int]) -> None:
+        self._whole = whole
+        self._restorer = restorer
+        self._work = work
+        self._missing = len(work.slots)
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`."""
+        self._restorer.settled(self._work, delivery, self._whole)
+        self._missing -= len(delivery.rows)
+        if not self._missing:
+            self._restorer.done()
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        self.deliver(delivery)

@@ -1,0 +1,270 @@
+"""``cellar-store``: look into a store, check it, compact it, copy it.
+
+Knows how keys begin (docs/store-format.md); all but ``compact`` work beside a running server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from service.store import folder as folders
+from service.store import records
+from service.store.embedded import JOURNAL_MAP, TABLE_MAP, LmdbStore
+from service.store.environment import Environment
+from service.store.folder import JOURNAL, TABLE, Ballast
+from service.store.reading import DATA, Snapshot
+from service.store.store import StoreError
+
+EXIT_FAILED = 1
+
+_KINDS = {b"s": "sessions", b"c": "checkpoints", b"m": "meta"}
+_NUMBERED = (b"s", b"c")
+_COLUMNS = ("number", "id", "model", "version", "seed")
+_BATCH_BYTES = 1 << 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 1 where the store is damaged or cannot be used."""
+    given = vars(_parser().parse_args(arguments))
+    del given["command"]
+    run = given.pop("run")
+    try:
+        return int(run(**given))
+    except StoreError as error:
+        print(f"cellar-store: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
+    return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cellar-store", description="Look into the store of a Cellar server, and keep it well."
+    )
+    version = next((each.version for each in distributions(name="cellar")), "not installed")
+    parser.add_argument("--version", action="version", version=f"cellar-store {version}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary)
+        added.add_argument("path", type=Path, metavar="PATH", help="the folder of the store")
+        added.set_defaults(run=run)
+        return added
+
+    listing = command("list", _list, "what is in a store; works beside a running server")
+    listing.add_argument("--json", action="store_true", dest="as_json", help="as one JSON document")
+    command("verify", _verify, "read all of a store; exits with 1 and names what is damaged")
+    command("compact", _compact, "leave nothing that was deleted; not beside a running server")
+    backup = command("backup", _backup, "copy a store; works beside a running server")
+    backup.add_argument("to", type=Path, metavar="TO", help="a folder: new, or empty")
+    return parser
+
+
+# ---- list ----
+
+
+def _list(path: Path, *, as_json: bool) -> int:
+    told: dict[str, Any] = {"path": os.fspath(path), "format": folders.VERSION}
+    with _open(path, JOURNAL) as journal:
+        ends = dict(zip(("first", "last"), map(int.from_bytes, journal.ends()), strict=False))
+        told[JOURNAL] = {
+            **_sizes(path, JOURNAL, journal),
+            "groups": journal.entries,
+            "first": None,
+            "last": None,
+            **ends,
+        }
+    counts = dict.fromkeys((*_KINDS.values(), "other"), 0)
+    sessions = []
+    with _open(path, TABLE) as table:
+        for key, value in table.items():
+            kind = _KINDS.get(key[:1], "other")
+            counts[kind] += 1
+            if kind == "sessions":
+                sessions.append({"number": int.from_bytes(key[1:]), **_session(value)})
+        told[TABLE] = {**_sizes(path, TABLE, table), **counts}
+    told["sessions"] = sessions
+    if as_json:
+        print(json.dumps(told))
+    else:
+        _print(told)
+    return 0
+
+
+def _sizes(path: Path, name: str, snapshot: Snapshot) -> dict[str, int]:
+    return {"bytes": snapshot.held_bytes, "disk_bytes": _disk_bytes(path, name)}
+
+
+def _session(value: bytes) -> dict[str, Any]:
+    try:
+        sections = records.unpack(value)
+    except records.DamagedError as error:
+        sections = error.sections
+    except records.NewerError:
+        sections = []
+    found = next((each for each in sections if each.kind == "session"), None)
+    return dict(found.meta) if found is not None else {"damaged": True}
+
+
+def _print(told: dict[str, Any]) -> None:
+    journal, table = told[JOURNAL], told[TABLE]
+    span = f", {journal['first']} to {journal['last']}" if journal["groups"] else ""
+    print(f"{told['path']}: a store of format {told['format']}")
+    print(f"journal: {journal['groups']:,} groups{span}; {_mib(journal)}")
+    counts = ", ".join(f"{table[kind]:,} {kind}" for kind in (*_KINDS.values(), "other"))
+    print(f"table: {counts}; {_mib(table)}")
+    if not told["sessions"]:
+        return
+    rows = [_COLUMNS, *([_cell(each, name) for name in _COLUMNS] for each in told["sessions"])]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(_COLUMNS))]
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        print("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+
+
+def _cell(session: dict[str, Any], name: str) -> str:
+    text = str(session.get(name, "(damaged)" if "damaged" in session and name == "id" else ""))
+    # Callers choose ids: none of them may move the cursor of a terminal.
+    return text if text.isprintable() else ascii(text)
+
+
+def _mib(sizes: dict[str, int]) -> str:
+    return f"{sizes['bytes'] / 2**20:,.1f} MiB, {sizes['disk_bytes'] / 2**20:,.1f} MiB on disk"
+
+
+# ---- verify ----
+
+
+def _verify(path: Path) -> int:
+    groups = rows = 0
+    damages = []
+    with _open(path, JOURNAL) as journal:
+        for key, value in journal.items():
+            groups += 1
+            if len(key) != 8:
+                damages.append(f"group with the key {key.hex()}: a number has 8 bytes")
+            elif damage := _damage(value):
+                damages.append(f"group {int.from_bytes(key)}: {damage}")
+    with _open(path, TABLE) as table:
+        for key, value in table.items():
+            rows += 1
+            if damage := _damage_of_row(key, value):
+                damages.append(f"{_named(key)}: {damage}")
+    for line in damages:
+        print(line)
+    print(f"{groups:,} groups and {rows:,} rows read, {len(damages):,} damaged")
+    return EXIT_FAILED if damages else 0
+
+
+def _damage(value: bytes) -> str | None:
+    try:
+        records.unpack(value)
+    except (records.DamagedError, records.NewerError) as error:
+        return str(error)
+    return None
+
+
+def _damage_of_row(key: bytes, value: bytes) -> str | None:
+    if key[:1] in _NUMBERED:
+        return "its number has not 8 bytes" if len(key) != 9 else _damage(value)
+    # Meta may be plain text.
+    return _damage(value) if value.startswith(records.MAGIC) else None
+
+
+def _named(key: bytes) -> str:
+    if key[:1] in _NUMBERED and len(key) == 9:
+        return f"row of {_KINDS[key[:1]][:-1]} {int.from_bytes(key[1:])}"
+    return f"row {key!r}"
+
+
+# ---- compact ----
+
+
+def _compact(path: Path) -> int:
+    store = LmdbStore.open(path, create=False)
+    try:
+        before = _disk_bytes(path, JOURNAL, TABLE)
+        store.compact()
+        after = _disk_bytes(path, JOURNAL, TABLE)
+        print(f"{before / 2**20:,.1f} MiB on disk before, {after / 2**20:,.1f} MiB after")
+    finally:
+        store.close()
+    return 0
+
+
+def _disk_bytes(path: Path, *names: str) -> int:
+    taken = 0
+    for name in names:
+        # A server that compacts has it away for a moment.
+        with suppress(FileNotFoundError):
+            taken += (path / name / DATA).stat().st_blocks * 512
+    return taken
+
+
+# ---- backup ----
+
+
+def _backup(path: Path, to: Path) -> int:
+    if not folders.is_store(path):
+        raise StoreError(f"there is no store at {path}: name the folder of one")
+    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+        raise StoreError(f"{to} is not empty: name a folder that is new, or empty")
+    folders.make_folder(to)
+    try:
+        # The journal first: what a server drops from it in between is in the table by then.
+        for name, size in ((JOURNAL, JOURNAL_MAP), (TABLE, TABLE_MAP)):
+            _copy(path, to, name, size)
+        folders.write_format(to)
+    except BaseException as error:
+        # The folder itself was perhaps there before.
+        for left in list(to.iterdir()):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        if isinstance(error, OSError):
+            raise folders.refusal(to, error) from error
+        raise
+    print(f"copied {path} to {to}")
+    return 0
+
+
+def _copy(path: Path, to: Path, name: str, map_bytes: int) -> None:
+    copied = Environment(to / name, map_bytes=map_bytes, ballast=Ballast(to, 0))
+    try:
+        with _open(path, name) as snapshot:
+            for batch in _batches(snapshot):
+                copied.write(batch, ascending=True)
+    finally:
+        copied.close()
+    folders.sync_folder(to / name)
+
+
+def _batches(snapshot: Snapshot) -> Iterator[list[tuple[bytes, bytes]]]:
+    batch: list[tuple[bytes, bytes]] = []
+    size = 0
+    for key, value in snapshot.items():
+        batch.append((key, value))
+        size += len(value)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _open(path: Path, name: str) -> Snapshot:
+    if not folders.is_store(path):
+        raise StoreError(f"there is no store at {path}: name the folder of one")
+    return Snapshot(path / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
