@@ -467,24 +467,31 @@ class SessionStream:
         self._refused[frame] = None
 
     def _send_refusals(self) -> None:
-        refused, self._refused = self._refused, {}
-        log = self._engine.log
-        if log is not None and log.holds_steps:
-            log.hold(log.last_group, partial(self._send_refused, refused))
-        else:
-            self._send_refused(refused)
-
-    def _send_refused(self, refused: dict[Frame, None]) -> None:
+        frames, self._refused = self._refused, {}
         try:
-            self._send_all(refused)
+            told = partial(self._send_refused, [_refusal_of(frame) for frame in frames])
+            log = self._engine.log
+            if log is not None and log.holds_steps:
+                log.hold(log.last_group, told)
+            else:
+                told()
         except Exception as fault:
             self.break_off(fault)
 
-    def _send_all(self, refused: Iterable[Frame]) -> None:
-        for frame in refused:
-            refusals, frame.refusals = tuple(frame.refusals), []
-            steps, frame.refused_steps = frame.refused_steps, 0
-            self._answered(steps)
-            self._send(
-                Reply(frame=frame.number, channels=_NONE, positions=_NONE, refusals=refusals)
-            )
+    def _send_refused(self, refused: Iterable[tuple[int, Reply]]) -> None:
+        try:
+            for steps, reply in refused:
+                self._answered(steps)
+                self._send(reply)
+        except Exception as fault:
+            self.break_off(fault)
+
+
+def _refusal_of(frame: Frame) -> tuple[int, Reply]:
+    """How many steps of a frame were refused since the last time, and the reply that says it.
+
+    It is made when they are refused: what is refused later waits for more than this does.
+    """
+    refusals, frame.refusals = tuple(frame.refusals), []
+    steps, frame.refused_steps = frame.refused_steps, 0
+    return steps, Reply(frame=frame.number, channels=_NONE, positions=_NONE, refusals=refusals)

@@ -346,3 +346,32 @@ async def test_runs_that_fail_now_and_then_never_lose_a_session_that_has_read_no
             await house.settle()
             assert isinstance(failed.refusal, errors.StoreUnavailableError)
         assert await read(house, "a", 1) == run_alone([1])
+
+
+async def test_rows_of_a_frame_that_are_refused_apart_are_told_apart() -> None:
+    """Each of them waits for the store by itself, and is counted once."""
+    store = FakeStore()
+    async with fakes_on(DecodingRunner, store=store, inline_run_s=WORKER) as house:
+        (device,) = house.runners
+        for name in "ab":
+            house.open(name)
+            await read(house, name, 1)
+        wire = await Wire(house).attach("a", "b")
+        store.gate = threading.Event()
+        device.gate.clear()
+        ask(house, "b", [2], 1)
+        await asyncio.sleep(0)
+        first, second = wire.frame({0: ([5], 7), 1: ([6], 2)})
+        for _ in range(20):
+            await asyncio.sleep(0)
+        house.engine.directory.close("b")
+        device.gate.set()
+        await house.served.drained()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        store.gate.set()
+        await house.engine.drain()
+        await house.settle()
+        assert isinstance(first.refusal, errors.PositionMismatchError)
+        assert isinstance(second.refusal, errors.SessionClosedError)
+        assert not leftovers(house.served)
