@@ -518,10 +518,10 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         assert not values
         size = self.split or len(rows)
         parts = [rows[at : at + size] for at in range(0, len(rows), size)]
+        self.groups += 1  # frames of single steps: so many groups back is so many steps back
         for part in reversed(parts) if self.split else parts:
             reply = session_pb2.StreamReply(frame=frame.number)
-            if self.undurable_steps is not None:  # frames of single steps
-                self.groups += 1
+            if self.undurable_steps is not None:
                 reply.group = self.groups
                 reply.durable_group = max(self.groups - self.undurable_steps, 0)
             for channel, answer in part:
