@@ -218,15 +218,11 @@ class CommitLog:
         if self._delay_s or self._timer is None:  # somebody wants to know
             self._write()
         held = self._held
-        if not held or held[-1][0] <= group:
-            held.append((group, release))
-            return
-        # Of a session that has been quiet for longer than those that came before.
-        behind = [held.pop()]
-        while held and held[-1][0] > group:
-            behind.append(held.pop())
-        held.append((group, release))
-        held.extend(reversed(behind))
+        place = len(held)
+        # Of a session that has been quiet for longer than those that came before, maybe.
+        while place and held[place - 1][0] > group:
+            place -= 1
+        held.insert(place, (group, release))
 
     async def wait(self, group: int) -> None:
         """Wait until a group is durable.

@@ -348,17 +348,3 @@ TestSessions.settings = settings(
     phases=PHASES,
     suppress_health_check=SLOW,
 )
-
-
-class LongSessions(Sessions):
-    """The same, longer."""
-
-
-TestLongSessions = pytest.mark.timeout(600)(pytest.mark.long(LongSessions.TestCase))
-TestLongSessions.settings = settings(
-    max_examples=200,
-    stateful_step_count=60,
-    deadline=None,
-    phases=PHASES,
-    suppress_health_check=SLOW,
-)
