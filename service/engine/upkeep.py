@@ -238,8 +238,7 @@ class Upkeep:
         must = journal_bytes > self._settings.journal_bytes
         share_s = self._settings.checkpoint_share * _PERIOD_S
         for shard, slots in self._due(must=must, at_most=max(1, int(share_s / self._row_s))):
-            for start in range(0, len(slots), _SAVED_AT_ONCE):
-                await self._save(shard, slots[start : start + _SAVED_AT_ONCE])
+            await self._save_in_parts(shard, slots)
         await self._write({})
         await self._erase()
         self._metrics.journal_bytes.set(await self._let_go())
@@ -257,8 +256,7 @@ class Upkeep:
         for shard in shards:
             firsts = shard.table.first_group
             slots = np.flatnonzero((firsts > 0) & (firsts <= until))
-            for start in range(0, len(slots), _SAVED_AT_ONCE):
-                await self._save(shard, slots[start : start + _SAVED_AT_ONCE])
+            await self._save_in_parts(shard, slots)
         await self._write({}, more=self.eraser.row())
         await self._let_go()
         self.eraser.begin(is_whole=self._first_needed() > until)
@@ -287,6 +285,11 @@ class Upkeep:
                 chosen = np.concatenate([chosen, np.setdiff1d(oldest, chosen)])
             if len(chosen):
                 yield shard, chosen
+
+    async def _save_in_parts(self, shard: Shard, slots: Ints) -> None:
+        """Write checkpoints, so few at a time that nobody waits for them."""
+        for start in range(0, len(slots), _SAVED_AT_ONCE):
+            await self._save(shard, slots[start : start + _SAVED_AT_ONCE])
 
     async def _save(self, shard: Shard, slots: Ints) -> None:
         """Write checkpoints of these sessions."""
@@ -418,8 +421,7 @@ class Upkeep:
         ):
             return  # what has no checkpoint is nowhere
         await self._log.flush()
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._table, self._store.write, {}, [IN_DOUBT])
+        await self._write_row(IN_DOUBT, None)
 
     async def _write_idle_ages(self, *, since_s: float) -> None:
         """For how long sessions have been idle counts across a restart.

@@ -30,7 +30,7 @@ from service.engine.log.entries import (
     steps_section,
 )
 from service.engine.log.recovery import StoredSession, read_sessions
-from service.errors import OverloadedError, StoreFullError, StoreUnavailableError
+from service.errors import CellarError, OverloadedError, StoreFullError, StoreUnavailableError
 from service.settings import Durability
 from service.store.records import Section, pack
 from service.store.store import Store
@@ -176,10 +176,6 @@ class CommitLog:
         """A session is in the store already."""
         self._rows[row.number] = row
 
-    def row(self, number: int) -> SessionRow:
-        """A session that is open."""
-        return self._rows[number]
-
     def find(self, number: int) -> SessionRow | None:
         """A session, if it is open."""
         return self._rows.get(number)
@@ -276,34 +272,35 @@ class CommitLog:
             StoreUnavailableError: it does not answer.
             OverloadedError: more is to be written than may wait for that.
         """
-        if self.full:
-            raise StoreFullError(
-                "the store's disk is full: nothing new is taken until there is room; what was "
-                "taken before is written then"
-            )
-        if self._writing is None:
-            return
-        waits_s = self._clock() - self._began_s
-        if waits_s > self._timeout_s:
-            raise StoreUnavailableError(
-                f"the store has not answered for {waits_s:.3g} s: try again shortly"
-            )
-        if self.undurable_bytes > self._most_bytes:
-            raise OverloadedError(
-                f"{self.undurable_bytes:,} bytes wait to be written to the store, the limit is "
-                f"{self._most_bytes:,}: try again shortly"
-            )
+        refusal = self._refusal()
+        if refusal is not None:
+            raise refusal
 
     @property
     def takes_more(self) -> bool:
         """Whether `check` passes."""
-        return not self.full and (
-            self._writing is None
-            or (
-                self.undurable_bytes <= self._most_bytes
-                and self._clock() - self._began_s <= self._timeout_s
+        return self._refusal() is None
+
+    def _refusal(self) -> CellarError | None:
+        """Why no new step is taken now, if none is."""
+        if self.full:
+            return StoreFullError(
+                "the store's disk is full: nothing new is taken until there is room; what was "
+                "taken before is written then"
             )
-        )
+        if self._writing is None:
+            return None
+        waits_s = self._clock() - self._began_s
+        if waits_s > self._timeout_s:
+            return StoreUnavailableError(
+                f"the store has not answered for {waits_s:.3g} s: try again shortly"
+            )
+        if self.undurable_bytes > self._most_bytes:
+            return OverloadedError(
+                f"{self.undurable_bytes:,} bytes wait to be written to the store, the limit is "
+                f"{self._most_bytes:,}: try again shortly"
+            )
+        return None
 
     async def read_back(self, numbers: Iterable[int]) -> dict[int, StoredSession]:
         """Some open sessions as they are in the store.

@@ -19,13 +19,11 @@ EVERY_STEP = 1
 """Flag of an entry: the prediction after each of its steps was asked for."""
 DRAWN = 2
 """Flag of an entry: the server drew its steps one by one; the last can be asked for again."""
-_PAST_BRANCHES = (
-    8  # of a session that came back from so many crashes: who knows an older one is lost
-)
-
 PARTIAL = 128
 """Flag of an entry: its request goes on in the next entry of the session."""
 
+# Of a session that came back from so many crashes: who knows an older one is lost.
+_PAST_BRANCHES = 8
 _SIZES = (np.uint8, np.uint16, np.uint32, np.uint64)
 
 

@@ -1,6 +1,7 @@
 """One shard's side of the log."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,23 @@ from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import PARTIAL, Entry, SessionRow
 from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import Ints
-from service.engine.work.replies import UNKNOWN
-from service.engine.work.work import Chunk, Piece, Save
+from service.engine.work.replies import UNKNOWN, Delivery
+from service.engine.work.work import Chunk, Piece, Save, Work, hand_over
+
+
+def tell(
+    log: "ShardLog | None", work: Work, delivery: Delivery, slots: Ints, *, fail: bool = False
+) -> None:
+    """Answer some rows of work as `hand_over` does, once that may be known outside.
+
+    With ``fail`` that is behind what its other rows are told.
+    """
+    if log is None or work.reply_to.is_inside:
+        hand_over(work, delivery, fail=fail)
+    elif fail:
+        log.hold_last(partial(hand_over, work, delivery, fail=True))
+    else:
+        log.hold(slots, partial(hand_over, work, delivery))
 
 
 class ShardLog:

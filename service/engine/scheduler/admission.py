@@ -4,18 +4,17 @@ Knows nothing of batches or devices; whatever it queues runs in the scheduler's 
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import structlog
 
-from service.engine.log.shard_log import ShardLog
+from service.engine.log.shard_log import ShardLog, tell
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.table import SessionTable, Verdicts
 from service.engine.work.columns import Ints, Mask
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.request import UNCHECKED, Request
-from service.engine.work.work import Barrier, Chunk, Recall, hand_over
+from service.engine.work.work import Barrier, Chunk, Recall
 from service.errors import (
     CallerGoneError,
     CellarError,
@@ -105,11 +104,7 @@ class Admission:
         numbers = request.rows_at(np.arange(len(request.slots)))
         positions = self._table.stands(request.slots)
         failed = Delivery(rows=numbers, positions=positions, error=error)
-        told = partial(hand_over, request, failed, fail=True)
-        if self._log is None or request.reply_to.is_inside:
-            told()
-        else:  # behind what its other rows are told
-            self._log.hold_last(told)
+        tell(self._log, request, failed, request.slots, fail=True)
 
     def _gone(self, request: Request) -> Mask | None:
         """The rows whose callers went away before they were looked at."""
@@ -280,11 +275,9 @@ class Admission:
         if isinstance(error, CallerGoneError) and (positions != self._table.position[slot]).any():
             positions = np.full(1, UNKNOWN)
         refused = Delivery(rows=request.rows_at(np.array([row])), positions=positions, error=error)
-        if self._log is None or request.reply_to.is_inside:
-            hand_over(request, refused)
-        else:
+        if self._log is not None and not request.reply_to.is_inside:
             refused.positions = self._log.told(slot, positions)
-            self._log.hold(slot, partial(hand_over, request, refused))
+        tell(self._log, request, refused, slot)
 
 
 class _Retry:

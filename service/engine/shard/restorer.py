@@ -156,11 +156,6 @@ class Restorer:
         self._tries: Counter[int] = Counter()  # in a row, by the session's number
 
     @property
-    def cold(self) -> int:
-        """How many sessions are not here yet."""
-        return self._table.cold_count
-
-    @property
     def is_busy(self) -> bool:
         """Whether some are on their way."""
         return self._folding > 0
@@ -205,7 +200,7 @@ class Restorer:
         table = self._table
         seeds: list[tuple[int, Seed]] = []
         unread: list[Unread] = []
-        rows: dict[int, SessionRow] = {}
+        noted: list[tuple[int, SessionRow]] = []
         for slot in slots:
             session = self._cold.pop(slot)
             table.warm(slot)
@@ -227,11 +222,11 @@ class Restorer:
                 seeds.append((slot, seed))
             if session.tail is not None:
                 tail = self._as_now(slot, session.tail)
-                rows[slot] = session.row
+                noted.append((slot, session.row))
                 unread.append(Unread(slot=slot, position=session.row.seed, tail=tail))
             elif seed is None:  # it has read nothing, and is here
                 self._tries.pop(session.row.number, None)
-        self._note([(own.slot, rows[own.slot]) for own in unread])
+        self._note(noted)
         read_on = {own.slot for own in unread}
         if seeds:
             self._load(seeds, {slot for slot, _ in seeds} - read_on)

@@ -15,7 +15,7 @@ import structlog
 from service.engine.execution.executor import Answered, Executor, answer_failed
 from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.log.entries import DRAWN, EVERY_STEP
-from service.engine.log.shard_log import ShardLog
+from service.engine.log.shard_log import ShardLog, tell
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.scheduler.screening import screen
@@ -300,11 +300,7 @@ class Tick:
                 self._table.accepted[work.slots[left]] = work.positions[left]
             positions = self._table.stands(work.slots[indices])
             refused = Delivery(rows=work.rows_at(indices), positions=positions, error=error)
-            told = partial(hand_over, work, refused, fail=True)
-            if self._log is None or work.reply_to.is_inside:
-                told()
-            else:  # behind what its other rows are told
-                self._log.hold_last(told)
+            tell(self._log, work, refused, work.slots[indices], fail=True)
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -552,10 +548,7 @@ class Tick:
         finally:
             positions = self._table.stands(part.slots)
             refused = Delivery(rows=self._rows(part), positions=positions, error=error)
-            if self._log is None or work.reply_to.is_inside:
-                hand_over(work, refused)
-            else:
-                self._log.hold(part.slots, partial(hand_over, work, refused))
+            tell(self._log, work, refused, part.slots)
 
     def _answer(self, run: Run, part: Part, index: int) -> None:
         """Answer the rows of one part."""

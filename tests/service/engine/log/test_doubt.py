@@ -210,7 +210,9 @@ async def test_a_start_that_fails_is_made_again(fails_at: int) -> None:
         assert branch(house, "a") != before
         assert kept(house, "a", before) == 2
         assert house.engine.log is not None
-        past = house.engine.log.row(1).past
+        row = house.engine.log.find(1)
+        assert row is not None
+        past = row.past
         assert len(dict(past)) == len(past), "no crash is counted twice"
         assert await read(house, "a", 3) == run_alone([1, 2, 3])[-1:]
         assert await read(house, "b", 3) == run_alone([1, 2, 3])[-1:]
