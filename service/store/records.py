@@ -77,7 +77,7 @@ def pack(sections: Sequence[Section]) -> bytes:
         TypeError: A column, or a value of meta, is of a type that records do not hold.
         ValueError: There are more than 65,535 columns.
     """
-    header = []
+    described = []
     checksums = []
     body = []
     for section in sections:
@@ -97,17 +97,28 @@ def pack(sections: Sequence[Section]) -> bytes:
                 body.append(padding)
                 checksum = crc32(padding, checksum)
             checksums.append(checksum)
-        header.append((section.kind, dict(section.meta), columns))
+        described.append((section.kind, tuple(section.meta.items()), tuple(columns)))
     if len(checksums) > _MOST_COLUMNS:
         raise ValueError(f"{len(checksums):,} columns; a record has {_MOST_COLUMNS:,} at most")
-    text = _encode(header)
-    # So that the columns begin at a multiple of 8; JSON may end in spaces.
-    over = (_HEADER_AT + len(text) + 4 * len(checksums)) % _ALIGNMENT
-    head = (text + " " * (_ALIGNMENT - over if over else 0)).encode("ascii")
-    prefix = _PREFIX.pack(MAGIC, VERSION, len(checksums), len(head))
+    # Many records of steps describe the same. Numbers would not do: 1 and 1.0 are one key.
+    texts = all(isinstance(value, str) for section in sections for value in section.meta.values())
+    header = _header_again if texts else _header
+    prefix, head, checksum = header(tuple(described), len(checksums))
     sums = struct.pack(f"<{len(checksums)}I", *checksums)
-    whole = crc32(sums, crc32(head, crc32(prefix)))
-    return b"".join((prefix, _CHECKSUM.pack(whole), head, sums, *body))
+    return b"".join((prefix, _CHECKSUM.pack(crc32(sums, checksum)), head, sums, *body))
+
+
+def _header(described: tuple[Any, ...], count: int) -> tuple[bytes, bytes, int]:
+    """The prefix, the header and their checksum, of sections with so many columns in all."""
+    text = _encode([(kind, dict(meta), columns) for kind, meta, columns in described])
+    # So that the columns begin at a multiple of 8; JSON may end in spaces.
+    over = (_HEADER_AT + len(text) + 4 * count) % _ALIGNMENT
+    head = (text + " " * (_ALIGNMENT - over if over else 0)).encode("ascii")
+    prefix = _PREFIX.pack(MAGIC, VERSION, count, len(head))
+    return prefix, head, crc32(head, crc32(prefix))
+
+
+_header_again = lru_cache(maxsize=1024)(_header)
 
 
 def unpack(data: bytes) -> list[Section]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from queue import SimpleQueue
 from typing import TypeVar
 
 import structlog
@@ -37,7 +38,9 @@ from service.store.store import Store
 from service.store.store import StoreFullError as NoRoomError
 
 T = TypeVar("T")
+_Done = Callable[[Exception | None], None]
 
+_PACKED_HERE_BYTES = 256 << 10  # more of it would hold up the event loop
 _AGAIN_S = 0.2  # a full disk is tried again after that
 _INTERVAL_S = 0.05  # what is not waited for is written together for so long
 _TOLD_AFTER_S = 0.1  # whoever wants to know what is durable is told so much later
@@ -380,12 +383,24 @@ class CommitLog:
         self._writing, self._began_s = self._open, self._clock()
         self.group += 1
         self._open = _Group(self.group)
-        group = self._writing
-        self._writer.hand(partial(self._append, group), self._written)
+        self._hand(self._writing)
 
-    def _append(self, group: _Group) -> None:
+    def _hand(self, group: _Group) -> None:
+        """Leave a group to the writer."""
+        record = None
+        try:
+            # Two threads that both run Python take turns so often that it costs more than the work.
+            if group.nbytes <= _PACKED_HERE_BYTES:
+                record = pack(group.sections())
+        except Exception as error:
+            self._written(error)
+            return
+        self._writer.hand(partial(self._append, group, record), self._written)
+
+    def _append(self, group: _Group, record: bytes | None) -> None:
         """On the writer's thread."""
-        record = pack(group.sections())
+        if record is None:
+            record = pack(group.sections())
         began_s = time.perf_counter()
         self.store.append(group.number, record)
         self._took(time.perf_counter() - began_s)
@@ -397,8 +412,7 @@ class CommitLog:
             if not self.full:
                 _log.error("store full", reason=str(fault))
             self.full = True
-            append = partial(self._append, group)
-            self._loop.call_later(_AGAIN_S, self._writer.hand, append, self._written)
+            self._loop.call_later(_AGAIN_S, self._hand, group)
             return
         if fault is not None:
             self.fail(fault)
@@ -433,15 +447,13 @@ class _Writer:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._jobs: deque[tuple[Callable[[], None], Callable[[Exception | None], None]]] = deque()
-        self._ready = threading.Semaphore(0)
+        self._jobs: SimpleQueue[tuple[Callable[[], None], _Done] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def hand(self, job: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+    def hand(self, job: Callable[[], None], done: _Done) -> None:
         """Do something there, and tell the event loop how it ended."""
-        self._jobs.append((job, done))
-        self._ready.release()
+        self._jobs.put((job, done))
 
     async def do(self, job: Callable[[], T]) -> T:
         """Do something there, and wait for it."""
@@ -461,15 +473,12 @@ class _Writer:
 
     def stop(self) -> None:
         """End once what was handed over is done."""
-        self._ready.release()
+        self._jobs.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            self._ready.acquire()
-            if not self._jobs:
-                return
-            job, done = self._jobs.popleft()
+        while (handed := self._jobs.get()) is not None:
+            job, done = handed
             fault: Exception | None = None
             try:
                 job()

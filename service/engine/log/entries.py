@@ -24,7 +24,9 @@ PARTIAL = 128
 
 # Of a session that came back from so many crashes: who knows an older one is lost.
 _PAST_BRANCHES = 8
-_SIZES = (np.uint8, np.uint16, np.uint32, np.uint64)
+# By how many bytes a number needs.
+_SIZES = tuple(np.dtype(f"u{size}") for size in (1, 1, 2, 4, 4, 8, 8, 8, 8))
+_UNSIGNED = {np.dtype(f"i{size}"): np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
 class Entry(NamedTuple):
@@ -120,12 +122,12 @@ _EVENTS: dict[str, type[Any]] = {"closed": Closed, "reset": Reset, "rebranched":
 
 def steps_section(model: str, entries: Sequence[Entry]) -> Section:
     """The entries of one model, one after the other."""
-    rows = [len(entry.sessions) for entry in entries]
     columns: dict[str, NDArray[Any]] = {
-        "session": _small(np.concatenate([entry.sessions for entry in entries])),
-        "position": _small(np.concatenate([entry.positions for entry in entries])),
-        "inputs": _small(np.concatenate([entry.inputs for entry in entries])),
+        "session": _small(_joined([entry.sessions for entry in entries])),
+        "position": _small(_joined([entry.positions for entry in entries])),
+        "inputs": _small(_joined([entry.inputs for entry in entries])),
     }
+    rows = [len(entry.sessions) for entry in entries]
     for name, values in (
         ("steps", [entry.steps - 1 for entry in entries]),
         ("flags", [entry.flags for entry in entries]),
@@ -277,10 +279,17 @@ def _row(facts: dict[str, Any]) -> SessionRow:
     return SessionRow(**facts)
 
 
+def _joined(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
 def _small(column: NDArray[Any]) -> NDArray[Any]:
     """Integers in as few bytes as hold them: they are most of the journal."""
-    if column.dtype.kind not in "iu":
+    unsigned = _UNSIGNED.get(column.dtype)
+    numbers = column if unsigned is None else column.view(unsigned)
+    if numbers.dtype.kind != "u":
         return np.ascontiguousarray(column)
-    largest = int(column.max(initial=0))
-    kind = next(kind for kind in _SIZES if largest <= np.iinfo(kind).max)
-    return column.astype(kind)
+    largest = int(numbers.max(initial=0))
+    if unsigned is not None and largest >> (8 * column.itemsize - 1):  # some are negative
+        return np.ascontiguousarray(column)
+    return column.astype(_SIZES[(largest.bit_length() + 7) // 8])

@@ -165,7 +165,8 @@ class SessionTable:
         if is_kept:
             self.group[slots] = group
         first = self.first_group[slots]
-        self.first_group[slots] = np.where(first == 0, group, first)
+        if not first.all():  # a tail begins
+            self.first_group[slots] = np.where(first == 0, group, first)
         self.tail_steps[slots] += steps
 
     def enter_group(self, slots: Ints, positions: Ints, *, group: int, durable: int) -> None:

@@ -112,6 +112,12 @@ def test_a_newer_format_is_not_read_as_damage() -> None:
         unpack(bytes(packed))
 
 
+def test_numbers_that_are_equal_are_read_as_what_they_were() -> None:
+    for value in (1, 1.0, 0.0, -0.0):
+        (section,) = unpack(pack([Section("kind", {"value": value}, {})]))
+        assert repr(section.meta["value"]) == repr(value)
+
+
 def test_a_group_has_few_bytes_more_than_its_columns() -> None:
     assert len(pack([GROUP])) - sum(each.nbytes for each in GROUP.columns.values()) < 200
 
