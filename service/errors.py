@@ -249,6 +249,11 @@ class InternalError(CellarError):
     reason = "INTERNAL"
 
 
+def untellable() -> InternalError:
+    """What is told of steps of which nothing else can be."""
+    return InternalError("what became of the step could not be told: ask where the session stands")
+
+
 def unapplied(fault: Exception) -> CellarError:
     """What is told to whom a fault kept from being served, when nothing of it was applied."""
     if isinstance(fault, CellarError):

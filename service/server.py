@@ -204,8 +204,8 @@ class Server:
         """Drain: refuse what is new, finish what runs, then stop.
 
         New calls are told so for as long as anything runs, and for ``drain_delay_s`` at least.
-        What still runs after ``drain_timeout_s`` is told that it is cut off. Connections are not
-        waited for, only calls.
+        What still runs after ``drain_timeout_s`` is told that it is cut off, and at once where the
+        store has failed. Connections are not waited for, only calls.
         """
         settings, loop = self.settings, asyncio.get_running_loop()
         _log.info("draining", timeout_s=settings.drain_timeout_s, delay_s=settings.drain_delay_s)
@@ -219,11 +219,14 @@ class Server:
         if self._reflection is not None:
             self._reflection.end_calls()
         self._sessions.end_streams()
-        if not await self._ended(settings.drain_timeout_s - _LAST_WORDS_S):
+        log = self.engine.log
+        # Calls that wait for a store that has failed would wait for ever.
+        waits_s = 0.0 if log is not None and log.is_failed else settings.drain_timeout_s
+        if not await self._ended(waits_s - _LAST_WORDS_S):
             # Those that run out of time are told why, with what the device has been given.
             _log.warning("calls are cut off", calls=self._calls.running)
             self._sessions.cut_calls()
-            if not await self._ended(min(_LAST_WORDS_S, settings.drain_timeout_s)):
+            if not await self._ended(min(_LAST_WORDS_S, waits_s)):
                 await self._calls.cut_off(within_s=_LAST_WORD_S)
         await asyncio.sleep(delayed_until - loop.time())
         await asyncio.gather(self._listener.stop(_GOODBYE_S), self._end(self._close_page))

@@ -34,7 +34,12 @@ from service.engine.log.recovery import (
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.shard.shard import Shard
 from service.engine.work.columns import Ints
-from service.errors import ModelChangedError, ModelUnavailableError, ModelUnknownError
+from service.errors import (
+    ModelChangedError,
+    ModelUnavailableError,
+    ModelUnknownError,
+    StoreUnavailableError,
+)
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from service.store.records import Section, pack, unpack
@@ -223,7 +228,7 @@ class Upkeep:
                 await self.look_after()
             except StoreFullError as error:
                 _log.error("checkpoints cannot be written", reason=str(error))
-            except StoreFailedError:  # said already, and the server ends
+            except (StoreFailedError, StoreUnavailableError):  # said already: the server ends
                 return
             except Exception:
                 _log.exception("the store could not be looked after")
@@ -299,11 +304,19 @@ class Upkeep:
         self._saving += firsts
         try:
             seeds: dict[int, tuple[SessionRow, bytes]] = {}
-            for number, branch, idle_s, seed in zip(
-                saved.numbers, saved.branches, saved.idle_s, saved.seeds, strict=True
+            for number, branch, first, idle_s, seed in zip(
+                saved.numbers,
+                saved.branches,
+                saved.first_groups,
+                saved.idle_s,
+                saved.seeds,
+                strict=True,
             ):
                 row = self._log.find(number)
-                if row is not None and row.branch == branch:  # neither ended nor reset meanwhile
+                if row is None or row.branch != branch:  # it has ended or was reset meanwhile
+                    if first:
+                        self._log.leave(first)
+                else:
                     seeds[number] = (
                         with_seed(row, seed.position, before, idle_s),
                         pack([seed.pack()]),
@@ -347,11 +360,7 @@ class Upkeep:
         meta = {"group": group, "next_number": self._log.next_number}
         puts |= {APPLIED: pack([Section("applied", meta, {})]), **more}
         loop = asyncio.get_running_loop()
-        try:
-            await loop.run_in_executor(self._table, self._store.write, puts, deletes)
-        except StoreFailedError as fault:
-            self._log.fail(fault)
-            raise
+        await loop.run_in_executor(self._table, self._store.write, puts, deletes)
         self._applied, self._changes = group, {}
         for number, changed in changes.items():
             latest = self._log.find(number)

@@ -31,6 +31,7 @@ from service.engine.log.entries import (
     steps_section,
 )
 from service.engine.log.recovery import StoredSession, read_sessions
+from service.engine.log.watched import WatchedStore
 from service.errors import CellarError, OverloadedError, StoreFullError, StoreUnavailableError
 from service.settings import Durability
 from service.store.records import Section, pack
@@ -89,12 +90,14 @@ class CommitLog:
     All calls come from the event loop.
 
     Attributes:
+        store: where groups are appended; whatever finds that its disk has failed ends the server.
         group: the number of the open group: what is committed now is in that.
         durable: the number of the last group that is durable; all before it are.
         holds_steps: replies to steps wait for their group, see `hold`.
         keeps_steps: steps are in groups at all.
         tells_later: they are, and replies do not wait for them.
         undurable_bytes: memory of what is not durable.
+        is_failed: the disk has failed: whoever waits is never told.
 
     Args:
         store: where groups are appended.
@@ -120,7 +123,7 @@ class CommitLog:
         took: Callable[[float], None] = lambda _seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store = store
+        self.store = WatchedStore(store, self.fail)
         self.group = group
         self.next_number = next_number
         self.durable = group - 1
@@ -138,7 +141,7 @@ class CommitLog:
         self._open = _Group(group)
         self._writing: _Group | None = None
         self._began_s = 0.0
-        self._is_failed = False
+        self.is_failed = False
         self._held: deque[tuple[int, Callable[[], None]]] = deque()
         self._waiting: set[asyncio.Future[None]] = set()
         self._curious: list[Callable[[], None]] = []
@@ -188,6 +191,10 @@ class CommitLog:
         self.next_number += 1
         return self.next_number - 1
 
+    def leave(self, first_group: int) -> None:
+        """A tail that began there is needed until all that has happened is durable."""
+        self._left.append((self.last_group, first_group))
+
     def left_groups(self) -> list[int]:
         """Where tails begin that nobody needs once it is durable why: until then a crash does."""
         while self._left and self._left[0][0] <= self.durable:
@@ -210,7 +217,7 @@ class CommitLog:
 
     def hold(self, group: int, release: Callable[[], None]) -> None:
         """Call it once a group is durable; at once if it is."""
-        if group <= self.durable and not self._is_failed:
+        if group <= self.durable and not self.is_failed:
             release()
             return
         assert group <= self.group, "nothing waits for what has not happened"
@@ -229,7 +236,7 @@ class CommitLog:
         Raises:
             StoreUnavailableError: the disk has failed: nobody knows whether it is.
         """
-        if self._is_failed:
+        if self.is_failed:
             raise _failed_for_good()
         if group <= self.durable:
             return
@@ -318,10 +325,10 @@ class CommitLog:
 
     def fail(self, fault: Exception) -> None:
         """The disk has failed: nothing of sessions is told any more."""
-        if self._is_failed:
+        if self.is_failed:
             return
         _log.error("store failed", reason=str(fault))
-        self._is_failed = True
+        self.is_failed = True
         for waiting in list(self._waiting):
             if not waiting.done():
                 waiting.set_exception(_failed_for_good())
@@ -378,7 +385,7 @@ class CommitLog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing is not None or not self._open.parts or self._is_failed:
+        if self._writing is not None or not self._open.parts or self.is_failed:
             return
         self._writing, self._began_s = self._open, self._clock()
         self.group += 1
@@ -417,7 +424,7 @@ class CommitLog:
         if fault is not None:
             self.fail(fault)
             return
-        if self._is_failed:  # its table has, meanwhile
+        if self.is_failed:  # its table has, meanwhile
             return
         if self.full:
             _log.info("store has room again")

@@ -22,6 +22,16 @@ DRAWN = 2
 PARTIAL = 128
 """Flag of an entry: its request goes on in the next entry of the session."""
 
+# The columns of entries: what each is called in a section, and the least that it holds, which is
+# taken off there. One that holds nothing else may be missing.
+_STORED = {
+    "sessions": ("session", 0),
+    "positions": ("position", 0),
+    "steps": ("steps", 1),
+    "flags": ("flags", 0),
+    "buckets": ("bucket", 0),
+    "run_steps": ("run_steps", 0),
+}
 # Of a session that came back from so many crashes: who knows an older one is lost.
 _PAST_BRANCHES = 8
 # By how many bytes a number needs.
@@ -178,30 +188,19 @@ class Steps:
     @classmethod
     def of(cls, section: Section) -> "Steps":
         """What `steps_section` was given."""
-        columns = section.columns
-        sessions = columns["session"].astype(np.int64)
-        none = np.zeros(len(sessions), np.int64)
-        return cls(
-            sessions=sessions,
-            positions=columns["position"].astype(np.int64),
-            steps=columns["steps"].astype(np.int64) + 1 if "steps" in columns else none + 1,
-            flags=columns["flags"].astype(np.int64) if "flags" in columns else none,
-            buckets=columns["bucket"].astype(np.int64) if "bucket" in columns else none,
-            run_steps=columns["run_steps"].astype(np.int64) if "run_steps" in columns else none,
-            inputs=columns["inputs"],
-        )
+        columns, rows = section.columns, len(section.columns["session"])
+        found = {
+            name: columns.get(stored, np.zeros(rows)).astype(np.int64) + least
+            for name, (stored, least) in _STORED.items()
+        }
+        return cls(**found, inputs=columns["inputs"])
 
     @classmethod
     def joined(cls, parts: "Sequence[Steps]") -> "Steps":
         """All entries, in order."""
+        names = (*_STORED, "inputs")
         return cls(
-            sessions=np.concatenate([part.sessions for part in parts]),
-            positions=np.concatenate([part.positions for part in parts]),
-            steps=np.concatenate([part.steps for part in parts]),
-            flags=np.concatenate([part.flags for part in parts]),
-            buckets=np.concatenate([part.buckets for part in parts]),
-            run_steps=np.concatenate([part.run_steps for part in parts]),
-            inputs=np.concatenate([part.inputs for part in parts]),
+            **{name: np.concatenate([getattr(own, name) for own in parts]) for name in names}
         )
 
     def take(self, entries: Ints) -> "Steps":
@@ -212,28 +211,16 @@ class Steps:
         # Where each step of the chosen entries lies among all steps.
         places = np.arange(int(stops[-1]) if len(stops) else 0)
         places += np.repeat(starts - (stops - steps), steps)
-        return Steps(
-            sessions=self.sessions[entries],
-            positions=self.positions[entries],
-            steps=steps,
-            flags=self.flags[entries],
-            buckets=self.buckets[entries],
-            run_steps=self.run_steps[entries],
-            inputs=self.inputs[places],
-        )
+        return self._only(entries, self.inputs[places])
 
     def part(self, start: int, stop: int, *, first_step: int) -> "Steps":
         """The entries from one on, up to another; views. The inputs of the first begin there."""
         own = slice(start, stop)
-        return Steps(
-            sessions=self.sessions[own],
-            positions=self.positions[own],
-            steps=self.steps[own],
-            flags=self.flags[own],
-            buckets=self.buckets[own],
-            run_steps=self.run_steps[own],
-            inputs=self.inputs[first_step : first_step + int(self.steps[own].sum())],
-        )
+        return self._only(own, self.inputs[first_step : first_step + int(self.steps[own].sum())])
+
+    def _only(self, entries: Ints | slice, inputs: NDArray[Any]) -> "Steps":
+        columns = {name: getattr(self, name)[entries] for name in _STORED}
+        return Steps(**columns, inputs=inputs)
 
     def anyhow(self, entries: Mask) -> "Steps":
         """With some of the entries, (entries,), in whatever runs suit."""

@@ -14,7 +14,7 @@ import structlog
 
 from service.engine.log.recovery import META
 from service.store.records import Section, pack, unpack
-from service.store.store import Store, StoreError
+from service.store.store import Store, StoreError, StoreFailedError
 
 ERASED = META + b"erased"
 """When the files were written anew, by the wall clock."""
@@ -91,6 +91,8 @@ class Eraser:
         try:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, self._store.erase)
+        except StoreFailedError:  # said already, and the server ends
+            pass
         except StoreError as error:  # all is as it was
             self._group = max(group, self._group, 1)
             self._next_s = self._clock() + min(self._every_s, _AGAIN_S)

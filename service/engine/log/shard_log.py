@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.engine.log.commit_log import CommitLog
@@ -13,6 +14,9 @@ from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import Ints
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.work import Chunk, Piece, Save, Work, hand_over
+from service.errors import untellable
+
+_log = structlog.get_logger(__name__)
 
 
 def tell(
@@ -24,10 +28,18 @@ def tell(
     """
     if log is None or work.reply_to.is_inside:
         hand_over(work, delivery, fail=fail)
-    elif fail:
-        log.hold_last(partial(hand_over, work, delivery, fail=True))
-    else:
-        log.hold(slots, partial(hand_over, work, delivery))
+        return
+    told = partial(hand_over, work, delivery, fail=fail)
+    try:
+        if fail:
+            log.hold_last(told)
+        else:
+            log.hold(slots, told)
+    except Exception:  # nobody knows when it may be told
+        _log.exception("replies cannot wait for the store")
+        nowhere = np.full(len(delivery.rows), UNKNOWN)
+        lost = Delivery(rows=delivery.rows, positions=nowhere, error=untellable())
+        hand_over(work, lost, fail=True)
 
 
 class ShardLog:

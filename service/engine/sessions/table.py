@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 
 from service.engine.work.columns import Branches, Ints, Mask
 from service.engine.work.request import UNCHECKED
-from service.errors import CellarError, StateLostError, StoreUnavailableError
+from service.errors import (
+    CellarError,
+    InternalError,
+    SessionClosedError,
+    StateLostError,
+    StoreUnavailableError,
+)
 
 _CACHE_LINE = 64  # bytes
 _BRANCHES = 2**63 - 1  # numbers from 1 on
@@ -235,7 +241,11 @@ class SessionTable:
         return max(self.position.item(slot), self._stood.item(slot))
 
     def why_lost(self, slot: int) -> CellarError:
-        """What is told of a session whose state is lost."""
+        """What is told of a session whose state is lost, or was when that was found."""
+        if not self.branch[slot]:  # a copy of a session, which stands where it stood
+            return InternalError("the model could not be run; the server's log tells why")
+        if self.closing[slot]:
+            return SessionClosedError("the session was closed, and a run of its steps has failed")
         if self.restoring[slot] or not self.lost[slot]:
             return StoreUnavailableError(
                 "a run has failed, and the session is restored from the log: try again shortly, "

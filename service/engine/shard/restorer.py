@@ -5,7 +5,6 @@ bits of the first time: a fold. Whoever touches a session that is not here yet h
 first, and whatever is asked of it waits behind that. Knows nothing of models or files.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +122,6 @@ class Restorer:
         queue: takes work for their slots, behind what is queued.
         hold: lets what is queued for slots from then on wait, until what it returns is called.
         again: lets lost sessions be brought back once more, those that `may_try_again`.
-        failed: is told that the store has failed for good.
     """
 
     def __init__(
@@ -134,10 +132,8 @@ class Restorer:
         queue: Callable[[Work], None],
         hold: Callable[[Ints], Callable[[], None]],
         again: Callable[[Ints], None],
-        failed: Callable[[Exception], None],
     ) -> None:
         self._again = again
-        self._store_failed = failed
         self.restored = 0  # how often one was brought back
         self.failed: set[int] = set()  # numbers of sessions that could not be brought back
         self.arithmetics: Arithmetics | None = None
@@ -152,13 +148,13 @@ class Restorer:
         # By slot its number there, and what lets go of it alone.
         self._noted: dict[int, tuple[int, Callable[[], None] | None]] = {}
         self._cold: dict[int, StoredSession] = {}  # by slot
-        self._folding = 0  # pieces of work
-        self._tries: Counter[int] = Counter()  # in a row, by the session's number
+        self._folding: set[_Folded] = set()  # pieces of work that are on their way
+        self._tries: dict[int, tuple[int, int]] = {}  # in a row, by slot: its branch, how many
 
     @property
     def is_busy(self) -> bool:
         """Whether some are on their way."""
-        return self._folding > 0
+        return bool(self._folding)
 
     def keep(self, slot: int, session: StoredSession) -> None:
         """A session that stands in a slot, and whose state is in the store."""
@@ -206,9 +202,8 @@ class Restorer:
             table.warm(slot)
             try:
                 seed = self._seed(session)
-            except StoreFailedError as fault:  # it is not lost: the server ends, and says no more
+            except StoreFailedError:  # it is not lost: the server ends, and says no more
                 self._table.lost[slot] = self._table.restoring[slot] = True
-                self._store_failed(fault)
                 continue
             except StoreError as error:
                 self.set_aside(slot, str(error))
@@ -225,7 +220,7 @@ class Restorer:
                 noted.append((slot, session.row))
                 unread.append(Unread(slot=slot, position=session.row.seed, tail=tail))
             elif seed is None:  # it has read nothing, and is here
-                self._tries.pop(session.row.number, None)
+                self._tries.pop(slot, None)
         self._note(noted)
         read_on = {own.slot for own in unread}
         if seeds:
@@ -300,15 +295,21 @@ class Restorer:
 
     def _put(self, work: Work, whole: set[int]) -> None:
         """Queue it; the sessions in some slots are here once it is done."""
-        self._folding += 1
-        work.reply_to = _Folded(self, work, whole)
-        self._queue(work)
+        work.reply_to = folded = _Folded(self, work, whole)
+        self._folding.add(folded)
+        try:
+            self._queue(work)
+        except Exception:
+            self.done(folded)
+            raise
 
     def may_try_again(self, slot: int) -> bool:
         """Whether a session whose state was lost in a failed run is to be brought back."""
-        number = int(self._table.number[slot])
-        self._tries[number] += 1
-        return self._tries[number] <= _MOST_TRIES
+        branch = self._table.branch.item(slot)
+        of, tries = self._tries.get(slot, (branch, 0))
+        tries = tries + 1 if of == branch else 1  # one that was reset begins anew
+        self._tries[slot] = branch, tries
+        return tries <= _MOST_TRIES
 
     def settled(self, work: Work, delivery: Delivery, whole: set[int]) -> None:
         """A piece of work has been done, or could not be."""
@@ -322,13 +323,13 @@ class Restorer:
                     if slot in self._marked:
                         self._marked.remove(slot)
                         table.lose_reply(slot)
-                    self._tries.pop(int(table.number[slot]), None)
+                    self._tries.pop(slot, None)
             else:
                 self._failed(slot, str(delivery.error))
 
-    def done(self) -> None:
-        """All of a piece of work is settled."""
-        self._folding -= 1
+    def done(self, folded: "_Folded") -> None:
+        """All of a piece of work is settled, or it was never queued."""
+        self._folding.discard(folded)
 
     def _failed(self, slot: int, reason: str) -> None:
         """A session could not be brought back: once more, if it may be tried again."""
@@ -368,7 +369,7 @@ class _Folded(Receiver):
         self._restorer.settled(self._work, delivery, self._whole)
         self._missing -= len(delivery.rows)
         if not self._missing:
-            self._restorer.done()
+            self._restorer.done(self)
 
     def fail(self, delivery: Delivery) -> None:
         """See `ReplyTo.fail`."""

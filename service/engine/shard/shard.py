@@ -51,9 +51,10 @@ from service.errors import (
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
-from service.store.store import StoreError
+from service.store.store import StoreError, StoreFailedError
 
 T = TypeVar("T")
+_AGAIN_S = 0.05  # a store that could not be read is read again after that
 _log = structlog.get_logger(__name__)
 
 
@@ -170,10 +171,9 @@ class Shard:
                 queue=self._scheduler.submit,
                 hold=self._hold,
                 again=self._bring_back,
-                failed=log.fail,
             )
         )
-        self._lost: list[int] = []  # slots whose sessions are to be restored
+        self._lost: dict[int, int] = {}  # whose sessions are to be restored: slot and branch
         self._bringing: asyncio.Task[None] | None = None
         self._inbox: list[Request | SingleSteps] = []  # what came in since the last tick
         self._singles: SingleSteps | None = None  # the end of the inbox, if more can be added
@@ -480,47 +480,75 @@ class Shard:
         for slot in slots.tolist():
             if self.table.number[slot] and self._restorer.may_try_again(slot):
                 self.table.restoring[slot] = True
-                self._lost.append(slot)
+                self._lost[slot] = self.table.branch.item(slot)
         if self._bringing is None and self._lost:
             self._bringing = self._loop.create_task(self._bring_all_back())
 
     async def _bring_all_back(self) -> None:
         try:
             while self._lost:
-                lost, self._lost = self._lost, []
+                lost, self._lost = self._lost, {}
                 await self._bring_some_back(lost)
         finally:
             self._bringing = None
 
-    async def _bring_some_back(self, slots: list[int]) -> None:
-        """Restore lost sessions from the log, each once what was queued behind it is refused."""
+    async def _bring_some_back(self, lost: dict[int, int]) -> None:
+        """Restore lost sessions from the log, each once what was queued behind it is refused.
+
+        Args:
+            lost: the slot and the branch of each.
+        """
         table, log = self.table, self.log
         assert log is not None
         assert self._restorer is not None
-        numbers = {slot: int(table.number[slot]) for slot in slots}
+        numbers = {slot: int(table.number[slot]) for slot in lost}
         try:
             found = await log.log.read_back(numbers.values())
-            while not all(self.is_idle(slot) for slot in slots):  # noqa: ASYNC110
+            while self._some_are_busy(lost):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
-        except Exception as fault:  # of ours too: nobody is to wait for them any more
-            known = isinstance(fault, StoreError | StoreUnavailableError)
-            exc_info = None if known else fault
-            _log.error("sessions could not be restored", reason=str(fault), exc_info=exc_info)
-            table.restoring[slots] = False
+        except (StoreFailedError, StoreUnavailableError):
+            return  # they are not lost: the server ends, and the next one has them
+        except Exception as fault:  # a store that cannot be read now, or a fault of ours
+            exc_info = None if isinstance(fault, StoreError) else fault
+            _log.error("sessions could not be read back", reason=str(fault), exc_info=exc_info)
+            await asyncio.sleep(_AGAIN_S)
+            self._read_again(lost, str(fault))
             return
-        for slot, number in numbers.items():
-            session = found.get(number)
-            if table.number[slot] != number or not table.restoring[slot] or session is None:
-                continue  # it has ended meanwhile, or was reset
+        for slot, branch in lost.items():
+            # It may have ended meanwhile or was reset, and has failed again on its next branch.
+            if not self._is_lost(slot, branch):
+                continue
             table.restoring[slot] = False
-            if session.is_damaged or session.position < table.position[slot]:
-                _log.error("session could not be restored", session=number)
+            session = found.get(numbers[slot])
+            if session is None or session.is_damaged or session.position < table.position[slot]:
+                self._restorer.set_aside(slot, "some of what it had read is not in the store")
                 continue
             table.lost[slot] = False
             table.freeze(slot, session.position)
             self._restorer.keep(slot, session)
             self._thaw(np.array([slot]))
         self.wake()
+
+    def _is_lost(self, slot: int, branch: int) -> bool:
+        """Whether a session that was lost, and to be restored, is still to be."""
+        table = self.table
+        is_there = table.number.item(slot) != 0 and table.branch.item(slot) == branch
+        return is_there and table.restoring.item(slot)
+
+    def _some_are_busy(self, lost: dict[int, int]) -> bool:
+        """Whether some that are still lost are not idle; one that was reset may never be."""
+        return any(self._is_lost(*own) and not self.is_idle(own[0]) for own in lost.items())
+
+    def _read_again(self, lost: dict[int, int], reason: str) -> None:
+        """The store could not be read: try those again that may be."""
+        assert self._restorer is not None
+        for slot, branch in lost.items():
+            if not self._is_lost(slot, branch):
+                continue
+            self.table.restoring[slot] = False
+            self._bring_back(np.array([slot]))
+            if not self.table.restoring[slot]:
+                self._restorer.set_aside(slot, reason)
 
     async def save(self, slots: Ints) -> Saved:
         """Copies of sessions' states, once what these have read is durable.

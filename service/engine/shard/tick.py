@@ -38,7 +38,7 @@ from service.engine.work.work import (
     hand_over,
     not_handed_over,
 )
-from service.errors import CellarError, InternalError, unreadable
+from service.errors import CellarError, InternalError, unreadable, untellable
 from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
@@ -351,7 +351,7 @@ class Tick:
         """What became of some rows cannot be told, as nobody knows when it may be."""
         for _, part in parts:
             nowhere = np.full(len(part.slots), UNKNOWN)
-            lost = Delivery(rows=part.rows, positions=nowhere, error=_untellable())
+            lost = Delivery(rows=part.rows, positions=nowhere, error=untellable())
             hand_over(part.work, lost, fail=True)
 
     def _deliver_parts(self, run: Run, parts: Sequence[tuple[int, Part]]) -> None:
@@ -361,7 +361,7 @@ class Tick:
             except Exception:
                 _log.exception("reply could not be made")
                 positions = run.positions[index]
-                lost = Delivery(rows=part.rows, positions=positions, error=_untellable())
+                lost = Delivery(rows=part.rows, positions=positions, error=untellable())
                 hand_over(part.work, lost, fail=True)
 
     def _is_doubtful(self, batch: Batch) -> bool:
@@ -534,6 +534,9 @@ class Tick:
     def _refuse(self, part: Part, error: CellarError) -> None:
         """These rows will not run."""
         work = part.work
+        # First what is told of them: behind a fault from there on they are told all the same.
+        positions = self._table.stands(part.slots)
+        refused = Delivery(rows=self._rows(part), positions=positions, error=error)
         try:
             if isinstance(work, Fork):
                 self._slots.return_spares(work)
@@ -546,8 +549,6 @@ class Tick:
             if self._slots.leaving:
                 self._slots.finished(part.slots)
         finally:
-            positions = self._table.stands(part.slots)
-            refused = Delivery(rows=self._rows(part), positions=positions, error=error)
             tell(self._log, work, refused, part.slots)
 
     def _answer(self, run: Run, part: Part, index: int) -> None:
@@ -627,10 +628,6 @@ def _halves(batch: Batch) -> Iterator[list[Part]]:
     assert middle == sum(len(part.slots) for part in first), "no row is lost"
     yield first
     yield second
-
-
-def _untellable() -> InternalError:
-    return InternalError("what became of the step could not be told: ask where the session stands")
 
 
 def _complaint(fault: Exception) -> str | None:

@@ -105,7 +105,7 @@ class Paths(FeedbackCall):
 
     def end(self, rows: Ints, draws: NDArray[Any]) -> None:
         self._going_on -= len(rows)
-        if not self._going_on:
+        if not self._going_on or self.error is not None:  # behind a fault it may be told twice
             self.done.set()
 
 
@@ -548,7 +548,7 @@ async def same_after_a_crash(play: Play, kind: Kind) -> list[str]:
     before = {
         own.id: play.device.tokens[own.slot] for own in sessions if play.house.position(own.id)
     }
-    store = engine.log.store
+    store = engine.log.store.store
     assert isinstance(store, FakeStore)
     async with fakes_on(kind.device, store=store.crash()) as house:
         (shard,), (device,) = house.served.shards, house.runners

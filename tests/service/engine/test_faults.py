@@ -23,9 +23,9 @@ from service.engine.engine import StepResult
 from service.engine.sessions.table import SessionStatus
 from service.engine.shard.shard import Shard
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone
-from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on
+from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on, leftovers
 from tests.service.engine.test_everything_at_once import BOTH, NAMES, Play
-from tests.service.engine.wires import RAW
+from tests.service.engine.wires import RAW, ask
 from tests.service.store.fake import FakeStore
 
 ENGINE = Path(service.engine.__file__).parent
@@ -201,8 +201,41 @@ async def test_faults_in_many_lines_are_contained(inline_run_s: float) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
 async def test_faults_in_many_lines_are_contained_where_there_is_a_log(inline_run_s: float) -> None:
-    for seed in range(3):
+    for seed in range(6):
         dice = random.Random(seed)
         lines = (await play(seed, 0, inline_run_s, calls=25, store=FakeStore())).lines
         for _ in range(25):
             await play(seed, dice.randint(1, lines), inline_run_s, calls=25, store=FakeStore())
+
+
+@pytest.mark.parametrize("place", ["stands", "hold"])
+async def test_a_fault_where_a_row_is_refused_is_told_to_it(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fakes_on(device, store=FakeStore(), inline_run_s=WORKER) as house:
+        (shard,) = house.served.shards
+        for name in "ab":
+            house.open(name)
+        house.runners[0].gate.clear()
+        ask(house, "a", [1], 0)
+        await asyncio.sleep(0.01)
+        rows = [ask(house, "b", [token], None)[0] for token in range(2)]
+        await asyncio.sleep(0.01)
+        house.engine.directory.close("b")
+        faults = [MemoryError("of ours")]
+
+        def fail_once(*given: Any) -> Any:
+            if faults:
+                raise faults.pop()
+            return real(*given)
+
+        owner: Any = shard.table if place == "stands" else shard.log
+        real = getattr(owner, place)
+        monkeypatch.setattr(owner, place, fail_once)
+        house.runners[0].gate.set()
+        await house.settle()
+        await house.engine.drain()
+        await house.settle()
+        assert not faults
+        assert [row.answers for row in rows] == [1, 1]
+        assert not leftovers(house.served)

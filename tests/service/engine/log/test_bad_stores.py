@@ -3,14 +3,19 @@
 import asyncio
 import random
 import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from service import errors
+from service.engine.log.folding import FOLDING
+from service.engine.log.recovery import CHECKPOINT, SESSION
+from service.store.store import StoreFailedError, StoreFullError
 from tests.service.engine.fakes import DecodingRunner, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on, leftovers
-from tests.service.engine.wires import RAW, Row, ask
+from tests.service.engine.wires import RAW, Row, Wire, ask
 from tests.service.store.fake import FakeStore
 
 
@@ -137,3 +142,124 @@ async def test_what_waits_for_a_slow_store_is_bounded() -> None:
         await house.engine.drain()
         await house.settle()
         assert all(len(row.replies) == 1 for row in rows)
+
+
+class Failing(FakeStore):
+    """A store of which some kind of call fails, or finds no room, from a moment on."""
+
+    fails_in = "nothing"
+    is_full = False
+
+    def append(self, number: int, group: bytes) -> None:
+        """See `Store.append`."""
+        self._may_fail("append", "journal")
+        super().append(number, group)
+
+    def drop(self, before: int) -> None:
+        """See `Store.drop`."""
+        self._may_fail("drop", "journal")
+        super().drop(before)
+
+    def groups(self, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        """See `Store.groups`."""
+        self._may_fail("groups", "journal")
+        return super().groups(first)
+
+    def write(self, puts: Mapping[bytes, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """See `Store.write`."""
+        for key in (*puts, *(deletes := list(deletes))):
+            self._may_fail(KINDS.get(key) or KINDS.get(key[:1], ""), "table")
+        super().write(puts, deletes)
+
+    def erase(self) -> None:
+        """See `Store.erase`."""
+        self._may_fail("erase", "table")
+        super().erase()
+
+    def _may_fail(self, kind: str, side: str) -> None:
+        if kind != self.fails_in:
+            return
+        if self.is_full:
+            raise StoreFullError("the fake store is full")
+        with self._lock:
+            raise self._fail(side)
+
+
+KINDS = {SESSION: "session row", CHECKPOINT: "checkpoint row", FOLDING: "note"}
+
+
+async def use(house: Fakes, kind: str) -> None:
+    """Have the store come to a call of a kind, with a session that has read."""
+    upkeep = house.engine._upkeep
+    assert upkeep is not None
+    slots = np.array([house.find("a").slot])
+    if kind == "append":
+        ask(house, "a", [3], 2)
+    elif kind in ("session row", "checkpoint row"):
+        await upkeep._save(house.served.shards[0], slots)
+    elif kind in ("drop", "erase"):
+        await house.engine.close("b")
+        await asyncio.sleep(0.02)  # until it is time for that
+        await upkeep.look_after()
+        await upkeep.eraser.finished()
+    else:  # it is read again, and that is noted
+        house.runners[0].fail_next = True
+        ask(house, "a", [3], 2)
+        await house.settle()
+
+
+ALL_KINDS = ("append", "session row", "checkpoint row", "note", "drop", "erase", "groups")
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+async def test_whatever_finds_that_the_disk_has_failed_ends_the_server(kind: str) -> None:
+    store = Failing()
+    async with fakes_on(DecodingRunner, store=store, erase_s=0.01) as house:
+        for name in "ab":
+            house.open(name)
+            await read(house, name, 1, 2)
+        wire = await Wire(house).attach("a")
+        upkeep = house.engine._upkeep
+        assert upkeep is not None
+        await upkeep.stop()  # which would find it a little later
+        store.fails_in = kind
+        with suppress(StoreFailedError):
+            await use(house, kind)
+        await asyncio.wait_for(house.engine.failed.wait(), 5)
+        row = wire.single(0, 4)  # on a stream, which asks nobody whether the server serves
+        await asyncio.sleep(0.02)
+        assert not row.replies
+        with pytest.raises(errors.DrainingError, match="the store has failed"):
+            ask(house, "a", [4], None)
+        left = store.crash()
+    async with fakes_on(DecodingRunner, store=left) as house:
+        assert (await house.engine.describe("a")).position == 2, "what was acknowledged is there"
+        assert await read(house, "a", 5) == run_alone([1, 2, 5])[-1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind != "groups"])
+async def test_whatever_finds_the_disk_full_goes_on_once_there_is_room(kind: str) -> None:
+    store = Failing()
+    async with fakes_on(DecodingRunner, store=store, erase_s=0.01) as house:
+        for name in "ab":
+            house.open(name)
+            await read(house, name, 1, 2)
+        store.fails_in, store.is_full = kind, True
+        with suppress(errors.StoreFullError, StoreFullError):
+            await use(house, kind)
+        await asyncio.sleep(0.02)
+        store.fails_in = "nothing"
+        assert house.engine.log is not None
+        await house.engine.log.flush()
+        await house.settle()
+        await house.engine.drain()
+        house.engine.draining = False
+        assert not house.engine.failed.is_set()
+        at = (await house.engine.describe("a")).position
+        assert await read(house, "a", 5) == run_alone([*[1, 2, 3][:at], 5])[-1]
+        upkeep = house.engine._upkeep
+        assert upkeep is not None
+        await upkeep.look_after()
+        left = store.crash()
+    async with fakes_on(DecodingRunner, store=left) as house:
+        assert await read(house, "a", 6) == run_alone([*[1, 2, 3][:at], 5, 6])[-1]

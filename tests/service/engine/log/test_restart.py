@@ -190,34 +190,6 @@ async def test_any_play_survives_any_crashes(seed: int) -> None:
                     await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
-async def test_a_run_that_fails_costs_its_sessions_nothing(inline_run_s: float) -> None:
-    store = FakeStore()
-    async with fakes_on(DecodingRunner, store=store, inline_run_s=inline_run_s) as house:
-        (device,) = house.runners
-        for name in "abc":
-            house.open(name)
-            await read(house, name, 1, 2)
-        upkeep = house.engine._upkeep
-        assert upkeep is not None
-        await upkeep._save(house.served.shards[0], np.array([house.find("b").slot]))
-        await read(house, "b", 3)
-        wire = await Wire(house).attach("a", "b")
-        device.fail_next = True
-        failed = wire.frame({0: ([5], 2), 1: ([5], 3)})
-        behind = wire.frame({0: ([6], 3), 1: ([6], 4)})
-        await house.settle()
-        await house.engine.drain()
-        house.engine.draining = False
-        for row in failed + behind:
-            assert isinstance(row.refusal, errors.CellarError)
-            assert row.refusal.reason in ("STORE_UNAVAILABLE", "POSITION_MISMATCH")
-        assert await read(house, "a", 5, position=2) == run_alone([1, 2, 5])[-1:]
-        assert await read(house, "b", 5, position=3) == run_alone([1, 2, 3, 5])[-1:]
-        await house.settle()
-        assert not leftovers(house.served)
-
-
 async def test_checkpoints_that_are_taken_at_different_times_keep_every_reply() -> None:
     store = FakeStore()
     async with fakes_on(DecodingRunner, store=store) as house:
@@ -334,18 +306,6 @@ async def test_a_step_for_elsewhere_is_not_applied_behind_later_ones(inline_run_
         assert behind.reply[:2] == (5, run_alone([1, 2, 3, 5, 6])[-1])
         assert isinstance(elsewhere.refusal, errors.PositionMismatchError)
         assert elsewhere.refusal.position in (3, 5)
-
-
-async def test_runs_that_fail_now_and_then_never_lose_a_session_that_has_read_nothing() -> None:
-    async with fakes_on(DecodingRunner, store=FakeStore()) as house:
-        (device,) = house.runners
-        house.open("a")
-        for _ in range(12):
-            device.fail_next = True
-            failed, _ = ask(house, "a", [1], 0)
-            await house.settle()
-            assert isinstance(failed.refusal, errors.StoreUnavailableError)
-        assert await read(house, "a", 1) == run_alone([1])
 
 
 async def test_rows_of_a_frame_that_are_refused_apart_are_told_apart() -> None:

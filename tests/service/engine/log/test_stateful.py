@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
 
 from service import errors
 from service.engine.calls.generate import generate
+from service.engine.log import folding
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.service.engine.conftest import Clock
@@ -71,6 +73,9 @@ class Sessions(RuleBasedStateMachine):
         self.plain: dict[str, Plain] = {}
         self.stale: dict[str, int] = {}
         self.serving: AbstractAsyncContextManager[Fakes] | None = None
+        # What ends these processes is no session that is folded.
+        self.ends = patch.object(folding, "_MOST_ENDS", 1000)
+        self.ends.start()
 
     @initialize(inline_run_s=st.sampled_from([INLINE, WORKER]))
     def start(self, inline_run_s: float) -> None:
@@ -122,6 +127,8 @@ class Sessions(RuleBasedStateMachine):
                 del self.plain[name]
                 with pytest.raises(errors.SessionExpiredError):
                     self._do(self.house.engine.describe(name))
+        assert self.house.engine.log is not None
+        self._do(self.house.engine.log.flush())  # that they have ended is said before it is durable
 
     # -- steps ----------------------------------------------------------------------------
 
@@ -271,11 +278,14 @@ class Sessions(RuleBasedStateMachine):
             assert (info.branch, info.position) == (plain.branch, len(plain.tokens))
 
     def teardown(self) -> None:
-        if self.serving is not None:
-            self._do(self.house.settle())
-            assert not leftovers(self.house.served)
-            self._stop()
-        self.runner.close()
+        try:
+            if self.serving is not None:
+                self._do(self.house.settle())
+                assert not leftovers(self.house.served)
+                self._stop()
+        finally:
+            self.runner.close()
+            self.ends.stop()
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -344,6 +354,20 @@ TestSessions = Sessions.TestCase
 TestSessions.settings = settings(
     max_examples=8,
     stateful_step_count=30,
+    deadline=None,
+    phases=PHASES,
+    suppress_health_check=SLOW,
+)
+
+
+class LongSessions(Sessions):
+    """The same, longer."""
+
+
+TestLongSessions = pytest.mark.timeout(600)(pytest.mark.long(LongSessions.TestCase))
+TestLongSessions.settings = settings(
+    max_examples=100,
+    stateful_step_count=60,
     deadline=None,
     phases=PHASES,
     suppress_health_check=SLOW,
