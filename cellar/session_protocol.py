@@ -54,7 +54,8 @@ class SessionProtocol(OnBranch):
     Every request carries the session's *branch*, and is refused once somebody has reset the session
     or opened it anew. A reset of our own begins a branch, which is taken over. One without an
     answer may have begun it all the same: a session that is found at position 0 of another branch
-    then is taken to be where it led.
+    then is taken to be where it led. A generation that is broken off begins a branch, too, where
+    the session goes back to what was written of it: to read the position again takes that over.
 
     What a crash of the server has taken is sent once more, see ``OnBranch``.
     """
@@ -173,6 +174,10 @@ class SessionProtocol(OnBranch):
                 late = isinstance(error, DrainingError | InternalError)
                 self._stale = attempts.ambiguous or error.ambiguous or late
                 yield Sleep(attempts.failed(error))
+                if self._stale:  # what it drew that never came is taken back, on another branch
+                    yield from self._refresh(attempts)
+                    self._generation = generation
+                    self._put_branch(request)
 
     def forecast(
         self,

@@ -116,13 +116,14 @@ class PositionMismatchError(CellarError):
 class StaleBranchError(CellarError):
     """The session is on another branch than what was asked is for.
 
-    It was reset or opened anew; or a crash has ended that one, of which ``kept`` steps were kept.
+    It was reset or opened anew, or has gone back from a generation that was broken off; or a crash
+    has ended that one, of which ``kept`` steps were kept.
     """
 
     reason = "STALE_BRANCH"
 
     def __init__(self, *, branch: int, position: int, kept: int | None = None) -> None:
-        why = "was reset or opened anew since"
+        why = "was reset or opened anew since, or went back from a generation that was broken off"
         if kept is not None:
             why = f"lost what came after position {kept} in a crash"
         super().__init__(

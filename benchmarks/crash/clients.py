@@ -186,7 +186,7 @@ class Clients(Answers):
         )
         drawn: tuple[int, ...] = ()
         expected = ways[-1].tokens[first:]
-        pieces = 0
+        pieces = written = 0
         try:
             async for piece in call:
                 pieces += 1
@@ -197,7 +197,8 @@ class Clients(Answers):
                     "different",
                     f"{past.name}: drew {drawn} up to {piece.position}, not {expected} to {at}",
                 )
-                past.told = past.now.branch, piece.position
+                written = piece.position
+                past.told = past.now.branch, written
                 self.counts["acknowledged"] += len(piece.tokens)
                 if pieces == leaves_after:
                     break
@@ -209,6 +210,16 @@ class Clients(Answers):
         finally:
             await call.aclose()
         await self._meet(past, settle=True)
+        at = len(past.now.tokens)
+        self._check(at >= written, "lost", f"{past.name}: at {at}, {written} was written")
+        self._check(
+            self.has_faults
+            or not leaves_after
+            or pieces != leaves_after
+            or at == (written or first),
+            "doubled",
+            f"{past.name}: at {at}, {written} was written",
+        )
 
     async def _again(self, past: Past) -> None:
         """The last request is sent again, or another one in its place."""

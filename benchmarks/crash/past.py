@@ -70,7 +70,10 @@ class Steps:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Draws:
-    """A prompt, and so many steps that are drawn one by one, at most."""
+    """A prompt, and so many steps that are drawn one by one, at most.
+
+    Where it is broken off the session goes back, to another branch.
+    """
 
     prompt: tuple[int, ...]
     most: int
@@ -80,8 +83,10 @@ class Draws:
         if self.prompt:
             state = state.read(self.prompt)
             yield state
+        yield replace(state, branch=UNKNOWN)
         for _ in range(self.most):
             state = state.read((state.number % VOCABULARY,))
+            yield replace(state, branch=UNKNOWN)
             yield state
 
 

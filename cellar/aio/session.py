@@ -49,7 +49,8 @@ class Generation(AsyncIterator[Piece]):
     async def close(self) -> None:
         """Stops the generation where it is; the session's ``position`` tells then where that is.
 
-        The server may have gone on past the last piece by a few steps.
+        It is behind the last piece that the server wrote, which may not have come any more, and on
+        another ``branch`` if the server had gone on past that.
         """
         await self._pieces.aclose()
         await self._settle()
@@ -94,7 +95,8 @@ class Session:
     def branch(self) -> int:
         """Names the session's unbroken past; 0 if the server does not say.
 
-        New when it is opened or reset. Every request is for it alone.
+        New when it is opened or reset, and where a generation that was broken off is taken back.
+        Every request is for it alone.
         """
         return self._protocol.branch
 

@@ -54,8 +54,8 @@ class StepResult:
 class Breakable(Protocol):
     """A generation, which can be ended from outside."""
 
-    def break_off(self, error: CellarError) -> None:
-        """End it with what has run."""
+    def break_off(self, error: CellarError, *, at_once: bool = False) -> None:
+        """End it with what has run, or with ``at_once`` with what its client was told."""
 
 
 class Engine:
@@ -178,20 +178,23 @@ class Engine:
 
         Args:
             session_id: which.
-            settle: ends its generations first, so that nothing taken before moves it any more.
-            branch: the branch that it must be on, before and then; 0 is unchecked.
+            settle: ends its generations first, so that nothing taken before moves it any more. It
+                stands where they were written to, which may be on a new branch.
+            branch: the branch that it must be on, before and then; 0 is unchecked. With ``settle``
+                it may be the one that the session has just gone back from.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
             StaleBranchError: it is on another branch.
         """
         session = self.directory.find(session_id)
-        session.shard.on_branch(session.slot, branch)
+        shard, slot = session.shard, session.slot
+        shard.on_branch(slot, branch, or_left=settle)
         if settle:
             left = CallerGoneError("the client has left the generation, and goes on without it")
-            for generation in self._generations.get(session, ()):
-                generation.break_off(left)
-        shard, slot = session.shard, session.slot
+            for generation in list(self._generations.get(session, ())):
+                generation.break_off(left, at_once=True)
+            branch = shard.on_branch(slot) if branch else 0
         if not shard.is_idle(slot):
             await self.barrier(session_id)
             session = self.directory.find(session_id)
@@ -208,7 +211,7 @@ class Engine:
 
         Args:
             session_id: which.
-            branch: the branch that it must be on; 0 is unchecked.
+            branch: the branch that it must be on, or has gone back from; 0 is unchecked.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
@@ -221,7 +224,7 @@ class Engine:
             return position
         session = self.directory.find(session_id)
         shard, slot = session.shard, session.slot
-        shard.on_branch(slot, branch)
+        shard.on_branch(slot, branch, or_left=True)
         is_idle = shard.is_idle(slot)
         position = self.directory.close(session_id)
         if is_idle:
@@ -237,7 +240,8 @@ class Engine:
 
         Args:
             session_id: which.
-            branch: the branch that it must be on when it is reset; 0 is unchecked.
+            branch: the branch that it must be on when it is reset, or has gone back from; 0 is
+                unchecked.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
@@ -246,10 +250,10 @@ class Engine:
         """
         self.check_ready()
         session = self.directory.find(session_id)
-        session.shard.on_branch(session.slot, branch)
+        present = session.shard.on_branch(session.slot, branch, or_left=True)
         barrier = Barrier(
             slots=np.array([session.slot], np.int64),
-            branches=np.array([branch], np.uint64) if branch else None,
+            branches=np.array([present], np.uint64) if branch else None,
             reset=True,
         )
         await session.shard.perform(barrier)

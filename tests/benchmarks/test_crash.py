@@ -75,7 +75,7 @@ def a_reply_before_its_group(patch: Patch) -> None:
 
 
 def a_duplicate_across_a_reset(patch: Patch) -> None:
-    def on_branch(self: Shard, slot: int, claimed: int = 0) -> int:
+    def on_branch(self: Shard, slot: int, claimed: int = 0, *, or_left: bool = False) -> int:
         return self.table.branch.item(slot)
 
     patch.setattr(Shard, "on_branch", on_branch)
@@ -129,7 +129,7 @@ def test_a_past_is_what_was_told_and_what_may_have_followed() -> None:
     past.send(second)
     past.send(Reset())
     ways = [(len(way.tokens), way.branch) for way in past.ways()]
-    assert ways == [(2, 7), (3, 7), (4, 7), (0, 0)]
+    assert ways == [(2, 7), (2, 0), (3, 0), (3, 7), (4, 0), (4, 7), (0, 0)]
     past.settle(is_open=True, branch=8, position=0)
     assert (past.now.branch, past.stale, past.sent) == (8, 7, [])
 

@@ -13,7 +13,7 @@ CEILINGS: dict[str, tuple[int, int | None]] = {
     "step": (15, None),
     "frame": (16, None),
     "row": (15, None),
-    "generate": (20, 130),
+    "generate": (22, 139),  # it keeps the state that it may have to go back to
     "forecast": (20, 124),
 }
 

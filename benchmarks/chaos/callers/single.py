@@ -219,6 +219,10 @@ class SingleCaller:
         session = self._history.eras[self._era].session
         request = session_pb2.GetSessionRequest(session_id=session, settle=True)
         found = (await self._connection.call("GetSession", request)).session
+        if found.position >= at:
+            # What it had read beyond what was written is taken back, on another branch; all that
+            # was told is there still.
+            self._history.eras[self._era].branch = branch_of(found)
         era = told(self._world, ask, found.position, branch_of(found))
         if era is not None and found.position > at:  # on another branch after that, maybe
             if at == start:

@@ -5,6 +5,7 @@ makes of them. Knows nothing of gRPC.
 """
 
 import asyncio
+from array import array
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import TokensInput
+from service.engine.calls.way_back import BASE_STEPS, WayBack
 from service.engine.directory import Session
 from service.engine.engine import Engine, StepCall
+from service.engine.log.seeds import Seed
 from service.engine.scheduler.feedback import Feedback, FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
-from service.engine.work.columns import SAMPLE, Answers, Ints
+from service.engine.work.columns import STATE, Answers, Ints, Outputs
 from service.engine.work.flow import Flow, caller
 from service.engine.work.memory import Account, BufferMemory, Held
 from service.engine.work.sampling import Draws, Sampling
@@ -28,8 +31,10 @@ from service.errors import (
     CellarError,
     PositionMismatchError,
     SessionClosedError,
+    StaleBranchError,
 )
 
+_FIRST_DRAW = Outputs(sample=True, states=True)
 _COUNTED_STEPS = 512  # that nobody has taken: fewer are not counted
 _STEP_BYTES = 40  # of a number in a list
 
@@ -51,6 +56,7 @@ class _Generation(FeedbackCall):
     Attributes:
         prompt: what is read first, while it is.
         rows: its row, once it feeds back.
+        way_back: to what was written of it, then.
 
     Args:
         feedback: where it feeds back.
@@ -70,6 +76,7 @@ class _Generation(FeedbackCall):
     ) -> None:
         self.prompt: StepCall | None = None
         self.rows: Ints | None = None
+        self.way_back: WayBack | None = None
         self._feedback = feedback
         self.watches = bool(stop)
         self.ended = False
@@ -90,11 +97,18 @@ class _Generation(FeedbackCall):
     ) -> None:
         """See `FeedbackCall.put`."""
         assert len(rows) == 1, "a generation has one row"
+        if self.is_torn:
+            return  # the session has gone back meanwhile
         self._steps += steps[0].tolist()
         self._position, self._reason = position, reason
         self.news.set()
         if len(self._steps) > _COUNTED_STEPS and not self.cancelled:
             self._count(_STEP_BYTES * steps.shape[1])
+
+    def ran(self, position: int, runs: Ints) -> None:
+        """See `FeedbackCall.ran`."""
+        if self.way_back is not None:
+            self.way_back.ran(position, runs)
 
     def _count(self, size: int) -> None:
         if self._account is None:
@@ -116,8 +130,36 @@ class _Generation(FeedbackCall):
         self.ended = True
         self.news.set()
 
-    def break_off(self, error: CellarError) -> None:
-        """End it: what runs is read, and nothing is drawn any more."""
+    def leave(self) -> None:
+        """Nothing more of it is written: the session goes back to what was."""
+        if self.way_back is None or self.rows is None:
+            return  # it has drawn nothing
+        if self.ended and self.stood_at <= self.way_back.written:
+            return  # it has read nothing more
+        if self.way_back.go_back(self, self.rows):
+            self.is_torn = True
+            self._steps.clear()
+
+    def write(self, piece: Piece) -> None:
+        """A piece is handed to the stream: its client may have read it before anybody here knows.
+
+        Nothing of it is undone from here on.
+        """
+        way_back = self.way_back
+        assert way_back is not None, "it draws"
+        way_back.drawn.extend(piece.tokens or piece.values)
+        way_back.written = piece.position
+        if len(way_back.drawn) >= BASE_STEPS or way_back.base.history is not None:
+            way_back.move_on()
+
+    def break_off(self, error: CellarError, *, at_once: bool = False) -> None:
+        """End it: nothing is drawn any more.
+
+        What runs is read and written, or with ``at_once`` neither.
+        """
+        if at_once:
+            self.error = self.error or error
+            self.leave()
         if self.ended:
             return
         self.error = self.error or error
@@ -192,13 +234,16 @@ async def generate(
     flow = engine.flows.current
     call = _Generation(session.shard.feedback, served.reader.symbols, stop, engine.memory)
     with engine.generating(session, call):
-        drawn, at = await _first_draw(
-            engine, session, call, prompt, sampling, position, branch, flow
-        )
-        if engine.directory.sessions.get(session_id) is not session:
-            engine.directory.find(session_id)  # closed meanwhile, if nobody opened it anew
-            raise SessionClosedError(f"session_id: '{session_id}' was closed before it generated")
+        try:
+            drawn, at = await _first_draw(
+                engine, session, call, prompt, sampling, position, branch, flow
+            )
+        except StaleBranchError:
+            _check_open(engine, session)  # its slot may be another's by now
+            raise
+        _check_open(engine, session)
         feedback = session.shard.feedback
+        call.way_back = _way_back(session, branch, drawn, at)
         call.rows = rows = feedback.start(
             call,
             slots=np.array([session.slot]),
@@ -217,16 +262,46 @@ async def generate(
                 if piece is not None:
                     if not ended:
                         feedback.taken(call, int(rows[0]))
+                    call.write(piece)
                     yield piece
                 if ended:
                     break
         finally:
             flow.answered(1)
             call.close()
-            if not call.ended:
-                feedback.cancel(call, rows)
+            try:
+                call.leave()
+            finally:
+                if not call.ended:
+                    feedback.cancel(call, rows)
     if call.error is not None:
         raise call.error
+
+
+def _way_back(session: Session, branch: int, first: Answers, at: int) -> WayBack:
+    """To where the first draw was made, with the state there.
+
+    Where somebody has moved the session since, the generation fails and goes nowhere.
+    """
+    shard, slot = session.shard, session.slot
+    last_steps, content = shard.table.last_request_of(slot)
+    base = Seed(
+        branch=0,
+        position=at,
+        last_steps=last_steps,
+        content=content,
+        # On memory of their own: they are views of a whole batch's.
+        states=[own[0].copy() for name, own in first.columns.items() if name.startswith(STATE)],
+        history=shard.histories.get(slot),
+    )
+    drawn = array("i" if session.served.reader.has_tokens else "f")
+    return WayBack(session=session, branch=branch, base=base, written=at, drawn=drawn)
+
+
+def _check_open(engine: Engine, session: Session) -> None:
+    if engine.directory.sessions.get(session.id) is not session:
+        engine.directory.find(session.id)  # closed meanwhile, if nobody opened it anew
+        raise SessionClosedError(f"session_id: '{session.id}' was closed before it generated")
 
 
 def _check_stop(engine: Engine, session: Session, stop: Sequence[str]) -> None:
@@ -250,7 +325,10 @@ async def _first_draw(
     branch: int,
     flow: Flow,
 ) -> tuple[Answers, int]:
-    """Read the prompt, if there is one, and draw; returns the draw and where the session stands."""
+    """Read the prompt, if there is one, and draw.
+
+    Returns the draw with the session's state, and where it stands.
+    """
     if prompt is None or not len(prompt):
         session.shard.check_room(1, flow)
         drawn, at = await _draw_again(session, sampling, position, branch, flow)
@@ -258,7 +336,7 @@ async def _first_draw(
         call.prompt = engine.step(
             session,
             prompt,
-            outputs=SAMPLE,
+            outputs=_FIRST_DRAW,
             sampling=sampling,
             position=position,
             branch=branch,
@@ -284,7 +362,7 @@ async def _draw_again(
         slots=np.array([session.slot], np.int64),
         expected=np.array([current], np.int64),
         branches=np.array([branch], np.uint64),
-        outputs=SAMPLE,
+        outputs=_FIRST_DRAW,
         draws=Draws.repeated(sampling, 1),
         flow=flow,
     )

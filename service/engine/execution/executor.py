@@ -13,7 +13,7 @@ import structlog
 
 from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.work.batch import Batch, Part
-from service.engine.work.columns import NOTHING, Answers, Floats, Inputs, Ints, Outputs
+from service.engine.work.columns import NOTHING, STATE, Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Chunk, Decode, Fork, Kind, Load, Piece, Recall, Save, Work
@@ -62,7 +62,7 @@ class Executor:
             case Kind.CHUNKS:
                 return self._chunks(batch)
             case Kind.RECALL:
-                return [self._recall(part) for part in batch.parts]
+                return self._with_states(batch.parts, [self._recall(own) for own in batch.parts])
             case Kind.SAVE:
                 return self._save(batch)
             case Kind.LOAD:
@@ -137,13 +137,42 @@ class Executor:
         if outputs.sample:
             draws = Draws.joined([d for part in parts if (d := part.draws) is not None])
         found = self.answer(outputs, predictions, draws, positions)
-        if isinstance(found, CellarError) or len(parts) == 1:
+        if isinstance(found, CellarError):
             return [found for _ in parts]
-        stops = np.cumsum([len(part.slots) for part in parts]).tolist()
-        return [
-            found.rows(stop - len(part.slots), stop).copied()
-            for part, stop in zip(parts, stops, strict=True)
+        answers: list[Answered] = [found]
+        if len(parts) > 1:
+            stops = np.cumsum([len(part.slots) for part in parts]).tolist()
+            answers = [
+                found.rows(stop - len(part.slots), stop).copied()
+                for part, stop in zip(parts, stops, strict=True)
+            ]
+        return self._with_states(parts, answers) if outputs.states else answers
+
+    def _with_states(self, parts: Sequence[Part], answers: list[Answered]) -> list[Answered]:
+        """Answers, and what is resident of the sessions whose states are asked for, too.
+
+        As views: they are all read at once.
+        """
+        wanted = [
+            (number, own, part.slots)
+            for number, (part, own) in enumerate(zip(parts, answers, strict=True))
+            if part.work.outputs.states and part.is_last and isinstance(own, Answers)
         ]
+        if not wanted:
+            return answers
+        try:
+            found = self._runner.read(np.concatenate([slots for _, _, slots in wanted]))
+        except Exception as fault:
+            failed = answer_failed(fault)
+            for number, _, _ in wanted:
+                answers[number] = failed
+            return answers
+        start = 0
+        for _, own, slots in wanted:
+            stop = start + len(slots)
+            own.columns |= {f"{STATE}{n}": rows[start:stop] for n, rows in enumerate(found)}
+            start = stop
+        return answers
 
     def _decode(self, batch: Batch) -> list[Answered]:
         answers: list[Answered] = []
@@ -229,7 +258,7 @@ class Executor:
                 continue
             draws = _spread(chunk.draws, len(own))
             answers.append(self.answer(chunk.outputs, own, draws, positions))
-        return answers
+        return self._with_states(parts, answers)
 
     def _recall(self, part: Part) -> Answered:
         work = part.work

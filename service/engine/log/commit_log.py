@@ -23,11 +23,13 @@ from service.engine.log.entries import (
     Closed,
     Entry,
     Event,
+    Moved,
     Opened,
     Reset,
     SessionRow,
+    after_move,
     after_reset,
-    events_section,
+    events_sections,
     steps_section,
 )
 from service.engine.log.recovery import StoredSession, read_sessions
@@ -78,7 +80,7 @@ class _Group:
         found: list[Section] = []
         for part in self.parts:
             if isinstance(part, list):
-                found.append(events_section(part))
+                found += events_sections(part)
             else:
                 found += [steps_section(model, entries) for model, entries in part.items()]
         return found
@@ -171,6 +173,12 @@ class CommitLog:
         self._leave(first_group)
         self._event(Reset(number=number, branch=branch))
         self._note(number, after_reset(self._rows[number], branch))
+
+    def move(self, event: Moved, *, first_group: int) -> None:
+        """A session was put to another position; its tail began there, 0 for none."""
+        self._leave(first_group)
+        self._event(event, event.seed.nbytes)
+        self._note(event.number, after_move(self._rows[event.number], event))
 
     def close(self, number: int, *, first_group: int) -> None:
         """A session has ended; its tail began there, 0 for none."""
@@ -356,12 +364,13 @@ class CommitLog:
     # -- writing --------------------------------------------------------------------------
 
     def _leave(self, first_group: int) -> None:
+        """The event that comes now makes a tail that began there needless, 0 for none."""
         if first_group:
             self._left.append((self.group, first_group))
 
-    def _event(self, event: Event) -> None:
+    def _event(self, event: Event, nbytes: int = 0) -> None:
         self._open.events().append(event)
-        self._count(256)
+        self._count(256 + nbytes)
 
     def _note(self, number: int, row: SessionRow | None) -> None:
         self._catalogue.append((self.group, number, row))

@@ -7,7 +7,7 @@ he knows. Knows nothing of models.
 
 import structlog
 
-from service.engine.log.entries import Rebranched, after_crash, events_section
+from service.engine.log.entries import Rebranched, after_crash, events_sections
 from service.engine.log.recovery import CHECKPOINT, IN_DOUBT, SESSION, Stored, StoredSession, key
 from service.engine.sessions.table import new_branch
 from service.settings import Durability
@@ -43,7 +43,7 @@ def _begin_branches(store: Store, stored: Stored, sessions: list[StoredSession])
         Rebranched(number=own.row.number, branch=new_branch(), position=own.position)
         for own in sessions
     ]
-    store.append(stored.last_group + 1, pack([events_section(events)]))
+    store.append(stored.last_group + 1, pack(events_sections(events)))
     stored.last_group += 1
     for own, event in zip(sessions, events, strict=True):
         own.row = after_crash(own.row, event.branch, event.position)

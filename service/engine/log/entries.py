@@ -1,7 +1,8 @@
 """What is in a group of the journal: the steps that were applied, and what else moved sessions.
 
 A group is a list of sections in the order in which things happened. A section of steps holds
-columns; one of events holds what opened, closed and reset sessions. Knows nothing of models.
+columns; one of events holds what opened, closed and reset sessions; one of its own has the state of
+a session that was moved otherwise. Knows nothing of models.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.log.seeds import Seed
 from service.engine.work.columns import Inputs, Ints, Mask
 from service.store.records import Section
 
@@ -77,13 +79,15 @@ class SessionRow:
     idle_s: float = 0.0
     """How long it has been idle, of the time that it was served."""
     seed: int = 0
-    """The position of its checkpoint; 0: it has none."""
+    """The position of its checkpoint; 0: it has none on this branch."""
     seed_branch: int = 0
     """The branch that its checkpoint was written on; 0: its own."""
     past: tuple[tuple[int, int], ...] = ()
     """Branches that crashes have ended, the last one last, and how many steps of each were kept."""
     seed_group: int = 0
     """What it read in groups up to this one, its checkpoint has; 0: nobody knows."""
+    left: int = 0
+    """The branch that it has gone back from, see `SessionTable.go_back`; 0: none."""
 
     def pack(self) -> Section:
         """For the table."""
@@ -126,7 +130,40 @@ class Rebranched:
     position: int
 
 
-Event = Opened | Closed | Reset | Rebranched
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A session was put to another position, on another branch, by what is no step and no reset.
+
+    What it has read before is on the branch before: it begins anew with the seed.
+    """
+
+    number: int
+    seed: Seed  # on the new branch
+    left: int = 0
+    """The branch that it has gone back from; 0: it comes from elsewhere."""
+
+    @property
+    def branch(self) -> int:
+        """The new one."""
+        return self.seed.branch
+
+    def pack(self) -> Section:
+        """For a group."""
+        seed = self.seed.pack()
+        # A column, as in sections of steps: where others are damaged it still says whose they are.
+        columns = {"session": np.array([self.number]), **seed.columns}
+        return Section("moved", {**seed.meta, "left": self.left}, columns)
+
+    @classmethod
+    def unpack(cls, section: Section) -> "Moved":
+        """What `pack` made."""
+        columns = dict(section.columns)
+        number = int(columns.pop("session")[0])
+        seed = Seed.unpack(Section("checkpoint", section.meta, columns))
+        return cls(number=number, seed=seed, left=int(section.meta["left"]))
+
+
+Event = Opened | Closed | Reset | Rebranched | Moved
 _EVENTS: dict[str, type[Any]] = {"closed": Closed, "reset": Reset, "rebranched": Rebranched}
 
 
@@ -149,20 +186,53 @@ def steps_section(model: str, entries: Sequence[Entry]) -> Section:
     return Section("steps", {"model": model}, columns)
 
 
-def events_section(events: Sequence[Event]) -> Section:
+def drawn_entries(model: str, number: int, position: int, drawn: Inputs, runs: Ints) -> list[Entry]:
+    """What a session has drawn and read from a position on, in what it ran in.
+
+    Args:
+        model: see `Entry`.
+        number: the session's.
+        position: before.
+        drawn: the steps, (steps,) or (steps, width).
+        runs: of each step the bucket and the time steps of its run, as in `Entry`, (steps, 2).
+    """
+    found: list[Entry] = []
+    starts = np.flatnonzero(np.any(np.diff(runs, axis=0, prepend=-1), axis=1)).tolist()
+    for start, stop in zip(starts, [*starts, len(drawn)][1:], strict=True):
+        bucket, run_steps = runs[start].tolist()
+        rows = stop - start if run_steps else 1  # each was a run of its own then, of one step
+        at = position + start + np.arange(rows)
+        steps, own = (stop - start) // rows, np.full(rows, number)
+        found.append(Entry(model, own, at, steps, DRAWN, drawn[start:stop], bucket, run_steps))
+    return found
+
+
+def events_sections(events: Sequence[Event]) -> list[Section]:
     """Events, in order."""
+    sections: list[Section] = []
     found: list[dict[str, Any]] = []
     for event in events:
-        if isinstance(event, Opened):
+        if isinstance(event, Moved):
+            sections += [*_as_json(found), event.pack()]
+            found = []
+        elif isinstance(event, Opened):
             found.append({"event": "opened", **_facts(event.row)})
         else:
             found.append({"event": type(event).__name__.lower(), **asdict(event)})
-    text = json.dumps(found, separators=(",", ":")).encode()
-    return Section("events", {}, {"json": np.frombuffer(text, np.uint8)})
+    return [*sections, *_as_json(found)]
+
+
+def _as_json(events: Sequence[dict[str, Any]]) -> list[Section]:
+    if not events:
+        return []
+    text = json.dumps(events, separators=(",", ":")).encode()
+    return [Section("events", {}, {"json": np.frombuffer(text, np.uint8)})]
 
 
 def events_of(section: Section) -> list[Event]:
-    """What `events_section` was given."""
+    """What `events_sections` was given and this section of it holds."""
+    if section.kind == "moved":
+        return [Moved.unpack(section)]
     events: list[Event] = []
     for found in json.loads(section.columns["json"].tobytes()):
         kind = found.pop("event")
@@ -236,7 +306,12 @@ class Steps:
 
 def after_reset(row: SessionRow, branch: int) -> SessionRow:
     """The session, back at position 0."""
-    return replace(row, branch=branch, seed=0, seed_group=0, seed_branch=0, past=())
+    return replace(row, branch=branch, seed=0, seed_group=0, seed_branch=0, past=(), left=0)
+
+
+def after_move(row: SessionRow, event: Moved) -> SessionRow:
+    """The session where it was put: its checkpoint is of the branch before."""
+    return replace(after_reset(row, event.branch), left=event.left)
 
 
 def after_crash(row: SessionRow, branch: int, position: int) -> SessionRow:
@@ -246,14 +321,15 @@ def after_crash(row: SessionRow, branch: int, position: int) -> SessionRow:
         branch=branch,
         seed_branch=(row.seed_branch or row.branch) if row.seed else 0,
         past=(*row.past, (row.branch, position))[-_PAST_BRANCHES:],
+        left=0,
     )
 
 
 def _facts(row: SessionRow) -> dict[str, Any]:
-    """For a store; what no crash has touched says nothing of crashes."""
+    """For a store; what no crash and no way back has touched says nothing of these."""
     # `asdict` takes nine times as long, and there may be 100,000 at a stop.
     facts = {name: getattr(row, name) for name in row.__slots__}
-    for name in ("seed_branch", "past"):
+    for name in ("seed_branch", "past", "left"):
         if not facts[name]:
             del facts[name]
     return facts

@@ -13,15 +13,18 @@ import structlog
 from service.engine.log.entries import (
     Closed,
     Event,
+    Moved,
     Opened,
     Rebranched,
     Reset,
     SessionRow,
     Steps,
     after_crash,
+    after_move,
     after_reset,
     events_of,
 )
+from service.engine.log.seeds import Seed
 from service.engine.work.columns import Ints
 from service.store.records import DamagedError, Section, unpack
 from service.store.store import Store
@@ -80,9 +83,12 @@ class StoredSession:
     Attributes:
         row: what the catalogue says of it.
         position: where it stands; what it has read is whole up to there.
-        first_group: where its tail begins, or what is lost of it; 0 where it has none.
+        first_group: where its tail begins, or its seed is, or what is lost of it; 0 where it has
+            none of these.
         last_group: where its tail ends; 0 where it has none.
         tail: what it has read since its checkpoint.
+        seed: where it has no checkpoint on its branch, what the journal has instead, if it was
+            moved there.
         is_damaged: some of what it had read is lost; it stands where it was before.
         is_aside: to read its tail has ended the process; it is not read any more.
     """
@@ -92,17 +98,23 @@ class StoredSession:
     first_group: int = 0
     last_group: int = 0
     tail: Tail | None = None
+    seed: Seed | None = None
     is_damaged: bool = False
     is_aside: bool = False
 
     @property
+    def begins(self) -> int:
+        """Where its tail begins: the position of its checkpoint, or of its seed in the journal."""
+        return self.row.seed if self.seed is None else self.seed.position
+
+    @property
     def tail_steps(self) -> int:
         """Steps since its checkpoint."""
-        return self.position - self.row.seed
+        return self.position - self.begins
 
     def move_on(self, seed: int) -> None:
         """It has a later checkpoint by now: only what was read since then is its tail."""
-        self.row = replace(self.row, seed=seed)
+        self.row, self.seed = replace(self.row, seed=seed), None
         if self.tail is not None:
             self.tail = self.tail.since(seed)
 
@@ -148,13 +160,32 @@ class _Read:
     parts: dict[str, list[Steps]] = field(default_factory=dict)  # by model
     groups: dict[str, list[int]] = field(default_factory=dict)  # of each part
     places: dict[str, list[int]] = field(default_factory=dict)  # in the journal, of each part
-    resets: dict[int, int] = field(default_factory=dict)  # the place of a session's last reset
+    # The place where a session's present branch begins: its last reset, or move.
+    begins: dict[int, int] = field(default_factory=dict)
+    # If it was a move: that, its group, and the branch that crashes have led to since.
+    moved: dict[int, tuple[Moved, int, int]] = field(default_factory=dict)
     # Of a session, the places where crashes have ended a branch, and the steps that were kept.
     crashes: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     opened: dict[int, int] = field(default_factory=dict)  # the place where it was opened
     damaged: dict[int, list[_Damage]] = field(default_factory=dict)  # entries of a session
     last_group: int = 0
     unknown: list[_Damage] = field(default_factory=list)  # nobody can say whose
+
+    def happened(self, event: Event, *, place: int, group: int) -> None:
+        """Note what an event says of entries before it; whoever else knows of it."""
+        match event:
+            case Opened(row=row):
+                self.opened[row.number] = place
+            case Reset(number=number):  # what was read before is on another branch
+                self.begins[number] = place
+                self.moved.pop(number, None)
+            case Moved(number=number):
+                self.begins[number] = place
+                self.moved[number] = event, group, event.branch
+            case Rebranched(number=number, branch=branch, position=position):
+                self.crashes.setdefault(number, []).append((place, position))
+                if number in self.moved:
+                    self.moved[number] = *self.moved[number][:2], branch
 
     def damage_of(self, session: "StoredSession") -> _Damage | None:
         """The first of what is lost of a session since its checkpoint."""
@@ -169,7 +200,7 @@ class _Read:
     def _concerns(self, damage: _Damage, session: "StoredSession") -> bool:
         """Whether it is of the session as it is now, and not in its checkpoint."""
         row = session.row
-        since = max(self.resets.get(row.number, -1), self.opened.get(row.number, -1))
+        since = max(self.begins.get(row.number, -1), self.opened.get(row.number, -1))
         is_seeded = damage.group <= row.seed_group or 0 <= damage.position < row.seed
         return damage.place > since and not is_seeded
 
@@ -203,6 +234,12 @@ def read_sessions(store: Store, rows: Mapping[int, SessionRow]) -> dict[int, Sto
 
 def _with_tails(rows: Mapping[int, SessionRow], found: _Read) -> dict[int, StoredSession]:
     sessions = {number: StoredSession(row=row, position=row.seed) for number, row in rows.items()}
+    for number, (event, group, branch) in found.moved.items():
+        session = sessions.get(number)
+        # Of a branch that was left again, or before a checkpoint, it says nothing any more.
+        if session is not None and session.row.branch == branch and not session.row.seed:
+            session.seed, session.position = event.seed, event.seed.position
+            session.first_group = session.last_group = group
     for model, parts in found.parts.items():
         _tails(model, parts, found, sessions)
     for number in found.damaged:
@@ -228,14 +265,10 @@ def _read(store: Store, happened: Callable[[int, list[Event]], None]) -> _Read:
         found.last_group = number
         for section in _sections(number, data, found, place):
             place += 1
-            if section.kind == "events":
+            if section.kind in ("events", "moved"):
                 events = events_of(section)
-                # What was read before a reset is on another branch, whoever knows of the reset.
-                found.resets |= {own.number: place for own in events if isinstance(own, Reset)}
                 for own in events:
-                    if isinstance(own, Rebranched):
-                        found.crashes.setdefault(own.number, []).append((place, own.position))
-                found.opened |= {own.row.number: place for own in events if isinstance(own, Opened)}
+                    found.happened(own, place=place, group=number)
                 happened(number, events)
             elif section.kind == "steps":
                 model = str(section.meta["model"])
@@ -260,7 +293,7 @@ def _sections(number: int, data: bytes, found: _Read, place: int) -> Iterator[Se
                 continue
             yield Section("damaged", {}, {})
             whose = section.columns.get("session")
-            if section.kind != "steps" or whose is None:
+            if section.kind not in ("steps", "moved") or whose is None:
                 found.unknown.append(_Damage(place=place, group=number))
                 continue
             positions = section.columns.get("position", np.full(len(whose), -1))
@@ -283,6 +316,10 @@ def _apply(events: list[Event], rows: dict[int, SessionRow], stored: Stored) -> 
                 if number in rows:
                     row = after_reset(rows[number], branch)
                     rows[number] = stored.changes[number] = row
+            case Moved(number=number):
+                if number in rows:
+                    row = after_move(rows[number], event)
+                    rows[number] = stored.changes[number] = row
             case Rebranched(number=number, branch=branch, position=position):
                 if number in rows and rows[number].branch != branch:  # the table may know it
                     row = after_crash(rows[number], branch, position)
@@ -302,8 +339,8 @@ def _tails(
     places = np.repeat(np.array(found.places[model], np.int64), lengths)
     numbers, whose = np.unique(entries.sessions, return_inverse=True)
     own = [sessions.get(number) for number in numbers.tolist()]
-    seeds = np.array([_NEVER if session is None else session.row.seed for session in own])
-    resets = np.array([found.resets.get(number, -1) for number in numbers.tolist()])
+    seeds = np.array([_NEVER if session is None else session.begins for session in own])
+    branches = np.array([found.begins.get(number, -1) for number in numbers.tolist()])
     damaged = np.full(len(own), _NEVER)
     for index, session in enumerate(own):
         if session is not None and session.row.number in found.damaged:
@@ -312,7 +349,7 @@ def _tails(
     # What was read before the checkpoint, on an earlier branch too, stands before it; sessions
     # that have ended need nothing.
     needs = entries.positions >= seeds[whose]
-    needs &= (places > resets[whose]) & (places < damaged[whose])
+    needs &= (places > branches[whose]) & (places < damaged[whose])
     all_ends = entries.positions + entries.steps
     crashes = [found.crashes.get(number, ()) for number in numbers.tolist()]
     for turn in range(max(map(len, crashes), default=0)):  # what a crash took is not there again
@@ -346,7 +383,9 @@ def _tails(
             _lose(session, _Damage(place=0, group=int(groups[stop])))
         if start < stop:
             session.position = int(ends[stop - 1])
-            session.first_group, session.last_group = int(groups[start]), int(groups[stop - 1])
+            first = int(groups[start])
+            session.first_group = min(session.first_group or first, first)
+            session.last_group = int(groups[stop - 1])
             session.tail = Tail(
                 entries=entries,
                 groups=groups,

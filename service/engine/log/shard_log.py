@@ -9,9 +9,10 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import PARTIAL, Entry, SessionRow
+from service.engine.log.entries import PARTIAL, Entry, Moved, SessionRow, drawn_entries
+from service.engine.log.seeds import Seed
 from service.engine.sessions.table import SessionTable
-from service.engine.work.columns import Ints
+from service.engine.work.columns import Inputs, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.work import Chunk, Piece, Save, Work, hand_over
 from service.errors import untellable
@@ -127,6 +128,21 @@ class ShardLog:
         table.group[slot] = self.log.group
         table.first_group[slot] = table.tail_steps[slot] = 0
 
+    def moved(self, slot: int, seed: Seed, drawn: Inputs, runs: Ints) -> None:
+        """A session was put to a seed, on another branch, and what it had drawn from there on.
+
+        See `drawn_entries`; whether steps are kept or not, the seed is not all of it without these.
+        """
+        table = self._table
+        number = int(table.number[slot])
+        if not number:
+            return  # it has ended
+        event = Moved(number=number, seed=seed, left=int(table.left[slot]))
+        self.log.move(event, first_group=int(table.first_group[slot]))
+        for entry in drawn_entries(self._model, number, seed.position, drawn, runs):
+            self.log.add(entry)
+        table.moved(slot, group=self.log.group, steps=len(drawn))
+
     def close(self, slot: int) -> None:
         """A session has ended; what is told of it still waits for that."""
         table = self._table
@@ -137,6 +153,8 @@ class ShardLog:
     def saved(self, slots: Ints, save: Save, at: Ints) -> None:
         """Their states have been read: what they read from here on is their tail."""
         table = self._table
+        stay = ~table.returning[slots]  # where the others stand is on the branch before
+        slots, at = slots[stay], at[stay]
         save.numbers[at], save.saved_branches[at] = table.number[slots], table.branch[slots]
         save.first_groups[at] = table.first_group[slots]
         table.first_group[slots] = table.tail_steps[slots] = 0

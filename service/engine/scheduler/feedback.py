@@ -19,7 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.sessions.table import SessionTable
-from service.engine.work.columns import SAMPLE, Answers, Ints, Mask
+from service.engine.work.columns import SAMPLE, Answers, Branches, Ints, Mask
 from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.sampling import Draws
@@ -54,6 +54,7 @@ class FeedbackCall(ABC):
         cancelled: nobody waits for it any more.
         error: what ended it.
         is_torn: a piece of it was lost, so that none must follow.
+        stood_at: where its last row stood when it ended.
     """
 
     is_torn = False
@@ -61,6 +62,7 @@ class FeedbackCall(ABC):
     watches = False
     cancelled = False
     error: CellarError | None = None
+    stood_at = 0
 
     @abstractmethod
     def put(
@@ -78,6 +80,14 @@ class FeedbackCall(ABC):
     @abstractmethod
     def end(self, rows: Ints, draws: NDArray[Any]) -> None:
         """Some of its rows have ended; their ``draws`` (rows,) were not read any more."""
+
+    def ran(self, position: int, runs: Ints) -> None:  # noqa: B027
+        """Hear what the steps up to a position ran in, where bits depend on that.
+
+        Args:
+            position: behind the last of them.
+            runs: the bucket and the time steps of the run of each, (steps, 2).
+        """
 
     def is_over(self, step: Any) -> bool:  # noqa: ARG002
         """Whether a row ends with the step it has just read, if the call watches."""
@@ -113,6 +123,7 @@ def _record(step: type[np.generic]) -> np.dtype[np.void]:
             ("filled", np.int64),  # steps that are not in a piece
             ("unread", np.int64),  # steps in pieces that nobody has taken
             ("flying", np.int64),  # steps that it reads in a batch that runs
+            ("queued", np.bool_),  # its step waits its turn, or runs, among other work
             ("fate", np.int64),  # a `_Fate`
             ("is_paced", np.bool_),
             ("special", np.bool_),  # its call watches it, or was cancelled: looked at one by one
@@ -169,6 +180,7 @@ class Feedback:
         step = np.int64 if bounds is None else np.float32
         self._rows = np.zeros(_FIRST_ROWS, _record(step))
         self._done = np.zeros((_FIRST_ROWS, PIECE_STEPS), step)  # steps that are not in a piece
+        self._ran: Ints | None = None  # (rows, steps, 2) in what, once bits depend on it
         self._calls: list[FeedbackCall | None] = [None] * _FIRST_ROWS  # by row
         self._free = list(range(_FIRST_ROWS))[::-1]
         self._ready: list[Ints] = []
@@ -256,6 +268,13 @@ class Feedback:
                     self._end(np.array([row]))
         self._wake()
 
+    def stand(self, call: FeedbackCall, row: int) -> tuple[int, int]:
+        """Where a call's row stands, or has ended, and how many steps it has under way."""
+        if self._calls[row] is not call:
+            return call.stood_at, 0
+        own = self._rows[row]
+        return int(own["at"]), int(own["flying"]) or int(own["queued"])
+
     # -- batches --------------------------------------------------------------------------
 
     def settle(self) -> Request | None:
@@ -295,6 +314,8 @@ class Feedback:
         self.ready_rows = len(self._ready[0]) + len(later)
         if not len(stray):
             return None
+        # Those are not refused: their step is counted.
+        rows["queued"][stray] = self._table.accepted[rows["slot"][stray]] == rows["at"][stray]
         request = self._request(stray)
         request.positions = rows["at"][stray]
         request.branches = rows["branch"][stray]
@@ -344,8 +365,11 @@ class Feedback:
         self.in_flight += steps * len(taken)
         return work
 
-    def feed(self, done: Ints, answers: Answers) -> None:
-        """A batch was committed: its rows read on with what they have drawn."""
+    def feed(self, done: Ints, answers: Answers, run: tuple[int, int] = (0, 0)) -> None:
+        """A batch was committed: its rows read on with what they have drawn.
+
+        ``run``: the bucket and the time steps of it, where bits depend on them.
+        """
         rows = self._rows
         self.land(done)
         drawn = self.within(answers.columns[self.drawn])
@@ -356,6 +380,10 @@ class Feedback:
         self._done[done[:, None], filled[:, None] + np.arange(steps)] = np.concatenate(
             [rows["next"][done, None], drawn[:, :-1]], axis=1
         )
+        if self._ran is None and any(run):
+            self._ran = np.zeros((*self._done.shape, 2), np.int64)
+        if self._ran is not None:
+            self._ran[done[:, None], filled[:, None] + np.arange(steps)] = run
         rows["filled"][done] = filled + steps
         rows["at"][done] += steps
         rows["left"][done] -= steps
@@ -376,7 +404,8 @@ class Feedback:
         if delivery.error is not None:
             self.land(done)
             for row in done.tolist():
-                self._call(row).error = delivery.error
+                call = self._call(row)
+                call.error = call.error or delivery.error
             rows["fate"][done] = _Fate.CANCELLED
         fate = rows["fate"][done]
         self._end(done[fate != _Fate.GOES_ON])
@@ -415,6 +444,7 @@ class Feedback:
             call = self._call(row)
             call.error = call.error or error
         self._rows["fate"][ended] = _Fate.CANCELLED
+        self._rows["queued"][ended] = False
         self._end(ended)
         self._recount()
 
@@ -460,6 +490,12 @@ class Feedback:
         """They are in no batch any more."""
         self.in_flight -= int(self._rows["flying"][rows].sum())
         self._rows["flying"][rows] = 0
+        self._rows["queued"][rows] = False
+
+    def branches(self, rows: Ints) -> Branches:
+        """The branches that rows read on, (rows,)."""
+        branches: Branches = self._rows["branch"][rows]
+        return branches
 
     def _decide(self, done: Ints) -> None:
         """Say which rows end with the step they have just read."""
@@ -520,6 +556,8 @@ class Feedback:
             return
         steps = self._done[own, :count]
         position = int(rows["at"][own[-1]])
+        if self._ran is not None and call.is_paced:
+            call.ran(position, self._ran[own[0], :count])
         self._tell(call, own, partial(call.put, rows["number"][own], steps, position, reason))
 
     def _tell(self, call: FeedbackCall, own: Ints, tell: Callable[[], None]) -> None:
@@ -561,6 +599,7 @@ class Feedback:
                 call.error = InternalError(f"the model drew {drawn}: it cannot be its next step")
             if filled:  # they have read them, even if they now fail
                 self._put_all(call, own, filled, _REASONS.get(fate))
+            call.stood_at = int(rows["at"][own[-1]])
             self._tell(call, own, partial(call.end, rows["number"][own], rows["next"][own]))
             for row in numbers:
                 self._calls[row] = None
@@ -570,5 +609,7 @@ class Feedback:
         size = len(self._calls)
         self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
         self._done = np.concatenate([self._done, np.zeros_like(self._done)])
+        if self._ran is not None:
+            self._ran = np.concatenate([self._ran, np.zeros_like(self._ran)])
         self._calls += [None] * size
         self._free = [*range(2 * size - 1, size - 1, -1), *self._free]

@@ -109,6 +109,8 @@ class SessionTable:
         self._entered = np.zeros(slots, np.int64)
         self._was_durable = np.zeros(slots, np.int64)
         self.restoring = np.zeros(slots, np.bool_)  # it is lost, and the log brings it back
+        self.returning = np.zeros(slots, np.bool_)  # it goes back, see `go_back`
+        self.left = np.zeros(slots, np.uint64)  # the branch that it has gone back from; 0: none
         # Of the request just applied; negative where its reply cannot be repeated.
         self._last_steps: NDArray[np.int32] = rows["last_steps"]
         self._last_content: Ints = rows["last_content"]  # digest of its inputs
@@ -138,16 +140,31 @@ class SessionTable:
         """
         branch = new_branch()
         self.branch[slot] = branch
-        self.accepted[slot] = self.position[slot] = self._stood[slot] = 0
+        self.accepted[slot] = self.position[slot] = self._stood[slot] = self.left[slot] = 0
         self._entered[slot] = self._was_durable[slot] = 0
-        self.lost[slot] = self.restoring[slot] = False
+        self.lost[slot] = self.restoring[slot] = self.returning[slot] = False
         self.last_used_s[slot] = now_s
         self._last_steps[slot] = 0
         return branch
 
-    def restore(self, slot: int, *, position: int, branch: int, idle_s: float) -> None:
+    def go_back(self, slot: int, position: int) -> int:
+        """Let a session stand at an earlier position of a new branch, which is returned.
+
+        Whoever calls this queues the `Load`, and the folds, that put it there: whatever is taken
+        from now on waits behind them. What is queued or runs is for the branch before, and counted
+        no longer.
+        """
+        branch = new_branch()
+        self.left[slot], self.branch[slot] = self.branch[slot], branch
+        self.accepted[slot] = self._stood[slot] = position
+        self.returning[slot] = True
+        return branch
+
+    def restore(
+        self, slot: int, *, position: int, branch: int, idle_s: float, left: int = 0
+    ) -> None:
         """Let a session that was opened now stand where the store says; nothing else is here."""
-        self.branch[slot] = branch
+        self.branch[slot], self.left[slot] = branch, left
         self.last_used_s[slot] -= idle_s
         self.freeze(slot, position)
 
@@ -162,6 +179,12 @@ class SessionTable:
         """Its state is here, or on its way."""
         self.cold_count -= bool(self.cold[slot])
         self.cold[slot] = False
+
+    def moved(self, slot: int, *, group: int, steps: int) -> None:
+        """It has begun a branch in a group of the log, with a seed and so many steps behind it."""
+        self.group[slot] = self.first_group[slot] = group
+        self.tail_steps[slot] = steps
+        self._entered[slot] = self._was_durable[slot] = 0
 
     def log(self, slots: Ints, *, group: int, steps: int, is_kept: bool) -> None:
         """So many steps of each of these are in a group of the log, which is its open one.
@@ -190,6 +213,8 @@ class SessionTable:
     def durable_position(self, slot: int, durable: int) -> int:
         """As far as this a session is known to be durable, where all groups up to one are."""
         group = self.group.item(slot)
+        if self.returning.item(slot):
+            return 0  # the log does not know its branch yet
         if group <= durable:
             return self.position.item(slot)
         return (self._entered if group <= durable + 1 else self._was_durable).item(slot)
@@ -216,6 +241,9 @@ class SessionTable:
         their steps as accepted. ``lost``: the rows may not be there.
         """
         self.lost[slots] = lost
+        if not lost:  # whatever a run before has failed at
+            self.restoring[slots] = False
+        self.returning[slots] = False
         self.position[slots] = positions
         self._last_steps[slots] = last_steps
         self._last_content[slots] = contents
@@ -234,11 +262,13 @@ class SessionTable:
 
     def stands(self, slots: Ints) -> Ints:
         """Where sessions stand, (rows,), also while one is brought back and reads it all again."""
-        return np.maximum(self.position[slots], self._stood[slots])
+        stood, returning = self._stood[slots], self.returning[slots]
+        return np.where(returning, stood, np.maximum(self.position[slots], stood))
 
     def stands_at(self, slot: int) -> int:
         """Where one session stands."""
-        return max(self.position.item(slot), self._stood.item(slot))
+        stood = self._stood.item(slot)
+        return stood if self.returning.item(slot) else max(self.position.item(slot), stood)
 
     def why_lost(self, slot: int) -> CellarError:
         """What is told of a session whose state is lost, or was when that was found."""
@@ -248,7 +278,7 @@ class SessionTable:
             return SessionClosedError("the session was closed, and a run of its steps has failed")
         if self.restoring[slot] or not self.lost[slot]:
             return StoreUnavailableError(
-                "a run has failed, and the session is restored from the log: try again shortly, "
+                "a run has failed, and the session is brought back: try again shortly, "
                 "with the position"
             )
         return StateLostError(int(self.position[slot]))
@@ -282,6 +312,10 @@ class SessionTable:
         """
         return self._last_steps[slots].astype(np.int64), self._last_content[slots]
 
+    def last_request_of(self, slot: int) -> tuple[int, int]:
+        """The same of one session."""
+        return self._last_steps.item(slot), self._last_content.item(slot)
+
     def strays(self, slots: Ints, branches: Branches) -> Mask:
         """Which sessions are not on the branch that their rows are for, (rows,)."""
         strays: Mask = self.branch[slots] != branches
@@ -307,6 +341,7 @@ class SessionTable:
         again &= ~apply
         same = (steps == last_steps) & (contents == self._last_content[slots])
         queued = (positions >= applied) & (positions < current)
+        queued |= (applied > current) & ~apply  # it goes back: what may be repeated is known then
         return Verdicts(
             apply=apply,
             replay=again & same,

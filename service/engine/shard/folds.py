@@ -1,6 +1,6 @@
-"""What sessions read again to stand where they stood: a fold, in the runs of the first time.
+"""How sessions are put where they stood: a seed into a slot, and what was read behind it again.
 
-Knows nothing of slots' tickets, checkpoints or files.
+The latter is a fold, in the runs of the first time. Knows nothing of slots' tickets or files.
 """
 
 from bisect import bisect_right
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.log.entries import DRAWN, EVERY_STEP, PARTIAL, Steps
+from service.engine.log.seeds import Seed
 from service.engine.work.columns import NOTHING, Inputs, Outputs
 from service.engine.work.request import Request
-from service.engine.work.work import Chunk, Piece, Work
+from service.engine.work.work import Chunk, Load, Piece, Work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,20 @@ class Unread:
     slot: int
     position: int
     tail: Steps
+
+
+def load_of(seeds: Sequence[tuple[int, Seed]]) -> Load:
+    """What puts seeds into slots."""
+    states = zip(*[seed.states for _, seed in seeds], strict=True)
+    positions, last_steps, contents = np.array([seed.stands for _, seed in seeds], np.int64).T
+    return Load(
+        slots=np.array([slot for slot, _ in seeds], np.int64),
+        states=[np.stack(rows) for rows in states],
+        positions=positions,
+        last_steps=last_steps,
+        contents=contents,
+        histories={slot: seed.history for slot, seed in seeds if seed.history is not None},
+    )
 
 
 def folds(sessions: Sequence[Unread]) -> Iterator[tuple[Work, bool]]:

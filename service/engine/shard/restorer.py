@@ -6,8 +6,6 @@ first, and whatever is asked of it waits behind that. Knows nothing of models or
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import structlog
@@ -17,70 +15,18 @@ from service.engine.log.arithmetics import Arithmetics
 from service.engine.log.entries import SessionRow, Steps
 from service.engine.log.folding import Folding
 from service.engine.log.recovery import CHECKPOINT, StoredSession, Tail, key
+from service.engine.log.seeds import Seed
 from service.engine.sessions.table import SessionTable
-from service.engine.shard.folds import Unread, folds
-from service.engine.work.columns import Floats, Ints
+from service.engine.shard.folds import Unread, folds, load_of
+from service.engine.work.columns import Ints
 from service.engine.work.replies import Delivery, Receiver
-from service.engine.work.work import Load, Save, Work
-from service.store.records import Section, unpack
+from service.engine.work.work import Save, Work
+from service.store.records import unpack
 from service.store.store import Store, StoreError, StoreFailedError
 
 _LOADED_AT_ONCE = 256
 _MOST_TRIES = 5  # to bring a session back; then it is set aside, alone
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seed:
-    """A session's whole state at one position.
-
-    Attributes:
-        branch: of the session, then.
-        position: steps it had read.
-        last_steps: of the request that was the last; negative where its reply is lost.
-        content: its digest.
-        states: of each tensor of the arena, its row.
-        history: the predictions after each of the last request's steps, if it asked for all.
-    """
-
-    branch: int
-    position: int
-    last_steps: int
-    content: int
-    states: Sequence[Floats]
-    history: Floats | None = None
-
-    @property
-    def stands(self) -> tuple[int, int, int]:
-        """Position, and of the last request the steps and the digest."""
-        return self.position, self.last_steps, self.content
-
-    def pack(self) -> Section:
-        """For the table."""
-        columns: dict[str, Any] = {f"state{n}": row for n, row in enumerate(self.states)}
-        if self.history is not None:
-            columns["history"] = self.history
-        meta = {
-            "branch": self.branch,
-            "position": self.position,
-            "last_steps": self.last_steps,
-            "content": self.content,
-        }
-        return Section("checkpoint", meta, columns)
-
-    @classmethod
-    def unpack(cls, section: Section) -> "Seed":
-        """What `pack` made."""
-        meta, columns = section.meta, section.columns
-        states = [columns[f"state{n}"] for n in range(len(columns) - ("history" in columns))]
-        return cls(
-            branch=int(meta["branch"]),
-            position=int(meta["position"]),
-            last_steps=int(meta["last_steps"]),
-            content=int(meta["content"]),
-            states=states,
-            history=columns.get("history"),
-        )
 
 
 class Saved:
@@ -218,7 +164,7 @@ class Restorer:
             if session.tail is not None:
                 tail = self._as_now(slot, session.tail)
                 noted.append((slot, session.row))
-                unread.append(Unread(slot=slot, position=session.row.seed, tail=tail))
+                unread.append(Unread(slot=slot, position=session.begins, tail=tail))
             elif seed is None:  # it has read nothing, and is here
                 self._tries.pop(slot, None)
         self._note(noted)
@@ -264,8 +210,8 @@ class Restorer:
 
     def _seed(self, session: StoredSession) -> Seed | None:
         row = session.row
-        if not row.seed:
-            return None
+        if session.seed is not None or not row.seed:
+            return session.seed
         value = self._store.row(key(CHECKPOINT, row.number))
         if value is None:
             raise StoreError("its checkpoint is not in the store")
@@ -279,19 +225,7 @@ class Restorer:
         return seed
 
     def _load(self, seeds: Sequence[tuple[int, Seed]], whole: set[int]) -> None:
-        states = zip(*[seed.states for _, seed in seeds], strict=True)
-        positions, last_steps, contents = np.array([seed.stands for _, seed in seeds], np.int64).T
-        self._put(
-            Load(
-                slots=np.array([slot for slot, _ in seeds], np.int64),
-                states=[np.stack(rows) for rows in states],
-                positions=positions,
-                last_steps=last_steps,
-                contents=contents,
-                histories={slot: seed.history for slot, seed in seeds if seed.history is not None},
-            ),
-            whole,
-        )
+        self._put(load_of(seeds), whole)
 
     def _put(self, work: Work, whole: set[int]) -> None:
         """Queue it; the sessions in some slots are here once it is done."""

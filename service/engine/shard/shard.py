@@ -32,6 +32,7 @@ from service.engine.sessions.table import SessionTable
 from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.shard.queue_limit import QueueLimit
 from service.engine.shard.restorer import Restorer, Saved
+from service.engine.shard.returns import Return, Returns
 from service.engine.shard.tick import Run, Tick
 from service.engine.shard.worker import Worker
 from service.engine.work.columns import Ints
@@ -39,7 +40,7 @@ from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import BufferMemory
 from service.engine.work.replies import UNKNOWN, Delivery, Receiver, SingleReceiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
-from service.engine.work.work import Fork, Kind, Save, Work, hand_over
+from service.engine.work.work import Barrier, Fork, Kind, Save, Work, hand_over
 from service.errors import (
     BadInputError,
     CellarError,
@@ -107,6 +108,8 @@ class Shard:
             memory=memory,
             max_history_bytes=settings.max_history_bytes,
         )
+        self.histories = self._executor.histories
+        """See `Executor.histories`."""
         self.slots = SlotManager(
             self.table,
             sessions=sessions,
@@ -174,6 +177,14 @@ class Shard:
             )
         )
         self._lost: dict[int, int] = {}  # whose sessions are to be restored: slot and branch
+        self._returns = Returns(
+            self.table,
+            queue=self._scheduler.submit,
+            wake=self.wake,
+            call_soon=self._loop.call_soon,
+            restore=self._restores,
+            give_up=self._give_up,
+        )
         self._bringing: asyncio.Task[None] | None = None
         self._inbox: list[Request | SingleSteps] = []  # what came in since the last tick
         self._singles: SingleSteps | None = None  # the end of the inbox, if more can be added
@@ -286,18 +297,22 @@ class Shard:
             raise NotStartedError(f"{field}: the session has read nothing yet: give it steps first")
         return position
 
-    def on_branch(self, slot: int, claimed: int = 0) -> int:
+    def on_branch(self, slot: int, claimed: int = 0, *, or_left: bool = False) -> int:
         """The branch of a session, for what is queued now to carry.
 
         Args:
             slot: the session's.
             claimed: the branch that a caller believes it to be on; 0 is unchecked.
+            or_left: it may be the one that the session has gone back from, too: for callers who do
+                not rely on a position.
 
         Raises:
             StaleBranchError: it is on another one.
         """
         branch = self.table.branch.item(slot)
         if claimed and claimed != branch:
+            if or_left and claimed == self.table.left.item(slot):
+                return branch
             told = int(self.told(np.array([slot]))[0])  # that after what is queued
             position = self.table.stands_at(slot) if told == UNKNOWN else told
             kept = None if self.log is None else self.log.kept(slot, claimed)
@@ -320,8 +335,12 @@ class Shard:
 
     async def settled(self, slots: Ints) -> None:
         """Wait until what sessions have read, or what became of them, may be told."""
-        if self.log is not None:
-            await self.log.wait(slots)
+        if self.log is None:
+            return
+        returning = slots[self.table.returning[slots]]
+        if len(returning):  # the log does not know their branches yet
+            await self._gather(Barrier(slots=returning))
+        await self.log.wait(slots)
 
     def end(self, slot: int) -> None:
         """End the session of a slot; its queued steps are refused, then the slot is free."""
@@ -401,6 +420,29 @@ class Shard:
             raise
         return collected.deliveries
 
+    # -- going back ---------------------------------------------------------------------------
+
+    def put(self, work: Work) -> None:
+        """Queue work that is no request, whose receiver hears what becomes of it."""
+        self.admit_inbox()
+        try:
+            self._scheduler.submit(work)
+        except Exception as fault:
+            self._give_up(fault)
+        self.wake()
+
+    def go_back(self, own: Return, *, branch: int, stands: int, under_way: int) -> bool:
+        """Let a session stand where it had read less, see `Returns.begin`."""
+        self.admit_inbox()
+        return self._returns.begin(own, branch=branch, stands=stands, under_way=under_way)
+
+    def _restores(self, slots: Ints) -> bool:
+        """Have the log restore sessions whose states are in doubt, if there is one that can."""
+        if self.log is None or not self.log.log.keeps_steps:
+            return False
+        self._bring_back(slots)
+        return True
+
     # -- the log ----------------------------------------------------------------------------
 
     def restore(self, slot: int, session: StoredSession) -> None:
@@ -408,7 +450,7 @@ class Shard:
         assert self._restorer is not None, "there is a log"
         row, table = session.row, self.table
         position = session.position
-        table.restore(slot, position=position, branch=row.branch, idle_s=row.idle_s)
+        table.restore(slot, position=position, branch=row.branch, idle_s=row.idle_s, left=row.left)
         table.number[slot] = row.number
         table.first_group[slot], table.tail_steps[slot] = session.first_group, session.tail_steps
         if session.is_damaged or session.is_aside:
@@ -518,8 +560,11 @@ class Shard:
             # It may have ended meanwhile or was reset, and has failed again on its next branch.
             if not self._is_lost(slot, branch):
                 continue
-            table.restoring[slot] = False
             session = found.get(numbers[slot])
+            if session is not None and session.row.branch != branch:
+                self._lost[slot] = branch  # the log does not know yet that it goes back: once more
+                continue
+            table.restoring[slot] = False
             if session is None or session.is_damaged or session.position < table.position[slot]:
                 self._restorer.set_aside(slot, "some of what it had read is not in the store")
                 continue

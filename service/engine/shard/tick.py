@@ -15,6 +15,7 @@ import structlog
 from service.engine.execution.executor import Answered, Executor, answer_failed
 from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.log.entries import DRAWN, EVERY_STEP
+from service.engine.log.seeds import Seed
 from service.engine.log.shard_log import ShardLog, tell
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
@@ -22,7 +23,7 @@ from service.engine.scheduler.screening import screen
 from service.engine.sessions.slots import SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
-from service.engine.work.columns import Answers, Ints
+from service.engine.work.columns import Answers, Branches, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.request import Request
 from service.engine.work.work import (
@@ -98,6 +99,7 @@ class Tick:
         self._max_batch = max_batch
         self._clock = clock
         self._device_lost = device_lost
+        self._runs_matter: bool | None = None  # bits depend on what a step runs in
         self._numbers = np.arange(max_batch)
         self._ones = np.ones(max_batch, np.int64)
 
@@ -160,7 +162,7 @@ class Tick:
         """
         try:
             run.began_s = time.monotonic()
-            if run.request is not None:
+            if run.request is not None and not run.request.outputs.states:
                 run.answers = [self._step(run.request)]
             else:
                 run.answers = self._executor.run(run.batch)
@@ -216,7 +218,7 @@ class Tick:
             self._scheduler.complete(batch)
         for index, part in enumerate(batch.parts):
             if part.work.feeds_back:
-                self._feed(part, None if run.fault else run.answers[index])
+                self._feed(part, None if run.fault else run.answers[index], len(batch.slots))
         if self._slots.leaving:
             self._slots.finished(batch.slots)
 
@@ -294,9 +296,9 @@ class Tick:
                 continue
             if isinstance(work, Fork):
                 self._slots.return_spares(work)
-            elif isinstance(work, Load):
+            elif isinstance(work, Load) and work.drawn is None:  # else what runs must end before it
                 left = indices[~work.done[indices]]
-                self._load(work, left, lost=True)
+                left = self._load(work, left, lost=True)
                 self._table.accepted[work.slots[left]] = work.positions[left]
             positions = self._table.stands(work.slots[indices])
             refused = Delivery(rows=work.rows_at(indices), positions=positions, error=error)
@@ -450,7 +452,8 @@ class Tick:
                 work.last_steps[at], work.contents[at] = self._table.last_request(slots)
                 if self._log is not None and work.is_checkpoint and not work.reply_to.cancelled:
                     self._log.saved(slots, work, at)
-                    kept = self._executor.histories
+                kept = self._executor.histories
+                if kept:
                     work.histories |= {s: kept[s] for s in slots.tolist() if s in kept}
             case Load():
                 self._load(work, part.all_indices, lost=False)
@@ -464,8 +467,14 @@ class Tick:
                 if self._log is not None:
                     self._log.reset(int(slots[0]))
 
-    def _load(self, load: Load, indices: Ints, *, lost: bool) -> None:
-        """Some rows of it are in their slots, or are not: their sessions are lost then."""
+    def _load(self, load: Load, indices: Ints, *, lost: bool) -> Ints:
+        """Some rows of it are in their slots, or are not: their sessions are lost then.
+
+        Returns those of them whose sessions stand there now.
+        """
+        if load.branches is not None:  # those that were reset meanwhile stay where they are
+            strays = self._table.strays(load.slots[indices], load.branches[indices])
+            indices = indices[~strays]
         slots = load.slots[indices]
         self._table.load(
             slots,
@@ -478,7 +487,11 @@ class Tick:
             self._executor.forget(slot)
             if not lost and slot in load.histories:
                 self._executor.keep(slot, load.histories[slot])
+        if load.drawn is not None and self._log is not None and len(slots):
+            assert load.runs is not None, "they come together"
+            self._log.moved(int(slots[0]), _seed_of(load), load.drawn, load.runs)
         load.done[indices] = True
+        return indices
 
     def _undo(self, run: Run, fault: Exception) -> None:
         """A run could not be committed: its states are written, and nobody can say whose."""
@@ -489,11 +502,17 @@ class Tick:
             elif isinstance(part.work, Barrier) and part.work.reset:
                 self._table.lost[part.slots] = True
 
-    def _feed(self, part: Part, answers: Answered | None) -> None:
-        """Let rows read on with what they have drawn; where they cannot, their calls end."""
+    def _feed(self, part: Part, answers: Answered | None, rows: int) -> None:
+        """Let rows read on with what they have drawn; where they cannot, their calls end.
+
+        ``rows``: of the whole run.
+        """
         try:
             if isinstance(answers, Answers):
-                self._feedback.feed(self._rows(part), answers)
+                if self._runs_matter is None:
+                    self._runs_matter = self._runner.bucket(1) > 0 or self._runner.cuts_matter
+                ran = self._in_what(part, rows) if self._runs_matter else (0, 0)
+                self._feedback.feed(self._rows(part), answers, ran)
             else:  # why not is delivered
                 self._feedback.land(self._rows(part))
         except Exception:
@@ -502,6 +521,12 @@ class Tick:
             error = InternalError("what was drawn was lost; the server's log tells why")
             self._feedback.land(part.rows)
             self._feedback.fail(Delivery(rows=part.rows, positions=positions, error=error))
+
+    def _in_what(self, part: Part, rows: int) -> tuple[int, int]:
+        """The bucket and the time steps of the run of a part that is fed back, see `Entry`."""
+        if part.work.kind is not Kind.STEPS:  # a decode runs by itself
+            return self._runner.bucket(len(part.slots)), 0
+        return self._runner.bucket(rows), 1 if self._runner.cuts_matter else 0
 
     def _contain_all(self, run: Run) -> None:
         fault = run.fault
@@ -521,7 +546,7 @@ class Tick:
             if not isinstance(fault, UnwrittenError):
                 self._table.lost[part.slots] = True
                 self._lost(part.slots)
-            self._table.withdraw(part.slots, work.row_steps)
+            self._table.withdraw(part.slots, work.row_steps, self._branches(part))
         elif isinstance(work, Chunk) and not part.is_last:
             # Its earlier pieces are on a spare slot: the session was not touched.
             work.failure = _not_run(part, fault)
@@ -530,6 +555,14 @@ class Tick:
             self._lost(part.slots)
         elif isinstance(work, Fork):
             self._slots.return_spares(work)
+
+    def _branches(self, part: Part) -> Branches | None:
+        """The branches that its rows' steps were counted on, (rows,); ``None`` for the present."""
+        branches = part.work.branches
+        if branches is not None:
+            own: Branches = part.column(branches)
+            return own
+        return self._feedback.branches(self._rows(part)) if part.work.feeds_back else None
 
     def _refuse(self, part: Part, error: CellarError) -> None:
         """These rows will not run."""
@@ -543,8 +576,7 @@ class Tick:
             elif isinstance(work, Load):
                 self._load(work, part.all_indices, lost=True)
             if work.commit:
-                branches = None if work.branches is None else part.column(work.branches)
-                self._table.withdraw(part.slots, work.row_steps, branches)
+                self._table.withdraw(part.slots, work.row_steps, self._branches(part))
             self._scheduler.finish(part)
             if self._slots.leaving:
                 self._slots.finished(part.slots)
@@ -628,6 +660,19 @@ def _halves(batch: Batch) -> Iterator[list[Part]]:
     assert middle == sum(len(part.slots) for part in first), "no row is lost"
     yield first
     yield second
+
+
+def _seed_of(load: Load) -> Seed:
+    """The one seed that it puts into its slot."""
+    assert load.branches is not None, "the session goes back to it, on a branch"
+    return Seed(
+        branch=int(load.branches[0]),
+        position=int(load.positions[0]),
+        last_steps=int(load.last_steps[0]),
+        content=int(load.contents[0]),
+        states=[rows[0] for rows in load.states],
+        history=load.histories.get(int(load.slots[0])),
+    )
 
 
 def _complaint(fault: Exception) -> str | None:

@@ -213,8 +213,9 @@ class Attachments:
             if session.shard.is_idle(session.slot):
                 return session
             await self._engine.barrier(session_id)
-            # Found anew: while we waited, the id may have gone to another session.
-            if self._engine.directory.find(session_id) is session:
+            # Found anew: while we waited, the id may have gone to another session, or it goes back.
+            is_it = self._engine.directory.find(session_id) is session
+            if is_it and not session.shard.table.returning[session.slot]:
                 return session
 
     def _check_new(self, session_ids: Sequence[str], channels: Ints) -> None:

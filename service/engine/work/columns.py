@@ -27,6 +27,8 @@ class Outputs:
     quantiles: tuple[float, ...] = ()
     raw: bool = False
     every_step: bool = False
+    states: bool = False
+    """What is resident of the sessions then, too: nobody outside asks for it."""
 
     @property
     def last_only(self) -> "Outputs":
@@ -36,6 +38,8 @@ class Outputs:
 
 NOTHING = Outputs()
 SAMPLE = Outputs(sample=True)
+STATE = "state"
+"""Begins the names of columns of states: with its number, those of a tensor, (rows, *shape)."""
 
 ANSWERS = (
     "argmax",  # (rows,) int32
@@ -53,7 +57,7 @@ ANSWERS = (
 class Answers:
     """Predictions as asked for: some of the columns that `ANSWERS` names, with equal rows.
 
-    A column that was not asked for reads as ``None``.
+    A column that was not asked for reads as ``None``. Those of states have no names there.
     """
 
     columns: dict[str, NDArray[Any]]

@@ -208,7 +208,8 @@ class Load(Work):
     """Rows that a `Save` took, put into slots, wherever their sessions stand and even if lost.
 
     Whoever queues it has counted ``positions`` as accepted. The sessions stand there whatever
-    becomes of it; where it could not be done, or was refused, they are lost.
+    becomes of it, unless they are not on its ``branches`` any more; where it could not be done, or
+    was refused, they are lost.
     """
 
     kind = Kind.LOAD
@@ -218,6 +219,10 @@ class Load(Work):
     last_steps: Ints  # (rows,) of the last request; 0: none; negative: its reply is lost
     contents: Ints  # (rows,) digest of its inputs
     histories: dict[int, Floats] = field(default_factory=dict)  # see `Save`
+    drawn: Inputs | None = None
+    """Of one session that goes back: what it had drawn from there on. It is told to the log."""
+    runs: Ints | None = None
+    """With ``drawn``: the bucket and the time steps of the run of each, (steps, 2); 0: any."""
     done: Mask = field(init=False)  # (rows,) the table says it
 
     def __post_init__(self) -> None:

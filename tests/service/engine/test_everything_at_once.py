@@ -388,9 +388,11 @@ class Play:
         call, rows = Paths(paths), np.empty(0, np.int64)
         try:
             position = shard.require_started(session.slot, "session_id")
+            branch = shard.on_branch(session.slot)
             fork = Fork(
                 slots=np.array([session.slot]),
                 expected=np.array([position]),
+                branches=np.array([branch], np.uint64),
                 row_cost=paths,
                 outputs=SAMPLE,
                 draws=Draws.repeated(Sampling(), paths),
@@ -418,7 +420,7 @@ class Play:
         if isinstance(self.device, ShapesRunner):  # each path is in runs of its own sizes
             return
         self._check(call.read == call.read[:1] * paths, "paths of one session differ")
-        if self._can_check(session):
+        if self._can_check(session) and shard.table.branch[session.slot] == branch:
             state, expected = run_alone(self.device.tokens[session.slot][:position])[-1], []
             for _ in range(steps):
                 expected.append(state % VOCABULARY)

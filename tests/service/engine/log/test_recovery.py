@@ -13,7 +13,7 @@ from service.engine.log.entries import (
     Opened,
     Reset,
     SessionRow,
-    events_section,
+    events_sections,
     steps_section,
 )
 from service.engine.log.recovery import SESSION, StoredSession, key, read_store
@@ -96,7 +96,7 @@ def test_tails_are_what_was_read_since_the_checkpoints(data: st.DataObject) -> N
             entry = Entry(model, numbers, np.array(at), count, 0, tokens)
             sections.append(steps_section(model, [entry]))
         if events:
-            sections.append(events_section(events))
+            sections += events_sections(events)
     if sections:
         store.append(group, pack(sections))
     # The table knows of all that, and of checkpoints that lie between two entries.

@@ -1,11 +1,13 @@
 """The Generate call: clients that leave, and clients that do not read."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
 
+import cellar.aio
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc, values_pb2
 from tests.service.rpc.conftest import Wire
@@ -104,3 +106,76 @@ async def test_a_step_repeats_the_last_generated_one(wire: Wire, steps: int) -> 
     assert (reply.replayed, reply.position) == (True, 9 + steps)
     again.inputs.text = "z" if told[-1] != "z" else "y"
     await refused(wire.sessions.Step(again), grpc.StatusCode.INVALID_ARGUMENT, "STEP_CONFLICT")
+
+
+@pytest.mark.parametrize("then", ["settles", "closes", "resets", "steps", "waits", "deadline"])
+async def test_a_client_that_left_goes_on_from_what_was_written(wire: Wire, then: str) -> None:
+    """Under the branch that it knows, or under none."""
+    for reads in range(6):
+        await open_session(wire)
+        asked = pb.GetSessionRequest(session_id="s")
+        old = (await wire.sessions.GetSession(asked)).session.branch
+        deadline_s = 0.02 if then == "deadline" else None
+        call = wire.sessions.Generate(request("s", branch=old), timeout=deadline_s)
+        pieces: list[pb.GenerateResponse] = []
+        with suppress(grpc.aio.AioRpcError):
+            pieces = [await call.read() for _ in range(reads)]
+        if then == "waits":
+            await asyncio.sleep(0.05)
+        call.cancel()
+        facts: dict[str, Any] = {"session_id": "s", "branch": old}
+        if then == "closes":
+            await wire.sessions.CloseSession(pb.CloseSessionRequest(**facts))
+            continue
+        if then == "resets":
+            found = (await wire.sessions.ResetSession(pb.ResetSessionRequest(**facts))).session
+            assert found.position == 0
+        elif then == "steps":
+            # Once the server has heard of it: before that it competes with the generation.
+            shard = wire.server.engine.registry.find("letters", 0).shards[0]
+            while any(each is not None for each in shard.feedback._calls):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            step = pb.StepRequest(session_id="s", inputs=text("a"))
+            reply = await wire.sessions.Step(step)
+            assert reply.position > (pieces[-1].position if pieces else 0)
+            found = (await wire.sessions.GetSession(asked)).session
+            assert (found.position, found.branch) == (reply.position, reply.branch)
+        else:
+            settle = pb.GetSessionRequest(settle=True, **facts)
+            found = (await wire.sessions.GetSession(settle)).session
+            assert found.position >= (pieces[-1].position if pieces else 0)
+            again = (await wire.sessions.GetSession(settle)).session
+            assert (again.position, again.branch) == (found.position, found.branch)
+        reply = await wire.sessions.Step(
+            pb.StepRequest(
+                session_id="s", inputs=text("a"), position=found.position, branch=found.branch
+            )
+        )
+        assert reply.position == found.position + 1
+        await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id="s"))
+
+
+@pytest.mark.parametrize("leaves", ["closes", "goes on", "ends"])
+async def test_our_client_takes_the_branch_that_the_session_goes_back_to(
+    wire: Wire, leaves: str
+) -> None:
+    moved = 0
+    async with cellar.aio.connect(f"127.0.0.1:{wire.server.port}") as client:
+        for reads in range(8):
+            session = await client.session("letters")
+            before = session.branch
+            generation = session.generate("once", max_steps=100_000)
+            for _ in range(reads):
+                piece = await anext(generation)
+            if leaves == "ends":
+                await session.close()
+                continue
+            if leaves == "closes":
+                await generation.close()
+                assert session.position >= (piece.position if reads else 0)
+            prediction = await session.step("a")
+            assert prediction.position == session.position
+            moved += session.branch != before
+            assert (await session.refresh()).branch == session.branch
+            await session.close()
+    assert moved or leaves == "ends", "else nothing was tried"

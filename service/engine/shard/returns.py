@@ -1,0 +1,175 @@
+"""Sessions that go back: each stands then where it had read less, of a branch of its own.
+
+What does it is the seed's `Load` and folds of what stays read, queued before anything else; what
+is taken meanwhile waits behind them. Knows nothing of generations.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+
+from service.engine.log.entries import Steps, drawn_entries, steps_section
+from service.engine.log.seeds import Seed
+from service.engine.sessions.table import SessionTable
+from service.engine.shard.folds import Unread, folds, load_of
+from service.engine.work.columns import Inputs, Ints
+from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.work import Work
+
+_MOST_TRIES = 20  # where no log can bring it back
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Return:
+    """How one session goes back.
+
+    Attributes:
+        slot: the session's.
+        seed: a state that it had.
+        drawn: what it drew and read from there on, and stays read.
+        runs: in what, see `drawn_entries`.
+        branch: the new one, once it goes back.
+        tries: how often it could not.
+    """
+
+    slot: int
+    seed: Seed
+    drawn: Inputs
+    runs: Ints
+    branch: int = 0
+    tries: int = 0
+
+
+class Returns:
+    """The sessions of one shard that go back.
+
+    Args:
+        queue: queues work.
+        wake: tells that some is queued.
+        call_soon: calls something in the next turn of the loop.
+        restore: has the log restore sessions whose states are in doubt, (rows,) slots; says
+            whether there is a log that can.
+        give_up: is told of a fault that left the queue in doubt.
+    """
+
+    def __init__(
+        self,
+        table: SessionTable,
+        *,
+        queue: Callable[[Work], None],
+        wake: Callable[[], None],
+        call_soon: Callable[[Callable[[], None]], Any],
+        restore: Callable[[Ints], bool],
+        give_up: Callable[[Exception], None],
+    ) -> None:
+        self._table = table
+        self._queue = queue
+        self._wake = wake
+        self._call_soon = call_soon
+        self._restore = restore
+        self._give_up = give_up
+
+    def begin(self, own: Return, *, branch: int, stands: int, under_way: int) -> bool:
+        """Let a session go back; what came in before was queued.
+
+        Not where others have moved it, or are about to: what they were told holds.
+
+        Args:
+            own: where to.
+            branch: what it read behind that is on this one.
+            stands: where it stands, but for what is under way.
+            under_way: steps that it still reads on there, and nobody else's.
+
+        Returns:
+            Whether it does; it is on a new branch then.
+        """
+        table, slot = self._table, own.slot
+        if (
+            table.branch[slot] != branch
+            or table.lost[slot]
+            or table.closing[slot]
+            or table.position[slot] != stands
+            or table.accepted[slot] != stands + under_way
+        ):
+            return False
+        works = _works(own)  # before anything moves: there may be no memory for them
+        own.branch = table.go_back(slot, own.seed.position + len(own.drawn))
+        self._put(own, works)
+        return True
+
+    def _put(self, own: Return, works: Sequence[Work]) -> None:
+        for work in works:
+            work.branches = np.array([own.branch], np.uint64)
+            work.reply_to = _Heard(self._failed, own)
+        try:
+            for work in works:
+                self._queue(work)
+        except Exception as fault:
+            self._give_up(fault)
+            self._failed(own)  # nobody hears of it if none was queued
+        self._wake()
+
+    def _failed(self, own: Return) -> None:
+        """Some of the work could not be done: the session's state is in doubt."""
+        table, slot = self._table, own.slot
+        if table.branch[slot] != own.branch or table.closing[slot] or table.restoring[slot]:
+            return  # it was reset or closed meanwhile, or goes back once more
+        table.lost[slot] = True
+        if table.returning[slot]:  # the seed never had its turn
+            table.accepted[slot] = own.seed.position
+        elif self._restore(np.array([slot])):
+            return
+        if own.tries < _MOST_TRIES:
+            own.tries += 1
+            table.restoring[slot] = True
+            self._call_soon(lambda: self._put_again(own))
+
+    def _put_again(self, own: Return) -> None:
+        """Once more, behind what is refused now."""
+        table, slot = self._table, own.slot
+        if table.branch[slot] != own.branch or table.closing[slot] or not table.restoring[slot]:
+            return
+        try:
+            works = _works(own)
+        except Exception:
+            _log.exception("session could not go back")
+            table.restoring[slot] = False
+            return
+        table.accept(np.array([slot]), len(own.drawn))  # those of before are withdrawn
+        self._put(own, works)
+
+
+def _works(own: Return) -> list[Work]:
+    """What puts a session where it goes back to."""
+    load = load_of([(own.slot, own.seed)])
+    load.drawn, load.runs = own.drawn, own.runs
+    if not len(own.drawn):
+        return [load]
+    entries = drawn_entries("", 0, own.seed.position, own.drawn, own.runs)
+    tail = Steps.of(steps_section("", entries))
+    unread = Unread(slot=own.slot, position=own.seed.position, tail=tail)
+    return [load, *[work for work, _ in folds([unread])]]
+
+
+class _Heard(Receiver):
+    """Hears what becomes of the work."""
+
+    is_inside = True
+    wake = staticmethod(lambda: None)
+
+    def __init__(self, failed: Callable[[Return], None], own: Return) -> None:
+        self._failed = failed
+        self._own = own
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`."""
+        if delivery.error is not None:
+            self._failed(self._own)
+
+    def fail(self, delivery: Delivery) -> None:
+        """See `ReplyTo.fail`."""
+        self.deliver(delivery)
