@@ -41,6 +41,7 @@ from service.rpc.native import models as model_rpc
 from service.rpc.native import sessions as session_rpc
 from service.settings import Settings, read_settings
 from service.store.embedded import LmdbStore
+from service.store.journal.segments import SEGMENT_BYTES
 from service.store.store import Store, StoreError
 
 _log = structlog.get_logger("cellar")
@@ -296,7 +297,11 @@ class Server:
 
 def _open_store(settings: Settings) -> Store | None:
     kind, _, path = settings.store.partition(":")
-    return LmdbStore.open(Path(path)) if kind == "lmdb" else None
+    if kind != "lmdb":
+        return None
+    # What is let go leaves the disk a segment at a time.
+    segment_bytes = min(SEGMENT_BYTES, max(1 << 20, settings.journal_bytes // 16))
+    return LmdbStore.open(Path(path), segment_bytes=segment_bytes)
 
 
 def _address(host: str, port: int) -> str:

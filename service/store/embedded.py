@@ -1,7 +1,8 @@
-"""The embedded store: two LMDB environments in a folder of its own."""
+"""The embedded store: a journal in segments and a table in LMDB, in a folder of its own."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -10,33 +11,31 @@ import lmdb
 from service.store import folder as folders
 from service.store.environment import Environment
 from service.store.folder import JOURNAL, TABLE, Ballast, Lock
+from service.store.journal.disk import Folder
+from service.store.journal.maker import is_unfinished, sequence_of
+from service.store.journal.opening import find
+from service.store.journal.segments import SEGMENT_BYTES, Journal
 from service.store.pages import LONGEST_KEY, Open
 from service.store.reading import DATA, look_into
 from service.store.store import StoreError
 
-LAST_NUMBER = 2**64 - 1
-
-JOURNAL_MAP = 16 << 30
+JOURNAL_MOST = 16 << 30
 TABLE_MAP = 64 << 30
 _BALLAST = 8 << 20
 
 
 class LmdbStore:
-    """Groups in one environment, rows in the other, so that neither waits for the other's writes.
+    """Groups in segments, rows in LMDB, so that neither waits for the other's writes.
 
     A ``Store``; ``LmdbStore.open`` makes one. Only one process has it at a time. When the disk is
     full, appends are refused, while rows are written and deleted from a ballast, which is taken
     back once there is room.
     """
 
-    def __init__(
-        self, path: Path, lock: Lock, journal: Environment, table: Environment, last: int
-    ) -> None:
-        self._path = path
+    def __init__(self, lock: Lock, journal: Journal, table: Environment) -> None:
         self._lock = lock
         self._journal = journal
         self._table = table
-        self._last = last
         self._closed = False
 
     @classmethod
@@ -44,7 +43,8 @@ class LmdbStore:
         cls,
         path: Path,
         *,
-        journal_map: int = JOURNAL_MAP,
+        journal_most: int = JOURNAL_MOST,
+        segment_bytes: int = SEGMENT_BYTES,
         table_map: int = TABLE_MAP,
         create: bool = True,
         ballast: int = _BALLAST,
@@ -54,11 +54,12 @@ class LmdbStore:
 
         Args:
             path: The folder; the one that it lies in has to be there.
-            journal_map: Bytes that the journal may have at most; it takes addresses, not room.
+            journal_most: Bytes that the journal's files may have at most.
+            segment_bytes: Of each of them.
             table_map: Bytes that the table may have at most.
             create: Whether to make a store where there is none.
             ballast: Bytes that are kept for when the disk is full.
-            opened: Opens an environment, as ``lmdb.open`` does.
+            opened: Opens the table, as ``lmdb.open`` does.
 
         Raises:
             StoreError: There is something else, or a store that this Cellar does not know, or one
@@ -75,50 +76,57 @@ class LmdbStore:
             folders.make_folder(path)
         elif not (path / folders.LOCK).exists():
             # To lock it makes the file; otherwise nothing is written before the next look.
-            _look_at_environments(path)
+            _look_at(path)
         lock = Lock(path)
-        opening: list[Environment] = []
+        opening: list[Journal | Environment] = []
         try:
             # Another process may have made it, or let go of it, while this one was looking.
             if there := folders.is_store(path):
-                _look_at_environments(path)
+                _look_at(path)
             lock.sign()
-            for name in (JOURNAL, TABLE) if there else ():
-                folders.settle(path / name)
+            if there:
+                folders.settle(path / TABLE)
             kept.take()
-            for name, size in ((JOURNAL, journal_map), (TABLE, table_map)):
-                each = Environment(path / name, map_bytes=size, ballast=kept, opened=opened)
-                opening.append(each)
-            journal, table = opening
+            (path / JOURNAL).mkdir(folders.FOLDER_MODE, exist_ok=True)
+            folders.sync_folder(path)
+            journal = Journal(
+                Folder(path / JOURNAL),
+                os.fspath(path / JOURNAL),
+                create=not there,
+                segment_bytes=segment_bytes,
+                most_bytes=journal_most,
+                may_use=kept.take,
+            )
+            opening.append(journal)
+            table = Environment(path / TABLE, map_bytes=table_map, ballast=kept, opened=opened)
+            opening.append(table)
             if not there:
                 folders.write_format(path)
-            last = journal.last()
         except BaseException as error:
-            for environment in opening:
-                environment.close()
+            for each in opening:
+                each.close()
             lock.release()
             if isinstance(error, OSError):
                 raise folders.refusal(path, error) from error
             raise
-        return cls(path, lock, journal, table, -1 if last is None else int.from_bytes(last))
+        return cls(lock, journal, table)
 
     # ---- the journal ----
 
     def append(self, number: int, group: bytes) -> None:
         """Keep a group; it is durable when this returns. See ``Store``."""
-        if not self._last < number <= LAST_NUMBER:
-            raise ValueError(f"group {number} does not follow group {self._last}")
-        self._journal.write([(_key(number), group)], ascending=True)
-        self._last = number
+        self._journal.append(number, group)
 
     def groups(self, first: int = 0) -> Iterator[tuple[int, bytes]]:
-        """The groups from a number on, ascending; it holds some MiB of them at a time."""
-        for key, group in self._journal.items(_key(first)):
-            yield int.from_bytes(key), group
+        """The groups from a number on, ascending; it holds two segments of them at a time.
+
+        Damaged ones come as they are. Where some are missing, the last of them comes empty.
+        """
+        return self._journal.groups(first)
 
     def drop(self, before: int) -> None:
-        """Forget the groups below a number. Their bytes may stay in the file until ``erase``."""
-        self._journal.delete_below(_key(before))
+        """Forget the groups below a number. Their bytes may stay in the files until ``erase``."""
+        self._journal.drop(before)
 
     # ---- the table ----
 
@@ -142,7 +150,7 @@ class LmdbStore:
 
     @property
     def journal_bytes(self) -> int:
-        """Bytes of the pages that hold groups now."""
+        """Bytes of the groups that are kept, with some KiB of what was dropped before them."""
         return self._journal.held_bytes
 
     @property
@@ -153,11 +161,11 @@ class LmdbStore:
     def erase(self) -> None:
         """Leave nothing in the files of what was dropped or deleted before, and give room back.
 
-        Writes all that is kept anew, so it wants that much room. May run in any thread, beside
-        reads and writes, which wait only while the files are exchanged.
+        Writes the table anew, so it wants as much room. May run in any thread, beside reads and
+        writes; those of the table wait while its files are exchanged.
 
         Raises:
-            StoreFullError: There is no room for it; the store is as it was.
+            StoreFullError: There is no room for it; no group or row has changed.
             StoreError: It cannot be done; the store is as it was.
             StoreFailedError: The disk failed.
         """
@@ -177,20 +185,22 @@ class LmdbStore:
         self._lock.release()
 
 
-def _key(number: int) -> bytes:
-    return min(max(number, 0), LAST_NUMBER).to_bytes(8)
+def _look_at(path: Path) -> None:
+    """See whether both sides can be used, writing nothing.
 
-
-def _look_at_environments(path: Path) -> None:
-    for name in (JOURNAL, TABLE):
-        # Only its successor is there where a crash cut an exchange short.
-        folder = path / name if (path / name).exists() else path / f"{name}.new"
-        try:
-            look_into(folder)
-        except FileNotFoundError:
-            raise StoreError(
-                f"{folder} has no file {DATA}: restore the store from a backup"
-            ) from None
+    Raises:
+        StoreError: One cannot.
+    """
+    try:
+        find(Folder(path / JOURNAL), os.fspath(path / JOURNAL))
+    except OSError as error:
+        raise folders.refusal(path / JOURNAL, error) from error
+    # Only its successor is there where a crash cut an exchange short.
+    folder = path / TABLE if (path / TABLE).exists() else path / f"{TABLE}.new"
+    try:
+        look_into(folder)
+    except FileNotFoundError:
+        raise StoreError(f"{folder} has no file {DATA}: restore the store from a backup") from None
 
 
 def _look_for_rest(path: Path) -> None:
@@ -199,10 +209,16 @@ def _look_for_rest(path: Path) -> None:
     Raises:
         StoreError: There are groups or rows.
     """
-    for name in (JOURNAL, TABLE):
-        data = path / name / DATA
-        if data.exists() and data.stat().st_size and look_into(path / name):
-            raise StoreError(
-                f"{path} holds a store without its file '{folders.FORMAT}': "
-                "restore that from a backup, or name another path"
-            )
+    data, journal = path / TABLE / DATA, path / JOURNAL
+    found = bool(data.exists() and data.stat().st_size and look_into(path / TABLE))
+    if journal.is_dir():
+        names = [name for name in os.listdir(journal) if not is_unfinished(name)]
+        if any(sequence_of(name) is None for name in names):
+            found = True
+        elif names:
+            found |= bool(find(Folder(journal), os.fspath(journal)).kept)
+    if found:
+        raise StoreError(
+            f"{path} holds a store without its file '{folders.FORMAT}': "
+            "restore that from a backup, or name another path"
+        )

@@ -9,7 +9,6 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -21,8 +20,6 @@ from service.store.store import StoreError, StoreFailedError, StoreFullError
 
 # What one transaction reads, or copies while others wait.
 _BATCH_BYTES = 1 << 20
-# What one transaction deletes.
-_BATCH_KEYS, _BATCH_DELETED = 1000, 64 << 20
 # How many changes an exchange of the files may leave to the moment when writers wait.
 _LAST_CHANGES, _ROUNDS = 64, 8
 
@@ -115,16 +112,6 @@ class Environment:
                 raise self._fail(error) from error
         return batch
 
-    def last(self) -> bytes | None:
-        """The last key, ``None`` where there is none."""
-        with self._lock:
-            self._check()
-            try:
-                with self._pages.env.begin() as transaction, transaction.cursor() as cursor:
-                    return bytes(cursor.key()) if cursor.last() else None
-            except lmdb.Error as error:
-                raise self._fail(error) from error
-
     # ---- write ----
 
     def write(
@@ -157,35 +144,6 @@ class Environment:
                 raise self._fail(error) from error
             if self._changed is not None:
                 self._changed.update(deletes, (key for key, _ in puts))
-
-    def delete_below(self, key: bytes) -> None:
-        """Delete every smaller key, smallest first, in transactions that hold nobody up.
-
-        Raises:
-            StoreFullError: There is no room; some may be deleted.
-            StoreFailedError: The disk failed.
-        """
-        while keys := self._keys_below(key):
-            self.write((), keys, spare=True)
-
-    def _keys_below(self, end: bytes) -> list[bytes]:
-        keys: list[bytes] = []
-        size = 0
-        with self._lock:
-            self._check()
-            try:
-                with (
-                    self._pages.env.begin(buffers=True) as transaction,
-                    transaction.cursor() as cursor,
-                ):
-                    for key, value in islice(cursor, _BATCH_KEYS):
-                        size += len(value)
-                        if bytes(key) >= end or (keys and size > _BATCH_DELETED):
-                            break
-                        keys.append(bytes(key))
-            except lmdb.Error as error:
-                raise self._fail(error) from error
-        return keys
 
     # ---- errors ----
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from service.store.store import StoreError, StoreFullError
 
-VERSION = 1
+VERSION = 2
 FORMAT, LOCK, BALLAST, JOURNAL, TABLE = "format", "lock", "ballast", "journal", "table"
 # Files of 0600 in folders of 0700: the journal holds what users sent.
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
@@ -29,7 +29,7 @@ _WHAT = "store of a Cellar server"
 _BEFORE_FORMAT = frozenset((LOCK, BALLAST, JOURNAL, TABLE, f"{FORMAT}.new"))
 _IGNORED = frozenset(("lost+found",))
 # Beside the ballast: what the first writes want, so that a store is not refused right after.
-_ROOM_AT_START = 1 << 20
+_ROOM_AT_START = 2 << 20
 
 
 def is_store(path: Path) -> bool:
@@ -53,10 +53,10 @@ def is_store(path: Path) -> bool:
             )
         return False
     _check_format(path)
-    for name in (JOURNAL, TABLE):
-        # While it is exchanged, or after a crash in that, only its successor is there; looked at
-        # again, lest it be exchanged between two looks.
-        if not any((path / each).is_dir() for each in (name, f"{name}.new", name)):
+    # While the table is exchanged, or after a crash in that, only its successor is there; looked at
+    # again, lest it be exchanged between two looks.
+    for name, *others in ((JOURNAL,), (TABLE, f"{TABLE}.new", TABLE)):
+        if not any((path / each).is_dir() for each in (name, *others)):
             raise StoreError(f"{path}: the folder '{name}' is missing: restore it from a backup")
     return True
 
@@ -71,6 +71,11 @@ def _check_format(path: Path) -> None:
         what, version = None, 0
     if what != _WHAT:
         raise StoreError(f"{path / FORMAT} is not that of a store of Cellar: name another path")
+    if version < VERSION:
+        raise StoreError(
+            f"{path} has format {version}, of an older Cellar, and this one knows {VERSION}: "
+            "use the Cellar that wrote it, or name another path"
+        )
     if version != VERSION:
         raise StoreError(
             f"{path} has format {version}, and this Cellar knows {VERSION}: "

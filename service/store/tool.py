@@ -18,10 +18,13 @@ from typing import Any
 
 from service.store import folder as folders
 from service.store import records
-from service.store.embedded import JOURNAL_MAP, TABLE_MAP, LmdbStore
+from service.store.embedded import TABLE_MAP, LmdbStore
 from service.store.environment import Environment
 from service.store.folder import JOURNAL, TABLE, Ballast
-from service.store.reading import DATA, Snapshot
+from service.store.journal.disk import Folder
+from service.store.journal.reading import Group
+from service.store.journal.snapshot import JournalSnapshot
+from service.store.reading import Snapshot
 from service.store.store import StoreError
 
 EXIT_FAILED = 1
@@ -75,34 +78,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(path: Path, *, as_json: bool) -> int:
     told: dict[str, Any] = {"path": os.fspath(path), "format": folders.VERSION}
-    with _open(path, JOURNAL) as journal:
-        ends = dict(zip(("first", "last"), map(int.from_bytes, journal.ends()), strict=False))
-        told[JOURNAL] = {
-            **_sizes(path, JOURNAL, journal),
-            "groups": journal.entries,
-            "first": None,
-            "last": None,
-            **ends,
-        }
+    groups = held = 0
+    first = last = None
+    with _journal(path) as journal:
+        for group in journal.groups():
+            groups, held = groups + 1, held + len(group.data)
+            first, last = group.number if first is None else first, group.number
+    told[JOURNAL] = {
+        "bytes": held,
+        "disk_bytes": _disk_bytes(path, JOURNAL),
+        "groups": groups,
+        "first": first,
+        "last": last,
+    }
     counts = dict.fromkeys((*_KINDS.values(), "other"), 0)
     sessions = []
-    with _open(path, TABLE) as table:
+    with _table(path) as table:
         for key, value in table.items():
             kind = _KINDS.get(key[:1], "other")
             counts[kind] += 1
             if kind == "sessions":
                 sessions.append({"number": int.from_bytes(key[1:]), **_session(value)})
-        told[TABLE] = {**_sizes(path, TABLE, table), **counts}
+        sizes = {"bytes": table.held_bytes, "disk_bytes": _disk_bytes(path, TABLE)}
+        told[TABLE] = {**sizes, **counts}
     told["sessions"] = sessions
     if as_json:
         print(json.dumps(told))
     else:
         _print(told)
     return 0
-
-
-def _sizes(path: Path, name: str, snapshot: Snapshot) -> dict[str, int]:
-    return {"bytes": snapshot.held_bytes, "disk_bytes": _disk_bytes(path, name)}
 
 
 def _session(value: bytes) -> dict[str, Any]:
@@ -148,18 +152,21 @@ def _mib(sizes: dict[str, int]) -> str:
 def _verify(path: Path) -> int:
     groups = rows = 0
     damages = []
-    with _open(path, JOURNAL) as journal:
-        for key, value in journal.items():
+    with _journal(path) as journal:
+        for group in journal.groups():
             groups += 1
-            if len(key) != 8:
-                damages.append(f"group with the key {key.hex()}: a number has 8 bytes")
-            elif damage := _damage(value):
-                damages.append(f"group {int.from_bytes(key)}: {damage}")
-    with _open(path, TABLE) as table:
+            if damage := _damage_of_group(group):
+                damages.append(f"group {group.number}: {damage}")
+    with _table(path) as table:
         for key, value in table.items():
             rows += 1
             if damage := _damage_of_row(key, value):
                 damages.append(f"{_named(key)}: {damage}")
+    if journal.torn is not None:
+        print(
+            f"group {journal.torn.number}: it was being written ({journal.torn.length:,} bytes are "
+            "there), and is no damage unless the disk has lost what it had"
+        )
     for line in damages:
         print(line)
     print(f"{groups:,} groups and {rows:,} rows read, {len(damages):,} damaged")
@@ -172,6 +179,12 @@ def _damage(value: bytes) -> str | None:
     except (records.DamagedError, records.NewerError) as error:
         return str(error)
     return None
+
+
+def _damage_of_group(group: Group) -> str | None:
+    # What unpacks it knows better which part of it is damaged.
+    found = _damage(group.data) if group.data or not group.problem else None
+    return found or group.problem
 
 
 def _damage_of_row(key: bytes, value: bytes) -> str | None:
@@ -205,9 +218,10 @@ def _compact(path: Path) -> int:
 def _disk_bytes(path: Path, *names: str) -> int:
     taken = 0
     for name in names:
-        # A server that compacts has it away for a moment.
-        with suppress(FileNotFoundError):
-            taken += (path / name / DATA).stat().st_blocks * 512
+        for file in (path / name).glob("*"):
+            # A server that drops or compacts may take it away.
+            with suppress(FileNotFoundError):
+                taken += file.stat().st_blocks * 512
     return taken
 
 
@@ -215,15 +229,16 @@ def _disk_bytes(path: Path, *names: str) -> int:
 
 
 def _backup(path: Path, to: Path) -> int:
-    if not folders.is_store(path):
-        raise StoreError(f"there is no store at {path}: name the folder of one")
+    _check(path)
     if to.exists() and not (to.is_dir() and not any(to.iterdir())):
         raise StoreError(f"{to} is not empty: name a folder that is new, or empty")
     folders.make_folder(to)
     try:
         # The journal first: what a server drops from it in between is in the table by then.
-        for name, size in ((JOURNAL, JOURNAL_MAP), (TABLE, TABLE_MAP)):
-            _copy(path, to, name, size)
+        (to / JOURNAL).mkdir(folders.FOLDER_MODE)
+        with _journal(path) as journal:
+            journal.copy(Folder(to / JOURNAL))
+        _copy_table(path, to)
         folders.write_format(to)
     except BaseException as error:
         # The folder itself was perhaps there before.
@@ -236,15 +251,15 @@ def _backup(path: Path, to: Path) -> int:
     return 0
 
 
-def _copy(path: Path, to: Path, name: str, map_bytes: int) -> None:
-    copied = Environment(to / name, map_bytes=map_bytes, ballast=Ballast(to, 0))
+def _copy_table(path: Path, to: Path) -> None:
+    copied = Environment(to / TABLE, map_bytes=TABLE_MAP, ballast=Ballast(to, 0))
     try:
-        with _open(path, name) as snapshot:
+        with _table(path) as snapshot:
             for batch in _batches(snapshot):
                 copied.write(batch, ascending=True)
     finally:
         copied.close()
-    folders.sync_folder(to / name)
+    folders.sync_folder(to / TABLE)
 
 
 def _batches(snapshot: Snapshot) -> Iterator[list[tuple[bytes, bytes]]]:
@@ -260,10 +275,19 @@ def _batches(snapshot: Snapshot) -> Iterator[list[tuple[bytes, bytes]]]:
         yield batch
 
 
-def _open(path: Path, name: str) -> Snapshot:
+def _journal(path: Path) -> JournalSnapshot:
+    _check(path)
+    return JournalSnapshot(path / JOURNAL)
+
+
+def _table(path: Path) -> Snapshot:
+    _check(path)
+    return Snapshot(path / TABLE)
+
+
+def _check(path: Path) -> None:
     if not folders.is_store(path):
         raise StoreError(f"there is no store at {path}: name the folder of one")
-    return Snapshot(path / name)
 
 
 if __name__ == "__main__":

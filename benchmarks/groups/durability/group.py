@@ -20,6 +20,8 @@ from benchmarks.rounds import (
     ratio,
 )
 from service.store.folder import JOURNAL, TABLE
+from service.store.journal.layout import record_bytes
+from service.store.journal.snapshot import JournalSnapshot
 from service.store.reading import Snapshot
 
 SIZE = "2x128"
@@ -140,7 +142,10 @@ def _server(bench: Bench, name: str, level: str, *flags: str) -> tuple[CellarSer
 
 
 def _held(store: Path, name: str) -> int:
-    """Bytes of the pages of a store that hold something."""
+    """Bytes of a side of a store that hold something."""
+    if name == JOURNAL:
+        with JournalSnapshot(store / name) as journal:
+            return sum(record_bytes(len(group.data)) for group in journal.groups())
     with Snapshot(store / name) as snapshot:
         return snapshot.held_bytes
 

@@ -90,9 +90,9 @@ def test_lmdb_syncs_and_never_writes_by_way_of_the_map(path: Path) -> None:
     store.append(1, b"one")
     store.erase()
     store.close()
-    assert len(opened) == 4
+    assert len(opened) == 2
     store = LmdbStore.open(path, ballast=0, opened=watched)
-    for environment in opened[4:]:
+    for environment in opened[2:]:
         flags = environment.flags()
         assert (flags["sync"], flags["metasync"], flags["writemap"]) == (True, True, False)
     store.close()
@@ -134,6 +134,12 @@ def test_a_process_that_is_killed_loses_nothing_that_it_acknowledged(path: Path)
 # ---- whom it refuses ----
 
 
+def segment(path: Path) -> Path:
+    """The only one of a small journal."""
+    (found,) = (path / "journal").iterdir()
+    return found
+
+
 def make_a_file(path: Path) -> None:
     path.write_text("mine")
 
@@ -148,10 +154,18 @@ def make_a_format_of_others(path: Path) -> None:
     (path / "format").write_text('{"what": "disk image"}')
 
 
-def make_newer(path: Path) -> None:
+def make_format(path: Path, version: int) -> None:
     reopened(path).close()
     said = json.loads((path / "format").read_text())
-    (path / "format").write_text(json.dumps({**said, "version": folders.VERSION + 1}))
+    (path / "format").write_text(json.dumps({**said, "version": version}))
+
+
+def make_newer(path: Path) -> None:
+    make_format(path, folders.VERSION + 1)
+
+
+def make_older(path: Path) -> None:
+    make_format(path, 1)
 
 
 def make_garbage(path: Path) -> None:
@@ -161,19 +175,24 @@ def make_garbage(path: Path) -> None:
 
 def make_empty(path: Path) -> None:
     reopened(path).close()
-    (path / "journal" / "data.mdb").write_bytes(b"")
+    segment(path).write_bytes(b"")
 
 
 def make_cut(path: Path) -> None:
     store = reopened(path)
     store.append(1, bytes(100_000))
     store.close()
-    os.truncate(path / "journal" / "data.mdb", 50_000)
+    os.truncate(segment(path), 50_000)
 
 
 def remove_data(path: Path) -> None:
     reopened(path).close()
-    (path / "journal" / "data.mdb").unlink()
+    segment(path).unlink()
+
+
+def remove_table_data(path: Path) -> None:
+    reopened(path).close()
+    (path / "table" / "data.mdb").unlink()
 
 
 def remove_journal(path: Path) -> None:
@@ -195,10 +214,12 @@ def remove_format(path: Path) -> None:
         (make_something_else, r"holds something else \(thesis.txt\)"),
         (make_a_format_of_others, "is not that of a store of Cellar"),
         (make_newer, f"has format {folders.VERSION + 1}, and this Cellar knows {folders.VERSION}"),
+        (make_older, "has format 1, of an older Cellar, and this one knows 2: use the Cellar that"),
         (make_garbage, "table cannot be read by LMDB"),
-        (make_empty, "is empty: restore"),
+        (make_empty, "has no head that can be read: restore"),
         (make_cut, "has been cut short: restore"),
-        (remove_data, "has no file data.mdb: restore"),
+        (remove_data, "journal has no segment: restore"),
+        (remove_table_data, "has no file data.mdb: restore"),
         (remove_journal, "the folder 'journal' is missing: restore"),
         (remove_format, "holds a store without its file 'format'"),
     ],
@@ -382,20 +403,20 @@ def test_a_store_may_be_closed_while_it_is_erased(store: LmdbStore, path: Path) 
 
 
 @pytest.mark.parametrize("step", ["copying", "between", "clearing"])
-def test_a_crash_while_it_is_erased_leaves_one_of_the_two(
+def test_a_crash_while_the_table_is_erased_leaves_one_of_the_two(
     store: LmdbStore, path: Path, step: str
 ) -> None:
-    store.append(1, b"one")
+    store.write({b"a": b"1"})
     store.close()
-    journal, new, old = path / "journal", path / "journal.new", path / "journal.old"
-    shutil.copytree(journal, old if step != "copying" else new)
+    table, new, old = path / "table", path / "table.new", path / "table.old"
+    shutil.copytree(table, old if step != "copying" else new)
     if step == "copying":
         os.truncate(new / "data.mdb", 5000)
     if step == "between":
-        journal.rename(new)
+        table.rename(new)
         os.truncate(old / "data.mdb", 5000)
     store = reopened(path)
-    assert content(store)[0] == {1: b"one"}
+    assert content(store)[1] == {b"a": b"1"}
     assert not new.exists()
     assert not old.exists()
     store.close()
