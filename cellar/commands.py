@@ -66,7 +66,7 @@ def _run(command: str, *, package: str, extra: str, load: Callable[[], ModuleTyp
         return 1
     _prefer_ours(package)
     try:
-        module = load()
+        return load().main()
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.partition(".")[0] in _OURS:
@@ -76,7 +76,6 @@ def _run(command: str, *, package: str, extra: str, load: Callable[[], ModuleTyp
             file=sys.stderr,
         )
         return 1
-    return module.main()
 
 
 def _prefer_ours(package: str) -> None:

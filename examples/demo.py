@@ -89,7 +89,9 @@ def run(*command: str) -> None:
 
 def train(*arguments: str) -> None:
     """Train and publish a model."""
-    run("cellar-train", *arguments, "--models", str(MODELS), "--runs", str(RUNS))
+    # --publish: a demo in a hurry serves what it has, however little that has learnt.
+    folders = ("--models", str(MODELS), "--runs", str(RUNS))
+    run("cellar-train", *arguments, "--publish", *folders)
 
 
 def series_data(given: str | None, column: str | None) -> tuple[Path, str]:

@@ -1,58 +1,157 @@
-"""`cellar-train`: train a model from the command line."""
+"""`cellar-train`: train a model from the command line.
+
+What a command needs is imported when it runs: torch takes seconds, and help, completion and a
+mistyped option need none of it.
+"""
 
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 
-from training.compare import command as comparing
-from training.data.series.synthetic import write_csv
-from training.errors import ConfigError, DataError, RunError, StoppedError, TrainingError
-from training.families.parsing import parse_config
+from training.compare.options import add_options as add_compare_options
+from training.errors import (
+    ConfigError,
+    DataError,
+    RunError,
+    StoppedError,
+    TrainingError,
+    shortened,
+)
+from training.families.parsing import parse_config, parse_further
 from training.families.registry import FAMILIES
-from training.importing import command as importing
+from training.importing.options import add_options as add_import_options
 from training.importing.options import options_of
-from training.run import republish
-from training.run.fit import resume, train
-from training.settings import Cell, TrainingConfig
+from training.run.options import add_export_options
+from training.run.signals import terminating_interrupts
+from training.settings import Cell, Further, TrainingConfig, flag_of
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_KEPT, EXIT_STOPPED = 1, 2, 3, 130
+SHELLS = ("bash", "zsh", "tcsh")
+PATHS = ("FILE", "FILE.onnx", "RUN", "FROM", "MODELS", "RUNS", "CSV", "DATA", "TEST", "LABELLED")
+"""What stands for a file or a folder in the help."""
+
+Given = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 2 for wrong settings or data, 130 when stopped."""
-    parser = _parser()
-    given = vars(parser.parse_args(arguments))
+    """Run one command; returns the exit code.
+
+    2 for wrong settings or data, 3 for a model that was not published, 130 when stopped, 1 for
+    whatever else ends a command.
+    """
+    given = vars(_parser().parse_args(arguments))
     command = given.pop("command")
     console = Console()
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     try:
-        if command == "synthetic":
-            write_csv(given["csv"], given["rows"], seed=given["seed"])
-            console.print(f"wrote {given['rows']} rows of a synthetic series to {given['csv']}")
-            return 0
-        if command == "import":
-            importing.import_model(options_of(given), console=console)
-            return 0
-        if command == "export":
-            republish.export_run(**given, console=console)
-            return 0
-        if command == "compare":
-            _compare(given, console)
-            return 0
-        if command == "resume":
-            run = resume(given["folder"], console=console)
-        else:
-            run = train(parse_config({"task": command, **given}), console=console)
+        with terminating_interrupts():
+            return _COMMANDS.get(command, _train)(given, command, console)
     except TrainingError as error:
-        verbose = given.get("verbose", False) if command == "import" else None
-        return _failed(error, verbose=verbose)
-    return 0 if run.finished else EXIT_STOPPED
+        return _failed(error, given, command)
+    except KeyboardInterrupt:
+        return _end("stopped before anything was written", EXIT_STOPPED)
+    except OSError as error:
+        where = error.filename2 or error.filename
+        place = "" if where is None else f"{where}: "
+        return _end(f"{place}{error.strerror or error}", EXIT_FAILED)
+
+
+def _train(given: Given, command: str, console: Console) -> int:
+    config = parse_config({"task": command, **given})
+    from training.run.fit import train
+
+    _quieten()
+    return _code(train(config, console=console))
+
+
+def _resume(given: Given, _command: str, console: Console) -> int:
+    folder = given.pop("folder")
+    further = parse_further(given)
+    from training.run.fit import resume
+
+    _quieten()
+    return _code(resume(folder, further=further, console=console))
+
+
+def _export(given: Given, _command: str, console: Console) -> int:
+    from training.run.ends.republish import export_run
+
+    _quieten()
+    export_run(**given, console=console)
+    return 0
+
+
+def _compare(given: Given, _command: str, console: Console) -> int:
+    cells = [name.strip() for name in given.pop("cells").split(",")]
+    if unknown := [name for name in cells if name not in tuple(Cell)]:
+        raise ConfigError(f"cells: there is no '{unknown[0]}'; there are {', '.join(Cell)}")
+    options = {name: given.pop(name) for name in ("seeds", "publish")}
+    from training.compare.command import compare
+
+    _quieten()
+    compare(given, cells=[Cell(name) for name in cells], **options, console=console)
+    return 0
+
+
+def _import(given: Given, _command: str, console: Console) -> int:
+    options = options_of(given)
+    from training.importing.command import import_model
+
+    import_model(options, console=console)
+    return 0
+
+
+def _synthetic(given: Given, _command: str, console: Console) -> int:
+    rows, path = given["rows"], given["csv"]
+    if rows < 1:
+        raise ConfigError(f"rows: at least 1 (it is {rows})")
+    if given["seed"] < 0:
+        raise ConfigError(f"seed: at least 0 (it is {given['seed']})")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+    from training.data.series.synthetic import write_csv
+
+    write_csv(path, rows, seed=given["seed"])
+    console.print(f"wrote {rows} rows of a synthetic series to {path}", markup=False)
+    return 0
+
+
+def _complete(given: Given, _command: str, _console: Console) -> int:
+    import shtab
+
+    parser = _parser()
+    for each in _parsers(parser):
+        for action in each._actions:
+            if action.metavar in PATHS:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parser, given["shell"]))
+    return 0
+
+
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from _parsers(each)
+
+
+_COMMANDS: dict[str, Callable[[Given, str, Console], int]] = {
+    "resume": _resume,
+    "export": _export,
+    "compare": _compare,
+    "import": _import,
+    "synthetic": _synthetic,
+    "completion": _complete,
+}
+"""Every other command trains."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,51 +170,70 @@ def _parser() -> argparse.ArgumentParser:
     tasks = versus.add_subparsers(dest="task", required=True, metavar="TASK")
     for name, family in FAMILIES.items():
         rival = tasks.add_parser(name, help=family.summary, description=f"{summary}: {name}")
-        comparing.add_options(rival)
-        _add_options(rival, family.config, without=("cell",))
-    go_on = commands.add_parser("resume", help="go on with a run that was stopped")
+        add_compare_options(rival)
+        _add_options(rival, family.config, without=("cell", "publish", "from_run"))
+    summary = "go on with a run that was stopped, or train a finished one further"
+    go_on = commands.add_parser("resume", help=summary, description=summary)
     go_on.add_argument("folder", type=Path, metavar="RUN", help="the run's folder")
-    publish = commands.add_parser("export", help="publish the best weights of a run again")
-    republish.add_options(publish)
+    _add_options(go_on, Further)
+    summary = "publish the best weights of a run again"
+    add_export_options(commands.add_parser("export", help=summary, description=summary))
     summary = "make a servable model of a torch state_dict or an external ONNX file"
-    importing.add_options(commands.add_parser("import", help=summary, description=summary))
-    generate = commands.add_parser("synthetic", help="write a generated price series as a CSV file")
+    add_import_options(commands.add_parser("import", help=summary, description=summary))
+    summary = "write a generated price series as a CSV file"
+    generate = commands.add_parser("synthetic", help=summary, description=summary)
     generate.add_argument("csv", type=Path, metavar="FILE")
     generate.add_argument("--rows", type=int, default=5000)
     generate.add_argument("--seed", type=int, default=0)
+    summary = "write a script that lets a shell complete this command"
+    shells = commands.add_parser("completion", help=summary, description=summary)
+    shells.add_argument("shell", choices=SHELLS)
     return parser
 
 
-def _failed(error: TrainingError, *, verbose: bool | None) -> int:
-    """Say what is wrong; ``verbose`` is ``None`` where the command has no such option."""
-    print(f"cellar-train: {error}", file=sys.stderr)
-    reason = None if verbose is None else importing.full_reason(error)
-    if reason is not None:
-        print(reason if verbose else "--verbose says in full why.", file=sys.stderr)
-    if isinstance(error, StoppedError):
+def _code(run: Any) -> int:
+    """The exit code of a `TrainedRun`."""
+    if not run.finished:
         return EXIT_STOPPED
-    return EXIT_USAGE if isinstance(error, (ConfigError, DataError, RunError)) else EXIT_FAILED
+    return 0 if run.kept is None else EXIT_KEPT
 
 
-def _compare(given: dict[str, Any], console: Console) -> None:
-    cells = [name.strip() for name in given.pop("cells").split(",")]
-    if unknown := [name for name in cells if name not in tuple(Cell)]:
-        raise ConfigError(f"cells: there is no '{unknown[0]}'; there are {', '.join(Cell)}")
-    options = {name: given.pop(name) for name in ("seeds", "publish")}
-    comparing.compare(given, cells=[Cell(name) for name in cells], **options, console=console)
+def _quieten() -> None:
+    """Once it is imported: it sets its own level then."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+
+
+def _failed(error: TrainingError, given: Given, command: str) -> int:
+    """Say what is wrong, in one line of bounded length."""
+    if isinstance(error, StoppedError):
+        return _end(str(error), EXIT_STOPPED)
+    is_mistake = isinstance(error, (ConfigError, DataError, RunError))
+    code = _end(str(error), EXIT_USAGE if is_mistake else EXIT_FAILED)
+    if command == "import":
+        from training.importing.command import full_reason
+
+        reason = full_reason(error)
+        if reason is not None:
+            verbose = given.get("verbose", False)
+            print(reason if verbose else "--verbose says in full why.", file=sys.stderr)
+    return code
+
+
+def _end(text: str, code: int) -> int:
+    print(f"cellar-train: {shortened(text)}", file=sys.stderr)
+    return code
 
 
 def _add_options(
-    parser: argparse.ArgumentParser, config: type[TrainingConfig], *, without: Sequence[str] = ()
+    parser: argparse.ArgumentParser, settings: type[BaseModel], *, without: Sequence[str] = ()
 ) -> None:
     """One option per setting; pydantic checks the values, so everything stays text here."""
-    fields = config.model_fields
+    fields = settings.model_fields
     own = [name for name in fields if name not in TrainingConfig.model_fields]
     for name in own + [name for name in fields if name not in own]:
         if name == "task" or name in without:
             continue
         field = fields[name]
-        flag = "--" + name.removesuffix("_s").replace("_", "-")
         shown = "" if field.default in (None, (), False) else f" (default: {field.default})"
         shown = "" if field.is_required() else shown
         options: dict[str, Any] = {
@@ -130,8 +248,8 @@ def _add_options(
             metavar = "FILE" if "Path" in str(field.annotation) else name.upper()
             options |= {"action": "append", "metavar": metavar}
         else:
-            options["metavar"] = name.removesuffix("_s").upper()
-        parser.add_argument(flag, **options)
+            options["metavar"] = flag_of(name).removeprefix("--").replace("-", "_").upper()
+        parser.add_argument(flag_of(name), **options)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,12 @@ class Merge(StrEnum):
     MULTIPLY = "multiply"
 
 
+def flag_of(setting: str) -> str:
+    """What a setting is called on the command line."""
+    name = setting.removesuffix("_s").removesuffix("_run")
+    return "--" + name.replace("_", "-")
+
+
 def _duration(value: object) -> object:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", value)
@@ -72,6 +78,14 @@ class TrainingConfig(BaseModel):
     name: ModelName
     models: Path = Field(Path("model-repository"), description="the repository to publish to")
     runs: Path = Field(Path("runs"), description="where run folders go")
+    from_run: Path | None = Field(
+        None,
+        description="start from the best weights of this run (its folder), of the same vocabulary, "
+        "columns or labels; its cells, layers and units are taken, too",
+    )
+    publish: bool = Field(
+        False, description="publish the model even where it is worse than its simplest baseline"
+    )
 
     cell: Cell = Field(Cell.LSTM, description="recurrent cell: rnn, lstm or gru")
     nonlinearity: Nonlinearity = Field(
@@ -125,6 +139,15 @@ class TrainingConfig(BaseModel):
 
     reads_whole: ClassVar[bool] = False
     """Whether a model of this task may read a sequence from both ends."""
+    shape: ClassVar[tuple[str, ...]] = (
+        "cell",
+        "nonlinearity",
+        "bidirectional",
+        "merge",
+        "layers",
+        "hidden",
+    )
+    """Settings that weights depend on: a run takes them from the run that it starts from."""
 
     @model_validator(mode="after")
     def _cell_fits(self) -> Self:
@@ -155,15 +178,43 @@ class TrainingConfig(BaseModel):
 
     def anchored(self) -> Self:
         """The same settings with absolute paths, to be read from any folder."""
-        return self.model_copy(
-            update={"models": self.models.absolute(), "runs": self.runs.absolute()}
-        )
+        start = None if self.from_run is None else self.from_run.absolute()
+        update = {"models": self.models.absolute(), "runs": self.runs.absolute(), "from_run": start}
+        return self.model_copy(update=update)
 
     def public(self) -> dict[str, Any]:
         """The settings without the folders of this machine, for a model's provenance."""
-        hidden = {"models", "runs", "device", "threads", "checkpoint_s"}
+        hidden = {"models", "runs", "device", "threads", "checkpoint_s", "publish"}
         settings: dict[str, Any] = self.model_dump(mode="json", exclude=hidden)
-        return {key: _without_folders(value, self.sources) for key, value in settings.items()}
+        private = self.sources if self.from_run is None else (*self.sources, self.from_run)
+        return {key: _without_folders(value, private) for key, value in settings.items()}
+
+
+class Further(BaseModel):
+    """How much longer a run is to train than it was meant to: one of these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    budget_s: Duration | None = Field(
+        None, gt=0, description="train for so much longer: 90, 90s, 3m, 1h"
+    )
+    steps: int | None = Field(None, ge=1, description="train for so many more windows")
+    epochs: float | None = Field(None, gt=0, description="train for so many more passes")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if len(self.given) != 1:
+            raise ValueError(f"give one of budget, steps and epochs, not {len(self.given)}")
+        return self
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What is given, by its name."""
+        return self.model_dump(exclude_none=True)
+
+    def __str__(self) -> str:
+        """As on the command line."""
+        return " ".join(f"{flag_of(name)} {value:g}" for name, value in self.given.items())
 
 
 def _without_folders(value: Any, sources: tuple[Path, ...]) -> Any:

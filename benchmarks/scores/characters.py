@@ -10,7 +10,7 @@ from benchmarks.processes import CellarServer
 from benchmarks.rounds import Figure
 from benchmarks.scores.course import Course, Subject
 from training.families.char.task import CharTask
-from training.run.folder import TrainedRun
+from training.run.files.folder import TrainedRun
 
 TEXT = "tinyshakespeare.txt"
 SEEDS = 3

@@ -11,8 +11,8 @@ from rich.console import Console
 from benchmarks.bench import Findings
 from benchmarks.errors import UnmeasuredError
 from training.families.parsing import parse_config
+from training.run.files.folder import TrainedRun
 from training.run.fit import train
-from training.run.folder import TrainedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,8 @@ class Course:
     def train(self, **settings: Any) -> TrainedRun:
         """Train and publish one model."""
         folders = {"models": self.models, "runs": self.folder / "runs"}
-        return train(parse_config({**folders, **settings}), console=self.console)
+        config = parse_config({"publish": True, **folders, **settings})
+        return train(config, console=self.console)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from training.families.series.backtesting.backtest import Score
 from training.families.series.report import verdict
 from training.families.series.settings import SeriesConfig
 from training.families.series.task import NETWORK, SeriesTask
-from training.run.loop import Loop
+from training.run.steps.loop import Loop
 
 EXCHANGE_RATE_PATHS = 2000
 EXCHANGE_RATE: dict[str, Any] = {

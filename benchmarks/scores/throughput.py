@@ -20,10 +20,10 @@ from training.families.char.task import CharTask
 from training.families.parsing import parse_config
 from training.families.registry import prepare
 from training.networks.recurrent import State
-from training.run.devices import fabric_of
-from training.run.loop import Loop
-from training.run.optimisers import optimisers_of
 from training.run.progress import watch
+from training.run.steps.devices import fabric_of
+from training.run.steps.loop import Loop
+from training.run.steps.optimisers import optimisers_of
 
 ROUNDS = 5
 ROUND_S = 4.0

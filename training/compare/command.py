@@ -1,8 +1,8 @@
 """`cellar-train compare`: several cells on the same data, and which one does best."""
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +11,14 @@ from rich.console import Console
 from models.repository import Model, ModelRepository, load_model
 from training.compare import report
 from training.compare.verdict import Comparison, Trial, rivals_of
-from training.errors import ConfigError, DataError, StoppedError
+from training.errors import ConfigError, StoppedError, StorageError, TrainingError
 from training.families.parsing import AnyConfig, parse_config
 from training.families.registry import FAMILIES
+from training.run.files.folder import RunFolder, numbered_folder
+from training.run.files.storage import check_folder, storing
 from training.run.fit import train
-from training.run.folder import RunFolder, numbered_folder
+from training.run.report import say
 from training.settings import Cell, TrainingConfig
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which cells, how many networks of each, and what becomes of the best."""
-    parser.add_argument(
-        "--cells", default=",".join(Cell), help="cells to compare (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="networks of each cell; 3 tell how much is luck"
-    )
-    parser.add_argument(
-        "--publish", action="store_true", help="publish the best network of the winning cell"
-    )
 
 
 def compare(
@@ -48,6 +37,7 @@ def compare(
     Raises:
         ConfigError: a setting is wrong; nothing was trained.
         DataError: the data cannot be used.
+        StorageError: a disk did not take what was to be written.
         StoppedError: a run was stopped before its end.
     """
     console = console or Console(quiet=True)
@@ -56,14 +46,19 @@ def compare(
     if seeds < 1:
         raise ConfigError(f"seeds: at least 1 (it is {seeds})")
     plans = [_config(settings, cell, seed) for seed in range(seeds) for cell in cells]
+    _check_places(plans[0], publish=publish)
     folder = numbered_folder(plans[0].runs, "compare")
     trials = []
     for number, plan in enumerate(plans, start=1):
         console.rule(f"{number} of {len(plans)}: {plan.cell.value}, seed {plan.seed}")
         try:
             trials.append(_trial(plan, folder, console))
-        except DataError:
-            folder.rmdir()  # a run writes nothing before it has found its data good
+        except (StoppedError, StorageError) as error:
+            finished = f"{folder} has the {len(trials)} of {len(plans)} runs that were finished"
+            raise type(error)(f"{error}; {finished}") from error
+        except TrainingError:
+            with suppress(OSError):
+                folder.rmdir()  # a run writes nothing before it has found its data good
             raise
     family = FAMILIES[plans[0].task]
     comparison = Comparison(
@@ -74,15 +69,26 @@ def compare(
     )
     # A plain cell's settings are the fullest: the others have no nonlinearity.
     fullest = next((plan for plan in plans if plan.cell is Cell.RNN), plans[0])
-    report.write(comparison, fullest, folder, cells=cells, seeds=seeds)
+    with storing("compare again", where=folder):
+        report.write(comparison, fullest, folder, cells=cells, seeds=seeds)
     console.rule()
     console.print(report.table(comparison))
     for sentence in comparison.verdict():
         console.print(sentence, highlight=False)
     if publish:
-        console.print(f"published: {_publish(comparison, plans[0])}")
-    console.print(f"report: {folder / 'compare.html'}")
+        best = _best_trial(comparison)
+        say(f"published: {_publish(best, plans[0])}", console)
+        if best.shortfall is not None:
+            say(f"it is worse than its simplest baseline: {best.shortfall}", console)
+    say(f"report: {folder / 'compare.html'}", console)
     return comparison, folder
+
+
+def _check_places(plan: AnyConfig, *, publish: bool) -> None:
+    check_folder(plan.runs, what="runs", remedy="give another --runs")
+    if publish:
+        target = plan.models / plan.name
+        check_folder(target, what="models", remedy="give another --models or --name")
 
 
 def _config(settings: Mapping[str, Any], cell: Cell, seed: int) -> AnyConfig:
@@ -99,11 +105,12 @@ def _trial(plan: AnyConfig, folder: Path, console: Console) -> Trial:
             "name": f"{plan.name[:50]}-{plan.cell.value}",
             "runs": folder / "runs",
             "models": folder / "models",
+            "publish": True,  # into the comparison's own folder, whatever it is worth
         }
     )
     run = train(config, console=console)
     if run.model is None:
-        raise StoppedError(f"stopped: {folder} has the runs that were finished")
+        raise StoppedError("stopped")
     metrics = json.loads((run.folder / "metrics.json").read_text(encoding="utf-8"))
     family = FAMILIES[plan.task]
     manifest = _load(run.model).manifest
@@ -121,6 +128,7 @@ def _trial(plan: AnyConfig, folder: Path, console: Console) -> Trial:
         history=RunFolder(run.folder).history(),
         run=run.folder,
         model=run.model,
+        shortfall=run.task.shortfall(run.scores),
     )
 
 
@@ -141,11 +149,15 @@ def _best_validation(trial: Trial) -> float:
     return min(record["validation"] for record in trial.history if "validation" in record)
 
 
-def _publish(comparison: Comparison, config: TrainingConfig) -> Path:
-    """Put the winner's best model into the repository, under the name of the settings."""
-    trials = comparison.ranked[0].trials
-    # By validation: the test must not choose.
-    best = min(trials, key=_best_validation)
+def _best_trial(comparison: Comparison) -> Trial:
+    """The winning cell's best network, by validation: the test must not choose."""
+    return min(comparison.ranked[0].trials, key=_best_validation)
+
+
+def _publish(best: Trial, config: TrainingConfig) -> Path:
+    """Put a model into the repository, under the name of the settings."""
     model = _load(best.model)
     manifest = model.manifest.model_copy(update={"name": config.name})
-    return ModelRepository(config.models).publish(model.proto, manifest)
+    remedy = f"publish it with: cellar-train export {best.run} --models {config.models}"
+    with storing(remedy, where=config.models / config.name):
+        return ModelRepository(config.models).publish(model.proto, manifest)

@@ -14,7 +14,7 @@ from training.families.parsing import AnyConfig
 from training.reports import page
 from training.reports.curves import plain_log_scale, points, seconds_at
 from training.reports.sections import Section
-from training.run.provenance import command_of
+from training.run.ends.provenance import command_of
 from training.settings import Cell
 
 REMARK = (

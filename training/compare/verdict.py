@@ -29,6 +29,8 @@ class Trial:
     history: Records
     run: Path
     model: Path
+    shortfall: str | None = None
+    """Which simplest baseline it is worse than, in a sentence; None: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,24 +1,27 @@
-"""Read what people give: a file of text."""
+"""Read what people give: a file of text, packed or not, in the encoding they name."""
 
-import codecs
-import shlex
+import gzip
+import re
+import zlib
 from pathlib import Path
 
+from training.data.encodings import known_encoding, likely_encodings, wide_encoding
 from training.errors import DataError
 
-GUESSED_BYTES = 100_000
-"""As much of a file is looked at to guess what it is."""
-_WINDOWS_MARKS = frozenset(b"\x80\x85\x91\x92\x93\x94\x96\x97\xa0\xa3\xa9\xab\xb0\xbb")
-"""What Western text has beyond ASCII and letters: quotes, dashes, currencies."""
+SURELY_UTF8 = 4
+"""So many characters beyond ASCII are valid UTF-8 by accident in no other encoding's text."""
+_GZIP = b"\x1f\x8b"
+_ZIP = b"PK\x03\x04"
+_BEYOND_ASCII = re.compile(rb"[\xc2-\xf4][\x80-\xbf]+")
 
 
-def read_text(path: Path) -> str:
-    """The whole of a UTF-8 file, without its byte order mark.
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """The whole of a text file, unpacked if it is packed with gzip, without its byte order mark.
 
     Raises:
-        DataError: it is missing, cannot be read, or is not UTF-8.
+        DataError: it is missing, cannot be read, or is not UTF-8 or what ``encoding`` says.
     """
-    return decode(read_bytes(path), path)
+    return decode(unpacked(read_bytes(path), path), path, encoding)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -35,53 +38,94 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def decode(data: bytes, path: Path) -> str:
-    """The text of a UTF-8 file's bytes, without its byte order mark; ``path`` names it in errors.
+def unpacked(data: bytes, path: Path) -> bytes:
+    """The bytes that gzip packed; others as they are.
 
     Raises:
-        DataError: it is not UTF-8.
+        DataError: they are broken.
     """
-    if (wide := _wide_encoding(data)) is not None:
-        raise DataError(f"{path}: not UTF-8: every other byte is 0; {_advice(wide, path)}")
+    if not data.startswith(_GZIP):
+        return data
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: broken gzip file: {error}; fetch it again") from error
+
+
+def decode(data: bytes, path: Path, encoding: str | None = None) -> str:
+    """The text of a file's bytes, without its byte order mark; ``path`` names it in errors.
+
+    It is UTF-8 unless ``encoding`` says otherwise: a guess could be wrong by a few letters, which
+    nobody would notice. Where ``encoding`` cannot be right either, it is refused.
+
+    Raises:
+        DataError: it is not in that encoding; the message names the likely one.
+    """
+    name = "utf-8" if encoding is None else known_encoding(encoding)
+    if data.startswith(_ZIP):
         raise DataError(
-            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-            f"{_advice(_encoding(data), path)}"
-        ) from error
+            f"{path}: a ZIP file, or a workbook; save a workbook as CSV, and give a ZIP file of "
+            "texts with a name that ends in .zip"
+        )
+    if name == "utf-8" and (wide := wide_encoding(data)) is not None:
+        raise DataError(f"{path}: not UTF-8: every other byte is 0; give --encoding {wide}")
+    try:
+        text = data.decode(name)
+    except UnicodeDecodeError as error:
+        place = f"byte 0x{data[error.start]:02x} at offset {error.start}"
+        called = "UTF-8" if name == "utf-8" else name
+        raise DataError(f"{path}: not {called}: {place}; {_advice(data, path, name)}") from error
+    except UnicodeError as error:  # of UTF-16 and 32: no mark, or half a character
+        raise DataError(f"{path}: not {name}: {error}; {_advice(data, path, name)}") from error
+    if not name.startswith("utf"):
+        _check_not_utf8(data, text, path, name)
+    if name == "iso8859-1" and (found := re.search("[\x80-\x9f]", text)) is not None:
+        raise DataError(
+            f"{path}: byte 0x{ord(found[0]):02x} at offset {found.start()} is no letter in {name}; "
+            "cp1252 has one there: give --encoding cp1252"
+        )
+    return text.removeprefix("\ufeff")
 
 
-def _advice(encoding: str | None, path: Path) -> str:
-    if encoding is None:
-        return f"save the file as UTF-8 (`file {shlex.quote(path.name)}` may tell what it is now)"
-    name, new_name = shlex.quote(path.name), shlex.quote(f"utf8-{path.name}")
+def _advice(data: bytes, path: Path, tried: str) -> str:
+    if tried != "utf-8" and _is_utf8(data):
+        return "it is UTF-8: leave out --encoding"
+    guesses = [guess for guess in likely_encodings(data) if guess.encoding != tried]
+    if not guesses:
+        return f"save the file as UTF-8 (`file '{path.name}'` may tell what it is now)"
+    first, *others = guesses
+    if not first.reads:
+        return f"it is {first.encoding}: give --encoding {first.encoding}"
+    also = "".join(f", {other.encoding} '{other.reads}'" for other in others)
     return (
-        f"save the file as UTF-8 (it looks like {encoding}; this converts it: "
-        f"iconv -f {encoding} -t UTF-8 {name} > {new_name})"
+        f"it looks like {first.encoding}, in which it says '{first.reads}'"
+        f"{f' (less likely: {also[2:]})' if also else ''}; if that reads right, give "
+        f"--encoding {first.encoding}, or save the file as UTF-8"
     )
 
 
-def _wide_encoding(data: bytes) -> str | None:
-    """The encoding of ASCII in two bytes each, without a mark: as UTF-8 it is full of NUL."""
-    head = data[:GUESSED_BYTES]
-    if len(head) < 8 or head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return None
-    for first, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
-        if head[first::2].count(0) > 0.8 * (len(head) // 2):
-            return encoding
-    return None
+def _check_not_utf8(data: bytes, text: str, path: Path, name: str) -> None:
+    """Refuse UTF-8 that was read as something else: nearly any bytes are text in one-byte ones.
+
+    Raises:
+        DataError: it is UTF-8.
+    """
+    if data.isascii() or not _is_utf8(data):
+        return
+    if len(_BEYOND_ASCII.findall(data)) >= SURELY_UTF8:
+        found = _BEYOND_ASCII.search(data)
+        assert found is not None, "it was just found"
+        right, wrong = found[0].decode(), found[0].decode(name, errors="replace")
+        if right not in text:
+            raise DataError(
+                f"{path}: it is UTF-8, and --encoding {name} makes '{wrong}' of '{right}'; "
+                "leave it out"
+            )
 
 
-def _encoding(data: bytes) -> str | None:
-    """The encoding of text that is not UTF-8, where it is plain to see."""
-    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "UTF-32"
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16"
-    head = data[:GUESSED_BYTES]
-    foreign = [byte for byte in head if byte >= 0x80]
-    western = all(byte >= 0xC0 or byte in _WINDOWS_MARKS for byte in foreign)
-    if b"\0" not in head and western and 0 < len(foreign) <= 0.1 * len(head):
-        return "WINDOWS-1252"
-    return None
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

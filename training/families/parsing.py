@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from training.errors import ConfigError
+from training.errors import NAMED, ConfigError, shortened
 from training.families.char.settings import CharConfig
 from training.families.classify.settings import ClassifyConfig
 from training.families.series.settings import SeriesConfig
+from training.settings import Further, flag_of
 
 AnyConfig = CharConfig | SeriesConfig | ClassifyConfig
 _READER: TypeAdapter[AnyConfig] = TypeAdapter(Annotated[AnyConfig, Field(discriminator="task")])
@@ -22,6 +23,20 @@ def parse_config(settings: dict[str, Any]) -> AnyConfig:
     """
     try:
         return _READER.validate_python(settings)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def parse_further(settings: dict[str, Any]) -> Further | None:
+    """Check how much further a run is to train; None where nothing says so.
+
+    Raises:
+        ConfigError: a setting is wrong, or there are several.
+    """
+    if not settings:
+        return None
+    try:
+        return Further.model_validate(settings)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from error
 
@@ -51,6 +66,9 @@ def _explain(error: ValidationError) -> str:
         if not path:
             lines.append(message)
             continue
-        field = path[0].removesuffix("_s").replace("_", "-")
-        lines.append(f"{field}: {message} (it is {problem['input']!r})")
-    return "; ".join(lines)
+        field = flag_of(path[0]).removeprefix("--")
+        lines.append(f"{field}: {message} (it is {shortened(repr(problem['input']), most=80)})")
+    shown = lines[:NAMED]
+    if len(lines) > NAMED:
+        shown.append(f"and {len(lines) - NAMED:,} more of the kind")
+    return "; ".join(shown)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from models.manifest import Manifest
 from training.data.notes import Note
+from training.families.meaning import Meaning
 from training.families.reading_order import ReadingOrder
 from training.networks.recurrent import State
 from training.reports.sections import Section
@@ -56,6 +57,8 @@ class Task(ABC):
     """A budget of time buys no more passes over the data than this."""
     validations: int = 12
     """How often a run is validated."""
+    scoring_s: float = math.inf
+    """About the most that `scores` may take, of what can be scored in part."""
     source: str
     sha256: str
 
@@ -86,6 +89,25 @@ class Task(ABC):
     @abstractmethod
     def score_table(self, scores: dict[str, float]) -> Table:
         """The scores for people, beside what they compare with."""
+
+    @abstractmethod
+    def shortfall(self, scores: dict[str, float]) -> str | None:
+        """Which simplest baseline the scores are worse than, in a sentence; None: none."""
+
+    @abstractmethod
+    def meaning(self) -> Meaning:
+        """What the network's numbers stand for."""
+
+    @abstractmethod
+    def adopt(self, meaning: Meaning, *, of: str) -> None:
+        """Read the data as the network of the run ``of`` does, and build one like it.
+
+        Its weights are to be loaded afterwards. To be called before anything else is made of the
+        task.
+
+        Raises:
+            DataError: the data has what that network does not know; the message names it.
+        """
 
     @property
     def notes(self) -> tuple[Note, ...]:

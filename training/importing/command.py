@@ -1,12 +1,9 @@
 """`cellar-train import`: from a file to a servable model in the repository."""
 
-import argparse
 import re
 import sys
 import traceback
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args
 
 from rich.console import Console
 
@@ -21,42 +18,6 @@ from training.importing.options import Ask, ImportOptions, prompt, refuse
 from training.importing.publishing import publish
 
 TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-
-_EXAMPLES = """\
-examples:
-  cellar-train import weights.pt --vocabulary symbols.json
-  cellar-train import net.onnx --features open,high,low --name prices
-  cellar-train import net.onnx --features x,y --state memory=kept --initial memory=1
-
-It prints what it took the file for, and where each state starts. What the file does not say
-is taken to be 0, and said to be taken: --initial says otherwise. Nothing is published that
-computes something else than the file does in ONNX Runtime."""
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """One option per setting."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EXAMPLES
-    parser.add_argument("file", type=Path, metavar="FILE", help="a state_dict or an ONNX file")
-    for name, field in ImportOptions.model_fields.items():
-        if name == "file":
-            continue
-        shown = "" if field.default in (None, (), False) else f" (default: {field.default})"
-        options: dict[str, Any] = {
-            "dest": name,
-            "default": argparse.SUPPRESS,
-            "help": f"{field.description}{shown}",
-        }
-        if field.default == ():
-            metavar = "STATE=VALUE" if name == "initial" else "INPUT=OUTPUT"
-            options |= {"action": "append", "metavar": metavar}
-        elif field.annotation is bool:
-            options["action"] = "store_true"
-        elif choices := _choices(field.annotation):
-            options["choices"] = choices
-        else:
-            options["metavar"] = name.upper()
-        parser.add_argument(f"--{name}", **options)
 
 
 def import_model(
@@ -126,13 +87,6 @@ def full_reason(error: BaseException) -> str | None:
             return "".join(traceback.format_exception(cause)).rstrip()
         cause = cause.__cause__
     return None
-
-
-def _choices(annotation: Any) -> list[str]:
-    for part in (annotation, *get_args(annotation)):
-        if isinstance(part, type) and issubclass(part, StrEnum):
-            return list(part)
-    return [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]
 
 
 def _name_of(file: Path) -> str:

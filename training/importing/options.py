@@ -1,15 +1,26 @@
 """What an import is told, and how it asks for what a file does not say."""
 
+import argparse
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.errors import ConfigError
-from training.importing.isolated.runtime import SECONDS
+from training.importing.isolated import SECONDS
 from training.settings import ModelName
+
+_EXAMPLES = """\
+examples:
+  cellar-train import weights.pt --vocabulary symbols.json
+  cellar-train import net.onnx --features open,high,low --name prices
+  cellar-train import net.onnx --features x,y --state memory=kept --initial memory=1
+
+It prints what it took the file for, and where each state starts. What the file does not say
+is taken to be 0, and said to be taken: --initial says otherwise. Nothing is published that
+computes something else than the file does in ONNX Runtime."""
 
 Ask = Callable[[str, str, str], str]
 """Takes an option, the question it answers and an example; returns the answer."""
@@ -86,6 +97,32 @@ class ImportOptions(BaseModel):
     verbose: bool = Field(False, description="say in full why a file is refused")
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One option per setting."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLES
+    parser.add_argument("file", type=Path, metavar="FILE", help="a state_dict or an ONNX file")
+    for name, field in ImportOptions.model_fields.items():
+        if name == "file":
+            continue
+        shown = "" if field.default in (None, (), False) else f" (default: {field.default})"
+        options: dict[str, Any] = {
+            "dest": name,
+            "default": argparse.SUPPRESS,
+            "help": f"{field.description}{shown}",
+        }
+        if field.default == ():
+            metavar = "STATE=VALUE" if name == "initial" else "INPUT=OUTPUT"
+            options |= {"action": "append", "metavar": metavar}
+        elif field.annotation is bool:
+            options["action"] = "store_true"
+        elif choices := _choices(field.annotation):
+            options["choices"] = choices
+        else:
+            options["metavar"] = name.upper()
+        parser.add_argument(f"--{name}", **options)
+
+
 def options_of(settings: dict[str, Any]) -> ImportOptions:
     """Check the settings.
 
@@ -121,3 +158,10 @@ def prompt(option: str, question: str, example: str) -> str:
     except EOFError:
         answer = ""
     return answer or refuse(option, question, example)
+
+
+def _choices(annotation: Any) -> list[str]:
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, StrEnum):
+            return list(part)
+    return [str(choice) for choice in get_args(annotation) if isinstance(choice, str)]

@@ -1,75 +1,111 @@
 """Train a model from its settings: data, loop, scores, export, parity, report, publication."""
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 
-from models.repository import ModelRepository
-from training.errors import RunError, TrainingError
+from training.errors import RunError, StoppedError, TrainingError
 from training.families.parsing import AnyConfig
-from training.families.registry import prepare
 from training.run import report
-from training.run.devices import console_of, fabric_of, threads_of
-from training.run.folder import RunFolder, TrainedRun
-from training.run.loop import LOG_EVERY, Loop
-from training.run.product import finished_product
+from training.run.ends.finishing import finish
+from training.run.files.checkpoints import Checkpoints
+from training.run.files.folder import Outcome, RunFolder, TrainedRun
+from training.run.files.storage import storing
+from training.run.preparing import checked_places, prepared, prepared_again, run_at, start_of
 from training.run.progress import watch
+from training.run.signals import stop_wish
+from training.run.steps.devices import console_of, fabric_of, threads_of
+from training.run.steps.loop import LOG_EVERY, Clock, Loop
+from training.run.steps.plan import plan_of
+from training.settings import Further
 
 
 def train(
-    config: AnyConfig, *, stop_after: int | None = None, console: Console | None = None
+    config: AnyConfig,
+    *,
+    stop_after: int | None = None,
+    console: Console | None = None,
+    clock: Clock = time.perf_counter,
 ) -> TrainedRun:
     """Train, score, export, check and publish one model.
 
     ``stop_after`` ends the call after that step with a checkpoint, as Ctrl-C does. Nothing is
-    written before the data is read and found good.
+    written before the data is read and found good. A model that is worse than its simplest
+    baseline is kept in the run's folder, unless the settings say to publish it.
 
     Raises:
+        ConfigError: a setting is wrong, or a folder cannot be written to.
         DataError: the data cannot be used.
         ParityError: the exported graph is not the network; nothing is published.
+        StorageError: a disk did not take what was to be written; the message says how to go on.
+        StoppedError: it was interrupted at once.
     """
+    places = checked_places(config)
+    config, start = start_of(config)
     fabric = fabric_of(config)
     console = console_of(fabric, console)
     with threads_of(config):
-        task = prepare(config)
+        task = prepared(config, console, start)
+        places.check_room(task)
         report.announce(task, console)
-        loop = Loop(task, fabric)
-        folder = fabric.broadcast(RunFolder.create(config) if fabric.is_global_zero else None)
-        assert folder is not None, "the first process makes it for all"
+        loop = Loop(task, fabric, clock=clock)
+        folder = _begun(config, loop)
         return _go_on(config, folder, loop, stop_after, console)
 
 
 def resume(
-    folder: Path, *, stop_after: int | None = None, console: Console | None = None
+    folder: Path,
+    *,
+    further: Further | None = None,
+    stop_after: int | None = None,
+    console: Console | None = None,
+    clock: Clock = time.perf_counter,
 ) -> TrainedRun:
-    """Continue a stopped run from its checkpoint, to the same end.
+    """Continue a stopped run from its checkpoint, to the same end; or any run ``further``.
 
-    On a CPU with the same number of threads the final weights are the very ones that an
-    uninterrupted run has.
+    On a CPU with the same number of threads the final weights of a run of so many steps or epochs
+    are the very ones that an uninterrupted run has. Further training plans anew: the learning rate
+    rises to its peak once more, and the best weights of all are kept.
 
     Raises:
-        RunError: no run folder, no checkpoint, or the data has changed since.
+        RunError: no run folder, no checkpoint, nothing left to do, or the data has changed since.
+        StorageError: a disk did not take what was to be written; the message says how to go on.
+        StoppedError: it was interrupted at once.
     """
-    run = RunFolder(folder)
+    run = run_at(folder)
     config = run.config()
-    if (model := run.published()) is not None:
-        raise RunError(f"{folder}: this run is finished; it published {model}")
     checkpoint = run.load_checkpoint()
+    before = run.outcome()
+    over = plan_of(checkpoint["plan"]).is_over(checkpoint["step"])
+    if further is None and over and before is not None:
+        raise RunError(_why_over(run, before))
+    checked_places(config, run)
     fabric = fabric_of(config)
     console = console_of(fabric, console)
     with threads_of(config):
-        task = prepare(config)
-        if checkpoint["sha256"] != task.sha256:
-            raise RunError(f"{folder}: {task.source} has changed since the run began; train anew")
-        loop = Loop(task, fabric)
+        task = prepared_again(run, config, checkpoint, console)
+        loop = Loop(task, fabric, clock=clock)
         loop.restore(checkpoint)
-        return _go_on(config, run, loop, stop_after, console)
+        if further is not None:
+            loop.go_further(
+                str(further), budget_s=further.budget_s, steps=further.steps, epochs=further.epochs
+            )
+            Checkpoints(run, loop, every_s=config.checkpoint_s).save()
+        return _go_on(config, run, loop, stop_after, console, before)
+
+
+def _begun(config: AnyConfig, loop: Loop) -> RunFolder:
+    """The folder of a new run with its first checkpoint, so that it can always be resumed."""
+    checkpoint = loop.checkpoint()
+    folder = None
+    if loop.fabric.is_global_zero:
+        with storing("start again"):
+            folder = RunFolder.create(config, checkpoint)
+    folder = loop.fabric.broadcast(folder)
+    assert folder is not None, "the first process makes it for all"
+    return folder
 
 
 def _go_on(
@@ -78,9 +114,38 @@ def _go_on(
     loop: Loop,
     stop_after: int | None,
     console: Console,
+    before: Outcome | None = None,
 ) -> TrainedRun:
-    checkpoints = _Checkpoints(folder, loop, every_s=config.checkpoint_s)
-    with _stop_signal() as stopped:
+    remedy = f"go on with: cellar-train resume {folder.path}"
+    try:
+        _take_steps(config, folder, loop, stop_after, console)
+        if loop.fabric.is_global_zero:
+            with storing(remedy):
+                folder.write_history(loop.history)
+        run = TrainedRun(
+            folder=folder.path,
+            task=loop.task,
+            steps=loop.step,
+            total_steps=loop.total,
+            finished=loop.finished,
+            scores={},
+            model=None,
+        )
+        if not loop.finished:
+            report.stopped(run, console)
+        elif loop.fabric.is_global_zero:  # what is left is the work of one
+            run = finish(config, folder, loop, console, before=before)
+        loop.fabric.barrier()
+    except KeyboardInterrupt as error:
+        raise StoppedError(f"interrupted; {remedy}") from error
+    return run
+
+
+def _take_steps(
+    config: AnyConfig, folder: RunFolder, loop: Loop, stop_after: int | None, console: Console
+) -> None:
+    checkpoints = Checkpoints(folder, loop, every_s=config.checkpoint_s)
+    with stop_wish() as stopped:
 
         def until(loop: Loop) -> bool:
             return stopped() or (stop_after is not None and loop.step >= stop_after)
@@ -92,103 +157,14 @@ def _go_on(
                     f"than {config.learning_rate:g} or a smaller --clip than {config.clip:g}"
                 )
             checkpoints.save_if_due()
-    checkpoints.save()
-    if loop.fabric.is_global_zero:
-        folder.write_history(loop.history)
-    run = TrainedRun(
-        folder=folder.path,
-        task=loop.task,
-        steps=loop.step,
-        total_steps=loop.total,
-        finished=loop.finished,
-        scores={},
-        model=None,
+        checkpoints.save()
+
+
+def _why_over(run: RunFolder, outcome: Outcome) -> str:
+    further = f"train it further with: cellar-train resume {run.path} --budget 10m"
+    if outcome.model is not None:
+        return f"{run.path}: this run is finished; it published {outcome.model}; {further}"
+    return (
+        f"{run.path}: this run is finished; its model was kept back; {further}; or publish it as "
+        f"it is with: cellar-train export {run.path}"
     )
-    if not loop.finished:
-        report.stopped(run, console)
-    elif loop.fabric.is_global_zero:  # what is left is the work of one
-        run = _finish(config, folder, loop, console)
-    loop.fabric.barrier()
-    return run
-
-
-class _Checkpoints:
-    """Writes a run's checkpoints.
-
-    One before its first step, so that it can always be resumed, one as soon as its length is
-    known, and then one every so many seconds.
-    """
-
-    def __init__(self, folder: RunFolder, loop: Loop, *, every_s: float) -> None:
-        self._folder = folder
-        self._loop = loop
-        self._every_s = every_s
-        self._total = loop.total
-        self.save()
-
-    def save(self) -> None:
-        """Write one now; every process takes part."""
-        checkpoint = self._loop.checkpoint()
-        if self._loop.fabric.is_global_zero:
-            self._folder.save_checkpoint(checkpoint)
-        self._saved_s = time.monotonic()
-
-    def save_if_due(self) -> None:
-        """Write one if it is time to."""
-        if self._total != self._loop.total or self._loop.agreed(self._is_time):
-            self._total = self._loop.total
-            self.save()
-
-    def _is_time(self) -> bool:
-        return time.monotonic() - self._saved_s >= self._every_s
-
-
-def _finish(config: AnyConfig, folder: RunFolder, loop: Loop, console: Console) -> TrainedRun:
-    task = loop.task
-    with console.status("scoring, exporting and checking"):
-        product = finished_product(config, loop)
-        samples = task.write_samples(folder.path)
-        report.write_page(loop, product.manifest, folder.report)
-        path = ModelRepository(config.models).publish(product.proto, product.manifest)
-        folder.write_json(
-            "metrics.json",
-            {
-                "scores": product.scores,
-                "onnx_relative_gap": product.parity.relative,
-                "steps": loop.step,
-                "best_step": loop.best.step,
-                "seconds": round(loop.spent_s, 3),
-                "model": f"{config.name}/{path.parent.name}",
-            },
-        )
-    run = TrainedRun(
-        folder=folder.path,
-        task=task,
-        steps=loop.step,
-        total_steps=loop.total,
-        finished=True,
-        scores=product.scores,
-        model=path,
-    )
-    report.summarise(run, samples, config, console)
-    return run
-
-
-@contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a wish to stop after the step; the second one interrupts."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    wished = False
-
-    def wish(_number: int, _frame: object) -> None:
-        nonlocal wished
-        wished = True
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, wish)
-    try:
-        yield lambda: wished
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar with the loss, the speed and the time left."""
+"""What a person sees while a run trains: a bar on a terminal, plain lines anywhere else."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,66 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from training.run.loop import Loop
+from training.run.steps.loop import LOG_EVERY, Loop
+
+LINE_EVERY_S = 10.0
+"""Seconds of training between two lines, at first."""
+LINE_SHARE = 0.1
+"""Later lines come after so much of the time so far, so that a long run does not fill a log."""
 
 
 def watch(loop: Loop, steps: Iterator[None], console: Console) -> Iterator[None]:
-    """Pass the steps of a loop on and draw a progress bar beside them."""
-    per_step = loop.task.streams.per_step
+    """Pass the steps of a loop on, and show how far it is."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        return _with_bar(loop, steps, console)
+    return _with_lines(loop, steps, console)
+
+
+class _Speed:
+    """How fast a loop has been since it was first looked at."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._began, self._began_s = loop.step, loop.spent_s
+
+    @property
+    def steps_per_s(self) -> float:
+        loop = self._loop
+        return (loop.step - self._began) / max(loop.spent_s - self._began_s, 1e-9)
+
+    def __str__(self) -> str:
+        streams = self._loop.task.streams
+        return f"{self.steps_per_s * streams.per_step:,.0f} {self._loop.task.unit}/s"
+
+
+def _with_lines(loop: Loop, steps: Iterator[None], console: Console) -> Iterator[None]:
+    speed = _Speed(loop)
+    told, next_s = loop.step, loop.spent_s + LINE_EVERY_S
+    for _ in steps:
+        yield
+        if loop.spent_s >= next_s or loop.finished:
+            console.print(_line(loop, speed), markup=False, highlight=False, soft_wrap=True)
+            told = loop.step
+            next_s = loop.spent_s + max(LINE_EVERY_S, LINE_SHARE * loop.spent_s)
+    if loop.step != told:  # it was stopped
+        console.print(_line(loop, speed), markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(loop: Loop, speed: _Speed) -> str:
+    total = loop.total
+    about = "about " if loop.plan.limit_s is not None and not loop.finished else ""
+    of = "" if total is None else f" of {about}{total:,}"
+    line = f"step {loop.step:,}{of}: loss {loop.loss:.4f}, {speed}"
+    if total is None or loop.finished or not speed.steps_per_s:
+        return line
+    return f"{line}, {_time((total - loop.step) / speed.steps_per_s)} left"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _with_bar(loop: Loop, steps: Iterator[None], console: Console) -> Iterator[None]:
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -28,26 +82,17 @@ def watch(loop: Loop, steps: Iterator[None], console: Console) -> Iterator[None]
         TimeRemainingColumn(),
         console=console,
     )
-    began, began_s = loop.step, loop.spent_s
+    speed = _Speed(loop)
     with bar:
-        shown = bar.add_task(
-            "measuring speed" if loop.total is None else "training",
-            total=loop.total,
-            completed=loop.step,
-            loss="…",
-            speed="…",
-        )
+        shown = bar.add_task("training", total=loop.total, completed=loop.step, loss="…", speed="…")
         for _ in steps:
             yield
-            if loop.step % 10 and not loop.finished:
+            if loop.step % LOG_EVERY and not loop.finished:
                 continue
-            seconds = max(loop.spent_s - began_s, 1e-9)
-            speed = (loop.step - began) * per_step / seconds
             bar.update(
                 shown,
-                description="training" if loop.total is not None else "measuring speed",
                 completed=loop.step,
                 total=loop.total,
                 loss=f"{loop.loss:.4f}",
-                speed=f"{speed:,.0f} {loop.task.unit}/s",
+                speed=str(speed),
             )

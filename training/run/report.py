@@ -1,6 +1,7 @@
 """What a person gets to see of a run: a few tables on the terminal and one page."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,12 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from models.manifest import Manifest
+from training.data.notes import Note
+from training.errors import shortened
 from training.families.task import Task
 from training.reports import page
 from training.reports.curves import clipped_share, points, training_curves
 from training.reports.sections import Section
-from training.run.folder import TrainedRun
-from training.run.loop import LOG_EVERY, Loop
+from training.run.files.folder import TrainedRun
+from training.run.steps.loop import LOG_EVERY, Loop
 from training.settings import TrainingConfig
 
 LEARNT_BY_HEART = 0.7
@@ -23,6 +26,8 @@ ALIKE = 0.95
 """Above this share they are as good as the same."""
 WORSE_AGAIN = 1.02
 """A validation that ends this much above its best is worth a sentence."""
+LONGEST_DETAIL = 300
+"""Characters of a note on the terminal; the report has all of them."""
 NOTICED = 0.0001
 """Nats that a smaller cost is not worth telling of."""
 ADVICE = "More data, more --dropout or a smaller --hidden would help."
@@ -36,27 +41,58 @@ def announce(task: Task, console: Console) -> None:
         f"[bold]{config.name}[/bold]: {config.layers} x {config.hidden} {config.cell.value}, "
         f"{weights:,} weights, on {task.streams.size:,} {task.unit} of {escape(task.source)}"
     )
-    if task.notes:
-        table = _note_table(task)
-        table.title = f"what was done to {escape(task.source)}"
+    tell_notes(task.notes, f"what was done to {task.source}", console)
+
+
+def tell_notes(notes: Sequence[Note], title: str, console: Console) -> None:
+    """Print what a reader did to the data, if it did anything."""
+    if notes:
+        table = _note_table(notes)
+        table.title = escape(title)
         console.print(table)
+
+
+def say(text: str, console: Console) -> None:
+    """Print a line as it is: not wrapped, so that commands and paths in it can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def stopped(run: TrainedRun, console: Console) -> None:
     """Say how to go on with a run that was stopped."""
-    console.print(f"stopped after step {run.steps}; go on with: cellar-train resume {run.folder}")
+    say(f"stopped after step {run.steps}; go on with: cellar-train resume {run.folder}", console)
+
+
+def kept_back(run: TrainedRun, shortfall: str, console: Console) -> None:
+    """Say why a model was not published, where it is, and how to publish it."""
+    say(f"NOT published: {shortfall}", console)
+    say(f"it is kept as {run.kept}", console)
+    say(f"train it further:        cellar-train resume {run.folder} --budget 10m", console)
+    say(f"publish it all the same: cellar-train export {run.folder}", console)
+
+
+def no_better(run: TrainedRun, step: int, console: Console) -> None:
+    """Say that further training found nothing to publish."""
+    say(
+        f"nothing new was published: no weights validate better than those of step {step}, which "
+        f"{run.model} has",
+        console,
+    )
 
 
 def summarise(run: TrainedRun, samples: Path, config: TrainingConfig, console: Console) -> None:
     """Scores, where everything is, and what to do next."""
     console.print(run.task.score_table(run.scores))
     table = Table(show_header=False)
-    table.add_row("model", str(run.model))
+    if run.kept is None:
+        table.add_row("model", str(run.model))
+    else:
+        table.add_row("model, not published", str(run.kept))
     table.add_row("differs from ONNX by", f"{run.scores['onnx_gap']:.1e} nats")
     table.add_row("run", str(run.folder))
     table.add_row("report", str(run.folder / "report.html"))
     table.add_row("sample", str(samples))
-    table.add_row("next", f"cellar-serve --models {config.models}")
+    if run.model is not None:
+        table.add_row("next", f"cellar-serve --models {config.models}")
     console.print(table)
 
 
@@ -83,7 +119,7 @@ def write_page(loop: Loop, manifest: Manifest, path: Path) -> None:
         verdict=[caption for caption in [page.caption_of(scores)] if caption] + fit_verdict(loop),
         scores=page.grid_of(scores),
         checks=_checks(manifest, task),
-        notes=page.grid_of(_note_table(task)),
+        notes=page.grid_of(_note_table(task.notes, longest=None)),
         sections=parts,
         command=provenance.command,
         provenance=[
@@ -151,14 +187,18 @@ def _checks(manifest: Manifest, task: Task) -> page.Grid:
     return page.grid(("check", "result"), rows, numbers=(1,))
 
 
-def _note_table(task: Task) -> Table:
+def _note_table(notes: Sequence[Note], *, longest: int | None = LONGEST_DETAIL) -> Table:
     """What the reader did, one row each; names from data are text, never markup."""
     table = Table()
     table.add_column("what")
     table.add_column("rows", justify="right")
     table.add_column("detail")
-    for note in task.notes:
-        table.add_row(Text(note.what), f"{note.rows:,}", Text(note.detail))
+    for note in notes:
+        words = [note.what, note.detail]
+        what, detail = (
+            words if longest is None else [shortened(text, most=longest) for text in words]
+        )
+        table.add_row(Text(what), f"{note.rows:,}", Text(detail))
     return table
 
 

@@ -97,6 +97,7 @@ def test_command_trains_each_cell_and_publishes_the_winner_alone(
     assert "cellar-train compare char --name fox --hidden 8 " in html
     assert " --cells rnn,gru --seeds 2" in html
     assert f"{found['winner']} does best" in shown
+    assert "it is worse than its simplest baseline: it needs " in shown
     assert f"{found['winner']} does best" in html
 
 

@@ -17,7 +17,7 @@ from training.run.fit import train
     [
         (b"", "text.txt: the file is empty"),
         (b"short", "text.txt: 5 characters are too few: a window of 64 .* needs 74"),
-        (b"fine so far \xff\xfe", "not UTF-8: byte 0xff at offset 12; save the file as UTF-8"),
+        (b"fine so far \xff\xfe", "not UTF-8: byte 0xff at offset 12; it looks like cp1252"),
         (None, "there is no such file"),
     ],
 )

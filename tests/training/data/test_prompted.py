@@ -40,6 +40,22 @@ def test_each_sequence_stands_behind_its_label_and_in_one_part(sounds: Path) -> 
     assert "dropped" in " ".join(note.what for note in corpus.notes)
 
 
+def test_a_test_that_came_is_held_out(tmp_path: Path) -> None:
+    for part, endings in (("train", range(12)), ("test", range(20, 23))):
+        folder = tmp_path / part
+        folder.mkdir()
+        for label, sound in SOUNDS.items():
+            (folder / f"{label}.txt").write_text("\n".join(sound + "!" * n for n in endings))
+    corpus = read_prompted(tmp_path, window=16, seed=1)
+    held_out = "".join(corpus.vocabulary[token] for token in corpus.validation.tolist())
+    assert sorted(held_out.splitlines()) == sorted(
+        f"<{label}>{sound}{'!' * n}" for label, sound in SOUNDS.items() for n in range(20, 23)
+    )
+    (tmp_path / "test").rename(tmp_path.parent / "elsewhere")
+    with pytest.raises(DataError, match="it is one part of a data set; give all of its parts"):
+        read_prompted(tmp_path, window=16, seed=1)
+
+
 def test_a_line_break_within_a_text_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "poems.csv"
     table.write_text('text,label\n"one\ntwo",a\nthree,b\n')

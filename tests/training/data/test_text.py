@@ -104,14 +104,17 @@ def test_what_looks_odd_is_kept_and_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (ENGLISH.encode("utf-16"), r"byte 0xff at offset 0; .*like UTF-16; .*iconv -f UTF-16 -t"),
-        (ENGLISH.encode("utf-16-le"), "every other byte is 0; .*looks like UTF-16LE"),
-        (ENGLISH.encode("utf-16-be"), "every other byte is 0; .*looks like UTF-16BE"),
-        (ENGLISH.encode("utf-32"), ".*looks like UTF-32"),
-        ((ENGLISH + "déjà").encode("latin-1"), "byte 0xe9 at offset 261; .*looks like WINDOWS"),
-        ((ENGLISH + "“so”").encode("cp1252"), "byte 0x93 at offset 260; .*looks like WINDOWS"),
-        ("Привет, мир\n".encode("cp1251"), "byte 0xcf at offset 0; .*`file book.txt` may tell"),
-        (b"fine so far \xff", "byte 0xff at offset 12; save the file as UTF-8"),
+        (ENGLISH.encode("utf-16"), "byte 0xff at offset 0; it is utf-16: give --encoding utf-16$"),
+        (ENGLISH.encode("utf-16-le"), "every other byte is 0; give --encoding utf-16-le"),
+        (ENGLISH.encode("utf-16-be"), "every other byte is 0; give --encoding utf-16-be"),
+        (ENGLISH.encode("utf-32"), "byte 0xff at offset 0; it is utf-32: give --encoding utf-32"),
+        ((ENGLISH + "déjà").encode("latin-1"), "byte 0xe9 at offset 261; .* cp1252, .*'déjà'"),
+        ((ENGLISH + "“so”").encode("cp1252"), "byte 0x93 at offset 260; .* cp1252, .*'“so”'"),
+        ("Привет, мир\n".encode("cp1251"), "byte 0xcf at offset 0; .* cp1251, .*'Привет, мир'"),
+        (
+            bytes(range(256)) * 9,
+            "byte 0x80 at offset 128; save the file as UTF-8 .`file 'book.txt'` may tell",
+        ),
     ],
 )
 def test_other_encodings_are_told_with_a_way_out(
@@ -137,6 +140,7 @@ def test_a_model_with_an_unknown_symbol_takes_any_character(tmp_path: Path) -> N
                 "text": [path],
                 "min_count": 2,
                 "steps": 3,
+                "publish": True,
                 "models": tmp_path / "models",
                 "runs": tmp_path / "runs",
                 **settings,

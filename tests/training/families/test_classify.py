@@ -17,8 +17,8 @@ from training.families.classify.scores import Judged, html_by_label, verdict
 from training.families.classify.settings import ClassifyConfig
 from training.families.classify.task import ClassifyTask
 from training.families.parsing import parse_config
+from training.run.files.folder import RunFolder, TrainedRun
 from training.run.fit import resume, train
-from training.run.folder import RunFolder, TrainedRun
 
 
 @pytest.fixture
@@ -240,7 +240,10 @@ def test_too_little_is_refused(
     ("test", "message"),
     [
         ("text,label\nxa,w\n", r"test.csv, line 2: label 'w' is not in .*words.csv; a label"),
-        ("sequence,label,v\n1,x,2\n", "its columns of numbers are v, but those of .* are none"),
+        (
+            "sequence,label,v\n1,x,2\n1,x,3\n",
+            "its columns of numbers are v, but those of .* are none",
+        ),
     ],
 )
 def test_a_test_of_another_kind_is_refused(
@@ -264,3 +267,95 @@ def test_a_test_of_another_kind_is_refused(
 def test_settings_that_are_wrong(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(settings)
+
+
+@pytest.fixture
+def parted(tmp_path: Path) -> Path:
+    """Folders train and test, with more labels in the words of one than of the other."""
+    dice = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 10)):
+        for label in "xyz":
+            folder = tmp_path / "words" / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                word = label + "".join(dice.choice(list("abc"), 8))
+                (folder / f"{number}.txt").write_text(word)
+    return tmp_path / "words"
+
+
+def noted(data: ClassifyData) -> dict[str, str]:
+    return {note.what: note.detail for note in data.notes}
+
+
+def test_parts_that_came_are_kept(parted: Path) -> None:
+    data = ClassifyData(config(parted))
+    tested = [data.examples[row] for row in data.split.test]
+    assert {example.part for example in tested} == {"test"}
+    assert len(data.split.train) + len(data.split.validation) == sum(
+        example.part == "train" for example in data.examples
+    )
+    assert noted(data)["split: as it came"].endswith("share of what came for training")
+    assert noted(data)["labels: 3"].startswith("x: ")
+    assert train(config(parted, epochs=1)).finished
+
+
+def test_labels_are_told_with_their_counts(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    rows = [f"t{n},{'abcdefghijklmnop'[n % 16]}" for n in range(320)]
+    path.write_text("\n".join(["text,label", *rows, "one,rare"]))
+    detail = noted(ClassifyData(config(path)))
+    assert detail["labels: 17"].startswith("a: 20, b: 20")
+    assert detail["labels: 17"].endswith("l: 20 and 5 more, of 1 at least")
+    assert detail["labels with fewer than 3 to train on"] == "rare"
+    assert detail["labels that are not tested"] == "too few sequences of rare"
+
+
+def test_groups_stay_on_one_side(words: Path) -> None:
+    lines = words.read_text().splitlines()
+    rows = [f"{line},person {n // 6}" for n, line in enumerate(lines[1:])]
+    words.write_text("\n".join([f"{lines[0]},person", *rows]))
+    data = ClassifyData(config(words, group="person"))
+    sides = [
+        {data.examples[row].group for row in part.tolist()}
+        for part in (data.split.train, data.split.validation, data.split.test)
+    ]
+    assert all(sides)
+    assert sum(map(len, sides)) == len(set().union(*sides)) == 40
+    assert "no one of 40 groups is in two of them" in noted(data)["split"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"test": "words/test"}, "it has a test part of its own; leave out --test"),
+        (
+            {"group": r"/(\w)/\d"},
+            "group '.' is in the (train and the test|test and the train) part as",
+        ),
+        ({"group": "("}, "not a regular expression"),
+        ({"text_column": "text"}, "--text-column is for tables"),
+    ],
+)
+def test_what_does_not_go_with_parts(parted: Path, settings: dict[str, Any], message: str) -> None:
+    if "test" in settings:
+        settings = {"test": parted / "test"}
+    with pytest.raises(DataError, match=message):
+        ClassifyData(config(parted, **settings))
+
+
+def test_a_part_alone(parted: Path) -> None:
+    for name in ("train", "test"):
+        (parted.parent / name).mkdir()
+        (parted / name).rename(parted.parent / name / name)
+    data = ClassifyData(config(parted.parent / "train"))
+    assert len(data.split.test) > 0
+    assert "split: as it came" not in noted(data)
+    with pytest.raises(DataError, match="it is the test part alone; give the part to train on"):
+        ClassifyData(config(parted.parent / "test"))
+
+
+def test_a_test_label_that_nobody_trains_on(parted: Path) -> None:
+    (parted / "test/w").mkdir()
+    (parted / "test/w/1.txt").write_text("w")
+    with pytest.raises(DataError, match="label 'w' is not in the training part"):
+        ClassifyData(config(parted))

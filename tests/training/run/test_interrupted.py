@@ -14,8 +14,8 @@ from torch import Tensor
 from models.repository import ModelRepository
 from training.errors import ConfigError, RunError
 from training.families.parsing import parse_config
+from training.run.files.folder import RunFolder
 from training.run.fit import resume, train
-from training.run.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {
     "hidden": 24,
@@ -40,7 +40,7 @@ def command(text: Path, home: Path, **more: Any) -> list[str]:
     folders = {"models": home / "models", "runs": home / "runs"}
     options = {"text": text, **SETTINGS, **folders, **more}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return ["-m", "training.cli", "char", *words]
+    return ["-m", "training.cli", "char", "--publish", *words]
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from models.repository import ModelRepository
 from training.cli import main
 from training.errors import RunError
 from training.families.parsing import AnyConfig, parse_config
+from training.run.ends.republish import export_run
 from training.run.fit import train
-from training.run.republish import export_run
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def config(tmp_path: Path) -> AnyConfig:
             "batch": 8,
             "window": 16,
             "device": "cpu",
+            "publish": True,
             "models": tmp_path / "models",
             "runs": tmp_path / "runs",
         }

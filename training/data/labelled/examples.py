@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.labelled.parts import Part
 from training.data.notes import Note
 
 Floats = NDArray[np.float32]
@@ -20,6 +21,10 @@ class Example:
     label: str
     place: str
     """Where it came from, for messages."""
+    part: Part | None = None
+    """The part it is in, where whoever published the data said so."""
+    group: str = ""
+    """What it was recorded from, where that must not be on both sides of a split."""
 
     @property
     def key(self) -> bytes:
@@ -48,11 +53,17 @@ class Labelled:
         return tuple(sorted({example.label for example in self.examples}, key=_rank))
 
     @property
+    def is_split(self) -> bool:
+        """Whether it came in parts."""
+        return any(example.part is not None for example in self.examples)
+
+    @property
     def sha256(self) -> str:
-        """Hash of sequences and labels."""
+        """Hash of sequences and labels, and of parts and groups where there are some."""
         digest = hashlib.sha256()
         for example in self.examples:
-            for part in (example.label.encode(), example.key):
+            more = [word.encode() for word in (example.part, example.group) if word]
+            for part in (example.label.encode(), example.key, *more):
                 digest.update(hashlib.sha256(part).digest())
         return digest.hexdigest()
 

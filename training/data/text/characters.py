@@ -7,7 +7,7 @@ foreign line ends; what was changed or looks odd is in the notes.
 import codecs
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.files import decode, read_bytes
+from training.data.archives import is_archive, read_files
+from training.data.files import decode, read_bytes, unpacked
 from training.data.notes import Note
 from training.errors import DataError
 
@@ -27,6 +28,8 @@ UNKNOWN = "\ufffd"
 """The symbol of every character that is too rare for the vocabulary: Unicode's own for it."""
 MOST_SYMBOLS = 5000
 """A vocabulary has at most so many symbols unless told otherwise: enough for Chinese books."""
+TEXT_ENDINGS = (".txt", ".text", ".md")
+"""What names of texts in archives end in."""
 NAMED = 12
 """A note names at most so many characters."""
 
@@ -69,24 +72,32 @@ def read_texts(
     *,
     limit_characters: int | None = None,
     normalisation: Normalisation = "none",
+    encoding: str | None = None,
 ) -> Text:
-    """Read UTF-8 files one after the other.
+    """Read text files one after the other; UTF-8, unless ``encoding`` says otherwise.
+
+    A file may be packed with gzip; of an archive, the texts are read in the order of their names.
 
     CR LF and lone CR become LF, a byte order mark goes. Letters and their combining marks are left
     as they are unless normalisation is asked for: a server takes characters one by one, as they
     come, and cannot put together what arrives in two steps.
 
     Raises:
-        DataError: a file is missing, empty or not UTF-8.
+        DataError: a file is missing, empty or in another encoding.
     """
-    parts, marks = [], 0
+    parts: list[str] = []
+    marks = 0
+    packed: list[Note] = []
     for path in paths:
-        data = read_bytes(path)
-        marks += data.startswith(codecs.BOM_UTF8)
-        parts.append(decode(data, path))
-        if not parts[-1]:
-            raise DataError(f"{path}: the file is empty; give a file with text")
+        for place, data in _contents(path, encoding, packed):
+            marks += data.startswith(codecs.BOM_UTF8)
+            parts.append(decode(data, place, encoding))
+            if not parts[-1]:
+                raise DataError(f"{place}: the file is empty; give a file with text")
     characters, notes = _with_plain_line_ends("".join(parts))
+    notes[:0] = packed
+    if encoding is not None:
+        notes.insert(0, Note(what="encoding", rows=len(parts), detail=f"files read as {encoding}"))
     if marks:
         notes.append(Note(what="dropped: byte order mark", rows=marks, detail="of UTF-8"))
     if normalisation == "nfc":
@@ -164,6 +175,32 @@ def split(
         sha256=text.sha256,
         notes=tuple(notes),
     )
+
+
+def _contents(path: Path, encoding: str | None, notes: list[Note]) -> Iterator[tuple[Path, bytes]]:
+    """The files that a path stands for; what was left out of an archive is noted."""
+    if not is_archive(path):
+        yield path, unpacked(read_bytes(path), path)
+        return
+    files = read_files(path, encoding)
+    texts = sorted(parts for parts in files if _is_of_text(parts[-1]))
+    if not texts:
+        raise DataError(f"{path}: no text in it: no file ends in {' or '.join(TEXT_ENDINGS)}")
+    first = "/".join(texts[0])
+    detail = f"in the order of their names; first: {first}"
+    notes.append(Note(what=f"unpacked: {path.name}", rows=len(texts), detail=detail))
+    if others := ["/".join(parts) for parts in files if parts not in texts]:
+        detail = f"no text by their names; first: {others[0]}"
+        notes.append(Note(what="ignored: files", rows=len(others), detail=detail))
+    for parts in texts:
+        place = path / "/".join(parts)
+        yield place, unpacked(files[parts], place)
+
+
+def _is_of_text(name: str) -> bool:
+    """By its name: a text, and none of those that speak of the others."""
+    name = name.lower().removesuffix(".gz")
+    return name.endswith(TEXT_ENDINGS) and not name.startswith(("readme", "license", "licence"))
 
 
 def _with_plain_line_ends(text: str) -> tuple[str, list[Note]]:

@@ -24,16 +24,17 @@ def symbol_of(label: str) -> str:
     return f"<{label}>"
 
 
-def read_prompted(path: Path, *, window: int, seed: int) -> Corpus:
+def read_prompted(path: Path, *, window: int, seed: int, encoding: str | None = None) -> Corpus:
     """Read labelled texts, in the forms that `cellar-train classify` reads.
 
-    They are shuffled by the seed; the last tenth of them is held out. A text that stands there
-    twice with one label is taken once, so that nothing held out has been trained on.
+    They are shuffled by the seed; the last tenth of them is held out, or the part that came as a
+    test. A text that stands there twice with one label is taken once, so that nothing held out has
+    been trained on.
 
     Raises:
         DataError: it is not labelled text, a text has a line break in it, or there is too little.
     """
-    data = read_labelled(path)
+    data = read_labelled(path, encoding=encoding)
     if not data.is_text:
         raise DataError(f"{path}: it holds sequences of numbers; give labelled texts")
     for example in data.examples:
@@ -46,10 +47,13 @@ def read_prompted(path: Path, *, window: int, seed: int) -> Corpus:
     vocabulary = (*sorted({END, *characters}), *(symbol_of(label) for label in data.labels))
     order = np.random.default_rng(seed).permutation(len(data.examples))
     held_out = int(np.ceil(len(order) * HELD_OUT))
-    parts = [
-        _tokens(data, order[:-held_out], vocabulary),
-        _tokens(data, order[-held_out:], vocabulary),
-    ]
+    trained, validated = order[:-held_out], order[-held_out:]
+    if data.is_split:
+        is_trained = np.array([data.examples[row].part == "train" for row in order])
+        trained, validated = order[is_trained], order[~is_trained]
+        if not len(trained) or not len(validated):
+            raise DataError(f"{path}: it is one part of a data set; give all of its parts")
+    parts = [_tokens(data, trained, vocabulary), _tokens(data, validated, vocabulary)]
     if len(parts[0]) <= window:
         raise DataError(
             f"{path}: {len(parts[0])} characters to train on are too few for a window of {window} "

@@ -66,7 +66,7 @@ def sections(
     """Samples by temperature, what memory buys, the hardest characters, coloured text."""
     losses = cold_losses(network, held_out)
     return [
-        _samples(samples),
+        samples_section(samples),
         _memory(losses),
         _hardest(losses, network.vocabulary),
         Section(
@@ -80,7 +80,8 @@ def sections(
     ]
 
 
-def _samples(samples: Sequence[tuple[float, str]]) -> Section:
+def samples_section(samples: Sequence[tuple[float, str]]) -> Section:
+    """What the network writes at each temperature."""
     parts = [
         f"<div><h3>Temperature {temperature:g}</h3><pre>{html.escape(text)}</pre></div>"
         for temperature, text in samples

@@ -1,10 +1,11 @@
 """The settings of next-character prediction."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from training.data.encodings import EncodingName
 from training.settings import ModelName, Optimiser, TrainingConfig
 
 
@@ -13,7 +14,12 @@ class CharConfig(TrainingConfig):
 
     task: Literal["char"] = "char"
     name: ModelName = "char"
-    text: tuple[Path, ...] = Field((), description="a UTF-8 text file; repeat for several")
+    text: tuple[Path, ...] = Field(
+        (), description="a text file, plain, .gz or .zip; repeat for several"
+    )
+    encoding: EncodingName | None = Field(
+        None, description="how the text is written where it is not UTF-8: cp1252, cp1251, shift_jis"
+    )
     stdlib: bool = Field(
         False, description="train on the text of Python's own standard library and manual"
     )
@@ -55,10 +61,14 @@ class CharConfig(TrainingConfig):
         0.1, ge=0, lt=1, description="dropout between layers and before the head"
     )
 
+    shape: ClassVar[tuple[str, ...]] = (*TrainingConfig.shape, "embedding")
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if [bool(self.text), self.stdlib, self.labelled is not None].count(True) != 1:
             raise ValueError("give one of text files, stdlib and labelled texts")
+        if self.stdlib and self.encoding is not None:
+            raise ValueError("encoding is for files: leave it out with stdlib")
         return self
 
     @model_validator(mode="after")

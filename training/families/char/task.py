@@ -1,7 +1,9 @@
 """The next character of a text."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -15,12 +17,15 @@ from training.data.notes import Note
 from training.data.text.characters import Corpus, read_texts, split
 from training.data.text.prompted import read_prompted
 from training.data.text.stdlib import read_stdlib
+from training.errors import listed
 from training.families.char.counting import CountingNats, counting_nats
-from training.families.char.evaluation import carried, cold256
+from training.families.char.evaluation import Patience, carried, cold256
 from training.families.char.network import CharNetwork
 from training.families.char.quantised import SCORE, int8_nats_cost
+from training.families.char.report import samples_section
 from training.families.char.report import sections as char_sections
 from training.families.char.settings import CharConfig
+from training.families.meaning import Meaning, translation
 from training.families.reading_order import Streams, Stretch
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import State
@@ -31,6 +36,8 @@ VALIDATION_WINDOWS = 48
 SAMPLE_CHARACTERS = 600
 SAMPLE_TEMPERATURE = 0.8
 REPORTED_CHARACTERS = 300
+SHARES = ("cold256.share", "carried.share")
+"""Scores that say how much of the text other scores are of, where it is not all."""
 TEMPERATURES = (0.3, 0.6, 0.8, 1.0)
 PARITY_STEPS = 512
 
@@ -53,16 +60,7 @@ class CharTask(Task):
         self.config = config
         self.corpus = _read(config)
         self.source, self.sha256 = self.corpus.source, self.corpus.sha256
-        self.network = CharNetwork(
-            vocabulary=self.corpus.vocabulary,
-            cell=config.cell,
-            layers=config.layers,
-            hidden=config.hidden,
-            embedding=config.embedding,
-            dropout=config.dropout,
-            nonlinearity=config.nonlinearity,
-            unknown=self.corpus.unknown,
-        )
+        self.network = _network(config, self.corpus)
         self.streams = Streams(
             stretches=(Stretch(start=0, length=len(self.corpus.train) - 1),),
             batch=config.batch,
@@ -70,6 +68,25 @@ class CharTask(Task):
             seed=config.seed,
             restart=config.restart,
         )
+        self._train = self.corpus.train
+        self._validation = self.corpus.validation
+        self._in_part = False
+        """Whether the last scores are of a part of the text, for want of time."""
+
+    def meaning(self) -> Meaning:
+        """The symbols, in the order of their numbers."""
+        return {"vocabulary": list(self.network.vocabulary), "unknown": self.network.unknown}
+
+    def adopt(self, meaning: Meaning, *, of: str) -> None:
+        """Number the text by another network's vocabulary.
+
+        Raises:
+            DataError: it has characters that are not in there.
+        """
+        if meaning == self.meaning():
+            return
+        self.corpus = _renumbered(self.corpus, meaning, of=of)
+        self.network = _network(self.config, self.corpus)
         self._train = self.corpus.train
         self._validation = self.corpus.validation
 
@@ -102,11 +119,20 @@ class CharTask(Task):
 
     def scores(self) -> dict[str, float]:
         """`cold256` and `carried` over the held-out tenth, in float32."""
-        initial = self.network.initial_state
-        return {
-            "cold256": cold256(self.network, initial, self._validation),
-            "carried": carried(self.network, initial, self._validation),
+        initial, tokens = self.network.initial_state, self._validation
+        if math.isinf(self.scoring_s):
+            return {
+                "cold256": cold256(self.network, initial, tokens),
+                "carried": carried(self.network, initial, tokens),
+            }
+        first, second = Patience(self.scoring_s / 2), Patience(self.scoring_s)
+        found = {
+            "cold256": cold256(self.network, initial, tokens, patience=first),
+            "carried": carried(self.network, initial, tokens, patience=second),
         }
+        self._in_part = min(first.share, second.share) < 1
+        shares = dict(zip(SHARES, (first.share, second.share), strict=True))
+        return found | {name: share for name, share in shares.items() if share < 1}
 
     def score_table(self, scores: dict[str, float]) -> Table:
         """Both scores, in nats."""
@@ -115,13 +141,35 @@ class CharTask(Task):
         table.add_column("nats", justify="right")
         table.add_row("cold256: windows of 256 from the initial state", f"{scores['cold256']:.4f}")
         table.add_row("carried: one pass, state carried", f"{scores['carried']:.4f}")
-        counts = counting_nats(
-            self.corpus.train, self.corpus.validation, symbols=len(self.corpus.vocabulary)
-        )
+        counts = self._counts()
         table.add_row("beside it: counting pairs of characters", f"{counts.pairs:.4f}", style="dim")
         table.add_row("beside it: counting characters", f"{counts.characters:.4f}", style="dim")
         table.caption = verdict(scores["cold256"], counts)
+        shares = [
+            f"{scores[key]:.1%} for {key.partition('.')[0]}" for key in SHARES if key in scores
+        ]
+        if shares:
+            table.caption += (
+                f" The budget was short: scored on a part of that tenth, {', '.join(shares)}; "
+                "cellar-train export scores all of it."
+            )
         return table
+
+    def shortfall(self, scores: dict[str, float]) -> str | None:
+        """Counting characters, or pairs of them."""
+        counts = self._counts()
+        counted = {"pairs of characters": counts.pairs, "characters": counts.characters}
+        simplest = min(counted, key=lambda name: counted[name])
+        if scores["cold256"] <= counted[simplest]:
+            return None
+        return (
+            f"it needs {scores['cold256']:.3f} nats per character, counting {simplest} "
+            f"{counted[simplest]:.3f}"
+        )
+
+    def _counts(self) -> CountingNats:
+        symbols = len(self.corpus.vocabulary)
+        return counting_nats(self.corpus.train, self.corpus.validation, symbols=symbols)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -138,6 +186,8 @@ class CharTask(Task):
         """Samples, what memory buys, the hardest characters, coloured text."""
         texts = self.generate(REPORTED_CHARACTERS, TEMPERATURES)
         samples = list(zip(TEMPERATURES, texts, strict=True))
+        if self._in_part:
+            return [samples_section(samples)]
         return char_sections(self.network, self.corpus.validation, samples)
 
     def write_samples(self, folder: Path) -> Path:
@@ -161,11 +211,12 @@ class CharTask(Task):
         draws = torch.Generator().manual_seed(self.config.seed)
         state = self.network.initial_state(rows)
         drawn = []
-        for _ in range(count):
-            logits, state = self.network(tokens, state)  # (rows, 1, vocabulary)
-            chances = torch.softmax(logits[:, 0].cpu() / scale, dim=-1)
-            drawn.append(torch.multinomial(chances, 1, generator=draws))  # (rows, 1)
-            tokens = drawn[-1].to(tokens.device)
+        with _one_thread():
+            for _ in range(count):
+                logits, state = self.network(tokens, state)  # (rows, 1, vocabulary)
+                chances = torch.softmax(logits[:, 0].cpu() / scale, dim=-1)
+                drawn.append(torch.multinomial(chances, 1, generator=draws))  # (rows, 1)
+                tokens = drawn[-1].to(tokens.device)
         return ["".join(vocabulary[token] for token in row) for row in torch.cat(drawn, 1).tolist()]
 
     def held_out(self) -> HeldOut:
@@ -187,9 +238,71 @@ def verdict(nats: float, counts: CountingNats) -> str:
     return f"{likely}. It does NOT beat counting characters ({counted:.3f}): train longer."
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For steps of a row or two: threads wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _renumbered(corpus: Corpus, meaning: Meaning, *, of: str) -> Corpus:
+    """The text in the numbers of another vocabulary; ``of`` is the run that has it.
+
+    Raises:
+        DataError: the text has characters that are not in there, and it has no symbol for such.
+    """
+    vocabulary, unknown = tuple(meaning["vocabulary"]), meaning["unknown"]
+    numbers = translation(
+        corpus.vocabulary,
+        vocabulary,
+        unknown=unknown,
+        what="characters",
+        source=corpus.source,
+        of=of,
+    )
+    notes = list(corpus.notes)
+    strangers = [symbol for symbol in corpus.vocabulary if symbol not in vocabulary]
+    if strangers:
+        parts = torch.cat([numbers[corpus.train], numbers[corpus.validation]])
+        notes.append(
+            Note(
+                what=f"taken for unknown: not in the vocabulary of {of}",
+                rows=int((parts == unknown).sum()),
+                detail=listed(map(repr, strangers)),
+            )
+        )
+    return dataclasses.replace(
+        corpus,
+        vocabulary=vocabulary,
+        unknown=unknown,
+        train=numbers[corpus.train],
+        validation=numbers[corpus.validation],
+        notes=tuple(notes),
+    )
+
+
+def _network(config: CharConfig, corpus: Corpus) -> CharNetwork:
+    return CharNetwork(
+        vocabulary=corpus.vocabulary,
+        cell=config.cell,
+        layers=config.layers,
+        hidden=config.hidden,
+        embedding=config.embedding,
+        dropout=config.dropout,
+        nonlinearity=config.nonlinearity,
+        unknown=corpus.unknown,
+    )
+
+
 def _read(config: CharConfig) -> Corpus:
     if config.labelled is not None:
-        return read_prompted(config.labelled, window=config.window, seed=config.seed)
+        return read_prompted(
+            config.labelled, window=config.window, seed=config.seed, encoding=config.encoding
+        )
     if config.stdlib:
         text = read_stdlib(limit_characters=config.limit_characters)
     else:
@@ -197,6 +310,7 @@ def _read(config: CharConfig) -> Corpus:
             config.text,
             limit_characters=config.limit_characters,
             normalisation=config.normalise,
+            encoding=config.encoding,
         )
     return split(
         text, window=config.window, min_count=config.min_count, most_symbols=config.symbols

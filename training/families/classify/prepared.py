@@ -1,7 +1,9 @@
 """Labelled sequences made ready to train on: split, numbered, and laid end to end in tensors."""
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -9,14 +11,19 @@ import torch
 from torch import Tensor
 
 from training.data.labelled.examples import Example, Labelled
-from training.data.labelled.reading import read_labelled, without
-from training.data.labelled.splits import Split, stratified
-from training.data.labelled.tables import Columns
+from training.data.labelled.reading import read_labelled
+from training.data.labelled.splits import Split
 from training.data.notes import Note
 from training.data.text.characters import UNKNOWN
-from training.errors import DataError
 from training.families.classify.network import Encoder, Measurements, Symbols
 from training.families.classify.settings import ClassifyConfig
+from training.families.classify.splitting import kept_apart, split_of
+from training.families.meaning import Meaning, require_same, translation
+
+SHOWN_LABELS = 12
+"""So many labels are shown with their counts."""
+FEW = 3
+"""A label with fewer sequences to train on is told of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,37 +95,23 @@ class ClassifyData:
         Raises:
             DataError: the data cannot be used.
         """
-        columns = Columns(
-            text=config.text_column,
-            label=config.label_column,
-            sequence=config.sequence_column,
-            step=config.step_column,
-            features=config.feature,
-        )
-        data = read_labelled(config.data, columns, longest=config.longest)
-        test = (
-            None
-            if config.test is None
-            else read_labelled(config.test, columns, longest=config.longest)
-        )
-        if test is not None:
-            data = without(data, test)
-            _check_alike(data, test, config)
+        data = _read(config.data, config)
+        test = None if config.test is None else _read(config.test, config)
+        data, test = kept_apart(data, test, config)
         self.labels, self.source = data.labels, data.source
         self.sha256 = data.sha256 if test is None else f"{data.sha256}+{test.sha256}"
         self.examples = data.examples + (() if test is None else test.examples)
         self._notes = list(data.notes) + ([] if test is None else list(test.notes))
         number = {label: place for place, label in enumerate(self.labels)}
         targets = np.array([number[example.label] for example in self.examples])
-        self.split = _split(config, targets, len(data.examples), data)
-        self._note_labels_without_test(targets)
+        self.split = split_of(config, targets, self.examples, own=len(data.examples))
+        self._note_split()
+        self._note_labels(targets)
         read = [example.sequence for example in self.examples]
         if data.is_text:
             texts = [text for text in read if isinstance(text, str)]
             self._vocabulary = self._choose_vocabulary(config, texts)
-            token = {symbol: place for place, symbol in enumerate(self._vocabulary)}
-            unknown = token[UNKNOWN]
-            parts = [torch.tensor([token.get(s, unknown) for s in text]) for text in texts]
+            parts = _numbered(texts, self._vocabulary)
         else:
             parts = [torch.from_numpy(rows) for rows in read if not isinstance(rows, str)]
             self._vocabulary = ()
@@ -131,6 +124,45 @@ class ClassifyData:
         )
         self._features = data.features
         self.notes = tuple(self._notes)
+
+    def meaning(self) -> Meaning:
+        """Labels, and symbols or columns, in the order of their numbers."""
+        return {
+            "labels": list(self.labels),
+            "vocabulary": list(self._vocabulary),
+            "features": list(self._features),
+        }
+
+    def adopt(self, meaning: Meaning, *, of: str) -> None:
+        """Number labels and symbols as a network of the run ``of`` does.
+
+        Raises:
+            DataError: there are labels that it does not know, or other columns.
+        """
+        features, vocabulary = meaning["features"], tuple(meaning["vocabulary"])
+        kinds = ["texts" if symbols else "numbers" for symbols in (self._vocabulary, vocabulary)]
+        require_same(*kinds, what="the steps are", source=self.source, of=of)
+        require_same(list(self._features), features, what="columns", source=self.source, of=of)
+        labels = translation(
+            self.labels,
+            meaning["labels"],
+            unknown=None,
+            what="labels",
+            source=self.source,
+            of=of,
+        )
+        steps = self.sequences.steps
+        if vocabulary:
+            texts = [example.sequence for example in self.examples]
+            steps = torch.cat(_numbered([t for t in texts if isinstance(t, str)], vocabulary))
+            kept = (note for note in self.notes if not note.what.startswith("taken for unknown"))
+            strange = int((steps == vocabulary.index(UNKNOWN)).sum())
+            what = f"taken for unknown: characters that {of} does not know"
+            note = Note(what=what, rows=strange, detail="its vocabulary is kept")
+            self.notes = (*kept, note) if strange else tuple(kept)
+        targets = labels[self.sequences.targets]
+        self.sequences = dataclasses.replace(self.sequences, steps=steps, targets=targets)
+        self.labels, self._vocabulary = tuple(meaning["labels"]), vocabulary
 
     def encoder(self, config: ClassifyConfig) -> Encoder:
         """What turns steps into what the cells see; fitted on the training part alone."""
@@ -172,7 +204,37 @@ class ClassifyData:
             )
         return (*sorted(kept), UNKNOWN)
 
-    def _note_labels_without_test(self, targets: np.ndarray) -> None:
+    def _note_split(self) -> None:
+        """How many sequences each part has, and whether somebody else had made it."""
+        shown = [
+            f"{len(rows):,} to {use}"
+            for rows, use in (
+                (self.split.train, "train on"),
+                (self.split.validation, "choose the weights by"),
+                (self.split.test, "score on"),
+            )
+            if len(rows)
+        ]
+        came = {example.part for example in self.examples} & {"validation", "test"}
+        detail = ", ".join(shown)
+        if came and "validation" not in came and len(self.split.validation):
+            detail += "; the second is a share of what came for training"
+        if groups := len({example.group for example in self.examples} - {""}):
+            detail += f"; no one of {groups:,} groups is in two of them"
+        what = "split: as it came" if came else "split"
+        self._notes.append(Note(what=what, rows=len(self.examples), detail=detail))
+
+    def _note_labels(self, targets: np.ndarray) -> None:
+        """The labels and their counts; those that are not tested or hardly trained on."""
+        counts = np.bincount(targets, minlength=len(self.labels))
+        trained = np.bincount(targets[self.split.train], minlength=len(self.labels))
+        order = np.argsort(-counts, kind="stable")
+        shown = [f"{_short(self.labels[n])}: {counts[n]:,}" for n in order[:SHOWN_LABELS]]
+        more = len(order) - len(shown)
+        detail = ", ".join(shown) + (
+            f" and {more} more, of {counts.min():,} at least" if more else ""
+        )
+        self._notes.append(Note(what=f"labels: {len(order)}", rows=len(targets), detail=detail))
         tested = set(targets[self.split.test].tolist())
         missing = [label for place, label in enumerate(self.labels) if place not in tested]
         if missing:
@@ -180,45 +242,30 @@ class ClassifyData:
                 Note(
                     what="labels that are not tested",
                     rows=len(missing),
-                    detail=f"too few sequences of {', '.join(missing[:8])}",
+                    detail=f"too few sequences of {', '.join(map(_short, missing[:8]))}",
+                )
+            )
+        few = [label for place, label in enumerate(self.labels) if trained[place] < FEW]
+        if few:
+            self._notes.append(
+                Note(
+                    what=f"labels with fewer than {FEW} to train on",
+                    rows=len(few),
+                    detail=", ".join(map(_short, few[:8])),
                 )
             )
 
 
-def _split(config: ClassifyConfig, targets: np.ndarray, own: int, data: Labelled) -> Split:
-    if len(np.unique(targets[:own])) < 2:
-        raise DataError(f"{config.data}: all sequences have the label '{data.labels[0]}'; give two")
-    split = stratified(
-        targets[:own],
-        validation=config.validation_share,
-        test=0.0 if config.test is not None else config.test_share,
-        seed=config.seed,
-    )
-    if config.test is not None:
-        test = np.arange(own, len(targets))
-        split = Split(train=split.train, validation=split.validation, test=test)
-    parts = {"test": split.test}
-    if config.validation_share:
-        parts["validation"] = split.validation
-    for name, rows in parts.items():
-        if not len(rows):
-            raise DataError(
-                f"{config.data}: {own} sequences with {len(data.labels)} labels leave none for "
-                f"the {name}: give at least ten for each label"
-            )
-    return split
+def _read(path: Path, config: ClassifyConfig) -> Labelled:
+    return read_labelled(path, config.columns, longest=config.longest, encoding=config.encoding)
 
 
-def _check_alike(data: Labelled, test: Labelled, config: ClassifyConfig) -> None:
-    if data.features != test.features:
-        raise DataError(
-            f"{config.test}: its columns of numbers are {', '.join(test.features) or 'none'}, but "
-            f"those of {config.data} are {', '.join(data.features) or 'none'}; make them alike"
-        )
-    known = set(data.labels)
-    for example in test.examples:
-        if example.label not in known:
-            raise DataError(
-                f"{config.test}, {example.place}: label '{example.label}' is not in {config.data}; "
-                "a label must be trained on to be tested"
-            )
+def _short(label: str) -> str:
+    return label if len(label) <= 30 else f"{label[:29]}…"
+
+
+def _numbered(texts: list[str], vocabulary: tuple[str, ...]) -> list[Tensor]:
+    """The tokens of each text, (characters,)."""
+    token = {symbol: place for place, symbol in enumerate(vocabulary)}
+    unknown = token[UNKNOWN]
+    return [torch.tensor([token.get(s, unknown) for s in text]) for text in texts]

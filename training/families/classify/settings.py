@@ -5,6 +5,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from training.data.encodings import EncodingName
+from training.data.labelled.tables.columns import Columns
 from training.settings import Cell, ModelName, Names, TrainingConfig
 
 
@@ -17,9 +19,22 @@ class ClassifyConfig(TrainingConfig):
     name: ModelName = "classify"
     data: Path = Field(
         description="labelled sequences: a folder with a folder of texts per label, or with a text "
-        "file per label and a sequence per line; a tar archive of one; a CSV or TSV table"
+        "file per label and a sequence per line; a CSV, TSV or .ts table; a ZIP or tar archive of "
+        "one. Parts named train, test and validation are kept"
     )
     test: Path | None = Field(None, description="sequences to score on, instead of a share")
+    encoding: EncodingName | None = Field(
+        None, description="how text is written where it is not UTF-8: cp1252, cp1251, shift_jis"
+    )
+    group: str | None = Field(
+        None,
+        description="table: the column of what a sequence was recorded from; files: a regular "
+        "expression that finds it in their paths. Nothing of one group is on both sides of a split",
+    )
+    header: Literal["auto", "yes", "no"] = Field(
+        "auto", description="table: whether the first row names the columns"
+    )
+    wide: bool = Field(False, description="table: each row is a sequence of numbers")
     text_column: str | None = Field(None, description="table of texts: the column of the text")
     label_column: str | None = Field(None, description="table: the column of the label")
     sequence_column: str | None = Field(
@@ -55,11 +70,27 @@ class ClassifyConfig(TrainingConfig):
         0.3, ge=0, lt=1, description="dropout between layers and before the head"
     )
 
+    shape: ClassVar[tuple[str, ...]] = (*TrainingConfig.shape, "embedding")
+
     @model_validator(mode="after")
     def _something_to_score_on(self) -> Self:
         if self.test is None and not self.test_share:
             raise ValueError("nothing to score on: give a test file or a test-share above 0")
         return self
+
+    @property
+    def columns(self) -> Columns:
+        """What is said of the columns of tables."""
+        return Columns(
+            text=self.text_column,
+            label=self.label_column,
+            sequence=self.sequence_column,
+            step=self.step_column,
+            features=self.feature,
+            wide=self.wide,
+            header={"auto": None, "yes": True, "no": False}[self.header],
+            group=self.group,
+        )
 
     @property
     def sources(self) -> tuple[Path, ...]:

@@ -24,6 +24,7 @@ from training.families.classify.scores import (
     verdict,
 )
 from training.families.classify.settings import ClassifyConfig
+from training.families.meaning import Meaning
 from training.families.reading_order import Shuffled
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import State
@@ -59,6 +60,29 @@ class ClassifyTask(Task):
         self._test = torch.from_numpy(self.data.split.test)
         self._sequences = self.data.sequences
         self.streams = Shuffled(count=len(self._train), batch=config.batch, seed=config.seed)
+
+    def meaning(self) -> Meaning:
+        """Labels, and symbols or columns, in the order of their numbers."""
+        return self.data.meaning()
+
+    def adopt(self, meaning: Meaning, *, of: str) -> None:
+        """Number labels and symbols as another network does.
+
+        Raises:
+            DataError: there are labels that it does not know, or other columns.
+        """
+        if meaning == self.meaning():
+            return
+        self.data.adopt(meaning, of=of)
+        self.network = _network(self.config, self.data)
+        self._sequences = self.data.sequences
+
+    def shortfall(self, scores: dict[str, float]) -> str | None:
+        """Always saying the commonest label."""
+        own, blind = scores["accuracy"], scores["commonest.accuracy"]
+        if own >= blind:
+            return None
+        return f"it is right for {own:.1%}, always saying the commonest label for {blind:.1%}"
 
     @property
     def notes(self) -> tuple[Note, ...]:

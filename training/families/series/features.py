@@ -10,6 +10,7 @@ A client sends the same columns, raw, after the value: `columns` names them in o
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,22 @@ class Number:
             deviation=max(1e-12, deviation),
             drifts=max(halves) > DRIFT * within,
         )
+
+    def plain(self) -> dict[str, Any]:
+        """As words and numbers that `of` reads."""
+        return {
+            "name": self.name,
+            "transform": str(self.transform),
+            "change_scale": float(self.change_scale),
+            "mean": float(self.mean),
+            "deviation": float(self.deviation),
+            "drifts": bool(self.drifts),
+        }
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "Number":
+        """What `plain` made."""
+        return cls(**{**plain, "transform": Transform(plain["transform"])})
 
 
 class Features(nn.Module):

@@ -11,6 +11,7 @@ from training.data.notes import Note
 from training.data.series.columns import Columns
 from training.data.series.panel import Panel, Series, read_panel, synthetic_panel
 from training.errors import DataError
+from training.families.meaning import Meaning, require_same
 from training.families.reading_order import Streams, Stretch
 from training.families.series.features import Features, Number
 from training.families.series.network import SeriesNetwork
@@ -22,6 +23,13 @@ HELD_OUT_SHARE = 0.1
 FEWEST_ROWS = 50
 EXTRA_DECAYS = (0.8, 0.985)
 """Running sizes of changes that the network reads beside the one that scales."""
+
+_MUST_FIT = {
+    "features": "columns beside the value",
+    "times": "time features",
+    "transform": "changes are measured by",
+    "season": "steps that changes are measured over",
+}
 
 Floats = NDArray[np.float64]
 
@@ -76,6 +84,30 @@ class ScaledPanel:
             torch.from_numpy(np.column_stack([series.values, series.beside])).float()
             for series in self.panel.series
         )  # (rows, columns) each
+
+    def meaning(self) -> Meaning:
+        """Columns, and how changes are measured and scaled."""
+        return {
+            "features": list(self.panel.features),
+            "times": [str(time) for time in self.panel.times],
+            "transform": str(self.transform),
+            "season": self.lag,
+            "change_scale": float(self.change_scale),
+            "numbers": [number.plain() for number in self.features.numbers],
+        }
+
+    def adopt(self, meaning: Meaning, *, of: str) -> None:
+        """Scale as a network of the run ``of`` does.
+
+        Raises:
+            DataError: the columns beside the value are others, or changes are measured otherwise.
+        """
+        own = self.meaning()
+        for key, what in _MUST_FIT.items():
+            require_same(own[key], meaning[key], what=what, source=self.panel.source, of=of)
+        self.change_scale = meaning["change_scale"]
+        numbers = tuple(Number.of(number) for number in meaning["numbers"])
+        self.features = Features(numbers=numbers, times=self.panel.times)
 
     @property
     def logarithmic(self) -> bool:

@@ -13,6 +13,10 @@ from training.reports.sections import Section
 
 NETWORK = "network"
 KEY = "mean_wQuantileLoss"
+SIMPLEST = ("last_value", "seasonal_naive")
+"""Baselines that a model has to beat to be worth serving."""
+TELLING_WINDOWS = 10
+"""Fewer windows do not keep a model back: one or two are won and lost by chance."""
 FANS = 4
 """Windows drawn."""
 BEFORE = 60
@@ -65,6 +69,24 @@ def verdict(scores: dict[str, float]) -> str:
     if not _is_walk(scores):
         said.append("One run on one tail of data is weak evidence either way.")
     return " ".join(said)
+
+
+def shortfall(scores: dict[str, float]) -> str | None:
+    """Which point forecast that needs no network has the lower quantile loss; None: none.
+
+    On the next value; and several steps ahead, if there are windows enough to tell.
+    """
+    enough = scores.get("backtest.windows", 0) >= TELLING_WINDOWS
+    for prefix in ("", "backtest.") if enough else ("",):
+        for name in SIMPLEST:
+            own, theirs = scores.get(prefix + KEY), scores.get(f"{prefix}{name}.{KEY}")
+            if own is not None and theirs is not None and not own <= theirs:
+                ahead = f" {scores['backtest.horizon']:.0f} steps ahead" if prefix else ""
+                return (
+                    f"its quantile loss{ahead} is {own:.6f}, that of the {TITLES[name]} "
+                    f"{theirs:.6f}"
+                )
+    return None
 
 
 def _is_walk(scores: dict[str, float]) -> bool:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -93,6 +93,8 @@ class SeriesConfig(TrainingConfig):
     dropout: float = Field(
         0.3, ge=0, lt=1, description="dropout between layers and before the head"
     )
+
+    shape: ClassVar[tuple[str, ...]] = (*TrainingConfig.shape, "season", "decay", "driftless")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

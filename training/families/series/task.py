@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from training.data.notes import Note
+from training.families.meaning import Meaning
 from training.families.series.backtesting import baselines, forecasts
 from training.families.series.backtesting.backtest import (
     Backtest,
@@ -24,7 +25,7 @@ from training.families.series.backtesting.backtest import (
 from training.families.series.heads import JohnsonSU, fit_constant
 from training.families.series.network import SeriesNetwork
 from training.families.series.prepared import EXTRA_DECAYS, Floats, ScaledPanel
-from training.families.series.report import score_table, sections
+from training.families.series.report import score_table, sections, shortfall
 from training.families.series.settings import SeriesConfig
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import Model, State
@@ -61,6 +62,14 @@ class SeriesTask(Task):
         self.config = config
         self.data = ScaledPanel(config)
         self.source, self.sha256 = self.data.panel.source, self.data.panel.sha256
+        self._build()
+        self.streams = self.data.streams(config)
+        self._backtests: tuple[Backtest, Backtest | None] | None = None
+        """Those of the last scores, for the report."""
+
+    def _build(self) -> None:
+        """The network, and the data as it reads them."""
+        config = self.config
         self.network = SeriesNetwork(
             feature=self._value_name(),
             transform=self.data.transform,
@@ -80,9 +89,25 @@ class SeriesTask(Task):
             self._targets[self._places("first", "validation")], driftless=config.driftless
         )
         self.network.head.start_from(self.constant)
-        self.streams = self.data.streams(config)
-        self._backtests: tuple[Backtest, Backtest | None] | None = None
-        """Those of the last scores, for the report."""
+
+    def meaning(self) -> Meaning:
+        """Columns, and how changes are measured and scaled."""
+        return self.data.meaning()
+
+    def adopt(self, meaning: Meaning, *, of: str) -> None:
+        """Scale the series as another network does.
+
+        Raises:
+            DataError: the columns beside the value are others, or changes are measured otherwise.
+        """
+        if meaning == self.meaning():
+            return
+        self.data.adopt(meaning, of=of)
+        self._build()
+
+    def shortfall(self, scores: dict[str, float]) -> str | None:
+        """The last value, and the value of a season ago where there is a season."""
+        return shortfall(scores)
 
     def _value_name(self) -> str:
         """What the client's column is called: the series where there is one."""

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from models.errors import ModelError
 from training.errors import DataError
+from training.importing.isolated import SECONDS
 from training.importing.isolated.child import LENGTH, send
 
-SECONDS = 60.0
-"""The most that one request may take, unless told otherwise."""
 _IN_ALL = 5
 """As many times that for all requests together."""
 

@@ -7,7 +7,8 @@ from importlib import metadata
 
 from models.manifest import Provenance
 from training.families.parsing import AnyConfig
-from training.run.loop import Loop
+from training.run.steps.loop import Loop
+from training.settings import flag_of
 
 
 def command_of(config: AnyConfig) -> str:
@@ -18,7 +19,7 @@ def command_of(config: AnyConfig) -> str:
         default = defaults[name].default
         if name == "task" or value is None or value in (default, str(default)):
             continue
-        flag = "--" + name.removesuffix("_s").replace("_", "-")
+        flag = flag_of(name)
         if value is True:
             words.append(flag)
         elif isinstance(value, list):
@@ -30,10 +31,11 @@ def command_of(config: AnyConfig) -> str:
 
 def provenance_of(config: AnyConfig, loop: Loop) -> Provenance:
     """How the model of a finished loop came to be."""
+    further = [f"cellar-train resume RUN {words}" for words in loop.further]
     names = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu")
     packages = {name: metadata.version(name) for name in names if _installed(name)}
     return Provenance(
-        command=command_of(config),
+        command="; ".join([command_of(config), *further]),
         created=datetime.now(UTC).replace(microsecond=0),
         data=loop.task.source,
         data_sha256=loop.task.sha256,

@@ -1,8 +1,9 @@
 """The training loop: truncated back-propagation through time with carried state.
 
-Counts time only to turn a budget into a number of steps, once; from then on everything follows
-from the step number, so that a resumed run takes the very steps an uninterrupted one would have.
-Knows nothing of files, tasks' data or export.
+How many steps there are and how large they are is the plan's matter (`training.run.steps.plan`);
+all else follows from the step number, so that a resumed run takes the very steps an uninterrupted
+one would have, as far as its plan does not depend on time. Knows nothing of files, tasks' data or
+export.
 """
 
 import math
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -19,16 +20,14 @@ from torch import Tensor
 from training.errors import RunError
 from training.families.task import Task
 from training.networks.recurrent import State
-from training.run.optimisers import optimisers_of
-from training.settings import TrainingConfig
+from training.run.steps.optimisers import optimisers_of
+from training.run.steps.plan import BudgetPlan, Plan, StepsPlan, plan_of
 
 _T = TypeVar("_T")
+Clock: TypeAlias = Callable[[], float]
+"""Seconds since whenever."""
 
 LOG_EVERY = 10
-CALIBRATION_STEPS = 10
-CALIBRATION_S = 10.0
-FINAL_RATE = 0.01
-"""The learning rate ends at this share of its peak."""
 
 
 @dataclass(slots=True)
@@ -49,24 +48,13 @@ class Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def rate_share(config: TrainingConfig, step: int, total: int | None) -> float:
-    """Share of the peak learning rate.
-
-    Linear warm-up, then cosine decay to a hundredth at the last of ``total`` steps.
-    """
-    warmup = config.warmup if total is None else min(config.warmup, total // 4)
-    if step < warmup or total is None:
-        return min(1.0, (step + 1) / (warmup + 1))
-    progress = (step - warmup) / max(1, total - warmup)
-    return FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 class Loop:
     """One fit in progress. Everything that `checkpoint` holds makes it continue bit for bit."""
 
-    def __init__(self, task: Task, fabric: Fabric) -> None:
+    def __init__(self, task: Task, fabric: Fabric, *, clock: Clock = time.perf_counter) -> None:
         self.task = task
         self.config = task.config
+        self._clock = clock
         self.fabric = fabric
         optimisers = optimisers_of(task.network, self.config)
         self.model, *optimisers = fabric.setup(task.network, *optimisers)
@@ -77,40 +65,59 @@ class Loop:
         if fabric.world_size > 1:  # the weights are the same everywhere, dropout is not
             torch.manual_seed(self.config.seed + fabric.global_rank)
         self.step = 0
-        self.total = self._planned()
         self.spent_s = 0.0
+        self.plan: Plan = self._planned(
+            budget_s=self.config.budget_s, steps=self.config.steps, epochs=self.config.epochs
+        )
+        self.further: list[str] = []
+        """How it was trained further than it was meant to, as options."""
         self.history: list[dict[str, float]] = []
         self.best = Best()
         self.state: State = task.training_state(self._rows)
         self._averages = self._fresh_averages()
-        self._timed: tuple[int, float] | None = None
 
     def run(self, *, until: Callable[["Loop"], bool] | None = None) -> Iterator[None]:
         """Train; yields after every step. Stops at the last step or when ``until`` says so."""
-        started = time.perf_counter() - self.spent_s
+        started_s = self._clock() - self.spent_s
         if self.step == 0 and not self.best.weights:
             self._validate()
-        while self.total is None or self.step < self.total:
+            self._tell(started_s)
+        while not self.finished:
             if until is not None and self.agreed(partial(until, self)):
                 break
             self._advance()
-            self.spent_s = time.perf_counter() - started
-            if self.total is None:
-                self.spent_s = self._everywhere(self.spent_s)
-                self._calibrate()
-                self.spent_s = time.perf_counter() - started
-            if self.total is not None and (
-                self.step % self._validate_every == 0 or self.step == self.total
-            ):
-                self._validate()
-            if self.step % LOG_EVERY == 0 or self.step == self.total:
+            self._tell(started_s)
+            if self.plan.validates(self.step):
+                self._validate_in_time()
+                self._tell(started_s)
+            if self.step % LOG_EVERY == 0 or self.finished:
                 self._record()
             yield
+
+    def go_further(
+        self,
+        words: str,
+        *,
+        budget_s: float | None = None,
+        steps: int | None = None,
+        epochs: float | None = None,
+    ) -> None:
+        """Plan anew from here on: for so much more time, or so many more steps or passes.
+
+        ``words`` are the options that say so, for the model's provenance.
+        """
+        self.further = [*self.further, words]
+        self.plan = self._planned(budget_s=budget_s, steps=steps, epochs=epochs)
+
+    @property
+    def total(self) -> int | None:
+        """The steps of the whole run, as far as they are known; of a budget, as it looks now."""
+        return self.plan.total(self.step)
 
     @property
     def finished(self) -> bool:
         """True after the last step."""
-        return self.total is not None and self.step >= self.total
+        return self.plan.is_over(self.step)
 
     @property
     def loss(self) -> float:
@@ -137,7 +144,9 @@ class Loop:
             random["cuda"] = self._gathered(torch.cuda.get_rng_state(self.fabric.device))
         return {
             "step": self.step,
-            "total": self.total,
+            "plan": self.plan.state(),
+            "further": self.further,
+            "meaning": self.task.meaning(),
             "spent_s": self.spent_s,
             "sha256": self.task.sha256,
             "kind": self._kind,
@@ -172,8 +181,8 @@ class Loop:
                 f"the run was trained by {wrote} processes, these are {self.fabric.world_size}: "
                 "resume it with as many"
             )
-        self.step, self.total = checkpoint["step"], checkpoint["total"]
-        self.spent_s = checkpoint["spent_s"]
+        self.step, self.spent_s = checkpoint["step"], checkpoint["spent_s"]
+        self.plan, self.further = plan_of(checkpoint["plan"]), checkpoint["further"]
         self.task.network.load_state_dict(checkpoint["network"])
         for optimiser, state in zip(self.optimisers, checkpoint["optimisers"], strict=True):
             optimiser.load_state_dict(state)
@@ -198,7 +207,7 @@ class Loop:
         if bool(fresh.any()):
             initial = self.task.training_state(len(fresh))
             self.state = initial if bool(fresh.all()) else _begun_anew(self.state, initial, fresh)
-        share = rate_share(self.config, self.step, self.total)
+        share = self.plan.share(self.step)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
@@ -216,17 +225,37 @@ class Loop:
         self._averages.norm = torch.maximum(self._averages.norm, norm.detach())
         self._averages.count += 1
 
-    def _validate(self) -> float:
+    def _validate(self) -> None:
+        began_s = self._clock()
         self.model.eval()
         loss = self._everywhere(self.task.validation_loss(self.model))
         if loss < self.best.loss:
-            weights = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in self.task.network.state_dict().items()
-            }
-            self.best = Best(loss=loss, step=self.step, weights=weights)
+            self._keep(loss)
         self.history.append({"step": self.step, "validation": loss})
-        return loss
+        self.plan.validated(self._everywhere(self._clock() - began_s))
+
+    def _validate_in_time(self) -> None:
+        if self.plan.affords_validation():
+            self._validate()
+        elif self.best.step == 0:  # better weights that nobody has looked at than untrained ones
+            self._keep(math.inf)
+
+    def _keep(self, loss: float) -> None:
+        weights = {
+            name: tensor.detach().cpu().clone()
+            for name, tensor in self.task.network.state_dict().items()
+        }
+        self.best = Best(loss=loss, step=self.step, weights=weights)
+
+    def _tell(self, started_s: float) -> None:
+        """Tell the plan the time; of several processes, the first one's counts."""
+        self.spent_s = self._clock() - started_s
+        if self.fabric.world_size == 1:
+            self.plan.tell(self.step, self.spent_s)
+        elif self.plan.limit_s is not None and (
+            self.step < LOG_EVERY or self.step % LOG_EVERY == 0
+        ):
+            self.plan.tell(self.step, self._everywhere(self.spent_s))
 
     def _record(self) -> None:
         averages = self._averages
@@ -283,38 +312,27 @@ class Loop:
         assert isinstance(gathered, Tensor), "a tensor comes back as one"
         return gathered.cpu()
 
-    @property
-    def _validate_every(self) -> int:
-        return max(1, math.ceil((self.total or 1) / self.task.validations))
-
-    def _planned(self) -> int | None:
-        if self.config.steps is not None:
-            return self.config.steps
-        if self.config.epochs is not None:
-            return self.task.streams.steps(self.config.epochs)
-        return None
-
-    def _calibrate(self) -> None:
-        """Fix the number of steps once the speed is known."""
-        budget_s = self.config.budget_s or self.task.default_budget_s
-        if self._timed is None:
-            if self.step >= 2:  # the first steps pay for allocation and code loading
-                self._timed = (self.step, self.spent_s)
-            return
-        first, since_s = self._timed
-        steps, seconds = self.step - first, self.spent_s - since_s
-        most = self.task.most_epochs
-        most_steps = self.task.streams.steps(most) if math.isfinite(most) else math.inf
-        # The decay is flat in its first tenth: long enough to measure on a busy machine.
-        measured = seconds >= min(CALIBRATION_S, budget_s / 10) or self.step >= most_steps / 10
-        if steps < CALIBRATION_STEPS or not measured:
-            return
-        before = time.perf_counter()
-        self._validate()
-        validation_s = self._everywhere(time.perf_counter() - before)
-        left_s = budget_s - self.spent_s - validation_s * (self.task.validations + 1)
-        total = self.step + max(1, int(left_s * steps / seconds))
-        self.total = max(int(min(total, most_steps)), self.step + 1)
+    def _planned(self, *, budget_s: float | None, steps: int | None, epochs: float | None) -> Plan:
+        """A plan from this step on."""
+        task, warmup = self.task, self.config.warmup
+        if epochs is not None:
+            steps = task.streams.steps(epochs)
+        if steps is not None:
+            return StepsPlan(
+                first=self.step,
+                last=self.step + steps,
+                warmup=warmup,
+                validations=task.validations,
+            )
+        most = task.most_epochs
+        return BudgetPlan(
+            first=self.step,
+            began_s=self.spent_s,
+            budget_s=task.default_budget_s if budget_s is None else budget_s,
+            most_steps=task.streams.steps(most) if math.isfinite(most) else math.inf,
+            warmup=warmup,
+            validations=task.validations,
+        )
 
 
 def _begun_anew(state: State, initial: State, fresh: Tensor) -> State:

@@ -1,6 +1,5 @@
 """`cellar-train export`: publishes the best weights of a run again, finished or stopped."""
 
-import argparse
 import os
 from pathlib import Path
 
@@ -10,22 +9,11 @@ from rich.console import Console
 
 from models.repository import ModelRepository
 from training.errors import ConfigError, RunError
-from training.families.registry import prepare
-from training.run.folder import RunFolder
-from training.run.loop import Best, Loop
-from training.run.product import finished_product
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which run, and where to."""
-    parser.add_argument(
-        "run", type=Path, metavar="RUN", help="the run's folder, or the checkpoint in it"
-    )
-    target = parser.add_mutually_exclusive_group()
-    target.add_argument("--to", type=Path, metavar="FILE.onnx", help="write this file")
-    target.add_argument(
-        "--models", type=Path, help="the repository to publish to (default: the run's own)"
-    )
+from training.run import report
+from training.run.ends.product import finished_product
+from training.run.files.storage import check_folder, storing
+from training.run.preparing import prepared_again, run_at
+from training.run.steps.loop import Best, Loop
 
 
 def export_run(
@@ -47,32 +35,33 @@ def export_run(
     console = console or Console(quiet=True)
     if to is not None and (to.suffix != ".onnx" or not to.parent.is_dir()):
         raise ConfigError(f"--to {to}: give a file that ends in .onnx, in a folder that exists")
-    folder = RunFolder(run.parent if run.is_file() else run)
+    folder = run_at(run)
     config = folder.config()
     checkpoint = folder.load_checkpoint()
     if checkpoint["step"] == 0:
         raise RunError(f"{folder.path}: this run has not taken a step yet: resume it first")
-    with console.status("reading the run's data"):
-        task = prepare(config)
-    if checkpoint["sha256"] != task.sha256:
-        raise RunError(f"{folder.path}: {task.source} has changed since the run began; train anew")
-    task.network.load_state_dict(checkpoint["network"])
+    if to is None:
+        target = models or config.models
+        check_folder(target / config.name, what="models", remedy="give another --models")
+    task = prepared_again(folder, config, checkpoint, console)
     loop = Loop(task, Fabric(accelerator="cpu", devices=1))
     loop.step, loop.spent_s = checkpoint["step"], checkpoint["spent_s"]
-    loop.best = Best(**checkpoint["best"])
+    loop.best, loop.further = Best(**checkpoint["best"]), checkpoint["further"]
     with console.status("scoring, exporting and checking"):
         product = finished_product(config, loop)
     if to is None:
-        repository = ModelRepository(models or config.models)
-        path = repository.publish(product.proto, product.manifest)
+        with storing("export again", where=target / config.name):
+            path = ModelRepository(target).publish(product.proto, product.manifest)
     else:
-        product.manifest.embed(product.proto)
-        path = _write(product.proto, to)
+        with storing("export again", where=to):
+            path = _write(product.embedded(), to)
     weights = f"step {loop.best.step}, the best of" if loop.best.weights else "the last of"
     console.print(task.score_table(product.scores))
     console.print(f"weights: {weights} {loop.step} steps")
     console.print(f"torch and ONNX differ by {product.parity.nats:.1e} nats")
-    console.print(f"wrote {path}")
+    if (shortfall := task.shortfall(product.scores)) is not None:
+        report.say(f"worse than its simplest baseline: {shortfall}", console)
+    report.say(f"wrote {path}", console)
     return path
 
 

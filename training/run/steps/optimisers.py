@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from training.run.devices import has_fast_bf16
+from training.run.steps.devices import has_fast_bf16
 from training.settings import Optimiser, TrainingConfig
 
 Groups = list[dict[str, Any]]

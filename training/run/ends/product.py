@@ -10,8 +10,8 @@ from training.export import parity
 from training.export.exporter import export
 from training.export.parity import Parity
 from training.families.parsing import AnyConfig
-from training.run.loop import Loop
-from training.run.provenance import provenance_of
+from training.run.ends.provenance import provenance_of
+from training.run.steps.loop import Loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,11 @@ class Product:
     proto: onnx.ModelProto
     manifest: Manifest
     parity: Parity
+
+    def embedded(self) -> onnx.ModelProto:
+        """The model with its manifest inside."""
+        self.manifest.embed(self.proto)
+        return self.proto
 
     @property
     def scores(self) -> dict[str, float]:

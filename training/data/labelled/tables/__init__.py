@@ -1,0 +1,1 @@
+"""Tables of labelled sequences: texts, rows of steps, rows of whole sequences, and .ts files."""

@@ -1,0 +1,1 @@
+"""The steps of a training run: where they run, who takes them, how many there are."""
