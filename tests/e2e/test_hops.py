@@ -13,7 +13,7 @@ CEILINGS: dict[str, tuple[int, int | None]] = {
     "step": (15, None),
     "frame": (16, None),
     "row": (15, None),
-    "generate": (22, 139),  # it keeps the state that it may have to go back to
+    "generate": (22, 140),  # it keeps the state that it may have to go back to
     "forecast": (20, 124),
 }
 

@@ -6,7 +6,7 @@ from there up to that piece is folded. The base moves on, so that this never tak
 """
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,12 +70,14 @@ class WayBack:
     base: Seed
     written: int
     drawn: "array[Any]"
-    _ran: "array[int]" = field(default_factory=lambda: array("q"))  # in what: those and more
+    _ran: "array[int] | None" = None  # in what, where bits depend on that: those and more
     _next: _NextBase | None = None
     _is_gone: bool = False
 
     def ran(self, position: int, runs: Ints) -> None:
         """See `FeedbackCall.ran`; the steps come in order."""
+        if self._ran is None:
+            self._ran = array("q")
         unknown = position - len(runs) - self.base.position - len(self._ran) // 2
         self._ran.extend([0] * (2 * unknown))
         self._ran.frombytes(runs.tobytes())
@@ -95,7 +97,8 @@ class WayBack:
         elif found.seed is not None and found.seed.position <= self.written:
             done = found.seed.position - self.base.position
             del self.drawn[:done]
-            del self._ran[: 2 * done]
+            if self._ran is not None:
+                del self._ran[: 2 * done]
             self.base, self._next = found.seed, None
 
     def go_back(self, call: FeedbackCall, rows: Ints) -> bool:
@@ -128,6 +131,7 @@ class WayBack:
     def _runs(self) -> Ints:
         """In what these ran, (steps, 2); of those of which that is not known, anything will do."""
         found = np.zeros((len(self.drawn), 2), np.int64)
-        ran = np.array(self._ran, np.int64).reshape(-1, 2)[: len(found)]
-        found[: len(ran)] = ran
+        if self._ran is not None:
+            ran = np.array(self._ran, np.int64).reshape(-1, 2)[: len(found)]
+            found[: len(ran)] = ran
         return found

@@ -156,7 +156,7 @@ class Executor:
         wanted = [
             (number, own, part.slots)
             for number, (part, own) in enumerate(zip(parts, answers, strict=True))
-            if part.work.outputs.states and part.is_last and isinstance(own, Answers)
+            if part.work.outputs.states and isinstance(own, Answers) and own.columns
         ]
         if not wanted:
             return answers

@@ -76,7 +76,8 @@ class Returns:
     def begin(self, own: Return, *, branch: int, stands: int, under_way: int) -> bool:
         """Let a session go back; what came in before was queued.
 
-        Not where others have moved it, or are about to: what they were told holds.
+        Not where others have moved it, or are about to: what they were told holds. One that the log
+        is about to restore, as a run has failed, goes back all the same.
 
         Args:
             own: where to.
@@ -90,7 +91,7 @@ class Returns:
         table, slot = self._table, own.slot
         if (
             table.branch[slot] != branch
-            or table.lost[slot]
+            or (table.lost[slot] and not table.restoring[slot])
             or table.closing[slot]
             or table.position[slot] != stands
             or table.accepted[slot] != stands + under_way

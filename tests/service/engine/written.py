@@ -106,7 +106,8 @@ async def check(house: Fakes, name: str, read: list[int]) -> None:
     await house.settle()
     if house.engine.log is not None:
         await house.engine.log.flush()
-    assert row.reply == (len(read) + 1, run_alone([*read, 5])[-1], False)
+    expected = (len(read) + 1, run_alone([*read, 5])[-1], False)
+    assert row.replies == [expected], (row, read)
     assert at.reply == (len(read) + 2, run_alone([*read, 5, 6])[-1], False)
     (device,) = house.runners
     assert isinstance(device, DecodingRunner)

@@ -266,6 +266,23 @@ async def test_going_back_is_short_however_long_it_went() -> None:
         await check(house, "a", [1, *told])
 
 
+async def test_a_session_that_is_being_restored_goes_back_too() -> None:
+    """A run has failed, and what the log has is more than what was written."""
+    async with fakes_on(Stepping, store=FakeStore(), inline_run_s=WORKER) as house:
+        (device,) = house.runners
+        house.open("a")
+        client = Client(house=house, name="a", prompt=[1, 2], write_turns=10**9)
+        task = asyncio.create_task(client.read())
+        await client.reads_past(2)
+        device.fail_next = True
+        table = house.served.shards[0].table
+        await until(lambda: table.restoring.any())
+        told = await break_off(client, task, "cancelled")
+        info = await house.engine.describe("a")
+        assert info.position == 2 + len(told)
+        await check(house, "a", [1, 2, *told])
+
+
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("fails_at", [0, 1, 2])
 async def test_a_fault_while_it_is_queued_is_made_good(fails_at: int, durable: bool) -> None:
