@@ -115,6 +115,47 @@ def test_forecast(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "dates",
+    [
+        ("2026-01-01", "2026-01-02", "2026-02-01"),
+        ("31.12.2025", "01.01.2026", "02.01.2026"),
+        ("12/31/2025", "01/01/2026", "01/02/2026"),
+        ("1700000000", "1700000060", "1700000120.5"),
+        ("Dec 31, 2025", "Jan 01, 2026", "Jan 02, 2026"),
+    ],
+)
+def test_a_forecast_reads_the_oldest_row_first(
+    dates: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [f'"{date}",{value}\n' for date, value in zip(dates, (5, 2, 3), strict=True)]
+    means = []
+    for name, order in (("oldest", rows), ("newest", rows[::-1])):
+        file = tmp_path / f"{name}.csv"
+        file.write_text("Date,close\n" + "".join(order))
+        options = ["--csv", str(file), "--value", "close", "--horizon", "2", "--json"]
+        assert main(["forecast", "series", *options]) == 0
+        means.append(json.loads(capsys.readouterr().out)["mean"])
+    assert means[0] == means[1] == [run([5, 2, 3]) + 1, run([5, 2, 3]) + 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("date,a\n01/02/2026,1\n02/01/2026,2\n", "may begin with the day or the month"),
+        ("date,a\nlast week,1\n", "are no dates that order the rows; write them as 2026-12-31"),
+        ("date,a\n2026-01-02,1\n2026-01-01,2\n2026-01-01,3\n", "several rows have one time"),
+    ],
+)
+def test_dates_that_do_not_tell_the_order(
+    text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "unclear.csv"
+    file.write_text(text)
+    assert main(["forecast", "series", "--csv", str(file), "--value", "a"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a,b\n1,2\n", "choose a column with --value: a, b"),

@@ -4,11 +4,13 @@ Knows nothing of what the fields mean, nor of which columns a reader wants.
 """
 
 import csv
+import gc
 import gzip
 import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from training.errors import DataError
 
 _GZIP = b"\x1f\x8b"
 _LONGEST_FIELD = 100_000_000
+_NAMES_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,62 @@ def rows_of(text: str, separator: str | None, *, path: Path, strict: bool) -> It
         raise DataError(f"{path}, line {reader.line_num}: {error}; mend the quotes") from error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """All rows of a file."""
+
+    fields: list[list[str]]
+    """Of each row; not stripped."""
+    lines: Sequence[int]
+    """Where each ends in the file, counted from 1."""
+
+
+def all_rows_of(text: str, separator: str | None, *, path: Path) -> Rows:
+    """What `rows_of` reads, not strictly, all at once and some times as fast.
+
+    Raises:
+        DataError: a quote is not closed.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    numbers = range(1, len(lines) + 1)
+    with _no_collection():
+        if separator is None:
+            return Rows(fields=[line.split() for line in lines], lines=numbers)
+        if '"' not in text:
+            return Rows(
+                fields=[line.split(separator) if line else [] for line in lines], lines=numbers
+            )
+        csv.field_size_limit(_LONGEST_FIELD)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        fields = list(reader)
+        if len(fields) == len(lines) and lines[-1].count('"') % 2 == 0:
+            return Rows(fields=fields, lines=numbers)
+    rows = list(rows_of(text, separator, path=path, strict=False))
+    return Rows(fields=[list(row.fields) for row in rows], lines=[row.line for row in rows])
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """A million lists are not worth being searched for circles again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Names of columns for a message: the first ones, and how many more there are."""
+    if len(names) <= _NAMES_SHOWN + 1:
+        return ", ".join(names)
+    more = len(names) - _NAMES_SHOWN
+    return f"{', '.join(names[:_NAMES_SHOWN])} and {more:,} more"
+
+
 def place_of(name: str, header: Sequence[str], *, path: Path, option: str) -> int:
     """The number of a column.
 
@@ -87,6 +146,6 @@ def place_of(name: str, header: Sequence[str], *, path: Path, option: str) -> in
         DataError: there is none of that name; ``option`` is what to choose one with.
     """
     if name not in header:
-        known = ", ".join(header)
+        known = shown_names(header)
         raise DataError(f"{path}: no column '{name}' (it has: {known}); choose one with {option}")
     return list(header).index(name)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from training.data.delimited import Row, first_line, rows_of
-from training.data.series.column_table import read_columns
+from training.data.delimited import Row, all_rows_of, first_line, rows_of, shown_names
+from training.data.series.table.column_table import read_columns
 from training.errors import DataError
 
 WHERE = Path("some.csv")
@@ -32,6 +34,29 @@ def test_line_ends_of_all_systems(end: str) -> None:
     assert first_line(text) == "a;b"
     assert [row.fields for row in rows(text, ";")] == [(), ("a", "b"), ("1", "2")]
     assert [row.line for row in rows(text.replace(";", "  "), None)] == [1, 2, 3]
+
+
+@given(
+    st.lists(st.sampled_from(["a", " b ", "1,5", '"x,y"', '"p\nq"', ",", "\n", "\r\n", ""])),
+    st.sampled_from([",", ";", None]),
+)
+def test_all_rows_at_once_are_the_rows_one_by_one(parts: list[str], separator: str | None) -> None:
+    text = "".join(parts)
+    try:
+        one_by_one = list(rows_of(text, separator, path=WHERE, strict=False))
+    except DataError:
+        with pytest.raises(DataError):
+            all_rows_of(text, separator, path=WHERE)
+        return
+    found = all_rows_of(text, separator, path=WHERE)
+    stripped = [tuple(field.strip() for field in row) for row in found.fields]
+    assert stripped == [row.fields for row in one_by_one]
+    assert list(found.lines) == [row.line for row in one_by_one]
+
+
+def test_a_thousand_names_are_a_short_message() -> None:
+    assert shown_names(["a", "b"]) == "a, b"
+    assert shown_names([str(n) for n in range(1000)]).endswith("11 and 988 more")
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.data.series.columns import Columns
-from training.data.series.panel import read_panel
+from training.data.series.reading import read_panel
 from training.families.series.backtesting.backtest import (
     LEVELS,
     Backtest,

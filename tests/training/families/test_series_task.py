@@ -87,6 +87,15 @@ def test_a_season_is_learnt_before_any_training(tmp_path: Path) -> None:
     assert 0.6 < scores["backtest.coverage80"] < 0.95
 
 
+def test_a_sample_forecast_says_when(tmp_path: Path) -> None:
+    values = 100 + np.cumsum(np.random.default_rng(3).normal(0, 1, 80))
+    path = write(tmp_path / "p.csv", {"Date": hours(80)[::-1], "Close": values})
+    sample = task_of(path, value="Close").write_samples(tmp_path)
+    rows = [line.split(",") for line in sample.read_text().splitlines()]
+    assert rows[0] == ["series", "step", "date", "q10", "q50", "q90"]
+    assert [row[2] for row in rows[1:3]] == ["2024-01-04 08:00:00", "2024-01-04 09:00:00"]
+
+
 def test_columns_beside_the_value_are_trained_on_and_served(tmp_path: Path) -> None:
     rows = 300
     rng = np.random.default_rng(2)

@@ -156,9 +156,9 @@ def test_series_run_prints_baselines_and_forecasts(tmp_path: Path) -> None:
     assert run.scores["mean_wQuantileLoss"] < run.scores["last_value.mean_wQuantileLoss"]
     assert 0.6 < run.scores["coverage80"] < 0.95
     rows = (run.folder / "forecast.csv").read_text().splitlines()
-    assert rows[0] == "series,step,q10,q50,q90"
+    assert rows[0] == "series,step,date,q10,q50,q90"
     assert len(rows) == 8
-    low, middle, high = map(float, rows[-1].split(",")[2:])
+    low, middle, high = map(float, rows[-1].split(",")[3:])
     assert 0 < low < middle < high
     manifest = ModelRepository(tmp_path / "a/models").load("series").manifest
     assert manifest.provenance is not None

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.notes import Note
-from training.data.series.columns import Columns
-from training.data.series.panel import Panel, Series, read_panel, synthetic_panel
+from training.data.series.panel import Panel, Series, synthetic_panel
+from training.data.series.reading import read_panel
 from training.errors import DataError
 from training.families.meaning import Meaning, require_same
 from training.families.reading_order import Streams, Stretch
@@ -170,18 +170,7 @@ def _read(config: SeriesConfig) -> Panel:
         rows = config.synthetic or FEWEST_ROWS
         panel = synthetic_panel(rows, seed=config.seed, times=config.time_feature)
     else:
-        panel = read_panel(
-            config.csv,
-            Columns(
-                value=config.value,
-                feature=config.feature,
-                time_feature=config.time_feature,
-                series_column=config.series_column,
-                date=config.date,
-                decimal_comma=config.decimal_comma,
-                fill=config.fill,
-            ),
-        )
+        panel = read_panel(config.csv, config.columns)
     if config.rows is None:
         return panel
     return panel.head(config.rows)

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.data.series.columns import Fill, TimeFeature
+from training.data.series.columns import Columns, Fill, Layout, TimeFeature
+from training.data.series.dates.reading import ORDERS
 from training.settings import ModelName, Names, TrainingConfig
 
 
@@ -27,8 +28,8 @@ class SeriesConfig(TrainingConfig):
     )
     value: Names = Field(
         (),
-        description="a column to predict; repeat it for several series (all columns of a file "
-        "without a header, which are named 1, 2, …)",
+        description="a column to predict; repeat it for several series, or say all (which a file "
+        "without a header means); where each row is a series, a row",
     )
     feature: Names = Field(
         (), description="a further column to read, which clients then send too; repeatable"
@@ -38,14 +39,35 @@ class SeriesConfig(TrainingConfig):
         description="read hour, weekday (0: Monday), monthday or month of the date, which clients "
         "then send too; repeatable",
     )
+    layout: Layout = Field(
+        Layout.AUTO,
+        description="columns: a row is a step; rows: a row is a series, and its columns are steps",
+    )
     series_column: str | None = Field(
-        None, description="the column that tells several series of a file in long form apart"
+        None,
+        description="the column that tells several series of a file in long form apart; none: "
+        "whatever its columns look like, it is one series",
     )
     date: str | None = Field(
-        None, description="the column to sort by (found by itself when named like a date)"
+        None,
+        description="the column of times to sort by (found by its content and name); none: the "
+        "rows are in order",
+    )
+    date_form: str | None = Field(
+        None,
+        description="how dates are written: day-first, month-first, year-first, or as strptime "
+        "takes it, such as %d.%m.%Y (found by what fits)",
     )
     decimal_comma: bool = Field(
-        False, description="1.234,56 is a number (found by itself where nothing else fits)"
+        False, description="1.234,56 is a number (found by itself where one field tells)"
+    )
+    decimal_point: bool = Field(
+        False, description="1,234.56 is a number (found by itself where one field tells)"
+    )
+    missing: Names = Field(
+        (),
+        description="a field or number that stands for no value, such as -200, beside the usual "
+        "ones (empty, NA, null, ., ?, -); repeatable",
     )
     fill: Fill = Field(
         Fill.NONE,
@@ -102,6 +124,13 @@ class SeriesConfig(TrainingConfig):
             raise ValueError("give either a csv file or a number of synthetic rows")
         if self.synthetic is not None and (self.value or self.feature or self.series_column):
             raise ValueError("value, feature and series_column choose columns of a csv file")
+        if self.decimal_comma and self.decimal_point:
+            raise ValueError("give decimal_comma or decimal_point, not both")
+        if self.date_form is not None and not (self.date_form in ORDERS or "%" in self.date_form):
+            raise ValueError(
+                f"date_form '{self.date_form}' is none: give {', '.join(ORDERS)}, or a form such "
+                "as %d.%m.%Y"
+            )
         if self.series_column is not None and len(self.value) > 1:
             raise ValueError(
                 "several values are several series already: give one value with series_column"
@@ -110,6 +139,23 @@ class SeriesConfig(TrainingConfig):
         if twice := {name for name in columns if columns.count(name) > 1}:
             raise ValueError(f"column '{min(twice)}' is given twice")
         return self
+
+    @property
+    def columns(self) -> Columns:
+        """What is wanted of the file."""
+        return Columns(
+            value=self.value,
+            feature=self.feature,
+            time_feature=self.time_feature,
+            series_column=self.series_column,
+            date=self.date,
+            date_form=self.date_form,
+            decimal_comma=self.decimal_comma,
+            decimal_point=self.decimal_point,
+            missing=self.missing,
+            layout=self.layout,
+            fill=self.fill,
+        )
 
     @property
     def sources(self) -> tuple[Path, ...]:

@@ -242,10 +242,11 @@ class SeriesTask(Task):
         )
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["series", "step", "q10", "q50", "q90"])
+            writer.writerow(["series", "step", "date", "q10", "q50", "q90"])
             for series, steps in zip(self.data.panel.series, found, strict=True):
-                for step, row in enumerate(steps, start=1):
-                    writer.writerow([series.name, step, *(f"{number:.6g}" for number in row)])
+                dates = series.ahead(len(steps))
+                for step, (date, row) in enumerate(zip(dates, steps, strict=True), start=1):
+                    writer.writerow([series.name, step, date, *(f"{number:.6g}" for number in row)])
         return path
 
     def held_out(self) -> HeldOut:

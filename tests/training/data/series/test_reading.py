@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from training.data.series.columns import Columns, Fill, TimeFeature
-from training.data.series.panel import Panel, read_panel
+from training.data.series.panel import Panel
+from training.data.series.reading import read_panel
 from training.data.series.synthetic import synthetic_prices, write_csv
 from training.errors import DataError
 from training.families.parsing import parse_config
 from training.run.fit import train
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
+SHARED = Path(__file__).parents[5] / "shared" / "data"
 
 
 def csv(tmp_path: Path, text: str | bytes) -> Path:
@@ -39,7 +40,11 @@ def notes(panel: Panel) -> dict[str, int]:
         ("Close,Close\n1,2\n", {}, "two columns are named 'Close'"),
         ("Close\n1\n2\nabc\n4\nx\n", {}, "line 4, column 'Close': 'abc' .* 1 more row"),
         ("Close\n1\ninf\n", {}, "line 3, column 'Close': 'inf' is not a number"),
-        ("Close;B\n1,50;1\n1.50;2\n", {}, "line 2, .*'1,50' .* does --decimal-comma fit"),
+        (
+            "Close;B\n1,50;1\n1.50;2\n",
+            {},
+            "line 2, .*'1,50' has a decimal comma and line 3, .* --decimal-point",
+        ),
         (b"Close\n1\n\xe9\n", {}, "not UTF-8: byte 0xe9 at offset 8"),
         (b"\x1f\x8b\x08broken", {}, "broken gzip file"),
         ("Close\n1\n", {"time_feature": (TimeFeature.HOUR,)}, "need dates, and no column"),
@@ -83,16 +88,21 @@ def test_csv_as_people_have_them(tmp_path: Path) -> None:
     path = csv(
         tmp_path,
         'date;close\n2020-01-03;"1,003.5"\n\n2020-01-01;null\n2020-01-02;2\nsoon;7\n'
-        "2020-01-02;3\n2020-01-05\n",
+        "2020-01-02;3\n2020-01-05\n" + "".join(f"2020-02-{day:02};4\n" for day in range(1, 30)),
     )
     panel = read_panel(path, Columns(value=("close",)))
     (series,) = panel.series
-    assert series.values.tolist() == [3.0, 1003.5]
-    assert series.labels == ("2020-01-02", "2020-01-03")
-    assert notes(panel) == {
-        "dropped: no date": 2,
-        "sorted by 'date'": 5,
-        "dropped: date seen twice, the later row is kept": 1,
+    assert series.values.tolist() == [3.0, 1003.5] + [4.0] * 29
+    assert series.labels[:2] == ("2020-01-02", "2020-01-03")
+    found = notes(panel)
+    assert found.pop("not there: each gap is taken as one step") > 0
+    assert found == {
+        "times in 'date'": 34,
+        "read with commas between thousands": 1,
+        "read as no value": 1,
+        "dropped: no date": 1,
+        "sorted by 'date'": 34,
+        "dropped: time seen twice, the later row is kept": 1,
         "dropped: no value": 2,
     }
 
@@ -103,7 +113,8 @@ def test_csv_as_people_have_them(tmp_path: Path) -> None:
         (["1,234.5", "1,234", "12"], {}, [1234.5, 1234, 12], False),
         (["1.234,5", "1.234", "12"], {}, [1234.5, 1234, 12], True),
         (["12,5", "1.234"], {}, [12.5, 1234], True),
-        (["1.234", "12"], {}, [1.234, 12], False),
+        (["1.234", "0.987"], {}, [1.234, 0.987], False),
+        (["1.234", "12"], {"decimal_point": True}, [1.234, 12], False),
         (["1.234", "1,234"], {"decimal_comma": True}, [1234, 1.234], False),
         (["1 234,5", "1\u00a0234", "-0,5"], {}, [1234.5, 1234, -0.5], True),
         (["1e3", "-.5", "+7"], {}, [1000, -0.5, 7], False),
@@ -132,10 +143,26 @@ def test_one_field_tells_what_a_comma_means_in_all_of_them(tmp_path: Path) -> No
     assert second.values.tolist() == [1.234]
 
 
-def test_commas_that_may_mean_either_are_pointed_out(tmp_path: Path) -> None:
-    panel = read_panel(csv(tmp_path, "v;w\n1,234;0\n2,345;0\n"), Columns(value=("v",)))
-    assert panel.series[0].values.tolist() == [1234, 2345]
-    assert "read with commas between thousands; is it --decimal-comma?" in notes(panel)
+@pytest.mark.parametrize("text", ["v;w\n1,234;0\n2,345;0\n", "v;w\n1.234;0\n2.345;0\n"])
+def test_commas_that_may_mean_either_are_refused_until_somebody_says(
+    tmp_path: Path, text: str
+) -> None:
+    path = csv(tmp_path, text)
+    with pytest.raises(DataError, match=r"line 2, column 'v': '1.234' .* or --decimal-point"):
+        read_panel(path, Columns(value=("v",)))
+    found = [
+        read_panel(path, Columns(value=("v",), decimal_comma=comma, decimal_point=not comma))
+        for comma in (False, True)
+    ]
+    values = sorted(panel.series[0].values.tolist() for panel in found)
+    assert values == [[1.234, 2.345], [1234, 2345]]
+
+
+def test_other_columns_tell_what_a_comma_means(tmp_path: Path) -> None:
+    path = csv(tmp_path, "v;w\n1,234;38,5\n2,345;7,25\n")
+    panel = read_panel(path, Columns(value=("v",)))
+    assert panel.series[0].values.tolist() == [1.234, 2.345]
+    assert notes(panel)["read with a decimal comma"] == 2
 
 
 def test_a_first_row_with_too_many_fields_is_refused(tmp_path: Path) -> None:
@@ -153,15 +180,28 @@ def test_rows_without_a_header_may_begin_with_a_date(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("day_first", [True, False])
-def test_the_order_of_day_and_month_is_the_one_with_the_longer_steps(
+def test_the_order_of_day_and_month_is_the_one_that_spaces_dates_evenly(
     tmp_path: Path, day_first: bool
 ) -> None:
-    months = [f"01/{month:02}/2020" if day_first else f"{month:02}/01/2020" for month in (1, 2, 3)]
-    rows = "".join(f"{stamp},{value}\n" for value, stamp in enumerate(months))
+    months = [(year, month) for year in (2019, 2020) for month in range(1, 13)]
+    stamps = [f"01/{m:02}/{y}" if day_first else f"{m:02}/01/{y}" for y, m in months]
+    rows = "".join(f"{stamp},{value}\n" for value, stamp in enumerate(stamps))
     panel = read_panel(csv(tmp_path, "Date,v\n" + rows), Columns(value=("v",)))
-    assert panel.series[0].labels == ("2020-01-01", "2020-02-01", "2020-03-01")
-    order = "the day" if day_first else "the month"
-    assert f"dates read with {order} first" in notes(panel)
+    assert panel.series[0].labels == tuple(f"{year}-{month:02}-01" for year, month in months)
+    (note,) = [note for note in panel.notes if note.what == "times in 'Date'"]
+    assert ("%d/%m/%Y" if day_first else "%m/%d/%Y") in note.detail
+    assert "evenly spaced" in note.detail
+
+
+def test_days_and_months_that_nothing_tells_apart_are_refused(tmp_path: Path) -> None:
+    path = csv(tmp_path, "Date,v\n01/01/2020,1\n01/02/2020,2\n01/03/2020,3\n")
+    with pytest.raises(DataError, match=r"'01/01/2020' .* %d/%m/%Y or %m/%d/%Y; .* --date-form"):
+        read_panel(path, Columns(value=("v",)))
+    last = {
+        form: read_panel(path, Columns(value=("v",), date_form=form)).series[0].labels[-1]
+        for form in ("day-first", "month-first", "%d/%m/%Y")
+    }
+    assert list(last.values()) == ["2020-03-01", "2020-01-03", "2020-03-01"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +213,7 @@ def test_the_order_of_day_and_month_is_the_one_with_the_longer_steps(
         ("1581552000", "1583020800", "1578960000"),
         ("1581552000000", "1583020800000", "1578960000000"),
         ("Feb 13, 2020", "Mar 01, 2020", "Jan 14, 2020"),
-        ("2020-02-13T10:00:00Z", "2020-03-01T10:00:00+02:00", "2020-01-14T10:00:00"),
+        ("2020-02-13T10:00:00Z", "2020-03-01T10:00:00+02:00", "2020-01-14T10:00:00-0500"),
     ],
 )
 def test_dates_as_people_write_them(tmp_path: Path, stamps: tuple[str, ...]) -> None:
@@ -200,6 +240,8 @@ def test_gaps_are_reported_and_taken_as_one_step(tmp_path: Path) -> None:
     panel = read_panel(csv(tmp_path, GAPS), Columns(value=("v",), feature=("w",)))
     assert panel.series[0].values.tolist() == [1, 3, 4]
     assert notes(panel) == {
+        "times in 'Date'": 4,
+        "read as no value": 1,
         "dropped: no value": 1,
         "not there: each gap is taken as one step": 2,  # Friday 3rd, and Monday 6th
     }
@@ -213,6 +255,8 @@ def test_gaps_are_filled_forward_when_asked(tmp_path: Path) -> None:
     assert series.beside[:, 0].tolist() == [5, 5, 5, 7, 8]
     assert series.labels[2] == "2020-01-06"  # the weekend is no gap
     assert notes(panel) == {
+        "times in 'Date'": 4,
+        "read as no value": 1,
         "filled with the last value: no value": 1,
         "filled with the last value: no row": 1,
     }
@@ -303,4 +347,4 @@ def test_synthetic_prices_are_repeatable_and_have_changing_volatility(tmp_path: 
     write_csv(tmp_path / "made.csv", 4000, seed=3)
     panel = read_panel(tmp_path / "made.csv", Columns())  # one column of numbers, beside the date
     np.testing.assert_array_equal(panel.series[0].values, prices)
-    assert panel.notes == ()
+    assert notes(panel) == {"times in 'Date'": 4000}

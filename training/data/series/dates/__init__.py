@@ -1,0 +1,1 @@
+"""Written times: how they are read, and how they follow each other."""

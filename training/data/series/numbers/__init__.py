@@ -1,0 +1,1 @@
+"""Fields as numbers: signs, units, commas, and what stands for none."""

@@ -1,0 +1,163 @@
+"""A file of columns, as text: CSV with a header, or plain columns of numbers; packed or not."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from training.data.delimited import (
+    all_rows_of,
+    first_line,
+    place_of,
+    read_delimited,
+    shown_names,
+)
+from training.data.notes import Note
+from training.data.series.table.headers import merged_header
+from training.data.series.table.outline import Outline, outline_of
+from training.data.series.table.separators import separator_of, told_separator
+from training.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnTable:
+    """Fields as text, stripped; the index is each row's line in the file."""
+
+    path: Path
+    frame: pd.DataFrame
+    has_header: bool
+    separator: str | None = ","
+    notes: tuple[Note, ...] = field(default=())
+    """What a user must know of the lines and the columns."""
+    series_column: str | None = None
+    """The column that tells several series apart, where the layout says so."""
+    steps_column: str | None = None
+    """The column of times, where the layout says so."""
+
+    rows_are_series: bool = False
+    """Each row of the file was a series; the table has a row for each of its steps."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(self.frame.columns)
+
+    @property
+    def shown(self) -> str:
+        """The columns, for messages."""
+        return shown_names(self.names)
+
+    def column(self, name: str, option: str) -> "pd.Series[str]":
+        """The fields of a column.
+
+        Raises:
+            DataError: there is none of that name, or there are two.
+        """
+        place = place_of(name, self.names, path=self.path, option=option)
+        if self.names.count(name) > 1:
+            raise DataError(f"{self.path}: two columns are named '{name}'; rename one")
+        return self.frame.iloc[:, place]
+
+
+def read_columns(path: Path) -> ColumnTable:
+    """Read a file; rows that are short are filled up, and lines around the table left out.
+
+    Raises:
+        DataError: it is missing, empty, broken, or not UTF-8.
+    """
+    text = read_delimited(path)
+    first = first_line(text)
+    if not first.strip():
+        raise DataError(f"{path}: the file is empty; give a CSV file with a header")
+    separator = told_separator(first) or separator_of(text, path)
+    rows = all_rows_of(text, separator, path=path)
+    outline = outline_of(rows.fields)
+    header, start = merged_header(rows.fields, outline)
+    body = rows.fields[start : outline.end]
+    lines = np.asarray(rows.lines[start : outline.end], np.int64)
+    width = _width(body) if header is None else len(header)
+    _check_widths(path, body, lines, width, has_header=header is not None)
+    if width > 1:
+        filled = [place for place, row in enumerate(body) if any(row)]
+        if len(filled) < len(body):
+            body, lines = [body[place] for place in filled], lines[filled]
+    notes = _around(outline)
+    if header is None:
+        detail = f"columns are named 1 to {width}"
+        notes.append(Note(what="no header", rows=len(lines), detail=detail))
+    return ColumnTable(
+        path=path,
+        frame=_frame(header, body, lines, width),
+        has_header=header is not None,
+        separator=separator,
+        notes=tuple(notes),
+    )
+
+
+def _frame(
+    header: list[str] | None, body: list[list[str]], lines: NDArray[np.int64], width: int
+) -> pd.DataFrame:
+    """Rows as columns with names; those without a name and a field are left out."""
+    if set(map(len, body)) - {width}:
+        body = [row[:width] + [""] * (width - len(row)) for row in body]
+    columns = [list(map(str.strip, [row[place] for row in body])) for place in range(width)]
+    names = [str(number) for number in range(1, width + 1)]
+    kept = list(range(width))
+    if header is not None:
+        names = [name.strip() or f"Unnamed: {place}" for place, name in enumerate(header)]
+        kept = [place for place in kept if header[place].strip() or any(columns[place])]
+    frame = pd.DataFrame({place: columns[place] for place in kept}, index=lines, dtype=object)
+    frame.columns = pd.Index([names[place] for place in kept], dtype=object)
+    return frame
+
+
+def _around(outline: Outline) -> list[Note]:
+    """Tell of lines that are not part of the table."""
+    notes = []
+    if outline.before:
+        detail = "before the header" if outline.header is not None else "before the first row"
+        notes.append(
+            Note(what="left out: lines before the table", rows=outline.before, detail=detail)
+        )
+    if outline.after:
+        notes.append(
+            Note(
+                what="left out: lines after the table",
+                rows=outline.after,
+                detail="they are no rows",
+            )
+        )
+    return notes
+
+
+def _width(body: list[list[str]]) -> int:
+    """The usual number of fields."""
+    widths = Counter(map(len, filter(any, body)))
+    return widths.most_common(1)[0][0] if widths else 1
+
+
+def _check_widths(
+    path: Path,
+    body: list[list[str]],
+    lines: NDArray[np.int64],
+    width: int,
+    *,
+    has_header: bool,
+) -> None:
+    """Refuse rows with more in them than there are columns."""
+    lengths = np.fromiter(map(len, body), np.int64, len(body))
+    for place in np.flatnonzero(lengths > width):
+        if not any(field.strip() for field in body[place][width:]):
+            continue
+        if has_header and place == 0:
+            raise DataError(
+                f"{path}, line {lines[place]}: more fields than the header has; a number with a "
+                'comma in it wants quotes ("1,234.50"), or another separator between the fields'
+            )
+        raise DataError(
+            f"{path}: broken CSV: Expected {width} fields in line {lines[place]}, saw "
+            f"{lengths[place]}; mend that line"
+        )
