@@ -5,21 +5,16 @@ Knows nothing of what the fields mean, nor of which columns a reader wants.
 
 import csv
 import gc
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.files import decode, read_bytes
-from training.errors import DataError
+from training.errors import DataError, listed
 
-_GZIP = b"\x1f\x8b"
 _LONGEST_FIELD = 100_000_000
-_NAMES_SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,21 +25,6 @@ class Row:
     """Where it ends in the file, counted from 1."""
     fields: tuple[str, ...]
     """Stripped."""
-
-
-def read_delimited(path: Path) -> str:
-    """The text of a file, unpacked if it is packed.
-
-    Raises:
-        DataError: it is missing, broken or not UTF-8.
-    """
-    data = read_bytes(path)
-    if data.startswith(_GZIP):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: broken gzip file: {error}; fetch it again") from error
-    return decode(data, path)
 
 
 def first_line(text: str) -> str:
@@ -131,14 +111,6 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def shown_names(names: Sequence[str]) -> str:
-    """Names of columns for a message: the first ones, and how many more there are."""
-    if len(names) <= _NAMES_SHOWN + 1:
-        return ", ".join(names)
-    more = len(names) - _NAMES_SHOWN
-    return f"{', '.join(names[:_NAMES_SHOWN])} and {more:,} more"
-
-
 def place_of(name: str, header: Sequence[str], *, path: Path, option: str) -> int:
     """The number of a column.
 
@@ -146,6 +118,6 @@ def place_of(name: str, header: Sequence[str], *, path: Path, option: str) -> in
         DataError: there is none of that name; ``option`` is what to choose one with.
     """
     if name not in header:
-        known = shown_names(header)
+        known = listed(header)
         raise DataError(f"{path}: no column '{name}' (it has: {known}); choose one with {option}")
     return list(header).index(name)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.delimited import Row, all_rows_of, first_line, rows_of, shown_names
+from training.data.delimited import Row, all_rows_of, first_line, rows_of
 from training.data.series.table.column_table import read_columns
 from training.errors import DataError
 
@@ -52,11 +52,6 @@ def test_all_rows_at_once_are_the_rows_one_by_one(parts: list[str], separator: s
     stripped = [tuple(field.strip() for field in row) for row in found.fields]
     assert stripped == [row.fields for row in one_by_one]
     assert list(found.lines) == [row.line for row in one_by_one]
-
-
-def test_a_thousand_names_are_a_short_message() -> None:
-    assert shown_names(["a", "b"]) == "a, b"
-    assert shown_names([str(n) for n in range(1000)]).endswith("11 and 988 more")
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from training.data.delimited import shown_names
 from training.data.notes import Note
 from training.data.series.columns import ALL, NONE, Columns
 from training.data.series.groups import Group
@@ -14,7 +13,7 @@ from training.data.series.table.column_table import ColumnTable
 from training.data.series.table.kinds import Kind, kind_of
 from training.data.series.table.layout import VALUE
 from training.data.series.times.finding import Times
-from training.errors import DataError
+from training.errors import DataError, listed
 
 _SAMPLED = 100
 
@@ -39,7 +38,7 @@ class Wanted:
         names = [group.name for group in groups]
         if unknown := [name for name in self.series if name not in names]:
             raise DataError(
-                f"{path}: no series '{unknown[0]}' (it has: {shown_names(names)}); choose one with "
+                f"{path}: no series '{unknown[0]}' (it has: {listed(names)}); choose one with "
                 "--value"
             )
         return [group for group in groups if not self.series or group.name in self.series]
@@ -76,10 +75,10 @@ def wanted_columns(table: ColumnTable, columns: Columns, times: Times | None) ->
         values, notes = _varying(table, likely)
         left = [name for name in table.names if name not in {*values, *excluded, *likely}]
         if left:
-            detail = f"no numbers in {shown_names(left)}"
+            detail = f"no numbers in {listed(left)}"
             notes.append(Note(what="not series: columns of text", rows=len(left), detail=detail))
         if times is not None and times.others:
-            detail = shown_names(times.others)
+            detail = listed(times.others)
             notes.append(
                 Note(what="not series: columns of times", rows=len(times.others), detail=detail)
             )
@@ -145,7 +144,7 @@ def _varying(table: ColumnTable, names: tuple[str, ...]) -> tuple[tuple[str, ...
         else:
             values.append(name)
     notes = [
-        Note(what=what, rows=len(found), detail=f"columns {shown_names(found)}")
+        Note(what=what, rows=len(found), detail=f"columns {listed(found)}")
         for what, found in (
             ("not series: one value in all rows", constant),
             ("not series: numbers of the rows", counts),

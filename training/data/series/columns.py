@@ -7,6 +7,8 @@ ALL = "all"
 """Given as a value: every column of numbers."""
 NONE = "none"
 """Given as a column: there is no such column."""
+ORDERS = {"day-first": "%d", "month-first": "%m", "year-first": "%y"}
+"""Orders in which dates are written, and what begins the forms of each."""
 
 
 class TimeFeature(StrEnum):
@@ -53,6 +55,8 @@ class Columns:
     decimal_point: bool = False
     missing: tuple[str, ...] = ()
     """Fields or numbers that stand for no value, beside the usual ones."""
+    encoding: str | None = None
+    """How the file is written where it is not UTF-8."""
     layout: Layout = Layout.AUTO
     fill: Fill = Fill.NONE
 

@@ -44,7 +44,7 @@ def read_panel(path: Path, columns: Columns) -> Panel:
         DataError: no such file or column, a broken file, a field that is no number, or something
             that may be meant in several ways.
     """
-    table = laid_out(read_columns(path), columns.layout)
+    table = laid_out(read_columns(path, columns.encoding), columns.layout)
     notes = list(table.notes)
     check_names(table, columns)
     times = find_times(table, columns)

@@ -6,8 +6,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from training.data.series.columns import Columns, Fill, Layout, TimeFeature
-from training.data.series.dates.reading import ORDERS
+from training.data.encodings import EncodingName
+from training.data.series.columns import ORDERS, Columns, Fill, Layout, TimeFeature
 from training.settings import ModelName, Names, TrainingConfig
 
 
@@ -24,7 +24,12 @@ class SeriesConfig(TrainingConfig):
     task: Literal["series"] = "series"
     name: ModelName = "series"
     csv: Path | None = Field(
-        None, description="a CSV file, or columns of numbers without a header; .gz as well"
+        None,
+        description="a CSV file, or columns of numbers without a header; packed with gzip, or "
+        "alone in an archive, as well",
+    )
+    encoding: EncodingName | None = Field(
+        None, description="how the file is written where it is not UTF-8: cp1252, cp1251, shift_jis"
     )
     value: Names = Field(
         (),
@@ -124,6 +129,8 @@ class SeriesConfig(TrainingConfig):
             raise ValueError("give either a csv file or a number of synthetic rows")
         if self.synthetic is not None and (self.value or self.feature or self.series_column):
             raise ValueError("value, feature and series_column choose columns of a csv file")
+        if self.synthetic is not None and self.encoding is not None:
+            raise ValueError("encoding is for files: leave it out with synthetic")
         if self.decimal_comma and self.decimal_point:
             raise ValueError("give decimal_comma or decimal_point, not both")
         if self.date_form is not None and not (self.date_form in ORDERS or "%" in self.date_form):
@@ -153,6 +160,7 @@ class SeriesConfig(TrainingConfig):
             decimal_comma=self.decimal_comma,
             decimal_point=self.decimal_point,
             missing=self.missing,
+            encoding=self.encoding,
             layout=self.layout,
             fill=self.fill,
         )

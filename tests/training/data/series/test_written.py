@@ -1,64 +1,61 @@
-"""Random files of known series: they are read right or refused, and most of them are read."""
+"""How a file of series is written: in another encoding, packed, alone in an archive."""
 
-import random
-import re
-from collections.abc import Sequence
-from typing import TypeVar
+import gzip
+import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, note, settings
-from hypothesis import strategies as st
 
-from tests.training.data.series.forms import RandomChooser
-from tests.training.data.series.held import WrongError, in_folder
-from tests.training.data.series.read_fuzz import run
-from tests.training.data.series.writing import written
+from training.data.series.columns import Columns
+from training.data.series.panel import Panel
+from training.data.series.reading import read_panel
+from training.errors import DataError
 
-T = TypeVar("T")
-
-
-class DrawnChooser:
-    """Chooses what hypothesis draws."""
-
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
-
-    def one_of(self, choices: Sequence[T]) -> T:
-        """One of several things."""
-        return choices[self._data.draw(st.integers(0, len(choices) - 1))]
-
-    def whole(self, least: int, most: int) -> int:
-        """A whole number."""
-        return self._data.draw(st.integers(least, most))
-
-    def noise(self) -> random.Random:
-        """What nothing depends on."""
-        return random.Random(self._data.draw(st.integers(0, 1000)))
+ROWS = 40
+TEXT = "Дата;Цена закрытия\n" + "".join(
+    f"{day % 28 + 1:02}.{1 + day // 28:02}.2024;{day + 100},5\n" for day in range(ROWS)
+)
+CLOSE = "Цена закрытия"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_a_file_is_read_right_or_refused(data: st.DataObject) -> None:
-    case = written(DrawnChooser(data))
-    note(f"{case.how}\n{case.text[:2000]}")
-    in_folder(case)
+def read(path: Path, encoding: str | None = None) -> Panel:
+    return read_panel(path, Columns(value=(CLOSE,), encoding=encoding, decimal_comma=True))
 
 
-def test_most_files_are_read_right_and_none_wrong() -> None:
-    found = run(cases=150, seed=20_000)
-    assert found.wrong == []
-    assert found.read > 0.8 * 150
+def is_right(panel: Panel) -> bool:
+    (series,) = panel.series
+    return np.array_equal(series.values, np.arange(ROWS) + 100.5)
 
 
-@pytest.mark.long
-def test_five_thousand_files() -> None:
-    assert run(cases=5000, seed=0).wrong == []
+def test_another_encoding_is_refused_by_its_name_and_read_where_it_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_bytes(TEXT.encode("cp1251"))
+    with pytest.raises(DataError, match="--encoding cp1251"):
+        read(path)
+    panel = read(path, "cp1251")
+    assert is_right(panel)
+    assert any(note.what == "encoding" and note.rows == ROWS for note in panel.notes)
 
 
-def test_what_is_read_wrongly_is_noticed() -> None:
-    case = written(RandomChooser(1))
-    assert in_folder(case) is None
-    name, rows = next(iter(case.series.items()))
-    case.series[name] = [rows[1], rows[0], *rows[2:]]
-    with pytest.raises(WrongError, match=re.escape(name)):
-        in_folder(case)
+def test_a_file_alone_in_an_archive_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "prices.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("all/prices.csv", TEXT.encode("cp1251"))
+    assert is_right(read(path, "cp1251"))
+
+
+def test_a_file_packed_with_gzip_is_read_whatever_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_bytes(gzip.compress(TEXT.encode()))
+    assert is_right(read(path))
+
+
+def test_an_archive_of_several_files_is_refused_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "prices.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(1000):
+            archive.writestr(f"{number}.csv", TEXT)
+    with pytest.raises(DataError, match=r"0\.csv.*more; unpack it and give one") as caught:
+        read(path)
+    assert len(str(caught.value)) < 300

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from training.data.series.columns import ORDERS
 from training.data.series.dates.forms import Layout, Shape, candidates, normalised, shape_of
 
 LEAST_FIT = 0.95
@@ -23,8 +24,6 @@ FEWEST_TELLING = 10
 """Fewer dates than that are in order, or evenly spaced, by accident."""
 _EVEN = 4.0
 """Steps of evenly spaced dates are alike up to such a factor, but for one in twenty."""
-DAY_FIRST, MONTH_FIRST, YEAR_FIRST = "day-first", "month-first", "year-first"
-ORDERS = {DAY_FIRST: "%d", MONTH_FIRST: "%m", YEAR_FIRST: "%y"}
 _ALIKE, _MOST = 0.15, 0.6
 """So many of them are as long as the usual one, months and leap years allowed for."""
 _FAR = 20.0

@@ -8,18 +8,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.data.delimited import (
-    all_rows_of,
-    first_line,
-    place_of,
-    read_delimited,
-    shown_names,
-)
+from training.data.archives import is_archive, read_files
+from training.data.delimited import all_rows_of, first_line, place_of
+from training.data.files import decode, read_text, unpacked
 from training.data.notes import Note
 from training.data.series.table.headers import merged_header
 from training.data.series.table.outline import Outline, outline_of
 from training.data.series.table.separators import separator_of, told_separator
-from training.errors import DataError
+from training.errors import DataError, listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +44,7 @@ class ColumnTable:
     @property
     def shown(self) -> str:
         """The columns, for messages."""
-        return shown_names(self.names)
+        return listed(self.names)
 
     def column(self, name: str, option: str) -> "pd.Series[str]":
         """The fields of a column.
@@ -62,13 +58,16 @@ class ColumnTable:
         return self.frame.iloc[:, place]
 
 
-def read_columns(path: Path) -> ColumnTable:
+def read_columns(path: Path, encoding: str | None = None) -> ColumnTable:
     """Read a file; rows that are short are filled up, and lines around the table left out.
 
+    It may be packed with gzip, or be alone in an archive. It is UTF-8 unless ``encoding`` says
+    otherwise.
+
     Raises:
-        DataError: it is missing, empty, broken, or not UTF-8.
+        DataError: it is missing, empty, broken, or in another encoding.
     """
-    text = read_delimited(path)
+    text = _only_text(path, encoding) if is_archive(path) else read_text(path, encoding)
     first = first_line(text)
     if not first.strip():
         raise DataError(f"{path}: the file is empty; give a CSV file with a header")
@@ -85,6 +84,8 @@ def read_columns(path: Path) -> ColumnTable:
         if len(filled) < len(body):
             body, lines = [body[place] for place in filled], lines[filled]
     notes = _around(outline)
+    if encoding is not None:
+        notes.insert(0, Note(what="encoding", rows=len(lines), detail=f"read as {encoding}"))
     if header is None:
         detail = f"columns are named 1 to {width}"
         notes.append(Note(what="no header", rows=len(lines), detail=detail))
@@ -95,6 +96,17 @@ def read_columns(path: Path) -> ColumnTable:
         separator=separator,
         notes=tuple(notes),
     )
+
+
+def _only_text(path: Path, encoding: str | None) -> str:
+    """The text of the one file in an archive."""
+    files = read_files(path, encoding)
+    if len(files) != 1:
+        names = listed(["/".join(parts) for parts in files]) or "no files"
+        raise DataError(f"{path}: an archive of {names}; unpack it and give one file")
+    ((parts, data),) = files.items()
+    place = path.joinpath(*parts)
+    return decode(unpacked(data, place), place, encoding)
 
 
 def _frame(
