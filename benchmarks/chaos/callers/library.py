@@ -193,6 +193,9 @@ class LibraryCaller(_Caller):
         ask = self._history.ask(era)
         await self._repeat(session.refresh)
         self._check(session, era, ask)
+        if session.position >= at:
+            # What it had read beyond what was written is taken back, on another branch.
+            self._history.eras[era].branch = _branch(session)
         if session.position == start:  # the request may still be on its way
             self._leave(era)
             raise AstrayError

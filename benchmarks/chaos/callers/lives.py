@@ -110,17 +110,22 @@ async def begin_again(
 async def _close(world: World, connection: Connection, era: int) -> None:
     old, ask = world.history.eras[era], world.history.ask(era, "CloseSession")
     request = session_pb2.CloseSessionRequest(session_id=old.session, **on(old.branch))
-    retries = world.history.faults["retry"]
-    try:
-        closed = await connection.call("CloseSession", request)
-    except CellarError as error:
-        if is_stale(error) and world.may_lose_tails:
-            request = session_pb2.CloseSessionRequest(session_id=old.session)
-            await connection.call("CloseSession", request)
-        elif not is_gone(error) or world.history.faults["retry"] == retries:
-            raise
-    else:
-        world.history.tell(ask, closed.position)
+    retries, has_lost = world.history.faults["retry"], False
+    while True:
+        try:
+            closed = await connection.call("CloseSession", request)
+        except CellarError as error:
+            if is_stale(error) and world.may_lose_tails and not has_lost:
+                has_lost = True
+                request = session_pb2.CloseSessionRequest(session_id=old.session)
+                continue
+            # An earlier try of the same was taken, and not answered.
+            if not is_gone(error) or world.history.faults["retry"] == retries:
+                raise
+        else:
+            if not has_lost:
+                world.history.tell(ask, closed.position)
+        break
     world.history.end(era)
 
 
