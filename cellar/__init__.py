@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         UnansweredError,
     )
+    from cellar.future import Future
     from cellar.inputs import FrameInputs, StepInputs
     from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
     from cellar.outputs import OutputOptions, Sampling
@@ -82,6 +83,7 @@ __all__ = [
     "FinishReason",
     "Forecast",
     "FrameInputs",
+    "Future",
     "Generation",
     "InputKind",
     "InternalError",
@@ -169,6 +171,7 @@ _HOMES = {
     "StoreFullError": "cellar.errors",
     "StoreUnavailableError": "cellar.errors",
     "UnansweredError": "cellar.errors",
+    "Future": "cellar.future",
     "FrameInputs": "cellar.inputs",
     "StepInputs": "cellar.inputs",
     "InputKind": "cellar.model_info",

@@ -29,8 +29,9 @@ from cellar.inputs import StepInputs
 from cellar.model_info import InputKind, ModelInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions
 from cellar.predictions import Prediction
+from cellar.series_table import read_future, read_past
 from cellar.session import Session
-from cellar.tabular import TableError, parse_row, parse_rows, read_column
+from cellar.tabular import TableError, parse_row, parse_rows
 
 _SHOWN_CHARACTERS = 40  # of a sequence, in a table
 
@@ -122,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     forecast.add_argument("values", nargs="*", help="the series so far")
     forecast.add_argument("--csv", type=Path, help="read the series from this file")
     forecast.add_argument("--value", metavar="COLUMN", help="from this column [the only one]")
+    forecast.add_argument(
+        "--future", type=Path, help="read the features' values at the steps ahead from this file"
+    )
     forecast.add_argument("--horizon", type=_whole, default=12, help="steps ahead [12]")
     forecast.add_argument("--paths", type=_whole, default=0, help="sampled paths [the server's]")
     forecast.add_argument("--quantiles", type=_levels, default=DEFAULT_LEVELS, help="[.1,.5,.9]")
@@ -242,20 +246,30 @@ def _generate(client: Client, options: argparse.Namespace) -> None:
 def _forecast(client: Client, options: argparse.Namespace) -> None:
     if bool(options.values) == (options.csv is not None):
         raise UsageError("give the series either as values or as --csv FILE")
-    if client.model(options.model).input is not InputKind.VALUES:
+    model = client.model(options.model)
+    if model.input is not InputKind.VALUES:
         raise UsageError(f"model {options.model!r} is not of a series: use cellar generate")
-    column = None if options.csv is None else read_column(options.csv, options.value)
+    _check_future(model, options)
+    past = None if options.csv is None else read_past(options.csv, options.value, model)
+    if past is None:
+        values = enumerate(options.values, 1)
+        rows = [parse_row(each, model.width, f"value {n}") for n, each in values]
+    else:
+        rows = past.rows
+    future = None
+    if options.future is not None:
+        future = read_future(options.future, model, past=past, horizon=options.horizon)
+    for read in (past, future):
+        for note in () if read is None else read.notes:
+            print(f"cellar: {note}", file=sys.stderr)
     with _session(client, options) as session:
-        width = session.model.width
-        if column is None:
-            rows = [
-                parse_row(each, width, f"value {n}") for n, each in enumerate(options.values, 1)
-            ]
-            session.feed(rows)
-        else:
-            session.feed(column)
+        session.feed(rows)
         forecast = session.forecast(
-            options.horizon, paths=options.paths, quantiles=options.quantiles, seed=options.seed
+            options.horizon,
+            paths=options.paths,
+            quantiles=options.quantiles,
+            seed=options.seed,
+            future=None if future is None else future.rows,
         )
     if options.json:
         return _print_json(
@@ -270,6 +284,20 @@ def _forecast(client: Client, options: argparse.Namespace) -> None:
     for ahead, (mean, row) in enumerate(zip(forecast.mean, forecast.quantiles, strict=True), 1):
         table.add_row(str(ahead), f"{mean:.6g}", *(f"{value:.6g}" for value in row))
     _print_table(table)
+
+
+def _check_future(model: ModelInfo, options: argparse.Namespace) -> None:
+    """Check that there is a future where the model reads one, and none where not."""
+    if options.future is not None and not model.beside:
+        raise UsageError(
+            f"model {model.name!r} reads nothing beside the value that it predicts: leave out "
+            "--future"
+        )
+    if options.future is None and model.beside and options.horizon > 1:
+        raise UsageError(
+            f"model {model.name!r} reads {', '.join(model.beside)} beside {model.features[0]}: "
+            f"give them for the {options.horizon - 1} steps before the last, with --future FILE"
+        )
 
 
 def _session(client: Client, options: argparse.Namespace) -> AbstractContextManager[Session]:

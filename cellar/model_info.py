@@ -102,6 +102,14 @@ class ModelInfo:
     unavailable_reason: str = ""
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """The features that it reads beside the one that it predicts, in order.
+
+        A forecast has to be told their future; empty where it has not, or predicts no value.
+        """
+        return self.features[1:] if self.prediction is PredictionKind.DISTRIBUTION else ()
+
+    @property
     def available(self) -> bool:
         """Whether it is served."""
         return not self.unavailable_reason

@@ -22,6 +22,7 @@ from cellar.errors import (
     SessionNotFoundError,
     StaleBranchError,
 )
+from cellar.future import Future, encode_future
 from cellar.inputs import StepInputs
 from cellar.methods import (
     CLOSE_SESSION,
@@ -186,9 +187,11 @@ class SessionProtocol(OnBranch):
         levels: Sequence[float],
         seed: int,
         include_paths: bool,
+        future: Future | None,
         timeout_s: float | None,
     ) -> Procedure[Forecast]:
         """Forecasts; the session stays where it is."""
+        beside = None if future is None else encode_future(future, self.model)
         with outputs_.refusing():
             request = session_pb2.ForecastRequest(
                 session_id=self.id,
@@ -197,6 +200,7 @@ class SessionProtocol(OnBranch):
                 quantiles=[float(level) for level in levels],
                 seed=seed,
                 include_paths=include_paths,
+                future=None if beside is None else beside.ravel().tolist(),
             )
         attempts = self._attempts(timeout_s)
         yield from self._known_position(attempts)  # what was left behind must not run on meanwhile

@@ -183,7 +183,9 @@ class Prediction(_Part):
 
 
 class Quantiles(_Part):
-    """Quantiles of the next value: a part of the graph that hangs on the prediction alone.
+    """Quantiles of the next value, or of the first one of several that are read per step.
+
+    It is a part of the graph that hangs on the prediction alone.
 
     It maps ``prediction (batch, time, width)`` and ``levels (batch, levels)`` in (0, 1) to
     ``output (batch, time, levels)``, in the user's units.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest, fingerprint
 from models.repository import Model, ModelRepository
+from training.data.series.columns import TimeFeature
 from training.export.exporter import export
 from training.families.char.network import CharNetwork
 from training.families.classify.network import (
@@ -20,7 +21,9 @@ from training.families.classify.network import (
     StreamedClassifier,
     Symbols,
 )
+from training.families.series.features import Features, Number
 from training.families.series.network import SeriesNetwork
+from training.families.series.settings import Transform
 from training.networks.recurrent import RecurrentNetwork
 from training.settings import Cell, Merge, Nonlinearity
 
@@ -70,11 +73,28 @@ def char_case(
 
 
 def series_case(
-    cell: str = "lstm", *, layers: int = 1, hidden: int = 8, seed: int = 0, name: str = "prices"
+    cell: str = "lstm",
+    *,
+    layers: int = 1,
+    hidden: int = 8,
+    features: bool = False,
+    seed: int = 0,
+    name: str = "prices",
 ) -> Case:
-    """A network over positive values with random weights."""
+    """A network over positive values with random weights; maybe with Volume and hour beside."""
     torch.manual_seed(seed)
-    network = SeriesNetwork(feature="Close", **_cell(cell), layers=layers, hidden=hidden)
+    volume = Number(
+        name="Volume",
+        transform=Transform.DIFFERENCE,
+        change_scale=1.0,
+        mean=0.0,
+        deviation=1.0,
+        drifts=False,
+    )
+    beside = Features(numbers=(volume,), times=(TimeFeature.HOUR,)) if features else None
+    network = SeriesNetwork(
+        feature="Close", features=beside, **_cell(cell), layers=layers, hidden=hidden
+    )
     torch.nn.init.normal_(network.head.linear.weight, std=0.3)
     return _case(network.eval(), name)
 

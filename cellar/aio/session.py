@@ -12,6 +12,7 @@ import numpy as np
 from cellar.aio.drive import drive
 from cellar.aio.transport import Transport
 from cellar.errors import CellarError
+from cellar.future import Future
 from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
@@ -206,6 +207,7 @@ class Session:
         quantiles: Sequence[float] = DEFAULT_LEVELS,
         seed: int = 0,
         include_paths: bool = False,
+        future: Future | None = None,
         timeout_s: float | None = None,
     ) -> Forecast:
         """Forecasts by sampled paths, and leaves the session where it is.
@@ -216,15 +218,19 @@ class Session:
             quantiles: the levels wanted, each strictly in (0, 1).
             seed: the same seed at the same position gives the same forecast.
             include_paths: returns the paths too.
+            future: for a model that reads features beside the value (``model.beside``), a row of
+                them per step ahead: see ``Future``. The one for the last step may be left out.
             timeout_s: overrides the client's.
 
         Raises:
             NotStartedError: the session has read nothing.
-            BadInputError: an option is wrong.
+            BadInputError: an option is wrong, or the future is missing or wrong.
             CellarError: any other.
         """
         return await self._run(
-            self._protocol.forecast(horizon, paths, quantiles, seed, include_paths, timeout_s)
+            self._protocol.forecast(
+                horizon, paths, quantiles, seed, include_paths, future, timeout_s
+            )
         )
 
     async def refresh(self, *, timeout_s: float | None = None) -> SessionInfo:

@@ -325,7 +325,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., values: _Optional[_Iterable[float]] = ..., position: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., durable_position: _Optional[int] = ...) -> None: ...
 
 class ForecastRequest(_message.Message):
-    __slots__ = ("session_id", "horizon", "paths", "quantiles", "seed", "include_paths", "branch")
+    __slots__ = ("session_id", "horizon", "paths", "quantiles", "seed", "include_paths", "branch", "future")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     HORIZON_FIELD_NUMBER: _ClassVar[int]
     PATHS_FIELD_NUMBER: _ClassVar[int]
@@ -333,6 +333,7 @@ class ForecastRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_PATHS_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
+    FUTURE_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     horizon: int
     paths: int
@@ -340,7 +341,8 @@ class ForecastRequest(_message.Message):
     seed: int
     include_paths: bool
     branch: int
-    def __init__(self, session_id: _Optional[str] = ..., horizon: _Optional[int] = ..., paths: _Optional[int] = ..., quantiles: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., include_paths: bool = ..., branch: _Optional[int] = ...) -> None: ...
+    future: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, session_id: _Optional[str] = ..., horizon: _Optional[int] = ..., paths: _Optional[int] = ..., quantiles: _Optional[_Iterable[float]] = ..., seed: _Optional[int] = ..., include_paths: bool = ..., branch: _Optional[int] = ..., future: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ForecastResponse(_message.Message):
     __slots__ = ("position", "levels", "quantiles", "mean", "paths")

@@ -386,7 +386,13 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         if not session.position:
             abort(context, Refusal("NOT_STARTED"))
         levels = list(request.quantiles) or [0.1, 0.5, 0.9]
+        beside = WIDTHS[session.model] - 1
+        rows, missing = divmod(len(request.future), beside) if beside else (0, len(request.future))
+        if missing or (beside and not 0 <= request.horizon - rows <= 1):
+            abort(context, Refusal("BAD_INPUT", {"field": "future"}))
         mean = [session.state + step for step in range(1, request.horizon + 1)]
+        for step, value in enumerate(request.future[: request.horizon - 1]):  # of one column
+            mean[step + 1] += 1000 * int(value)
         paths = request.paths or 2
         return session_pb2.ForecastResponse(
             position=session.position,

@@ -1,7 +1,8 @@
 """Forecasts by sampled paths, from copies of a session in spare slots.
 
 The paths step through the same batches as everybody's steps (see `Feedback`), and leave the session
-as it is. Knows nothing of gRPC.
+as it is. Where a model reads several values per step, each path reads what it has drawn beside the
+future that the caller gives of the others. Knows nothing of gRPC.
 """
 
 import asyncio
@@ -44,7 +45,8 @@ class ForecastResult:
 class _Paths(FeedbackCall):
     """The paths of one forecast, (paths, horizon)."""
 
-    def __init__(self, paths: int, horizon: int) -> None:
+    def __init__(self, paths: int, horizon: int, beside: Floats | None) -> None:
+        self.beside = beside
         self.values = np.empty((paths, horizon), np.float32)
         self.done = asyncio.Event()
         self._read = np.zeros(paths, np.int64)
@@ -77,6 +79,7 @@ async def forecast(
     seed: int = 0,
     include_paths: bool = False,
     branch: int = 0,
+    future: Floats | None = None,
 ) -> ForecastResult:
     """Sample paths from copies of a session, and leave the session as it is.
 
@@ -89,6 +92,8 @@ async def forecast(
         seed: the same one at the same position gives the same paths.
         include_paths: whether the paths will be sent, too: they have to fit into a message.
         branch: the branch that the session must be on; 0 is the present one.
+        future: what is read beside the draws, flat, as `InputReader.future` takes it; ``None``:
+            nothing was given.
 
     Raises:
         NotStartedError: the session has read nothing yet.
@@ -108,10 +113,12 @@ async def forecast(
     numbers = horizon * (len(levels) + 1 + (paths if include_paths else 0))
     if 4 * numbers + _OTHER_BYTES > settings.max_message_bytes:
         raise _too_long(settings, 4 * numbers + _OTHER_BYTES, include_paths=include_paths)
-    if served.no_draws is not None:
-        served.check_can_draw("forecast")
     if served.manifest.prediction.kind is not PredictionKind.DISTRIBUTION:
+        served.check_can_draw("forecast")
         raise BadInputError("session_id", "the session's model predicts tokens: use Generate")
+    beside = None
+    if future is not None or served.manifest.input.width > 1:
+        beside = served.reader.future(future, horizon)
     position = session.shard.require_started(session.slot, "session_id")
     flow = engine.flows.current
     session.shard.check_room(paths, flow)
@@ -126,13 +133,13 @@ async def forecast(
         draws=draws,
         flow=flow,
     )
-    held = _COPIES * 4 * paths * horizon
+    held = _COPIES * 4 * paths * horizon + (0 if beside is None else beside.nbytes)
     with engine.memory.holding(Held.REQUEST, held) if held > _COUNTED else nullcontext():
         flow.take(paths)
         try:
             (forked,) = await session.shard.perform(fork)
             assert forked.answers is not None, "errors are raised"
-            sampled = await _sampled(session, fork, forked.answers, horizon)
+            sampled = await _sampled(session, fork, forked.answers, horizon, beside)
         finally:
             flow.answered(paths)
             session.shard.slots.return_spares(fork)
@@ -156,14 +163,19 @@ def _too_long(settings: EngineSettings, size: int, *, include_paths: bool) -> Ba
     )
 
 
-async def _sampled(session: Session, fork: Fork, drawn: Answers, horizon: int) -> Floats:
-    """Let the copies of a session read what they have drawn, and so on: (paths, horizon)."""
+async def _sampled(
+    session: Session, fork: Fork, drawn: Answers, horizon: int, beside: Floats | None
+) -> Floats:
+    """Let the copies of a session read what they have drawn, and so on: (paths, horizon).
+
+    They read ``beside (horizon - 1, columns)`` with it.
+    """
     feedback, draws = session.shard.feedback, fork.draws
     assert draws is not None, "a path is drawn"
     first = feedback.within(drawn.columns[feedback.drawn])
     if horizon == 1:
         return first[:, None]
-    call = _Paths(len(first), horizon)
+    call = _Paths(len(first), horizon, beside)
     rows = feedback.start(
         call,
         slots=fork.spares,

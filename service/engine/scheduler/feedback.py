@@ -19,7 +19,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.sessions.table import SessionTable
-from service.engine.work.columns import SAMPLE, Answers, Branches, Ints, Mask
+from service.engine.work.columns import SAMPLE, Answers, Branches, Floats, Inputs, Ints, Mask
 from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.sampling import Draws
@@ -51,6 +51,7 @@ class FeedbackCall(ABC):
     Attributes:
         is_paced: it wants what its rows have read as it comes, and tells how much it has taken.
         watches: it looks at each step, and may end a row with it.
+        beside: what each of its rows reads beside its draws, (steps, columns); ``None``: nothing.
         cancelled: nobody waits for it any more.
         error: what ended it.
         is_torn: a piece of it was lost, so that none must follow.
@@ -60,6 +61,7 @@ class FeedbackCall(ABC):
     is_torn = False
     is_paced = False
     watches = False
+    beside: Floats | None = None
     cancelled = False
     error: CellarError | None = None
     stood_at = 0
@@ -340,13 +342,15 @@ class Feedback:
         steps = min(steps, int(rows["left"][taken].min()))
         self._ready[0] = np.delete(ready, indices)
         self.ready_rows -= len(taken)
+        assert steps == 1 or self._call(int(taken[0])).beside is None, "a draw is a whole step"
         at = self._table.begin(rows["slot"][taken], None)
         assert at is not None, "`settle` has seen that they can run"
         if steps == 1:
             request = self._request(taken)
             request.expected = at
-            bits = request.inputs.view(np.int64 if self._bounds is None else np.int32)
-            request.contents = bits.ravel().astype(np.int64)
+            # What is read beside draws does not count: a spare slot's step is not asked for again.
+            bits = rows["next"][taken].view(np.int64 if self._bounds is None else np.int32)
+            request.contents = bits.astype(np.int64)
             work: Work = request
         else:
             self._table.accept(rows["slot"][taken], steps - 1)
@@ -456,16 +460,33 @@ class Feedback:
 
     def _request(self, rows: Ints) -> Request:
         columns = self._rows
-        inputs = columns["next"][rows]
         return Request(
             slots=columns["slot"][rows],
-            inputs=inputs if self._bounds is None else inputs[:, None],
+            inputs=self._inputs(rows),
             outputs=SAMPLE,
             draws=self._draws(rows),
             reply_to=self,
             rows=rows,
             feeds_back=True,
         )
+
+    def _inputs(self, rows: Ints) -> Inputs:
+        """What rows read next: what they have drawn, and what is given beside it."""
+        drawn = self._rows["next"][rows]
+        if self._bounds is None:
+            return drawn
+        beside = self._call(int(rows[0])).beside
+        if beside is None:  # nor is there anything beside the draws of the others
+            return drawn[:, None]
+        inputs = np.empty((len(rows), 1 + beside.shape[1]), np.float32)
+        inputs[:, 0] = drawn
+        left, places = self._rows["left"][rows], dict[FeedbackCall, list[int]]()
+        for place, row in enumerate(rows.tolist()):
+            places.setdefault(self._call(row), []).append(place)
+        for call, own in places.items():
+            assert call.beside is not None, "a model reads something beside all draws, or none"
+            inputs[own, 1:] = call.beside[len(call.beside) - left[own]]
+        return inputs
 
     def _stale(self, row: int) -> StaleBranchError:
         slot = self._rows["slot"][row]

@@ -121,6 +121,52 @@ class InputReader:
             return None
         return values[None]
 
+    def future(self, data: Floats | None, horizon: int) -> Floats | None:
+        """What is read beside the draws of a forecast, (horizon - 1, width - 1).
+
+        Args:
+            data: a row per step ahead of all features but the first, flat; one for the last step
+                is checked and left out. ``None``: nothing was given.
+            horizon: steps ahead.
+
+        Returns:
+            ``None`` where there is nothing beside the draws.
+
+        Raises:
+            BadInputError: it does not fit the model or the horizon, or a value cannot be used.
+        """
+        assert isinstance(self._input, ValuesInput), "tokens are generated"
+        value, *others = self._input.features
+        if not others:
+            if data is None:
+                return None
+            raise BadInputError(
+                "future", f"the model reads nothing beside {value}: leave the field out"
+            )
+        names, width = ", ".join(others), len(others)
+        given = 0 if data is None else len(data)
+        if given % width:
+            raise BadInputError(
+                "future",
+                f"{given} values are no whole number of rows: each row has {width} ({names})",
+            )
+        rows, needed = given // width, horizon - 1
+        if not needed <= rows <= horizon:
+            raise BadInputError(
+                "future",
+                f"the model reads {names} beside {value}: a forecast of {horizon} steps takes "
+                f"{needed} rows of them, or one more for the last step, not {rows}",
+            )
+        if data is None:
+            return np.empty((0, width), np.float32)
+        whole = np.ones((rows, 1 + width), np.float32)  # as if the value were good
+        whole[:, 1:] = data.reshape(rows, width)
+        steps = self.values(whole.ravel())
+        if steps.bad.any():
+            row = int(steps.bad.argmax())
+            raise BadInputError("future", steps.explain(row).message, row=row)
+        return whole[:needed, 1:]
+
     def _explain_text(self, text: str, row: int) -> BadInputError:
         return BadInputError(
             "inputs.text",

@@ -35,6 +35,18 @@ def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
     raise BadInputError("inputs", "nothing is set: send text, tokens or values")
 
 
+def future(data: Sequence[float]) -> Floats:
+    """What a forecast reads beside its draws, flat.
+
+    Raises:
+        OverloadedError: there is no memory for it.
+    """
+    try:
+        return np.array(data, np.float32)
+    except MemoryError as fault:
+        raise unapplied(fault) from fault
+
+
 def one_step(message: values_pb2.Inputs, reader: InputReader) -> int | Floats | None:
     """A single good step, token id or values (1, width); ``None`` where ``inputs`` must look."""
     kind = message.WhichOneof("kind")

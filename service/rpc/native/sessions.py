@@ -123,6 +123,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             seed=request.seed,
             include_paths=request.include_paths,
             branch=request.branch,
+            future=decode.future(request.future) if request.future else None,
         )
         return encode.forecast(result, include_paths=request.include_paths)
 

@@ -9,6 +9,7 @@ import torch
 
 from models.manifest import ValuesInput
 from models.repository import ModelRepository
+from training.errors import ConfigError
 from training.families.parsing import parse_config
 from training.families.reading_order import Streams, Stretch
 from training.families.series.report import verdict
@@ -115,13 +116,16 @@ def test_columns_beside_the_value_are_trained_on_and_served(tmp_path: Path) -> N
         }
     )
     run = train(config)
-    assert "backtest.mean_wQuantileLoss" not in run.scores  # the volumes to come are not known
+    assert run.scores["backtest.horizon"] == 5  # with the true volumes
     assert run.scores["onnx_gap"] < 1e-4
     manifest = ModelRepository(tmp_path / "m").load("series").manifest
     assert isinstance(manifest.input, ValuesInput)
     assert manifest.input.features == ("Close", "Volume", "hour")
     rows_written = (run.folder / "forecast.csv").read_text().splitlines()
-    assert len(rows_written) == 2
+    assert len(rows_written) == 2  # the volumes to come are not known
+    report = (run.folder / "report.html").read_text()
+    assert "the network was given the true Volume, hour of each step" in report
+    assert "the future of Volume, hour is not known" in report
 
 
 def scores_of(network: float, walk: float) -> dict[str, float]:
@@ -166,3 +170,42 @@ def test_a_driftless_network_expects_as_much_up_as_down(tmp_path: Path, driftles
         y, _ = task.network(task.data.rows[0][None], task.network.initial_state(1))
     assert bool((y[..., [0, 2]] == 0).all()) == driftless
     assert float(y[0, 5:, 1].std()) > 1e-6
+
+
+def test_a_future_without_features_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="future has the columns of feature, and there is none"):
+        task_of(tmp_path / "p.csv", value="Close", future=tmp_path / "f.csv")
+
+
+def test_times_go_on_by_the_calendar(tmp_path: Path) -> None:
+    rows = 200
+    path = write(tmp_path / "p.csv", {"Date": hours(rows), "load": np.arange(rows) % 24 + 1.0})
+    task = task_of(path, value="load", time_feature=["hour"])
+    assert len(task.write_samples(tmp_path).read_text().splitlines()) == 1 + 5
+    note = next(note for note in task.notes if note.what == "future of hour")
+    assert note.detail == (
+        "2024-01-09 08:00:00 to 2024-01-09 12:00:00, as the calendar goes on after load"
+    )
+    uneven = np.delete(hours(rows), [3, 4, 9])
+    path = write(tmp_path / "u.csv", {"Date": uneven, "load": np.arange(rows - 3) % 24 + 1.0})
+    task = task_of(path, value="load", time_feature=["hour"])
+    assert len(task.write_samples(tmp_path).read_text().splitlines()) == 1 + 1
+    assert any("the forecast of the run is of 1 step" in note.what for note in task.notes)
+
+
+def test_the_true_features_are_read_at_their_own_steps(tmp_path: Path) -> None:
+    rows = 200
+    rng = np.random.default_rng(4)
+    path = write(tmp_path / "p.csv", {"y": rng.normal(0, 1, rows), "a": rng.normal(0, 1, rows)})
+    task = task_of(path, value="y", feature=["a"], transform="difference")
+    torch.nn.init.normal_(task.network.head.linear.weight, std=0.5)
+    task.network.eval()
+    before = task.ahead()
+    series = task.data.rows[0]
+    series[-1, 1] += 3  # behind the last step that any forecast reads
+    assert np.array_equal(task.ahead().forecasts["network"], before.forecasts["network"])
+    series[-2, 1] += 3  # read before the last step of the last window
+    changed = task.ahead().forecasts["network"] != before.forecasts["network"]
+    assert changed[-1, -1].all()
+    changed[-1, -1] = False
+    assert not changed.any()

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data.notes import Note
+from training.data.series.future import Future, calendar_future, read_future
 from training.data.series.panel import Panel, Series, synthetic_panel
 from training.data.series.reading import read_panel
 from training.errors import DataError
@@ -84,6 +85,7 @@ class ScaledPanel:
             torch.from_numpy(np.column_stack([series.values, series.beside])).float()
             for series in self.panel.series
         )  # (rows, columns) each
+        self.future = _future(config, self.panel)
 
     def meaning(self) -> Meaning:
         """Columns, and how changes are measured and scaled."""
@@ -127,6 +129,15 @@ class ScaledPanel:
             for number in self.features.numbers
             if number.drifts
         ]
+        if self.future is not None:
+            notes += self.future.notes
+        elif self.features.columns:
+            names = ", ".join(self.features.columns)
+            how = "give it with --future FILE" if self.features.numbers else "its dates are uneven"
+            what = "the forecast of the run is of 1 step"
+            notes.append(
+                Note(what=what, rows=1, detail=f"the future of {names} is not known: {how}")
+            )
         return tuple(notes)
 
     def streams(self, config: SeriesConfig) -> Streams:
@@ -140,6 +151,13 @@ class ScaledPanel:
             window=config.window,
             seed=config.seed,
         )
+
+    @property
+    def ahead(self) -> tuple[torch.Tensor, ...] | None:
+        """What is beside the steps after each series' end, (steps, columns - 1); None: unknown."""
+        if self.future is None:
+            return None
+        return tuple(torch.from_numpy(beside).float() for beside in self.future.beside)
 
     @property
     def bases(self) -> tuple[int, ...]:
@@ -174,6 +192,14 @@ def _read(config: SeriesConfig) -> Panel:
     if config.rows is None:
         return panel
     return panel.head(config.rows)
+
+
+def _future(config: SeriesConfig, panel: Panel) -> Future | None:
+    if config.future is not None:
+        return read_future(config.future, panel, config.columns, horizon=config.horizon)
+    if panel.times and not panel.features:
+        return calendar_future(panel, horizon=config.horizon)
+    return None
 
 
 def _split(config: SeriesConfig, panel: Panel, series: Series) -> Split:

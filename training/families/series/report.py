@@ -1,5 +1,7 @@
 """What a series' backtests look like: tables, a verdict in words, and figures."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,8 +29,11 @@ OUTER, INNER = (0, -1), (2, -3)
 """Of the levels .1 … .9: those around 80 % and 40 %."""
 
 
-def score_table(scores: dict[str, float], *, source: str) -> Table:
-    """One row per forecaster: the next value, and several steps ahead where there are such."""
+def score_table(scores: dict[str, float], *, source: str, beside: Sequence[str] = ()) -> Table:
+    """One row per forecaster: the next value, and several steps ahead where there are such.
+
+    ``beside``: what the network reads beside the value.
+    """
     table = Table(title=f"held-out tail of {source}")
     table.add_column("forecast")
     ahead = f"backtest.{KEY}" in scores
@@ -53,7 +58,17 @@ def score_table(scores: dict[str, float], *, source: str) -> Table:
         ]
         table.add_row(title, *cells)
     table.caption = verdict(scores)
+    if ahead and beside:
+        table.caption += f" {_given(beside)}"
     return table
+
+
+def _given(beside: Sequence[str]) -> str:
+    """Say what forecasts of several steps knew of the future."""
+    return (
+        f"Several steps ahead the network was given the true {', '.join(beside)} of each step, "
+        "which the baselines do not read: it is worth as much as these can be known beforehand."
+    )
 
 
 def verdict(scores: dict[str, float]) -> str:
@@ -123,8 +138,10 @@ def _others(scores: dict[str, float], prefix: str) -> list[str]:
     return [name for name in TITLES if f"{prefix}{name}.{KEY}" in scores]
 
 
-def sections(panel: Panel, *, ahead: Backtest | None, one_step: Backtest) -> list[Section]:
-    """The figures of a report."""
+def sections(
+    panel: Panel, *, ahead: Backtest | None, one_step: Backtest, beside: Sequence[str] = ()
+) -> list[Section]:
+    """The figures of a report; ``beside``: what the network reads beside the value."""
     found = []
     if ahead is not None:
         horizon, windows = ahead.protocol.horizon, ahead.protocol.windows
@@ -132,7 +149,7 @@ def sections(panel: Panel, *, ahead: Backtest | None, one_step: Backtest) -> lis
             Section(
                 title="Forecasts over the truth",
                 text=f"{horizon} steps ahead from rows that training never saw; bands hold 40 % "
-                "and 80 % of the sampled paths.",
+                f"and 80 % of the sampled paths.{f' {_given(beside)}' if beside else ''}",
                 figure=_fans(panel, ahead),
             ),
         ]

@@ -102,6 +102,11 @@ class SeriesConfig(TrainingConfig):
     horizon: int = Field(
         30, ge=1, le=10_000, description="steps ahead in the backtest and in the sample forecast"
     )
+    future: Path | None = Field(
+        None,
+        description="a CSV file with the features at the steps after the end, for the forecast "
+        "that the run leaves: its rows behind the last date, or all of them",
+    )
     windows: int = Field(20, ge=1, le=1000, description="windows in the backtest, at most")
     train_rows: int | None = Field(
         None, ge=1, description="train on at most so many rows, the last before those held out"
@@ -122,6 +127,14 @@ class SeriesConfig(TrainingConfig):
     )
 
     shape: ClassVar[tuple[str, ...]] = (*TrainingConfig.shape, "season", "decay", "driftless")
+
+    @model_validator(mode="after")
+    def _future_is_of_features(self) -> Self:
+        if self.future is not None and not self.feature:
+            raise ValueError(
+                "future has the columns of feature, and there is none (dates go on by themselves)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -167,10 +180,11 @@ class SeriesConfig(TrainingConfig):
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """The CSV file."""
-        return () if self.csv is None else (self.csv,)
+        """The CSV files."""
+        return tuple(path for path in (self.csv, self.future) if path is not None)
 
     def anchored(self) -> Self:
         """The same settings with absolute paths."""
-        path = None if self.csv is None else self.csv.absolute()
-        return super().anchored().model_copy(update={"csv": path})
+        paths = {"csv": self.csv, "future": self.future}
+        found = {name: path.absolute() for name, path in paths.items() if path is not None}
+        return super().anchored().model_copy(update=found)

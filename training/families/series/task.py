@@ -161,14 +161,11 @@ class SeriesTask(Task):
         return found
 
     def protocol(self) -> Protocol:
-        """Where the backtest's windows are: one after the other, to the end of the test rows.
-
-        Where the future of other columns is not known, forecasts go one step ahead.
-        """
+        """Where the backtest's windows are: one after the other, to the end of the test rows."""
         rows = min(split.end - split.test for split in self.data.splits)
         return Protocol.within(
             rows,
-            horizon=1 if len(self.network.columns) > 1 else self.config.horizon,
+            horizon=self.config.horizon,
             windows=self.config.windows,
             season=self.config.season or 1,
         )
@@ -190,10 +187,14 @@ class SeriesTask(Task):
         )
 
     def ahead(self) -> Backtest:
-        """Forecasts of several steps from every window of `protocol`."""
+        """Forecasts of several steps from every window of `protocol`.
+
+        They are given what really stood beside the steps ahead.
+        """
 
         def forecast(network: SeriesNetwork, windows: Sequence[Window], how: Protocol) -> Floats:
             pasts = [self.data.rows[window.series][: window.origin] for window in windows]
+            ahead = [self.data.rows[window.series][window.origin :, 1:] for window in windows]
             return forecasts.quantiles(
                 network,
                 pasts,
@@ -201,6 +202,7 @@ class SeriesTask(Task):
                 levels=how.levels,
                 paths=self.paths,
                 seed=self.config.seed,
+                futures=ahead if self.network.features.columns else None,
             )
 
         walk = self._walk()
@@ -216,7 +218,7 @@ class SeriesTask(Task):
 
     def score_table(self, scores: dict[str, float]) -> Table:
         """The network beside the baselines, and whether it was worth training."""
-        return score_table(scores, source=self.source)
+        return score_table(scores, source=self.source, beside=self.network.features.columns)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -226,19 +228,30 @@ class SeriesTask(Task):
     def sections(self) -> list[Section]:
         """Forecasts over the truth, errors by horizon, calibration, and the one-step tail."""
         one_step, ahead = self.backtests()
-        return sections(self.data.panel, ahead=ahead, one_step=one_step)
+        return sections(
+            self.data.panel,
+            ahead=ahead,
+            one_step=one_step,
+            beside=self.network.features.columns,
+        )
 
     def write_samples(self, folder: Path) -> Path:
-        """Write a forecast of what follows each series' end."""
+        """Write a forecast of what follows each series' end.
+
+        It goes one step ahead where the future of what is read beside the value is not known.
+        """
         path = folder / "forecast.csv"
         levels = (0.1, 0.5, 0.9)
+        futures = self.data.ahead
+        is_known = futures is not None or not self.network.features.columns
         found = forecasts.quantiles(
             self.network,
             self.data.rows,
-            horizon=1 if len(self.network.columns) > 1 else self.config.horizon,
+            horizon=self.config.horizon if is_known else 1,
             levels=levels,
             paths=self.paths,
             seed=self.config.seed,
+            futures=futures,
         )
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -265,7 +278,7 @@ class SeriesTask(Task):
     def backtests(self) -> tuple[Backtest, Backtest | None]:
         """Those that the last scores are of: the next value, and several steps ahead.
 
-        Steps ahead are None where the future of other columns is not known.
+        Steps ahead are None where the horizon is one step.
         """
         return self._backtests or self._run_backtests()
 

@@ -26,10 +26,13 @@ def quantiles(
     levels: Sequence[float],
     paths: int,
     seed: int,
+    futures: Sequence[Tensor] | None = None,
 ) -> NDArray[np.float64]:
     """Quantiles ``(pasts, horizon, levels)`` of what follows each past ``(rows, columns)``.
 
-    One step ahead they are exact, further on those of sampled paths.
+    One step ahead they are exact, further on those of sampled paths. Where the network reads other
+    columns beside the value, ``futures`` has those of the steps ahead, ``(horizon - 1, columns -
+    1)`` or more for each past.
     """
     wanted = torch.tensor(levels, dtype=torch.float64)
     draws = torch.Generator().manual_seed(seed)
@@ -38,7 +41,12 @@ def quantiles(
     for places in _together(pasts, paths, rows):
         tails = torch.stack([pasts[place][-rows:] for place in places])
         prediction, state = _read(network, tails)  # (batch, 6)
-        sampled = _paths(network, prediction, state, horizon=horizon, paths=paths, draws=draws)
+        beside = None
+        if futures is not None:
+            beside = torch.stack([futures[place][: horizon - 1] for place in places])
+        sampled = _paths(
+            network, prediction, state, beside, horizon=horizon, paths=paths, draws=draws
+        )
         found[places] = np.quantile(sampled, levels, axis=1).transpose(1, 2, 0)
         exact = network.value_at(prediction.double(), wanted.expand(len(places), -1))
         found[places, 0] = exact.numpy()
@@ -52,7 +60,7 @@ def sample_paths(
     """Paths ``(paths, horizon)`` drawn from the end of a past ``(rows, columns)`` on."""
     draws = torch.Generator().manual_seed(seed)
     prediction, state = _read(network, past[None, -warm_up(network.scaling.lag) :])
-    found = _paths(network, prediction, state, horizon=horizon, paths=paths, draws=draws)
+    found = _paths(network, prediction, state, None, horizon=horizon, paths=paths, draws=draws)
     return np.asarray(found[0])
 
 
@@ -66,18 +74,23 @@ def _paths(
     network: SeriesNetwork,
     prediction: Tensor,
     state: tuple[Tensor, ...],
+    beside: Tensor | None,
     *,
     horizon: int,
     paths: int,
     draws: torch.Generator,
 ) -> NDArray[np.float64]:
-    """Paths ``(batch, paths, horizon)`` after predictions ``(batch, 6)``, in antithetic pairs."""
-    if horizon > 1 and len(network.columns) > 1:
+    """Paths ``(batch, paths, horizon)`` after predictions ``(batch, 6)``, in antithetic pairs.
+
+    What each draw is read beside is in ``beside (batch, horizon - 1, columns - 1)``.
+    """
+    if horizon > 1 and len(network.columns) > 1 and beside is None:
         raise ValueError("what follows depends on columns that are not known yet: one step only")
     batch, half = len(prediction), (paths + 1) // 2
     device = next(network.parameters()).device
     y = prediction.repeat_interleave(2 * half, dim=0).to(device)  # (batch * paths, 6)
     state = tuple(part.repeat_interleave(2 * half, dim=0) for part in state)
+    given = None if beside is None else beside.to(device).repeat_interleave(2 * half, dim=0)
     drawn = []
     for step in range(horizon):
         level = torch.rand(batch, half, generator=draws)
@@ -85,7 +98,10 @@ def _paths(
         value = network.value_at(y, level.to(device))  # (batch * paths, 1)
         drawn.append(value)
         if step < horizon - 1:
-            ahead, state = network(value.unsqueeze(1), state)
+            read = value.unsqueeze(1)  # (batch * paths, 1, 1)
+            if given is not None:
+                read = torch.cat([read, given[:, step : step + 1]], dim=-1)
+            ahead, state = network(read, state)
             y = ahead.reshape(-1, WIDTH)
     found = torch.cat(drawn, dim=1).reshape(batch, 2 * half, horizon)
     return found[:, :paths].double().cpu().numpy()
