@@ -54,8 +54,10 @@ def main() -> int:
             console.rule("[bold]4. two sessions, interleaved: each keeps its own state")
             talk(client)
             console.rule("[bold]5. stream the series in, forecast what comes next")
-            values = read_column(prices, column)
-            picture = forecast(client, values, column, synthetic=not arguments.csv)
+            values, dates = read_column(prices, column)
+            ahead = forecast(client, values, column)
+            title = column if arguments.csv else "synthetic prices"
+            picture = draw(values, dates, ahead, title)
     except DemoError as error:
         console.print(f"[red]{error}")
         return 1
@@ -116,18 +118,24 @@ def series_data(given: str | None, column: str | None) -> tuple[Path, str]:
     return path, column
 
 
-def read_column(path: Path, column: str) -> list[float]:
-    """The numbers of a column, oldest first; rows without one are left out, as in training."""
+def read_column(path: Path, column: str) -> tuple[list[float], list[str]]:
+    """The numbers of a column, oldest first, and their dates, if the file has any.
+
+    Rows without a number are left out, as in training.
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     dates = next((name for name in rows[0] if name.strip().lower() == "date"), None)
     if dates is not None and rows[0][dates] > rows[-1][dates]:
         rows.reverse()
-    values = []
+    values, times = [], []
     for row in rows:
         with contextlib.suppress(ValueError):
-            values.append(float(row[column].replace(",", "")))
-    return [value for value in values if np.isfinite(value)]
+            value = float(row[column].replace(",", ""))
+            if np.isfinite(value):
+                values.append(value)
+                times.append("" if dates is None else row[dates])
+    return values, [] if dates is None else times
 
 
 @contextlib.contextmanager
@@ -188,7 +196,7 @@ def likely(prediction: cellar.Prediction) -> str:
     return "  ".join(f"{c.symbol!r} {c.probability:.0%}" for c in prediction.top)
 
 
-def forecast(client: cellar.Client, values: list[float], column: str, *, synthetic: bool) -> Path:
+def forecast(client: cellar.Client, values: list[float], column: str) -> cellar.Forecast:
     """Stream a series in, value by value at the end, and forecast what follows."""
     with client.session("series") as session:
         *history, last = values[: -HORIZON or None]
@@ -213,23 +221,26 @@ def forecast(client: cellar.Client, values: list[float], column: str, *, synthet
     console.print(table)
     inside_count = sum(low <= value <= high for (low, _, high), value in rows)
     console.print(f"{inside_count} of {HORIZON} values lie inside the 80 % interval.")
-    return draw(values, ahead, "synthetic prices" if synthetic else column)
+    return ahead
 
 
-def draw(values: list[float], ahead: cellar.Forecast, title: str) -> Path:
-    """Draw the forecast over the truth."""
+def draw(values: list[float], dates: list[str], ahead: cellar.Forecast, title: str) -> Path:
+    """Draw the forecast over the truth, joined to its past; ``dates`` may be missing."""
     shown = 4 * HORIZON
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    past = np.arange(1 - shown, 1)  # 0: the last value streamed in
-    future = np.arange(1, HORIZON + 1)
-    recent = values[-shown - HORIZON : -HORIZON]
-    axes.plot(past[-len(recent) :], recent, color="black", label="streamed in")
-    axes.plot(future, values[-HORIZON:], color="black", ls=":", label="truth, held back")
-    axes.fill_between(
-        future, ahead.quantile(0.1), ahead.quantile(0.9), alpha=0.25, label="80 % interval"
-    )
-    axes.plot(future, ahead.quantile(0.5), label="median of 400 sampled paths")
+    recent, truth = values[-shown - HORIZON : -HORIZON], values[-HORIZON:]
+    past = np.arange(1 - len(recent), 1)  # 0: the last value streamed in
+    future = np.arange(HORIZON + 1)  # what is to come begins where the past ends
+    low, middle, high = ([recent[-1], *ahead.quantile(level)] for level in (0.1, 0.5, 0.9))
+    axes.plot(past, recent, color="black", label="streamed in")
+    axes.plot(future, [recent[-1], *truth], color="black", ls=":", label="truth, held back")
+    axes.fill_between(future, low, high, alpha=0.25, label="80 % interval")
+    axes.plot(future, middle, label="median of 400 sampled paths")
     axes.set(title=f"Forecast: {title}", xlabel="steps ahead", ylabel="value")
+    if dates:
+        places = [past[0], 0, HORIZON]
+        axes.set_xticks(places, [dates[place - HORIZON - 1] for place in places])
+        axes.set_xlabel("date")
     axes.legend(loc="best")
     path = FOLDER / "forecast.png"
     figure.savefig(path, dpi=120)

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from benchmarks.crash.clients import Clients
 from benchmarks.crash.dying import DyingStore, Point, Stage
 from benchmarks.crash.past import Past, WrongError
-from service.engine.log import folding
+from service.engine.log.recovery import folding
 from service.errors import CellarError
 from service.store.store import StoreError, StoreFailedError
 from tests.service.engine.fakes import DecodingRunner

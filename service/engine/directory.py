@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
-from service.engine.log.recovery import StoredSession
+from service.engine.log.recovery.stored import StoredSession
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.sessions.table import SessionStatus
 from service.engine.shard.shard import Shard
@@ -119,7 +119,7 @@ class Directory:
             shard.log.open(
                 slot,
                 SessionRow(
-                    number=shard.log.log.new_number(),
+                    number=shard.log.log.catalogue.new_number(),
                     id=session_id,
                     model=served.name,
                     version=served.version,
@@ -149,7 +149,7 @@ class Directory:
             now_s=self._clock(),
             idle_timeout_s=row.idle_timeout_s,
         )
-        shard.restore(slot, stored)
+        shard.store.restore(slot, stored)
         self.sessions[row.id] = Session(id=row.id, served=served, shard=shard, slot=slot)
 
     def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:

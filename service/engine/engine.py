@@ -15,9 +15,10 @@ import numpy as np
 import structlog
 
 from service.engine.directory import Directory, Session, SessionInfo
-from service.engine.log import doubt
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.recovery import Stored, read_store
+from service.engine.log.recovery import doubt
+from service.engine.log.recovery.reading import read_store
+from service.engine.log.recovery.stored import Stored
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.upkeep import Upkeep

@@ -2,18 +2,28 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from training.compare.verdict import Comparison, Rival
 from training.families.parsing import AnyConfig
 from training.reports import page
-from training.reports.curves import plain_log_scale, points, seconds_at
-from training.reports.sections import Section
+from training.reports.curves import draw, points, seconds_at, thinned, whole_points
+from training.reports.plots import (
+    Picture,
+    count_axis,
+    figure_style,
+    legend_above,
+    log_axis,
+    number_axis,
+    panel,
+)
+from training.reports.sections import Section, grid
 from training.run.ends.provenance import command_of
 from training.settings import Cell
 
@@ -64,18 +74,19 @@ def write(
     command = command_of(config.model_copy(update={"cell": usual_cell}))
     command = command.replace("cellar-train ", "cellar-train compare ", 1)
     trials = [trial for rival in comparison.ranked for trial in rival.trials]
-    with page.figure_style():
+    with figure_style():
         curves = _curves(comparison)
     content = page.render(
         "compare.html",
         title=f"{config.name}: {', '.join(cell.upper() for cell in cells)}",
         lead=f"{config.layers} x {config.hidden} on {comparison.source}, {comparison.budget}, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
+        state=[],
         verdict=comparison.verdict(),
-        scores=page.grid_of(table(comparison)),
+        scores=replace(page.grid_of(table(comparison)), explained=True),
         remark=REMARK,
         sections=[page.part_of(section) for section in curves],
-        runs=page.grid(
+        runs=grid(
             ("cell", "seed", comparison.score_name, "steps", "seconds", "run"),
             [
                 (
@@ -91,8 +102,8 @@ def write(
             numbers=(1, 2, 3, 4),
         ),
         command=f"{command} --cells {','.join(cells)} --seeds {seeds}",
-        settings=page.pairs_of(
-            {k: v for k, v in config.public().items() if k not in ("cell", "seed")}
+        settings=page.settings_of(
+            config, {k: v for k, v in config.public().items() if k not in ("cell", "seed")}
         ),
     )
     (folder / "compare.html").write_text(content, encoding="utf-8")
@@ -137,41 +148,50 @@ def _rival_json(rival: Rival, folder: Path) -> dict[str, Any]:
 
 
 def _curves(comparison: Comparison) -> list[Section]:
-    losses = Figure(figsize=(9, 3.6), layout="constrained")
-    by_step, by_time = losses.subplots(1, 2, sharey=True)
-    norms = Figure(figsize=(9, 2.8), layout="constrained")
-    gradients = norms.subplots()
+    by_step, steps_axes = panel("training step", "loss")
+    by_time, time_axes = panel("seconds of training", "loss")
+    norms, gradients = panel("training step", "gradient norm")
     worst = []
     for number, rival in enumerate(comparison.rivals):
         for trial in rival.trials:
             look: dict[str, Any] = {"color": f"C{number}", "linewidth": 1.3, "alpha": 0.85}
             label = rival.cell if trial is rival.trials[0] else None
             steps, loss = points(trial.history, "validation")
-            by_step.plot(steps, loss, marker="o", markersize=3, label=label, **look)
             seconds = seconds_at(trial.history, steps)
-            by_time.plot(seconds, loss, marker="o", markersize=3, **look)
-            gradients.plot(*points(trial.history, "gradient_norm"), label=label, **look)
+            for axes, places in ((steps_axes, steps), (time_axes, seconds)):
+                axes.plot(places, loss, marker="o", markersize=3, label=label, **look)
+            draw(
+                gradients,
+                thinned(whole_points(trial.history, "gradient_norm"), np.max),
+                label=label,
+                **look,
+            )
             worst += list(loss[1:])
-    if worst:
-        low = min(worst)
-        by_step.set_ylim(low - 0.05 * (max(worst) - low), max(worst) + 0.1 * (max(worst) - low))
-    by_step.set(xlabel="step", ylabel=f"validation, {comparison.loss_name}")
-    by_time.set(xlabel="seconds of training")
-    by_step.legend()
-    plain_log_scale(gradients)
-    gradients.set(xlabel="step", ylabel="gradient norm")
-    gradients.legend()
+    for axes in (steps_axes, time_axes):
+        if worst:
+            low, high = min(worst), max(worst)
+            axes.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
+        number_axis(axes.yaxis)
+    log_axis(gradients)
+    number_axis(time_axes.xaxis)
+    for axes in (steps_axes, gradients):
+        count_axis(axes.xaxis)
+    for axes in (steps_axes, time_axes, gradients):
+        legend_above(axes)
     return [
         Section(
             title="Loss on held-out data",
             text="Over steps, and over the time they took; the first validation, before any "
             "training, is left out of view.",
-            figure=losses,
+            pictures=(
+                Picture(figure=by_step, caption=f"Validation by step: {comparison.loss_name}"),
+                Picture(figure=by_time, caption=f"Validation by time: {comparison.loss_name}"),
+            ),
         ),
         Section(
             title="Gradient norm",
             text="The largest of every ten steps, before clipping. A norm that dies away or jumps "
             "up tells of vanishing or exploding gradients.",
-            figure=norms,
+            pictures=(Picture(figure=norms, caption="Gradient norm by step"),),
         ),
     ]

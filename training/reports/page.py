@@ -1,26 +1,20 @@
 """Pages for people: one HTML file each, with everything in it and nothing asked of a network."""
 
-import base64
-import io
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
-import matplotlib as mpl
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
-from matplotlib.text import Text as Label
+from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
-from training.reports.sections import Section
-
-MOST_SVG_BYTES = 250_000
-"""A drawing that takes more than this is embedded as pixels."""
-DPI = 150
-FULL_IN = 9.0
-"""Inches of a figure as wide as the page."""
+from training.reports.glossary import Glossary
+from training.reports.plots import PIXELS_PER_IN, data_uri
+from training.reports.sections import Grid, Section
+from training.settings import flag_of
 
 _pages = Environment(
     loader=PackageLoader("training.reports", "pages"),
@@ -31,61 +25,57 @@ _pages = Environment(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """A table as text, ready to be laid out."""
+class Image:
+    """A figure that is drawn."""
 
-    title: str = ""
-    headers: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...]
-    is_number: tuple[bool, ...]
-    """Per column: aligned to the right."""
-    bold: frozenset[int] = frozenset()
-    """Rows that stand out."""
+    source: str
+    caption: str
+    least_px: int
+    """It is shown no smaller."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A section with its figure drawn."""
+    """A section with its figures drawn."""
 
     title: str
     text: str
-    image: str
-    width_percent: float
-    """How wide the image is, of the page."""
+    images: tuple[Image, ...]
+    table: Grid | None
     html: str
 
 
-@contextmanager
-def figure_style() -> Iterator[None]:
-    """The look of figures that are made within."""
-    with mpl.rc_context(
-        {
-            "axes.grid": True,
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "figure.facecolor": "white",
-            "font.size": 9.0,
-            "grid.alpha": 0.3,
-            "grid.linewidth": 0.6,
-            "legend.frameon": False,
-        }
-    ):
-        yield
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A setting for people."""
+
+    flag: str
+    value: str
+    meaning: str
 
 
 def render(template: str, **content: object) -> str:
-    """Fill a template of `training/reports/pages`; what is not marked as safe there is escaped."""
-    return _pages.get_template(template).render(**content)
+    """Fill a template of `training/reports/pages`; what is not marked as safe there is escaped.
+
+    What it passes through the filter ``terms`` has the terms of the glossary linked.
+    """
+    return _pages.get_template(template).render(glossary=Glossary(), **content)
 
 
 def part_of(section: Section) -> Part:
     """A section as the templates take it."""
-    figure = section.figure
     return Part(
         title=section.title,
         text=section.text,
-        image="" if figure is None else data_uri(figure),
-        width_percent=0.0 if figure is None else min(100.0, 100 * figure.get_figwidth() / FULL_IN),
+        images=tuple(
+            Image(
+                source=data_uri(picture.figure),
+                caption=picture.caption,
+                least_px=round(PIXELS_PER_IN * picture.figure.get_figwidth()),
+            )
+            for picture in section.pictures
+        ),
+        table=section.table,
         html=section.html,
     )
 
@@ -105,21 +95,17 @@ def grid_of(table: Table) -> Grid:
     )
 
 
-def grid(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int]) -> Grid:
-    """A table of text; ``numbers`` are the columns aligned to the right."""
-    return Grid(
-        headers=tuple(headers),
-        rows=tuple(tuple(row) for row in rows),
-        is_number=tuple(place in numbers for place in range(len(headers))),
-    )
-
-
-def pairs_of(settings: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Settings as names and values for people."""
+def settings_of(config: BaseModel, values: Mapping[str, object]) -> list[Setting]:
+    """Settings that were given or have a default, with what ``--help`` says of each."""
+    fields = type(config).model_fields
     return [
-        (name.removesuffix("_s").replace("_", " "), _setting(value))
-        for name, value in settings.items()
-        if value not in (None, [], ())
+        Setting(
+            flag=flag_of(name),
+            value=_value(value) + (" s" if name.endswith("_s") else ""),
+            meaning=(fields[name].description or "") if name in fields else "",
+        )
+        for name, value in values.items()
+        if name != "task" and value not in (None, [], ())
     ]
 
 
@@ -128,38 +114,26 @@ def caption_of(table: Table) -> str:
     return _plain(table.caption)
 
 
-def data_uri(figure: Figure) -> str:
-    """A figure as the source of an image: drawn with lines where that is small, else pixels."""
-    for label in figure.findobj(Label):
-        # Names that come from data may hold a dollar sign or two: they are not formulas.
-        if "$" in label.get_text() and "\\mathdefault" not in label.get_text():
-            label.set_parse_math(False)
-    # Text stays text: small, sharp, and in any script that the reader's own fonts have.
-    writing = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cellar"})
-    with warnings.catch_warnings(), writing:
-        # The reader's browser has more fonts than the drawing machine.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        kind = "svg+xml"
-        if buffer.tell() > MOST_SVG_BYTES:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI)
-            kind = "png"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
 def _plain(cell: object) -> str:
     if isinstance(cell, Text):
         return cell.plain
     return "" if cell is None else Text.from_markup(str(cell)).plain
 
 
-def _setting(value: object) -> str:
+@pass_context
+def _terms(context: Context, text: str) -> Markup:
+    linked = cast(Glossary, context["glossary"]).link(text)
+    return Markup(str(linked).replace(" %", "\N{NO-BREAK SPACE}%"))
+
+
+_pages.filters["terms"] = _terms
+
+
+def _value(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value))
+        return ", ".join(map(_value, value))
     return str(value)

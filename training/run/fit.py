@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,9 +11,11 @@ from training.errors import RunError, StoppedError, TrainingError
 from training.families.parsing import AnyConfig
 from training.run import report
 from training.run.ends.finishing import finish
+from training.run.ends.provenance import command_of
 from training.run.files.checkpoints import Checkpoints
 from training.run.files.folder import Outcome, RunFolder, TrainedRun
 from training.run.files.storage import storing
+from training.run.following import Following
 from training.run.preparing import checked_places, prepared, prepared_again, run_at, start_of
 from training.run.progress import watch
 from training.run.signals import stop_wish
@@ -117,32 +120,46 @@ def _go_on(
     before: Outcome | None = None,
 ) -> TrainedRun:
     remedy = f"go on with: cellar-train resume {folder.path}"
+    following = Following(loop, partial(report.write_unfinished, loop, folder, command_of(config)))
+    report.say(f"to be followed in a browser: {folder.report}", console)
     try:
-        _take_steps(config, folder, loop, stop_after, console)
-        if loop.fabric.is_global_zero:
-            with storing(remedy):
-                folder.write_history(loop.history)
-        run = TrainedRun(
-            folder=folder.path,
-            task=loop.task,
-            steps=loop.step,
-            total_steps=loop.total,
-            finished=loop.finished,
-            scores={},
-            model=None,
-        )
-        if not loop.finished:
-            report.stopped(run, console)
-        elif loop.fabric.is_global_zero:  # what is left is the work of one
-            run = finish(config, folder, loop, console, before=before)
-        loop.fabric.barrier()
+        with following.until_its_end(remedy=remedy):
+            _take_steps(config, folder, loop, following, stop_after, console)
+            if loop.fabric.is_global_zero:
+                with storing(remedy):
+                    folder.write_history(loop.history)
+            run = _stopped_run(folder, loop)
+            if not loop.finished:
+                following.stopped(remedy)
+                report.stopped(run, console)
+            elif loop.fabric.is_global_zero:  # what is left is the work of one
+                following.scoring()
+                run = finish(config, folder, loop, console, before=before)
+            loop.fabric.barrier()
     except KeyboardInterrupt as error:
         raise StoppedError(f"interrupted; {remedy}") from error
     return run
 
 
+def _stopped_run(folder: RunFolder, loop: Loop) -> TrainedRun:
+    return TrainedRun(
+        folder=folder.path,
+        task=loop.task,
+        steps=loop.step,
+        total_steps=loop.total,
+        finished=loop.finished,
+        scores={},
+        model=None,
+    )
+
+
 def _take_steps(
-    config: AnyConfig, folder: RunFolder, loop: Loop, stop_after: int | None, console: Console
+    config: AnyConfig,
+    folder: RunFolder,
+    loop: Loop,
+    following: Following,
+    stop_after: int | None,
+    console: Console,
 ) -> None:
     checkpoints = Checkpoints(folder, loop, every_s=config.checkpoint_s)
     with stop_wish() as stopped:
@@ -157,6 +174,7 @@ def _take_steps(
                     f"than {config.learning_rate:g} or a smaller --clip than {config.clip:g}"
                 )
             checkpoints.save_if_due()
+            following.write_if_due()
         checkpoints.save()
 
 

@@ -12,6 +12,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from training.reports.numbers import duration
 from training.run.steps.loop import LOG_EVERY, Loop
 
 LINE_EVERY_S = 10.0
@@ -59,16 +60,17 @@ def _with_lines(loop: Loop, steps: Iterator[None], console: Console) -> Iterator
 
 def _line(loop: Loop, speed: _Speed) -> str:
     total = loop.total
-    about = "about " if loop.plan.limit_s is not None and not loop.finished else ""
-    of = "" if total is None else f" of {about}{total:,}"
+    of = "" if total is None else f" of {total_of(loop)}"
     line = f"step {loop.step:,}{of}: loss {loop.loss:.4f}, {speed}"
     if total is None or loop.finished or not speed.steps_per_s:
         return line
-    return f"{line}, {_time((total - loop.step) / speed.steps_per_s)} left"
+    return f"{line}, {duration((total - loop.step) / speed.steps_per_s)} left"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def total_of(loop: Loop) -> str:
+    """How many steps a run takes in all, if that is known; of a budget, about."""
+    about = "about " if loop.plan.limit_s is not None and not loop.finished else ""
+    return "" if loop.total is None else f"{about}{loop.total:,}"
 
 
 def _with_bar(loop: Loop, steps: Iterator[None], console: Console) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -13,10 +15,13 @@ from models.manifest import Manifest
 from training.data.notes import Note
 from training.errors import shortened
 from training.families.task import Task
-from training.reports import page
-from training.reports.curves import clipped_share, points, training_curves
-from training.reports.sections import Section
-from training.run.files.folder import TrainedRun
+from training.reports import numbers, page
+from training.reports.curves import clipping, points, training_curves
+from training.reports.plots import figure_style
+from training.reports.sections import Grid, Section, grid
+from training.run import progress
+from training.run.files.folder import REPORT, RunFolder, TrainedRun
+from training.run.following import Stage
 from training.run.steps.loop import LOG_EVERY, Loop
 from training.settings import TrainingConfig
 
@@ -87,7 +92,9 @@ def summarise(run: TrainedRun, samples: Path, config: TrainingConfig, console: C
         table.add_row("model", str(run.model))
     else:
         table.add_row("model, not published", str(run.kept))
-    table.add_row("differs from ONNX by", f"{run.scores['onnx_gap']:.1e} nats")
+    table.add_row(
+        "differs from ONNX by", f"{numbers.figure(run.scores['onnx_gap'], digits=2)} nats"
+    )
     table.add_row("run", str(run.folder))
     table.add_row("report", str(run.folder / "report.html"))
     table.add_row("sample", str(samples))
@@ -96,7 +103,7 @@ def summarise(run: TrainedRun, samples: Path, config: TrainingConfig, console: C
     console.print(table)
 
 
-def write_page(loop: Loop, manifest: Manifest, path: Path) -> None:
+def write_page(loop: Loop, manifest: Manifest, folder: RunFolder) -> None:
     """Write the report of a finished run as one HTML file.
 
     The network is the one that was kept, and ``manifest`` has its scores and its provenance.
@@ -105,19 +112,17 @@ def write_page(loop: Loop, manifest: Manifest, path: Path) -> None:
     provenance = manifest.provenance
     assert provenance is not None, "a run has just made it"
     scores = task.score_table(manifest.scores)
-    weights = sum(parameter.numel() for parameter in task.network.parameters())
-    with page.figure_style():
+    with figure_style():
         sections = [_training(loop), *task.sections()]
         parts = [page.part_of(section) for section in sections]
     content = page.render(
         "report.html",
         title=config.name,
-        lead=(
-            f"{config.layers} x {config.hidden} {config.cell.upper()}, {weights:,} weights, "
-            f"trained for {_time(loop.spent_s)} on {task.source}, {provenance.created:%d %B %Y}"
-        ),
+        lead=f"{_what(loop)}, trained for {numbers.duration(loop.spent_s)} on {task.source}, "
+        f"{provenance.created:%d %B %Y}",
+        state=[],
         verdict=[caption for caption in [page.caption_of(scores)] if caption] + fit_verdict(loop),
-        scores=page.grid_of(scores),
+        scores=replace(page.grid_of(scores), explained=True),
         checks=_checks(manifest, task),
         notes=page.grid_of(_note_table(task.notes, longest=None)),
         sections=parts,
@@ -127,13 +132,82 @@ def write_page(loop: Loop, manifest: Manifest, path: Path) -> None:
             ("data, SHA-256", provenance.data_sha256),
             ("steps", f"{provenance.steps:,}, weights of step {loop.best.step:,} kept"),
             ("seed", str(provenance.seed)),
-            ("time", f"{provenance.seconds:,.1f} s on {loop.fabric.device.type}"),
+            ("time", f"{numbers.duration(provenance.seconds)} on {loop.fabric.device.type}"),
             ("bytes per session", f"{manifest.session_bytes:,}"),
             ("versions", ", ".join(f"{k} {v}" for k, v in provenance.versions.items())),
         ],
-        settings=page.pairs_of(provenance.config),
+        settings=page.settings_of(config, provenance.config),
     )
-    path.write_text(content, encoding="utf-8")
+    folder.write(REPORT, content.encode())
+
+
+def write_unfinished(
+    loop: Loop,
+    folder: RunFolder,
+    command: str,
+    stage: Stage,
+    *,
+    reason: str = "",
+    now: datetime | None = None,
+) -> None:
+    """Write the report of a run as far as it is, over the one before.
+
+    Args:
+        loop: the run.
+        folder: where it goes.
+        command: the command line that repeats it.
+        stage: what it is at.
+        reason: why it was stopped, if it was.
+        now: the time to say; None: the present.
+    """
+    task, config = loop.task, loop.config
+    with figure_style():
+        parts = [page.part_of(_training(loop))] if loop.history else []
+    content = page.render(
+        "report.html",
+        title=config.name,
+        lead=f"{_what(loop)}, on {task.source}",
+        state=_state(loop, folder, stage, reason, now or datetime.now().astimezone()),
+        verdict=[],
+        scores=None,
+        notes=page.grid_of(_note_table(task.notes, longest=None)),
+        sections=parts,
+        command=command,
+        provenance=[("data", task.source), ("data, SHA-256", task.sha256)],
+        settings=page.settings_of(config, config.public()),
+    )
+    folder.write(REPORT, content.encode())
+
+
+def _state(loop: Loop, folder: RunFolder, stage: Stage, reason: str, now: datetime) -> list[str]:
+    """What a run is at, in sentences."""
+    total = "" if loop.total is None else f" of {progress.total_of(loop)}"
+    where = f"step {loop.step:,}{total}, {numbers.duration(loop.spent_s)} of training"
+    if math.isfinite(loop.loss):
+        where += f"; loss of late: {loop.loss:.4f} {loop.task.loss_name}"
+    when = f"As of {now:%d %B %Y, %H:%M:%S}"
+    resume = f"cellar-train resume {folder.path}"
+    if stage is Stage.STOPPED:
+        return [f"NOT finished: it was stopped at {where}.", reason, f"{when}."]
+    if stage is Stage.SCORING:
+        first = f"NOT finished: training is over ({where}), the scores are to come."
+    elif stage is Stage.BEGUN:
+        begins = f"goes on from step {loop.step:,}" if loop.step else "has begun"
+        first = f"NOT finished: training {begins}; this page grows after half a minute or so."
+    else:
+        first = f"NOT finished: it is training, at {where}."
+    then = (
+        f"{when}: reload this page to see how it goes on. If that is long ago, the training was "
+        f"ended from outside; go on with: {resume}"
+    )
+    return [first, then]
+
+
+def _what(loop: Loop) -> str:
+    """The network in a few words."""
+    config = loop.config
+    weights = sum(parameter.numel() for parameter in loop.task.network.parameters())
+    return f"{config.layers} x {config.hidden} {config.cell.upper()}, {weights:,} weights"
 
 
 def fit_verdict(loop: Loop) -> list[str]:
@@ -162,29 +236,30 @@ def fit_verdict(loop: Loop) -> list[str]:
 
 
 def _training(loop: Loop) -> Section:
-    clip = loop.config.clip
-    share = clipped_share(loop.history, clip=clip)
-    clipped = f"in {share:.0%} of them above {clip:g}, and clipped" if share else "never clipped"
-    figure = training_curves(
-        loop.history, loss_name=loop.task.loss_name, clip=clip, kept_step=loop.best.step
+    clip, best = loop.config.clip, loop.best
+    pictures = training_curves(
+        loop.history,
+        loss_name=loop.task.loss_name,
+        clip=clip,
+        kept_step=best.step if best.weights else None,
     )
-    return Section(
-        title="Training",
-        text=f"The weights of step {loop.best.step:,} did best on held-out data and were kept. "
-        f"The gradient norm is the largest of every {LOG_EVERY} steps, {clipped}.",
-        figure=figure,
-    )
+    text = f"The gradient norm is the largest of every {LOG_EVERY} steps. "
+    text += clipping(loop.history, clip=clip)
+    if best.step:
+        text = f"The weights of step {best.step:,} did best in validation and are kept. {text}"
+    return Section(title="Training", text=text, pictures=pictures)
 
 
-def _checks(manifest: Manifest, task: Task) -> page.Grid:
+def _checks(manifest: Manifest, task: Task) -> Grid:
     """What the exported file was checked for."""
     rows = []
     if (gap := manifest.scores.get("onnx_gap")) is not None:
-        rows.append(("exported ONNX differs from the network by", f"{gap:.1e} {task.loss_name}"))
+        shown = f"{numbers.figure(gap, digits=2)} {task.loss_name}"
+        rows.append(("exported ONNX differs from the network by", shown))
     if (cost := manifest.scores.get("int8_nats_cost")) is not None:
         shown = f"{cost:.4f}" if abs(cost) >= NOTICED else f"less than {NOTICED}"
         rows.append(("serving with --precision int8 costs", f"{shown} {task.loss_name}"))
-    return page.grid(("check", "result"), rows, numbers=(1,))
+    return replace(grid(("check", "result"), rows, numbers=(1,)), explained=True)
 
 
 def _note_table(notes: Sequence[Note], *, longest: int | None = LONGEST_DETAIL) -> Table:
@@ -200,7 +275,3 @@ def _note_table(notes: Sequence[Note], *, longest: int | None = LONGEST_DETAIL) 
         )
         table.add_row(Text(what), f"{note.rows:,}", Text(detail))
     return table
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

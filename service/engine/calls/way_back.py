@@ -14,7 +14,7 @@ import numpy as np
 from service.engine.directory import Session
 from service.engine.log.seeds import Seed
 from service.engine.scheduler.feedback import FeedbackCall
-from service.engine.shard.returns import Return
+from service.engine.shard.restoring.returns import Return
 from service.engine.work.columns import Inputs, Ints
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.work import Save

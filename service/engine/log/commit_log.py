@@ -7,18 +7,15 @@ never waits for the disk. Knows nothing of devices or gRPC.
 """
 
 import asyncio
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from queue import SimpleQueue
-from typing import TypeVar
 
 import structlog
 
+from service.engine.log.catalogue import Catalogue
 from service.engine.log.entries import (
     Closed,
     Entry,
@@ -32,16 +29,15 @@ from service.engine.log.entries import (
     events_sections,
     steps_section,
 )
-from service.engine.log.recovery import StoredSession, read_sessions
+from service.engine.log.recovery.reading import read_sessions
+from service.engine.log.recovery.stored import StoredSession
 from service.engine.log.watched import WatchedStore
+from service.engine.log.writer import Writer
 from service.errors import CellarError, OverloadedError, StoreFullError, StoreUnavailableError
 from service.settings import Durability
 from service.store.records import Section, pack
 from service.store.store import Store
 from service.store.store import StoreFullError as NoRoomError
-
-T = TypeVar("T")
-_Done = Callable[[Exception | None], None]
 
 _PACKED_HERE_BYTES = 256 << 10  # more of it would hold up the event loop
 _AGAIN_S = 0.2  # a full disk is tried again after that
@@ -94,6 +90,7 @@ class CommitLog:
     Attributes:
         store: where groups are appended; whatever finds that its disk has failed ends the server.
         group: the number of the open group: what is committed now is in that.
+        catalogue: the open sessions.
         durable: the number of the last group that is durable; all before it are.
         holds_steps: replies to steps wait for their group, see `hold`.
         keeps_steps: steps are in groups at all.
@@ -127,7 +124,7 @@ class CommitLog:
     ) -> None:
         self.store = WatchedStore(store, self.fail)
         self.group = group
-        self.next_number = next_number
+        self.catalogue = Catalogue(next_number)
         self.durable = group - 1
         self.holds_steps = durability is Durability.COMMIT
         self.keeps_steps = durability is not Durability.NONE
@@ -147,13 +144,11 @@ class CommitLog:
         self._held: deque[tuple[int, Callable[[], None]]] = deque()
         self._waiting: set[asyncio.Future[None]] = set()
         self._curious: list[Callable[[], None]] = []
-        self._catalogue: deque[tuple[int, int, SessionRow | None]] = deque()
-        self._rows: dict[int, SessionRow] = {}
         self._left: deque[tuple[int, int]] = deque()  # the group of the event, and of the tail
         self._timer: asyncio.Handle | None = None
         self._dropped = 0
         self._loop = asyncio.get_running_loop()
-        self._writer = _Writer(self._loop)
+        self._writer = Writer(self._loop)
 
     # -- what happens ---------------------------------------------------------------------
 
@@ -172,13 +167,13 @@ class CommitLog:
         """A session was put back to position 0; its tail began there, 0 for none."""
         self._leave(first_group)
         self._event(Reset(number=number, branch=branch))
-        self._note(number, after_reset(self._rows[number], branch))
+        self._note(number, after_reset(self.catalogue.rows[number], branch))
 
     def move(self, event: Moved, *, first_group: int) -> None:
         """A session was put to another position; its tail began there, 0 for none."""
         self._leave(first_group)
         self._event(event, event.seed.nbytes)
-        self._note(event.number, after_move(self._rows[event.number], event))
+        self._note(event.number, after_move(self.catalogue.rows[event.number], event))
 
     def close(self, number: int, *, first_group: int) -> None:
         """A session has ended; its tail began there, 0 for none."""
@@ -186,18 +181,9 @@ class CommitLog:
         self._event(Closed(number=number))
         self._note(number, None)
 
-    def know(self, row: SessionRow) -> None:
-        """A session is in the store already."""
-        self._rows[row.number] = row
-
     def find(self, number: int) -> SessionRow | None:
         """A session, if it is open."""
-        return self._rows.get(number)
-
-    def new_number(self) -> int:
-        """The number of a session that is opened."""
-        self.next_number += 1
-        return self.next_number - 1
+        return self.catalogue.rows.get(number)
 
     def leave(self, first_group: int) -> None:
         """A tail that began there is needed until all that has happened is durable."""
@@ -208,18 +194,6 @@ class CommitLog:
         while self._left and self._left[0][0] <= self.durable:
             self._left.popleft()
         return [first for _, first in self._left]
-
-    def catalogue_changes(self) -> tuple[int, dict[int, SessionRow | None]]:
-        """Sessions that were opened, reset or closed, as they are now; and up to which group.
-
-        All of that is durable in the journal, and is taken to be in the table from here on;
-        ``None`` is a session that has ended.
-        """
-        found: dict[int, SessionRow | None] = {}
-        while self._catalogue and self._catalogue[0][0] <= self.durable:
-            _, number, row = self._catalogue.popleft()
-            found[number] = row
-        return self.durable, found
 
     # -- what waits for it ----------------------------------------------------------------
 
@@ -328,7 +302,7 @@ class CommitLog:
             StoreError: it cannot be read.
         """
         await self.flush()
-        rows = {number: row for number in numbers if (row := self._rows.get(number)) is not None}
+        rows = {number: row for number in numbers if (row := self.find(number)) is not None}
         return await self._writer.do(partial(read_sessions, self.store, rows))
 
     def fail(self, fault: Exception) -> None:
@@ -373,11 +347,7 @@ class CommitLog:
         self._count(256 + nbytes)
 
     def _note(self, number: int, row: SessionRow | None) -> None:
-        self._catalogue.append((self.group, number, row))
-        if row is None:
-            self._rows.pop(number, None)
-        else:
-            self._rows[number] = row
+        self.catalogue.note(number, row, group=self.group)
 
     def _count(self, size: int) -> None:
         self._open.nbytes += size
@@ -456,49 +426,3 @@ class CommitLog:
 
 def _failed_for_good() -> StoreUnavailableError:
     return StoreUnavailableError("the store has failed, and the server ends: connect to another")
-
-
-class _Writer:
-    """The thread that all calls on the journal come from."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._jobs: SimpleQueue[tuple[Callable[[], None], _Done] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
-        self._thread.start()
-
-    def hand(self, job: Callable[[], None], done: _Done) -> None:
-        """Do something there, and tell the event loop how it ended."""
-        self._jobs.put((job, done))
-
-    async def do(self, job: Callable[[], T]) -> T:
-        """Do something there, and wait for it."""
-        found: asyncio.Future[T] = self._loop.create_future()
-        results: list[T] = []
-
-        def done(fault: Exception | None) -> None:
-            if found.done():
-                return
-            if fault is None:
-                found.set_result(results[0])
-            else:
-                found.set_exception(fault)
-
-        self.hand(lambda: results.append(job()), done)
-        return await found
-
-    def stop(self) -> None:
-        """End once what was handed over is done."""
-        self._jobs.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (handed := self._jobs.get()) is not None:
-            job, done = handed
-            fault: Exception | None = None
-            try:
-                job()
-            except Exception as error:  # whatever it is: it is not known to be done
-                fault = error
-            with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                self._loop.call_soon_threadsafe(done, fault)

@@ -325,6 +325,11 @@ def after_crash(row: SessionRow, branch: int, position: int) -> SessionRow:
     )
 
 
+def with_seed(row: SessionRow, position: int, group: int, idle_s: float) -> SessionRow:
+    """The session with a checkpoint at a position, which has all of the groups up to one."""
+    return replace(row, seed=position, seed_group=group, seed_branch=0, idle_s=idle_s)
+
+
 def _facts(row: SessionRow) -> dict[str, Any]:
     """For a store; what no crash and no way back has touched says nothing of these."""
     # `asdict` takes nine times as long, and there may be 100,000 at a stop.

@@ -15,14 +15,10 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner
-from service.engine.log.arithmetics import Arithmetics
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.folding import Folding
-from service.engine.log.recovery import StoredSession
 from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.feedback import Feedback
@@ -31,31 +27,29 @@ from service.engine.sessions.slots import SlotAllocator, SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.shard.queue_limit import QueueLimit
-from service.engine.shard.restorer import Restorer, Saved
-from service.engine.shard.returns import Return, Returns
-from service.engine.shard.tick import Run, Tick
+from service.engine.shard.restoring.returns import Return, Returns
+from service.engine.shard.restoring.shard_store import ShardStore
+from service.engine.shard.run import Run
+from service.engine.shard.tick import Tick
 from service.engine.shard.worker import Worker
 from service.engine.work.columns import Ints
 from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import BufferMemory
 from service.engine.work.replies import UNKNOWN, Delivery, Receiver, SingleReceiver
 from service.engine.work.request import Request, SingleStep, SingleSteps
-from service.engine.work.work import Barrier, Fork, Kind, Save, Work, hand_over
+from service.engine.work.work import Barrier, Fork, Kind, Work, hand_over
 from service.errors import (
     BadInputError,
     CellarError,
     NotStartedError,
     SessionClosedError,
     StaleBranchError,
-    StoreUnavailableError,
     unapplied,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
-from service.store.store import StoreError, StoreFailedError
 
 T = TypeVar("T")
-_AGAIN_S = 0.05  # a store that could not be read is read again after that
 _log = structlog.get_logger(__name__)
 
 
@@ -139,6 +133,18 @@ class Shard:
         self._admission = Admission(
             self.table, self._scheduler, metrics, again=self._admit, log=self.log
         )
+        self.store = ShardStore(
+            self.table,
+            self.log,
+            queue=self._scheduler.submit,
+            hold=self._hold,
+            gather=self._gather,
+            is_idle=self.is_idle,
+            wake=self.wake,
+            give_up=self._give_up,
+            clock=clock,
+        )
+        """Its side of the store."""
         self._tick = Tick(
             self.table,
             self._scheduler,
@@ -152,7 +158,7 @@ class Shard:
             max_batch=settings.max_batch,
             clock=clock,
             device_lost=device_lost,
-            lost=self._bring_back,
+            lost=self.store.bring_back,
         )
         self.limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._flows = flows
@@ -165,27 +171,14 @@ class Shard:
             max_batch=settings.max_batch,
             can_decode=runner.can_decode,
         )
-        self._restorer = (
-            None
-            if log is None
-            else Restorer(
-                self.table,
-                log.store,
-                queue=self._scheduler.submit,
-                hold=self._hold,
-                again=self._bring_back,
-            )
-        )
-        self._lost: dict[int, int] = {}  # whose sessions are to be restored: slot and branch
         self._returns = Returns(
             self.table,
             queue=self._scheduler.submit,
             wake=self.wake,
             call_soon=self._loop.call_soon,
-            restore=self._restores,
+            restore=self.store.restores,
             give_up=self._give_up,
         )
-        self._bringing: asyncio.Task[None] | None = None
         self._inbox: list[Request | SingleSteps] = []  # what came in since the last tick
         self._singles: SingleSteps | None = None  # the end of the inbox, if more can be added
         self._inbox_steps = 0
@@ -347,8 +340,7 @@ class Shard:
         self.admit_inbox()
         if self.log is not None:
             self.log.close(slot)
-        if self._restorer is not None:
-            self._restorer.forget(slot)
+            self.store.forget(slot)
         for work in self._scheduler.waiting_for_spares(slot):
             work.failure = SessionClosedError("the session was closed before the steps ran")
         self.slots.end(slot)
@@ -395,7 +387,7 @@ class Shard:
         for work in works:
             work.reply_to = collected
             if self.table.cold_count:
-                self._thaw(work.slots)
+                self.store.thaw(work.slots)
         for work in works:
             if isinstance(work, Request):
                 self._admit(work)
@@ -420,6 +412,19 @@ class Shard:
             raise
         return collected.deliveries
 
+    def _hold(self, slots: Ints) -> Callable[[], None]:
+        """Let what is queued for these wait; returns what lets it go on."""
+        token = self._scheduler.hold(slots)
+
+        def release() -> None:
+            try:
+                self._scheduler.release(token)
+            except Exception as fault:
+                self._give_up(fault)
+            self.wake()
+
+        return release
+
     # -- going back ---------------------------------------------------------------------------
 
     def put(self, work: Work) -> None:
@@ -436,201 +441,13 @@ class Shard:
         self.admit_inbox()
         return self._returns.begin(own, branch=branch, stands=stands, under_way=under_way)
 
-    def _restores(self, slots: Ints) -> bool:
-        """Have the log restore sessions whose states are in doubt, if there is one that can."""
-        if self.log is None or not self.log.log.keeps_steps:
-            return False
-        self._bring_back(slots)
-        return True
-
-    # -- the log ----------------------------------------------------------------------------
-
-    def restore(self, slot: int, session: StoredSession) -> None:
-        """Let a session that was opened in a slot stand where the store says."""
-        assert self._restorer is not None, "there is a log"
-        row, table = session.row, self.table
-        position = session.position
-        table.restore(slot, position=position, branch=row.branch, idle_s=row.idle_s, left=row.left)
-        table.number[slot] = row.number
-        table.first_group[slot], table.tail_steps[slot] = session.first_group, session.tail_steps
-        if session.is_damaged or session.is_aside:
-            table.warm(slot)
-            why = "some of what it had read is damaged"
-            if session.is_aside:
-                why = "to read again what it had read has ended the process, twice"
-            self._restorer.set_aside(slot, why)
-        else:
-            self._restorer.keep(slot, session)
-
-    def expect(self, arithmetics: Arithmetics, folding: Folding) -> None:
-        """Say under which arithmetics the journal's steps were run, and where folds are noted."""
-        if self._restorer is not None:
-            self._restorer.arithmetics, self._restorer.folding = arithmetics, folding
-
-    def _hold(self, slots: Ints) -> Callable[[], None]:
-        """Let what is queued for these wait; returns what lets it go on."""
-        token = self._scheduler.hold(slots)
-
-        def release() -> None:
-            try:
-                self._scheduler.release(token)
-            except Exception as fault:
-                self._give_up(fault)
-            self.wake()
-
-        return release
-
-    @property
-    def cold(self) -> int:
-        """Sessions whose state is in the store alone."""
-        return self.table.cold_count
-
-    @property
-    def is_thawing(self) -> bool:
-        """Whether some of these are on their way."""
-        return self._restorer is not None and self._restorer.is_busy
-
-    @property
-    def restored(self) -> int:
-        """How often a session was brought back."""
-        return 0 if self._restorer is None else self._restorer.restored
-
-    @property
-    def not_restored(self) -> int:
-        """Sessions whose state could not be brought back; they are lost."""
-        return 0 if self._restorer is None else len(self._restorer.failed)
-
-    def thaw_some(self, at_most: int) -> None:
-        """Bring back some sessions whose state is in the store alone."""
-        if self._restorer is not None:
-            self._thaw(np.array(self._restorer.some(at_most), np.int64))
-            self.wake()
-
-    def _thaw(self, slots: Ints) -> None:
-        """Bring these back, if they are not here: whatever is asked of them waits behind that."""
-        if self._restorer is None:
-            return
-        try:
-            self._restorer.thaw(slots[self.table.cold[slots]].tolist())
-        except Exception as fault:
-            self._give_up(fault)
-
-    def _bring_back(self, slots: Ints) -> None:
-        """A run has failed: the states that it wrote are in doubt, what they had read is not."""
-        if self._restorer is None or self.log is None or not self.log.log.keeps_steps:
-            return
-        for slot in slots.tolist():
-            if self.table.number[slot] and self._restorer.may_try_again(slot):
-                self.table.restoring[slot] = True
-                self._lost[slot] = self.table.branch.item(slot)
-        if self._bringing is None and self._lost:
-            self._bringing = self._loop.create_task(self._bring_all_back())
-
-    async def _bring_all_back(self) -> None:
-        try:
-            while self._lost:
-                lost, self._lost = self._lost, {}
-                await self._bring_some_back(lost)
-        finally:
-            self._bringing = None
-
-    async def _bring_some_back(self, lost: dict[int, int]) -> None:
-        """Restore lost sessions from the log, each once what was queued behind it is refused.
-
-        Args:
-            lost: the slot and the branch of each.
-        """
-        table, log = self.table, self.log
-        assert log is not None
-        assert self._restorer is not None
-        numbers = {slot: int(table.number[slot]) for slot in lost}
-        try:
-            found = await log.log.read_back(numbers.values())
-            while self._some_are_busy(lost):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
-        except (StoreFailedError, StoreUnavailableError):
-            return  # they are not lost: the server ends, and the next one has them
-        except Exception as fault:  # a store that cannot be read now, or a fault of ours
-            exc_info = None if isinstance(fault, StoreError) else fault
-            _log.error("sessions could not be read back", reason=str(fault), exc_info=exc_info)
-            await asyncio.sleep(_AGAIN_S)
-            self._read_again(lost, str(fault))
-            return
-        for slot, branch in lost.items():
-            # It may have ended meanwhile or was reset, and has failed again on its next branch.
-            if not self._is_lost(slot, branch):
-                continue
-            session = found.get(numbers[slot])
-            if session is not None and session.row.branch != branch:
-                self._lost[slot] = branch  # the log does not know yet that it goes back: once more
-                continue
-            table.restoring[slot] = False
-            if session is None or session.is_damaged or session.position < table.position[slot]:
-                self._restorer.set_aside(slot, "some of what it had read is not in the store")
-                continue
-            table.lost[slot] = False
-            table.freeze(slot, session.position)
-            self._restorer.keep(slot, session)
-            self._thaw(np.array([slot]))
-        self.wake()
-
-    def _is_lost(self, slot: int, branch: int) -> bool:
-        """Whether a session that was lost, and to be restored, is still to be."""
-        table = self.table
-        is_there = table.number.item(slot) != 0 and table.branch.item(slot) == branch
-        return is_there and table.restoring.item(slot)
-
-    def _some_are_busy(self, lost: dict[int, int]) -> bool:
-        """Whether some that are still lost are not idle; one that was reset may never be."""
-        return any(self._is_lost(*own) and not self.is_idle(own[0]) for own in lost.items())
-
-    def _read_again(self, lost: dict[int, int], reason: str) -> None:
-        """The store could not be read: try those again that may be."""
-        assert self._restorer is not None
-        for slot, branch in lost.items():
-            if not self._is_lost(slot, branch):
-                continue
-            self.table.restoring[slot] = False
-            self._bring_back(np.array([slot]))
-            if not self.table.restoring[slot]:
-                self._restorer.set_aside(slot, reason)
-
-    async def save(self, slots: Ints) -> Saved:
-        """Copies of sessions' states, once what these have read is durable.
-
-        Those that are lost, or end meanwhile, are left out.
-        """
-        assert self.log is not None, "there is a log"
-        save = Save(slots=slots, is_checkpoint=True)
-        try:
-            for delivery in await self._gather(save):
-                if delivery.error is not None:
-                    save.numbers[delivery.rows] = 0
-            if not save.numbers.any():
-                return Saved(save)
-            await self.log.log.wait(int(self.table.group[slots].max()))
-        except BaseException:  # nobody is left to keep them
-            self.log.unsave(save)
-            raise
-        return Saved(save, self.idle_s(slots))
-
-    def unsave(self, saved: Saved) -> None:
-        """Copies could not be kept."""
-        if self.log is not None:
-            self.log.unsave(saved.save)
-
-    def idle_s(self, slots: Ints) -> NDArray[np.float64]:
-        """For how long sessions have been idle, (rows,)."""
-        idle_s: NDArray[np.float64] = self._clock() - self.table.last_used_s[slots]
-        return np.maximum(idle_s, 0.0)
-
     # -- life -------------------------------------------------------------------------------
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
-        while self.pending_steps or self._bringing is not None:
-            if self._bringing is not None:
-                await asyncio.wait((self._bringing,))
+        while self.pending_steps or self.store.bringing is not None:
+            if self.store.bringing is not None:
+                await asyncio.wait((self.store.bringing,))
                 continue
             self._quiet.clear()
             await self._quiet.wait()
@@ -769,7 +586,7 @@ class Shard:
             _log.exception("run could not begin")
             if run in self._runs:
                 self._runs.remove(run)
-            self._tick.withdraw(run, unapplied(fault))
+            self._tick.failures.withdraw(run, unapplied(fault))
         self._chosen = None
         self.wake()  # it may have another one
         return False
@@ -827,7 +644,7 @@ class Shard:
         for request in requests:
             try:
                 if self.table.cold_count:
-                    self._thaw(request.slots)
+                    self.store.thaw(request.slots)
                 self._admission.admit(request)
             except Exception as fault:
                 self._give_up(fault)
@@ -848,7 +665,7 @@ class Shard:
         chosen, self._chosen = self._chosen, None
         if chosen in running:
             chosen = None
-        self._tick.give_up(running, error, answering=self._answering, chosen=chosen)
+        self._tick.failures.give_up(running, error, answering=self._answering, chosen=chosen)
         for entry in entries:
             self._fail(entry, error)
         self.wake()

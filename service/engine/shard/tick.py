@@ -5,8 +5,7 @@ there on both are the same. Everything but `execute` happens on the event loop.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -15,16 +14,18 @@ import structlog
 from service.engine.execution.executor import Answered, Executor, answer_failed
 from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.log.entries import DRAWN, EVERY_STEP
-from service.engine.log.seeds import Seed
-from service.engine.log.shard_log import ShardLog, tell
+from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.scheduler.screening import screen
 from service.engine.sessions.slots import SlotManager
 from service.engine.sessions.table import SessionTable
+from service.engine.shard.failures import Failures
+from service.engine.shard.restoring.loads import Loads
+from service.engine.shard.run import Run
 from service.engine.work.batch import Batch, Part
-from service.engine.work.columns import Answers, Branches, Ints
-from service.engine.work.replies import UNKNOWN, Delivery
+from service.engine.work.columns import Answers, Ints
+from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.work import (
     Barrier,
@@ -35,11 +36,10 @@ from service.engine.work.work import (
     Load,
     Recall,
     Save,
-    Work,
     hand_over,
     not_handed_over,
 )
-from service.errors import CellarError, InternalError, unreadable, untellable
+from service.errors import CellarError, InternalError, untellable
 from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
@@ -48,25 +48,12 @@ _COUNTED_AT_ONCE = 256  # runs
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Run:
-    """A batch from when it is chosen until its callers are answered."""
-
-    batch: Batch
-    request: Request | None = None  # it is all of the batch, and applies its steps
-    answers: list[Answered] = field(default_factory=list)  # of each part
-    positions: list[Ints] = field(default_factory=list)  # of each part, that its replies tell
-    fault: Exception | None = None
-    """It failed: what it writes is in doubt, unless it is an `UnwrittenError`; of one row then."""
-    pieces: "list[Run]" = field(default_factory=list)  # what became of its rows, if it failed so
-    lost: bool = False  # it failed, and so will all others: the device is gone
-    is_settled: bool = False  # its sessions have moved, or are marked as lost
-    began_s: float = 0.0
-    seconds: float = 0.0
-
-
 class Tick:
-    """What a turn of one shard consists of."""
+    """What a turn of one shard consists of.
+
+    Attributes:
+        failures: what failed runs lead to.
+    """
 
     def __init__(
         self,
@@ -85,7 +72,6 @@ class Tick:
         device_lost: Callable[[Exception], None],
         lost: Callable[[Ints], None],
     ) -> None:
-        self._lost = lost
         self._table = table
         self._scheduler = scheduler
         self._feedback = feedback
@@ -98,9 +84,23 @@ class Tick:
         self._model = model
         self._max_batch = max_batch
         self._clock = clock
-        self._device_lost = device_lost
         self._runs_matter: bool | None = None  # bits depend on what a step runs in
         self._numbers = np.arange(max_batch)
+        self._loads = Loads(table, executor, log)
+        self.failures = Failures(
+            table,
+            scheduler,
+            feedback,
+            slots,
+            runner,
+            executor,
+            loads=self._loads,
+            log=log,
+            model=model,
+            rows=self._rows,
+            device_lost=device_lost,
+            lost=lost,
+        )
         self._ones = np.ones(max_batch, np.int64)
 
     # -- what is next ---------------------------------------------------------------------
@@ -128,13 +128,6 @@ class Tick:
         )
         return Run(batch=batch, request=request)
 
-    def withdraw(self, run: Run, error: CellarError) -> None:
-        """A run that was chosen never begins: refuse its rows, whose sessions have not moved."""
-        for part in run.batch.parts:
-            if part.work.feeds_back:
-                self._feedback.land(self._rows(part))
-            self._refuse(part, error)
-
     def queued(self, *, decode_steps: int, feedback_rows: int | None, room: int) -> Run | None:
         """The next batch of what is queued; rows that must not run are refused.
 
@@ -147,7 +140,7 @@ class Tick:
             if batch is None:
                 return None
             if self._is_doubtful(batch):
-                left = screen(batch, self._table, self._refuse)
+                left = screen(batch, self._table, self.failures.refuse)
                 if left is None:
                     continue
                 batch = left
@@ -171,7 +164,7 @@ class Tick:
             try:
                 run.lost = self._runner.is_lost(fault)
                 if not run.lost:
-                    run.pieces = self._apart(run.batch, fault)
+                    run.pieces = self.failures.apart(run.batch, fault)
                     run.fault = None
             except Exception:  # of ours: all rows are refused, and none was written
                 _log.exception("a run that failed could not be tried again")
@@ -198,9 +191,9 @@ class Tick:
             try:
                 self._move(run)
             except Exception as fault:
-                self._undo(run, fault)
+                self.failures.undo(run, fault)
         if run.fault is not None:
-            self._contain_all(run)
+            self.failures.contain_all(run)
         run.is_settled = True
         batch, request, table = run.batch, run.request, self._table
         # A session that is closed while it is brought back reads no further.
@@ -257,75 +250,7 @@ class Tick:
             queued_s = max(0.0, run.began_s - batch.parts[0].work.submitted_s)
             self._note(batch.steps, queued_s, run.seconds, time.monotonic() - began_s)
 
-    def give_up(
-        self,
-        running: Sequence[Run],
-        error: CellarError,
-        *,
-        answering: Run | None = None,
-        chosen: Run | None = None,
-    ) -> None:
-        """A fault left the queue in doubt: refuse all that is in it, and begin with an empty one.
-
-        The sessions stand where they stood. What the worker runs goes on, and so does the run that
-        is about to be answered. One that was ``chosen``, and has not begun, is refused.
-        """
-        parts = [part for run in running for part in run.batch.parts]
-        works = self._scheduler.forget(parts)
-        if chosen is not None and chosen.request is not None and chosen.request not in works:
-            works.append(chosen.request)  # it was never queued
-        self._slots.finished(np.array(list(self._slots.leaving), np.int64))
-        fed_back = [part.rows for part in parts if part.work.reply_to is self._feedback]
-        self._feedback.give_up(np.concatenate([np.empty(0, np.int64), *fed_back]), error)
-        spoken_for: dict[Work, list[Ints]] = {}
-        if answering is not None:
-            batch = answering.batch
-            if not answering.is_settled:
-                self._undo(answering, RuntimeError("it was not committed"))
-                self._contain_all(answering)
-                self._table.accepted[batch.slots] = self._table.position[batch.slots]
-            answering.positions = [self._table.position[part.slots] for part in batch.parts]
-            parts += [part for part in batch.parts if part.is_last]
-        for part in parts:
-            spoken_for.setdefault(part.work, []).append(part.all_indices)
-        for work in works:
-            indices = np.arange(len(work.slots))
-            if work in spoken_for:
-                indices = np.setdiff1d(indices, np.concatenate(spoken_for[work]))
-            if not len(indices):
-                continue
-            if isinstance(work, Fork):
-                self._slots.return_spares(work)
-            elif isinstance(work, Load) and work.drawn is None:  # else what runs must end before it
-                left = indices[~work.done[indices]]
-                left = self._load(work, left, lost=True)
-                self._table.accepted[work.slots[left]] = work.positions[left]
-            positions = self._table.stands(work.slots[indices])
-            refused = Delivery(rows=work.rows_at(indices), positions=positions, error=error)
-            tell(self._log, work, refused, work.slots[indices], fail=True)
-
     # -- inside ---------------------------------------------------------------------------
-
-    def _apart(self, batch: Batch, fault: UnwrittenError) -> list[Run]:
-        """Run a batch that failed, and has written nothing, half by half.
-
-        Returns what became of its rows; those that fail by themselves stand alone.
-        """
-        if len(batch.slots) == 1:
-            return [Run(batch=batch, fault=fault)]
-        runs: list[Run] = []
-        for parts in _halves(batch):
-            half = Run(batch=batch_of(batch.kind, parts))
-            try:
-                half.answers = self._executor.run(half.batch)
-            except Exception as again:  # what it has written is in doubt, the other half is not
-                half.lost = self._runner.is_lost(again)
-                if isinstance(again, UnwrittenError) and not half.lost:
-                    runs += self._apart(half.batch, again)
-                    continue
-                half.fault = again
-            runs.append(half)
-        return runs
 
     def _deliver(self, run: Run) -> None:
         inside: list[tuple[int, Part]] = []
@@ -339,7 +264,7 @@ class Tick:
                 self._hold(run, outside)
             except Exception:
                 _log.exception("replies cannot wait for the store")
-                self._untold(outside)
+                self.failures.untold(outside)
         self._deliver_parts(run, inside)
 
     def _hold(self, run: Run, parts: Sequence[tuple[int, Part]]) -> None:
@@ -348,13 +273,6 @@ class Tick:
         slots = [part.slots for _, part in parts]
         told = partial(self._deliver_parts, run, parts)
         self._log.hold(slots[0] if len(slots) == 1 else np.concatenate(slots), told)
-
-    def _untold(self, parts: Sequence[tuple[int, Part]]) -> None:
-        """What became of some rows cannot be told, as nobody knows when it may be."""
-        for _, part in parts:
-            nowhere = np.full(len(part.slots), UNKNOWN)
-            lost = Delivery(rows=part.rows, positions=nowhere, error=untellable())
-            hand_over(part.work, lost, fail=True)
 
     def _deliver_parts(self, run: Run, parts: Sequence[tuple[int, Part]]) -> None:
         for index, part in parts:
@@ -456,7 +374,7 @@ class Tick:
                 if kept:
                     work.histories |= {s: kept[s] for s in slots.tolist() if s in kept}
             case Load():
-                self._load(work, part.all_indices, lost=False)
+                self._loads.settle(work, part.all_indices, lost=False)
             case Fork():
                 self._table.fork(int(slots[0]), work.spares)
                 if work.reply_to.cancelled:
@@ -466,41 +384,6 @@ class Tick:
                 work.new_branch = self._table.reset(int(slots[0]), now_s=self._clock())
                 if self._log is not None:
                     self._log.reset(int(slots[0]))
-
-    def _load(self, load: Load, indices: Ints, *, lost: bool) -> Ints:
-        """Some rows of it are in their slots, or are not: their sessions are lost then.
-
-        Returns those of them whose sessions stand there now.
-        """
-        if load.branches is not None:  # those that were reset meanwhile stay where they are
-            strays = self._table.strays(load.slots[indices], load.branches[indices])
-            indices = indices[~strays]
-        slots = load.slots[indices]
-        self._table.load(
-            slots,
-            positions=load.positions[indices],
-            last_steps=load.last_steps[indices],
-            contents=load.contents[indices],
-            lost=lost,
-        )
-        for slot in slots.tolist():
-            self._executor.forget(slot)
-            if not lost and slot in load.histories:
-                self._executor.keep(slot, load.histories[slot])
-        if load.drawn is not None and self._log is not None and len(slots):
-            assert load.runs is not None, "they come together"
-            self._log.moved(int(slots[0]), _seed_of(load), load.drawn, load.runs)
-        load.done[indices] = True
-        return indices
-
-    def _undo(self, run: Run, fault: Exception) -> None:
-        """A run could not be committed: its states are written, and nobody can say whose."""
-        run.fault, run.answers, run.pieces = fault, [], []
-        for part in run.batch.parts:
-            if part.work.commit and part.is_last:
-                self._table.position[part.slots] = part.column(part.work.expected)
-            elif isinstance(part.work, Barrier) and part.work.reset:
-                self._table.lost[part.slots] = True
 
     def _feed(self, part: Part, answers: Answered | None, rows: int) -> None:
         """Let rows read on with what they have drawn; where they cannot, their calls end.
@@ -528,65 +411,10 @@ class Tick:
             return self._runner.bucket(len(part.slots)), 0
         return self._runner.bucket(rows), 1 if self._runner.cuts_matter else 0
 
-    def _contain_all(self, run: Run) -> None:
-        fault = run.fault
-        assert fault is not None, "it failed"
-        if _complaint(fault) is None:  # what a caller sent is no fault of ours
-            kind = run.batch.kind.value
-            _log.error("run failed", shard=self._model, kind=kind, exc_info=fault)
-        for part in run.batch.parts:
-            self._contain(part, fault)
-        if run.lost:
-            self._device_lost(fault)
-
-    def _contain(self, part: Part, fault: Exception) -> None:
-        """A run failed: what it may have half written is lost, and says so."""
-        work = part.work
-        if work.commit and part.is_last:
-            if not isinstance(fault, UnwrittenError):
-                self._table.lost[part.slots] = True
-                self._lost(part.slots)
-            self._table.withdraw(part.slots, work.row_steps, self._branches(part))
-        elif isinstance(work, Chunk) and not part.is_last:
-            # Its earlier pieces are on a spare slot: the session was not touched.
-            work.failure = _not_run(part, fault)
-        elif isinstance(work, Load):
-            self._load(work, part.all_indices, lost=True)
-            self._lost(part.slots)
-        elif isinstance(work, Fork):
-            self._slots.return_spares(work)
-
-    def _branches(self, part: Part) -> Branches | None:
-        """The branches that its rows' steps were counted on, (rows,); ``None`` for the present."""
-        branches = part.work.branches
-        if branches is not None:
-            own: Branches = part.column(branches)
-            return own
-        return self._feedback.branches(self._rows(part)) if part.work.feeds_back else None
-
-    def _refuse(self, part: Part, error: CellarError) -> None:
-        """These rows will not run."""
-        work = part.work
-        # First what is told of them: behind a fault from there on they are told all the same.
-        positions = self._table.stands(part.slots)
-        refused = Delivery(rows=self._rows(part), positions=positions, error=error)
-        try:
-            if isinstance(work, Fork):
-                self._slots.return_spares(work)
-            elif isinstance(work, Load):
-                self._load(work, part.all_indices, lost=True)
-            if work.commit:
-                self._table.withdraw(part.slots, work.row_steps, self._branches(part))
-            self._scheduler.finish(part)
-            if self._slots.leaving:
-                self._slots.finished(part.slots)
-        finally:
-            tell(self._log, work, refused, part.slots)
-
     def _answer(self, run: Run, part: Part, index: int) -> None:
         """Answer the rows of one part."""
         if run.fault is not None:
-            self._deliver_fault(part, run.positions[index], run.fault)
+            self.failures.deliver_fault(part, run.positions[index], run.fault)
             return
         work, answers = part.work, run.answers[index]
         delivery = Delivery(rows=self._rows(part), positions=run.positions[index])
@@ -601,20 +429,6 @@ class Tick:
             work.reply_to.deliver(delivery)
         except Exception:
             not_handed_over(work, delivery)
-
-    def _deliver_fault(self, part: Part, positions: Ints, fault: Exception) -> None:
-        """Tell each row what the failed run means for its session."""
-        rows = self._rows(part)
-        is_sound = not part.work.commit or isinstance(fault, UnwrittenError)
-        if is_sound and not isinstance(part.work, Load):
-            hand_over(
-                part.work, Delivery(rows=rows, positions=positions, error=_not_run(part, fault))
-            )
-            return
-        for row in range(len(rows)):
-            one = slice(row, row + 1)
-            error = self._table.why_lost(int(part.slots[row]))
-            hand_over(part.work, Delivery(rows=rows[one], positions=positions[one], error=error))
 
     def _rows(self, part: Part) -> Ints:
         """Which rows of the request they are."""
@@ -640,51 +454,3 @@ def _only_request(batch: Batch) -> Request | None:
         return None
     assert isinstance(work, Request), "a batch of steps holds requests"
     return work
-
-
-def _halves(batch: Batch) -> Iterator[list[Part]]:
-    """The parts of the first half of a batch's rows, and those of the second."""
-    left = middle = len(batch.slots) // 2
-    first: list[Part] = []
-    second: list[Part] = []
-    for part in batch.parts:
-        rows = len(part.slots)
-        if rows <= left:
-            first.append(part)
-        elif not left:
-            second.append(part)
-        else:
-            first.append(part.only(slice(left)))
-            second.append(part.only(slice(left, rows)))
-        left = max(0, left - rows)
-    assert middle == sum(len(part.slots) for part in first), "no row is lost"
-    yield first
-    yield second
-
-
-def _seed_of(load: Load) -> Seed:
-    """The one seed that it puts into its slot."""
-    assert load.branches is not None, "the session goes back to it, on a branch"
-    return Seed(
-        branch=int(load.branches[0]),
-        position=int(load.positions[0]),
-        last_steps=int(load.last_steps[0]),
-        content=int(load.contents[0]),
-        states=[rows[0] for rows in load.states],
-        history=load.histories.get(int(load.slots[0])),
-    )
-
-
-def _complaint(fault: Exception) -> str | None:
-    """What the model says of a caller's input, if that is why a run has failed."""
-    return fault.complaint if isinstance(fault, UnwrittenError) else None
-
-
-def _not_run(part: Part, fault: Exception) -> CellarError:
-    """What a caller is told whose step could not be run, and whose session is as it was."""
-    complaint = _complaint(fault)
-    if complaint is None:
-        return InternalError("the model could not be run; the server's log tells why")
-    if isinstance(part.work, Chunk):
-        complaint += f" (in steps {part.start} to {part.stop - 1})"
-    return unreadable(complaint)

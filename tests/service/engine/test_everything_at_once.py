@@ -554,7 +554,7 @@ async def same_after_a_crash(play: Play, kind: Kind) -> list[str]:
     assert isinstance(store, FakeStore)
     async with fakes_on(kind.device, store=store.crash()) as house:
         (shard,), (device,) = house.served.shards, house.runners
-        while shard.cold or shard.is_thawing:  # noqa: ASYNC110
+        while shard.store.cold or shard.store.is_thawing:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         await house.settle()
         assert isinstance(device, DecodingRunner)

@@ -34,7 +34,7 @@ ROOMS = ("shard", "scheduler", "sessions", "work", "execution", "streams", "log"
 DOORS: tuple[Callable[..., Any], ...] = (Shard._turn, Shard._done)
 # What contains a fault is not itself at fault: one at a time.
 CONTAINING = {
-    "_contain", "_fail", "_give_up", "_undo", "break_off", "but", "fail", "forget", "give_up",
+    "_contain", "_fail", "_give_up", "undo", "break_off", "but", "fail", "forget", "give_up",
     "not_handed_over",
     "put_fault", "unapplied", "wake", "withdraw",
 }  # fmt: skip

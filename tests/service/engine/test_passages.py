@@ -18,7 +18,7 @@ from service import errors
 from service.engine.calls.generate import generate
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
-from service.engine.shard.restorer import Restorer
+from service.engine.shard.restoring.restorer import Restorer
 from service.engine.shard.shard import Shard
 from service.engine.shard.tick import Tick
 from service.engine.work.sampling import Sampling
@@ -100,9 +100,9 @@ async def play(
             await read(house, name, 1, 2, 3)
         upkeep = house.engine._upkeep
         assert upkeep is not None
-        await upkeep._save(house.served.shards[0], np.array([house.find("b").slot]))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("b").slot]))
         await read(house, "b", 4)
-        await upkeep._save(house.served.shards[0], np.array([house.find("c").slot]))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("c").slot]))
         store = store.crash()
     async with fakes_on(DecodingRunner, store=store, inline_run_s=inline_run_s) as house:
         for name in "ef":

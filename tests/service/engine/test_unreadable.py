@@ -319,7 +319,7 @@ async def test_a_fault_while_it_is_tried_again_refuses_all_and_moves_nobody(
     wire.frame({n: ([1], 0) for n in range(7)})
     await house.settle()
     with monkeypatch.context() as patched:
-        patched.setattr("service.engine.shard.tick._halves", full)
+        patched.setattr("service.engine.shard.failures._halves", full)
         rows = wire.frame({n: ([BAD if n == 3 else 2], 1) for n in range(7)})
         await asyncio.wait_for(house.settle(), 10)
     assert all(isinstance(row.refusal, errors.CellarError) for row in rows)

@@ -40,8 +40,18 @@ SMALL: dict[str, Any] = {
 }
 
 
+_OTHERS: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Threads of engines that other tests have left behind, as a crash leaves them."""
+    _OTHERS.clear()
+    _OTHERS.update(threading.enumerate())
+
+
 def our_threads() -> list[str]:
-    names = (thread.name for thread in threading.enumerate())
+    names = (thread.name for thread in threading.enumerate() if thread not in _OTHERS)
     return [name for name in names if name.startswith(("shard", "metrics"))]
 
 

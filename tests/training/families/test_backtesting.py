@@ -1,5 +1,6 @@
 """Rolling backtests against values worked out by hand, and baselines against what they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def test_loss_of_a_point_forecast() -> None:
     assert score.mase == pytest.approx((2 + 6) / 2 / 4)
     assert score.coverage is None
     assert score.below == pytest.approx([0.5] * 9)
+
+
+def test_an_error_in_units_of_no_change_is_no_number() -> None:
+    flat = replace(point(np.array([10.0, 20.0]), np.array([8.0, 26.0])), scale=np.zeros(1))
+    assert np.isnan(flat.score("point").mase)
 
 
 def test_windows_follow_each_other_to_the_end() -> None:

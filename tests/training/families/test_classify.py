@@ -13,7 +13,14 @@ from training.data.text.characters import UNKNOWN
 from training.errors import ConfigError, DataError
 from training.export.onnx_model import OnnxModel
 from training.families.classify.prepared import ClassifyData
-from training.families.classify.scores import Judged, html_by_label, verdict
+from training.families.classify.scores import (
+    Judged,
+    by_label,
+    confusion_matrix,
+    confusions,
+    progress,
+    verdict,
+)
 from training.families.classify.settings import ClassifyConfig
 from training.families.classify.task import ClassifyTask
 from training.families.parsing import parse_config
@@ -166,9 +173,9 @@ def test_scores() -> None:
     assert scores["top3_accuracy"] == pytest.approx(4 / 5)
     assert scores["commonest.accuracy"] == pytest.approx(2 / 5)
     assert found.confusion.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 0, 0, 1]]
-    table = html_by_label(found)
-    assert "<th>&lt;b&gt;</th><td>100.0%</td><td>50.0%</td><td>2</td>" in table
-    assert "<th>c</th><td>–</td><td>–</td><td>0</td>" in table
+    assert by_label(found).rows[1:3] == (("<b>", "100 %", "50.0 %", "2"), ("c", "–", "–", "0"))
+    mistaken = confusions(found).rows
+    assert mistaken == (("<b>", "a", "1", "50.0 %"), ("d", "a", "1", "50.0 %"))
     assert "does NOT beat" in verdict({"accuracy": 0.4, "commonest.accuracy": 0.4})
 
 
@@ -180,6 +187,22 @@ def test_accuracy_by_steps_counts_the_end_of_sequences_that_are_over() -> None:
     )
     # right after 1, 2, 3 steps: a: 1 1 1; b: 1 1 0; b: 1 0 0; d: 1 1 1; d: 0 1 1
     np.testing.assert_allclose(found.by_steps, [4 / 5, 4 / 5, 3 / 5])
+    (axes,) = progress(found).figure.axes
+    drawn = np.asarray(axes.lines[0].get_ydata(), np.float64)
+    np.testing.assert_allclose(drawn, found.by_steps)
+
+
+def test_a_confusion_matrix_of_many_labels_keeps_its_cells_legible() -> None:
+    few = confusion_matrix(judged()).figure
+    labels = tuple(f"label {number}" for number in range(40))
+    targets = torch.arange(40)
+    many = Judged(labels=labels, logits=torch.eye(40).double(), targets=targets, commonest=0)
+    assert confusions(many).rows == ()
+    figure = confusion_matrix(many).figure
+    assert few.get_figwidth() <= 5
+    assert figure.get_figwidth() >= 0.3 * 40
+    assert len(figure.axes) == 1
+    assert len(figure.axes[0].get_xticks()) == 40
 
 
 def test_a_test_file_is_scored_on_and_kept_out_of_training(words: Path, tmp_path: Path) -> None:

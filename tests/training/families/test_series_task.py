@@ -144,14 +144,25 @@ def scores_of(network: float, walk: float) -> dict[str, float]:
 
 def test_verdict_says_plainly_what_the_network_beats() -> None:
     good = verdict(scores_of(0.9, 1.0))
-    assert "on 30 steps ahead it beats all baselines: 10.0% below the best" in good
+    assert "on 30 steps ahead it beats all baselines: 10.0 % below the best" in good
     bad = verdict(scores_of(1.1, 1.0))
-    assert "it does NOT beat: random walk, fitted Johnson SU (10.0% above the best)" in bad
+    assert "it does NOT beat: random walk, fitted Johnson SU (10 % above the best of them)" in bad
     for said in (good, bad):
         assert "in 2 of 5 windows" in said
         assert "weak evidence" in said
     untrained = scores_of(1.0, 1.0) | {"nll": 1.1}
     assert "this model IS that walk" in verdict(untrained)
+
+
+def test_no_verdict_counts_in_shares_of_nothing() -> None:
+    key = "mean_wQuantileLoss"
+    perfect = scores_of(0.0, 0.0) | {f"backtest.last_value.{key}": 0.0}
+    said = verdict(perfect)
+    assert "100" not in said
+    assert "on 30 steps ahead it does NOT beat: last value; random walk" in said
+    assert "(equal to the best of them)" in said
+    worse = verdict(scores_of(0.25, 0.0))
+    assert "(0.2500 against 0 of the best of them)" in worse
 
 
 @pytest.mark.parametrize("driftless", [True, False])

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from training.families.parsing import parse_config
 from training.reports import page
+from training.reports.plots import Picture, data_uri
 from training.reports.sections import Section
 from training.run.fit import train
 
@@ -45,6 +46,11 @@ def read(text: str) -> Reader:
     return reader
 
 
+def words(html: str) -> str:
+    """A page without its markup."""
+    return re.sub(r"<[^>]+>", "", html)
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("report")
@@ -75,7 +81,8 @@ def test_page_stands_alone(report: str) -> None:
     found = read(report)
     assert "script" not in found.seen
     assert len(found.references) >= 2
-    assert all(value.startswith("data:image/") for value in found.references)
+    inside = ("data:image/", "#term-")
+    assert all(value.startswith(inside) for value in found.references)
     assert not re.search(r"https?://|url\(|@import", report)
     assert len(report.encode()) < 2_000_000
 
@@ -85,30 +92,46 @@ def test_page_says_what_was_done_and_how_it_went(report: str) -> None:
         "CR LF became LF",
         "cold256: windows of 256",
         "exported ONNX differs",
-        "does NOT beat counting characters",
+        "does NOT beat counting single characters",
         "Overfitting set in: validation was best",
         "What memory buys",
         "cellar-train char",
         "learning rate",
         "SHA-256",
     ):
-        assert wanted in report
+        assert wanted in words(report)
     assert "&lt;img src=x onerror=alert(1)&gt; [red]$x$.txt" in report
 
 
+def test_terms_that_are_linked_are_told_and_no_others(report: str) -> None:
+    linked = set(re.findall(r'href="#(term-[^"]+)"', report))
+    told = re.findall(r'<dt id="(term-[^"]+)">', report)
+    assert sorted(linked) == sorted(told)
+    assert {"term-nats", "term-cold256", "term-gradient-norm", "term-overfitting"} <= linked
+    assert not {"term-mase", "term-recall"} & linked
+
+
+def test_settings_say_what_they_are(report: str) -> None:
+    (row,) = re.findall(r"<tr><th scope=.row.><code>--clip</code>.*?</tr>", report)
+    assert words(row) == "--clip1gradient norm above which gradients are scaled"
+
+
 def test_overfitting_is_told_with_the_weights_that_were_kept(report: str) -> None:
-    told = re.search(r"best at step (\d+) of 120 and ended at ([\d.]+); .* step (\d+) were", report)
+    pattern = r"best at step (\d+) of 120 and ended at ([\d.]+); .* step (\d+) were"
+    told = re.search(pattern, words(report))
     assert told is not None, "random text can only be learnt by heart"
     assert int(told[1]) == int(told[3]) < 120
 
 
-def test_sections_of_a_task_are_laid_out(report: str) -> None:
+def test_sections_of_a_task_are_laid_out() -> None:
     figure = Figure(figsize=(3, 2))
     axes = figure.subplots()
     axes.plot([1, 2], [3, 4])
     axes.set_title("Close ($) of $ACME 株")
-    part = page.part_of(Section(title="T", text="x < y", figure=figure, html="<p>ready</p>"))
-    kind, data = part.image.split(",", 1)
+    picture = Picture(figure=figure, caption="close")
+    part = page.part_of(Section(title="T", text="x < y", pictures=(picture,), html="<p>ready</p>"))
+    (image,) = part.images
+    kind, data = image.source.split(",", 1)
     assert kind == "data:image/svg+xml;base64"
     drawing = base64.b64decode(data)
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
@@ -118,7 +141,7 @@ def test_sections_of_a_task_are_laid_out(report: str) -> None:
 def test_large_drawings_become_pixels() -> None:
     figure = Figure(figsize=(3, 2))
     figure.subplots().scatter(range(6000), range(6000))
-    image = page.data_uri(figure)
+    image = data_uri(figure)
     assert image.startswith("data:image/png;base64,")
     assert len(image) < 400_000
 

@@ -19,6 +19,16 @@ class CountingNats:
     pairs: float
     """Each character by its share after the one before it."""
 
+    @property
+    def named(self) -> dict[str, float]:
+        """By what is counted."""
+        return {"pairs of characters": self.pairs, "single characters": self.characters}
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """What is best counted, and the nats that it needs."""
+        return min(self.named.items(), key=lambda pair: pair[1])
+
 
 def counting_nats(train: Tensor, held_out: Tensor, *, symbols: int) -> CountingNats:
     """Count characters and pairs in a text ``(characters,)`` and score them on another."""

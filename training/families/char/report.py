@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -15,7 +14,9 @@ from torch.nn.functional import cross_entropy
 from training.families.char.activations import pictures
 from training.families.char.evaluation import COLD_WINDOW
 from training.families.char.network import CharNetwork
-from training.reports.sections import Section
+from training.reports.numbers import percent
+from training.reports.plots import Picture, legend_above, number_axis, panel
+from training.reports.sections import Section, grid
 
 MOST_WINDOWS = 192
 MOST_LOGITS = 4_000_000
@@ -96,19 +97,17 @@ def samples_section(samples: Sequence[tuple[float, str]]) -> Section:
 
 def _memory(losses: ColdLosses) -> Section:
     mean = losses.nats.mean(axis=0)  # (positions,)
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = panel("characters read since the start", "nats per character")
     read = np.arange(1, len(mean) + 1)
-    axes.plot(read, mean, linewidth=0.8, alpha=0.45, label="each position")
+    axes.plot(read, mean, linewidth=0.8, alpha=0.45, label="each place")
     axes.plot(*_smoothed(mean), linewidth=1.8, color="C0", label="smoothed")
-    axes.axhline(mean.mean(), color="grey", linewidth=0.9, linestyle="--", label="mean")
+    axes.axhline(mean.mean(), color="grey", linestyle="--", label="mean")
     axes.set_xscale("log")
     ticks = [tick for tick in (1, 2, 4, 8, 16, 32, 64, 128, 256) if tick <= len(mean)]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("characters read since the initial state")
-    axes.set_ylabel("nats per character")
-    axes.legend()
+    number_axis(axes.yaxis)
+    legend_above(axes)
     text = "Loss on held-out text by how much the network has read before. "
     if len(mean) > LATE.start:
         early, late = mean[EARLY].mean(), mean[LATE].mean()
@@ -116,7 +115,8 @@ def _memory(losses: ColdLosses) -> Section:
             f"After 4 to 16 characters it needs {early:.3f} nats, after more than {LATE.start} "
             f"{late:.3f}: memory is worth {early - late:.3f}."
         )
-    return Section(title="What memory buys", text=text, figure=figure)
+    picture = Picture(figure=figure, caption="Loss by the characters read before")
+    return Section(title="What memory buys", text=text, pictures=(picture,))
 
 
 def _smoothed(mean: Floats) -> tuple[Floats, Floats]:
@@ -140,24 +140,28 @@ def _hardest(losses: ColdLosses, vocabulary: Sequence[str]) -> Section:
         right = float((guesses == token).mean())
         wrong = np.bincount(guesses[guesses != token], minlength=size)
         taken_for = shown(vocabulary[int(wrong.argmax())]) if wrong.any() else ""
-        cells = (
-            f"{counts[token] / len(tokens):.1%}",
-            f"{total[token] / counts[token]:.2f}",
-            f"{total[token] / total.sum():.1%}",
-            f"{right:.0%}",
-        )
-        numbers = "".join(f"<td class=number>{cell}</td>" for cell in cells)
         rows.append(
-            f"<tr><td><code>{html.escape(shown(vocabulary[token]))}</code></td>{numbers}"
-            f"<td><code>{html.escape(taken_for)}</code></td></tr>"
+            (
+                shown(vocabulary[token]),
+                percent(counts[token] / len(tokens)),
+                f"{total[token] / counts[token]:.2f}",
+                percent(total[token] / total.sum()),
+                percent(right, digits=0),
+                taken_for,
+            )
         )
-    heads = ("share of the text", "nats each", "share of the loss", "guessed")
-    header = "".join(f"<th class=number>{head}</th>" for head in heads)
+    heads = (
+        "character",
+        "share of the text",
+        "nats each",
+        "share of the loss",
+        "guessed",
+        "most often taken for",
+    )
     return Section(
         title="The hardest characters",
         text="Where the loss on held-out text comes from, most first.",
-        html=f'<div class="wide"><table><thead><tr><th>character</th>{header}'
-        f"<th>most often taken for</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>",
+        table=grid(heads, rows, numbers=(1, 2, 3, 4)),
     )
 
 

@@ -29,6 +29,7 @@ from training.families.meaning import Meaning, translation
 from training.families.reading_order import Streams, Stretch
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import State
+from training.reports.numbers import percent
 from training.reports.sections import Section
 from training.settings import Nonlinearity
 
@@ -142,11 +143,11 @@ class CharTask(Task):
         table.add_row("cold256: windows of 256 from the initial state", f"{scores['cold256']:.4f}")
         table.add_row("carried: one pass, state carried", f"{scores['carried']:.4f}")
         counts = self._counts()
-        table.add_row("beside it: counting pairs of characters", f"{counts.pairs:.4f}", style="dim")
-        table.add_row("beside it: counting characters", f"{counts.characters:.4f}", style="dim")
+        for name, nats in counts.named.items():
+            table.add_row(f"beside it: counting {name}", f"{nats:.4f}", style="dim")
         table.caption = verdict(scores["cold256"], counts)
         shares = [
-            f"{scores[key]:.1%} for {key.partition('.')[0]}" for key in SHARES if key in scores
+            f"{percent(scores[key])} for {key.partition('.')[0]}" for key in SHARES if key in scores
         ]
         if shares:
             table.caption += (
@@ -157,14 +158,11 @@ class CharTask(Task):
 
     def shortfall(self, scores: dict[str, float]) -> str | None:
         """Counting characters, or pairs of them."""
-        counts = self._counts()
-        counted = {"pairs of characters": counts.pairs, "characters": counts.characters}
-        simplest = min(counted, key=lambda name: counted[name])
-        if scores["cold256"] <= counted[simplest]:
+        simplest, nats = self._counts().best
+        if scores["cold256"] <= nats:
             return None
         return (
-            f"it needs {scores['cold256']:.3f} nats per character, counting {simplest} "
-            f"{counted[simplest]:.3f}"
+            f"it needs {scores['cold256']:.3f} nats per character, counting {simplest} {nats:.3f}"
         )
 
     def _counts(self) -> CountingNats:
@@ -231,11 +229,11 @@ class CharTask(Task):
 
 def verdict(nats: float, counts: CountingNats) -> str:
     """What a score means, beside models that have next to no memory."""
-    counted = min(counts.pairs, counts.characters)
+    name, counted = counts.best
     likely = f"{nats:.3f} nats: as unsure as between {math.exp(nats):.1f} equally likely characters"
     if nats < counted:
-        return f"{likely}; counting pairs of characters would need {counted:.3f}."
-    return f"{likely}. It does NOT beat counting characters ({counted:.3f}): train longer."
+        return f"{likely}; counting {name} would need {counted:.3f}."
+    return f"{likely}. It does NOT beat counting {name} ({counted:.3f}): train longer."
 
 
 @contextmanager

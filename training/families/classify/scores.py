@@ -1,17 +1,23 @@
 """How good labels are: accuracy, what is taken for what, and how soon the label is known."""
 
-import html
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from training.reports.numbers import percent
+from training.reports.plots import Picture, count_axis, legend_above, panel, share_axis, wrapped
+from training.reports.sections import Grid, grid
+
 LABELS_WITH_NUMBERS = 25
 """A confusion matrix of more labels shows colours only."""
+CELL_IN, LETTER_IN, MOST_SIDE_IN = 0.3, 0.1, 16.0
+"""Inches of a confusion matrix for a label and for a letter of its name, and of it all at most."""
+MOST_CONFUSIONS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,64 +75,92 @@ def verdict(scores: dict[str, float]) -> str:
     """Say plainly whether the network was worth training."""
     own, blind = scores["accuracy"], scores["commonest.accuracy"]
     if own > blind:
-        return f"It is right for {own:.1%}; always saying the commonest label is for {blind:.1%}."
+        return (
+            f"It is right for {percent(own)}; always saying the commonest label is for "
+            f"{percent(blind)}."
+        )
     return (
-        f"It is right for {own:.1%} and does NOT beat always saying the commonest label, "
-        f"which is for {blind:.1%}."
+        f"It is right for {percent(own)} and does NOT beat always saying the commonest label, "
+        f"which is for {percent(blind)}."
     )
 
 
-def draw_confusion(judged: Judged) -> Figure:
-    """A matrix of labels by what was said; colours are shares of the row."""
+def confusion_matrix(judged: Judged) -> Picture:
+    """Labels by what was said; colours are shares of the row."""
     counts, labels = judged.confusion, judged.labels
-    side = min(3 + 0.35 * len(labels), 16)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
+    names = [wrapped(label, most=14) for label in labels]
+    side = min(max(CELL_IN * len(labels), 2.5), MOST_SIDE_IN)
+    margin = LETTER_IN * min(max(map(len, labels)), 14) + 0.6  # of the names
+    figure, axes = panel("said", "label", width_in=side + margin, height_in=side + margin)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the label's sequences", shrink=0.8)
-    places = range(len(labels))
-    axes.set_xticks(places, labels, rotation=90)
-    axes.set_yticks(places, labels)
-    axes.set_xlabel("said")
-    axes.set_ylabel("label")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(visible=False)
+    every = math.ceil(CELL_IN * len(labels) / side)  # of many labels, not each has room
+    places = range(0, len(labels), every)
+    axes.set_xticks(places, names[::every], rotation=90)
+    axes.set_yticks(places, names[::every])
     if len(labels) <= LABELS_WITH_NUMBERS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
             number = str(counts[row, column])
-            axes.text(column, row, number, ha="center", va="center", color=colour, fontsize=8)
-    return figure
+            axes.text(
+                column, row, number, ha="center", va="center", color=colour, fontsize="x-small"
+            )
+    caption = "Sequences by their label and what was said; the darker, the more of the label's"
+    return Picture(figure=figure, caption=caption)
 
 
-def draw_progress(judged: Judged) -> Figure:
+def confusions(judged: Judged) -> Grid:
+    """The labels that are most often taken for another one."""
+    counts = judged.confusion.copy()
+    there = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    rows = []
+    for place in np.argsort(-counts, axis=None, kind="stable")[:MOST_CONFUSIONS]:
+        label, said = divmod(int(place), len(judged.labels))
+        if not counts[label, said]:
+            break
+        share = percent(counts[label, said] / there[label])
+        rows.append((judged.labels[label], judged.labels[said], f"{counts[label, said]:,}", share))
+    return grid(("label", "taken for", "sequences", "of the label"), rows, numbers=(2, 3))
+
+
+def progress(judged: Judged) -> Picture:
     """Accuracy by the number of steps read, over the commonest label's."""
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = panel("steps read", "accuracy so far")
     accuracy = judged.by_steps
-    axes.plot(np.arange(1, len(accuracy) + 1), accuracy, marker="." if len(accuracy) < 60 else "")
-    axes.axhline(judged.scores["commonest.accuracy"], color="grey", linestyle="--", linewidth=0.8)
+    axes.plot(
+        np.arange(1, len(accuracy) + 1),
+        accuracy,
+        marker="." if len(accuracy) < 60 else "",
+        label="this network",
+    )
+    axes.axhline(
+        judged.scores["commonest.accuracy"],
+        color="grey",
+        linestyle="--",
+        label="the commonest label",
+    )
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("steps read")
-    axes.set_ylabel("accuracy so far\n(dashed: the commonest label)")
-    return figure
+    count_axis(axes.xaxis)
+    share_axis(axes.yaxis)
+    legend_above(axes, columns=2)
+    return Picture(figure=figure, caption="Accuracy by the steps read")
 
 
-def html_by_label(judged: Judged) -> str:
-    """A table with precision, recall and count of every label."""
+def by_label(judged: Judged) -> Grid:
+    """Precision, recall and count of every label."""
     counts = judged.confusion
     rows = []
     for place, label in enumerate(judged.labels):
         right = counts[place, place]
         said, there = counts[:, place].sum(), counts[place].sum()
-        cells = (_percent(right, said), _percent(right, there), f"{there:,}")
-        numbers = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f"<tr><th>{html.escape(label)}</th>{numbers}</tr>")
-    head = "<tr><th>label</th><th>precision</th><th>recall</th><th>sequences</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+        rows.append((label, _part(right, said), _part(right, there), f"{there:,}"))
+    return grid(("label", "precision", "recall", "sequences"), rows, numbers=(1, 2, 3))
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+def _part(part: int, whole: int) -> str:
+    return percent(part / whole) if whole else "–"
 
 
 def _share(right: Tensor) -> float:

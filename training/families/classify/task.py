@@ -18,9 +18,10 @@ from training.families.classify.network import (
 from training.families.classify.prepared import Batch, ClassifyData
 from training.families.classify.scores import (
     Judged,
-    draw_confusion,
-    draw_progress,
-    html_by_label,
+    by_label,
+    confusion_matrix,
+    confusions,
+    progress,
     verdict,
 )
 from training.families.classify.settings import ClassifyConfig
@@ -28,6 +29,7 @@ from training.families.meaning import Meaning
 from training.families.reading_order import Shuffled
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import State
+from training.reports.numbers import percent
 from training.reports.sections import Section
 
 SCORED_AT_ONCE = 256
@@ -82,7 +84,10 @@ class ClassifyTask(Task):
         own, blind = scores["accuracy"], scores["commonest.accuracy"]
         if own >= blind:
             return None
-        return f"it is right for {own:.1%}, always saying the commonest label for {blind:.1%}"
+        return (
+            f"it is right for {percent(own)}, always saying the commonest label for "
+            f"{percent(blind)}"
+        )
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -150,11 +155,12 @@ class ClassifyTask(Task):
             table.add_column(column, justify="left" if column == "who" else "right")
         table.add_row(
             "this network",
-            f"{scores['accuracy']:.2%}",
-            f"{scores['top3_accuracy']:.2%}",
+            percent(scores["accuracy"], digits=2),
+            percent(scores["top3_accuracy"], digits=2),
             f"{scores['nats']:.4f}",
         )
-        table.add_row("always the commonest label", f"{scores['commonest.accuracy']:.2%}", "–", "–")
+        blind = percent(scores["commonest.accuracy"], digits=2)
+        table.add_row("always the commonest label", blind, "–", "–")
         table.caption = verdict(scores)
         return table
 
@@ -164,14 +170,16 @@ class ClassifyTask(Task):
         sections = [
             Section(
                 title="What is taken for what",
-                text=verdict(judged.scores),
-                figure=draw_confusion(judged),
+                text="Each row of the figure is the sequences of one label, by what the network "
+                "said; what is right lies on the diagonal.",
+                pictures=(confusion_matrix(judged),),
+                table=found if (found := confusions(judged)).rows else None,
             ),
             Section(
                 title="Label by label",
                 text="Precision: how often it is right when it says so. Recall: how many of the "
                 "label's sequences it finds.",
-                html=html_by_label(judged),
+                table=by_label(judged),
             ),
         ]
         if judged.so_far:
@@ -180,7 +188,7 @@ class ClassifyTask(Task):
                     title="How soon the label is known",
                     text="Accuracy of the label so far, by the number of steps read; sequences "
                     "that are over count with their last one.",
-                    figure=draw_progress(judged),
+                    pictures=(progress(judged),),
                 )
             )
         return sections

@@ -16,6 +16,7 @@ from training.data.notes import Note
 from training.families.meaning import Meaning
 from training.families.series.backtesting import baselines, forecasts
 from training.families.series.backtesting.backtest import (
+    LEVELS,
     Backtest,
     Protocol,
     Score,
@@ -24,8 +25,9 @@ from training.families.series.backtesting.backtest import (
 )
 from training.families.series.heads import JohnsonSU, fit_constant
 from training.families.series.network import SeriesNetwork
+from training.families.series.pictures import sections
 from training.families.series.prepared import EXTRA_DECAYS, Floats, ScaledPanel
-from training.families.series.report import score_table, sections, shortfall
+from training.families.series.report import score_table, shortfall
 from training.families.series.settings import SeriesConfig
 from training.families.task import HeldOut, Task
 from training.networks.recurrent import Model, State
@@ -66,6 +68,8 @@ class SeriesTask(Task):
         self.streams = self.data.streams(config)
         self._backtests: tuple[Backtest, Backtest | None] | None = None
         """Those of the last scores, for the report."""
+        self._future: Floats | None = None
+        """The forecast of the same network, for the sample and the report."""
 
     def _build(self) -> None:
         """The network, and the data as it reads them."""
@@ -143,6 +147,7 @@ class SeriesTask(Task):
         `training.families.series.backtesting.backtest`.
         """
         one_step, ahead = self._backtests = self._run_backtests()
+        self._future = None
         density = self._log_density(self.network, "test", "end").double().cpu()
         spread = torch.log(self._spreads[self._places("test", "end")])
         walk = self._log_density(self._walk(), "test", "end").double().cpu()
@@ -232,6 +237,7 @@ class SeriesTask(Task):
             self.data.panel,
             ahead=ahead,
             one_step=one_step,
+            future=self.future(),
             beside=self.network.features.columns,
         )
 
@@ -241,18 +247,7 @@ class SeriesTask(Task):
         It goes one step ahead where the future of what is read beside the value is not known.
         """
         path = folder / "forecast.csv"
-        levels = (0.1, 0.5, 0.9)
-        futures = self.data.ahead
-        is_known = futures is not None or not self.network.features.columns
-        found = forecasts.quantiles(
-            self.network,
-            self.data.rows,
-            horizon=self.config.horizon if is_known else 1,
-            levels=levels,
-            paths=self.paths,
-            seed=self.config.seed,
-            futures=futures,
-        )
+        found = self.future()[..., [0, 4, 8]]  # (series, horizon, levels)
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["series", "step", "date", "q10", "q50", "q90"])
@@ -261,6 +256,25 @@ class SeriesTask(Task):
                 for step, (date, row) in enumerate(zip(dates, steps, strict=True), start=1):
                     writer.writerow([series.name, step, date, *(f"{number:.6g}" for number in row)])
         return path
+
+    def future(self) -> Floats:
+        """Quantiles ``(series, horizon, levels)`` of what follows each series' end.
+
+        One step of it where the future of what is read beside the value is not known.
+        """
+        if self._future is None:
+            futures = self.data.ahead
+            is_known = futures is not None or not self.network.features.columns
+            self._future = forecasts.quantiles(
+                self.network,
+                self.data.rows,
+                horizon=self.config.horizon if is_known else 1,
+                levels=LEVELS,
+                paths=self.paths,
+                seed=self.config.seed,
+                futures=futures,
+            )
+        return self._future
 
     def held_out(self) -> HeldOut:
         """The tail of the first series."""

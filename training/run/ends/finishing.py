@@ -41,7 +41,7 @@ def finish(
         product = finished_product(config, loop)
         with storing(remedy):
             samples = task.write_samples(folder.path)
-            report.write_page(loop, product.manifest, folder.report)
+            report.write_page(loop, product.manifest, folder)
         shortfall = task.shortfall(product.scores)
         same = before is not None and before.best_step == loop.best.step
         model = kept = None

@@ -19,6 +19,7 @@ from training.run.files.storage import reason_of
 
 KEPT_MODEL = "model.onnx"
 """The file of a model that was not published."""
+REPORT = "report.html"
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_FORMAT = 3
 
@@ -74,7 +75,7 @@ class RunFolder:
     @property
     def report(self) -> Path:
         """The page of the run."""
-        return self.path / "report.html"
+        return self.path / REPORT
 
     def config(self) -> AnyConfig:
         """The settings of the run.

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.log.folding import FOLDING
-from service.engine.log.recovery import CHECKPOINT, SESSION
+from service.engine.log.keys import CHECKPOINT, SESSION
+from service.engine.log.recovery.folding import FOLDING
 from service.store.store import StoreFailedError, StoreFullError
 from tests.service.engine.fakes import DecodingRunner, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on, leftovers
@@ -196,7 +196,7 @@ async def use(house: Fakes, kind: str) -> None:
     if kind == "append":
         ask(house, "a", [3], 2)
     elif kind in ("session row", "checkpoint row"):
-        await upkeep._save(house.served.shards[0], slots)
+        await upkeep.checkpoints.save(house.served.shards[0], slots)
     elif kind in ("drop", "erase"):
         await house.engine.close("b")
         await asyncio.sleep(0.02)  # until it is time for that

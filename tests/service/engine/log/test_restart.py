@@ -200,7 +200,7 @@ async def test_checkpoints_that_are_taken_at_different_times_keep_every_reply() 
         upkeep = house.engine._upkeep
         assert upkeep is not None
         slots = np.array([house.find("a").slot, house.find("b").slot])
-        await upkeep._save(house.served.shards[0], slots)
+        await upkeep.checkpoints.save(house.served.shards[0], slots)
         store = store.crash()
     async with fakes_on(DecodingRunner, store=store) as house:
         assert await read(house, "a", 1, 2, 3, position=0) == first
@@ -216,7 +216,7 @@ async def test_a_checkpoint_that_is_called_off_lets_go_of_nothing() -> None:
         store.gate = threading.Event()
         ask(house, "a", [3], 2)
         saving = asyncio.create_task(
-            upkeep._save(house.served.shards[0], np.array([house.find("a").slot]))
+            upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("a").slot]))
         )
         await house.settle()  # its state was read, and waits for the group
         saving.cancel()
@@ -272,7 +272,7 @@ async def test_the_journal_is_kept_until_it_is_durable_why_nobody_needs_it(how: 
             house.open(name)
             await read(house, name, 1, 2)
         await upkeep.look_after()  # what was opened is in the table
-        await upkeep._save(house.served.shards[0], np.array([house.find("b").slot]))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("b").slot]))
         first = min(store._groups)
         store.gate = threading.Event()
         ask(house, "b", [3], 2)  # it is being written, and what follows waits behind it
@@ -280,7 +280,7 @@ async def test_the_journal_is_kept_until_it_is_durable_why_nobody_needs_it(how: 
         call = house.engine.reset("a") if how == "reset" else house.engine.close("a")
         ending = asyncio.create_task(call)
         await house.settle()
-        letting = asyncio.create_task(upkeep._let_go())
+        letting = asyncio.create_task(upkeep.checkpoints.let_go())
         await asyncio.sleep(0.01)
         store.gate.set()
         await letting

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from service import errors
 from service.engine.calls.generate import generate
-from service.engine.log import folding
+from service.engine.log.recovery import folding
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.service.engine.conftest import Clock

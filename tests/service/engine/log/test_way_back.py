@@ -145,7 +145,7 @@ async def test_a_checkpoint_on_its_way_is_not_taken_for_where_it_goes(crashes: b
         upkeep = house.engine._upkeep
         assert upkeep is not None
         saving = asyncio.create_task(
-            upkeep._save(house.served.shards[0], np.array([house.find("a").slot]))
+            upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("a").slot]))
         )
         await turns(5)
         told = await break_off(client, task, "cancelled")

@@ -6,6 +6,7 @@ all series, windows and steps; MASE is the mean absolute error of the median ove
 absolute change from one season (or step) before.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -63,6 +64,7 @@ class Score:
     loss: float
     """mean_wQuantileLoss."""
     mase: float
+    """Over the windows whose past changes; not a number where none does."""
     coverage: float | None
     """Share of truths between the lowest and the highest level; a point forecast has none."""
     by_horizon: tuple[float, ...]
@@ -100,10 +102,11 @@ class Backtest:
         is_point = bool((forecast[..., 0] == forecast[..., -1]).all())
         median = np.abs(levels - 0.5).argmin()
         errors = np.abs(forecast[..., median] - self.truth).mean(axis=1)  # (windows,)
+        scaled = self.scale > 0
         by_window = losses.sum(axis=(1, 2)).reshape(-1, self.protocol.windows).sum(axis=0)
         return Score(
             loss=float(losses.sum(axis=(0, 1)).mean() / size),
-            mase=float(np.mean(errors / self.scale)),
+            mase=float(np.mean(errors[scaled] / self.scale[scaled])) if scaled.any() else math.nan,
             coverage=None if is_point else float(inside.mean()),
             by_horizon=_numbers(losses.sum(axis=0).mean(axis=-1) / step_sizes),
             coverage_by_horizon=_numbers(inside.mean(axis=0)),
@@ -148,7 +151,7 @@ def backtest(
         protocol=protocol,
         windows=tuple(windows),
         truth=np.stack(truth),
-        scale=np.maximum(np.array(scale), 1e-300),
+        scale=np.array(scale),
         forecasts=forecasts,
     )
 

@@ -14,7 +14,7 @@ from models.compile.arena import compile_model
 from service.engine.engine import Engine
 from service.engine.execution.cuda.runner import CudaRunner
 from service.engine.execution.runtime import CPU, Place
-from service.engine.log.recovery import read_store
+from service.engine.log.recovery.reading import read_store
 from service.engine.served.registry import ServedModel, arena_rows
 from service.engine.work.columns import Outputs
 from service.errors import StoreUnavailableError
@@ -158,7 +158,7 @@ async def test_sessions_are_folded_to_the_bit_after_a_crash(
     assert len(sizes) == 1 if deterministic else len(sizes) > 2, "all runs were of one size"
     after = make_device(case, place, deterministic=deterministic, store=store.crash())
     (shard,) = after.served.shards
-    while shard.cold or shard.is_thawing:  # noqa: ASYNC110
+    while shard.store.cold or shard.store.is_thawing:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     await after.served.drained()
     for mine, theirs in zip(after.states(), before.states(), strict=True):

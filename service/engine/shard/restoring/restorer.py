@@ -9,55 +9,24 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from service.engine.log.arithmetics import Arithmetics
 from service.engine.log.entries import SessionRow, Steps
-from service.engine.log.folding import Folding
-from service.engine.log.recovery import CHECKPOINT, StoredSession, Tail, key
+from service.engine.log.keys import CHECKPOINT, key
+from service.engine.log.recovery.arithmetics import Arithmetics
+from service.engine.log.recovery.folding import Folding
+from service.engine.log.recovery.stored import StoredSession, Tail
 from service.engine.log.seeds import Seed
 from service.engine.sessions.table import SessionTable
-from service.engine.shard.folds import Unread, folds, load_of
+from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.work.columns import Ints
 from service.engine.work.replies import Delivery, Receiver
-from service.engine.work.work import Save, Work
+from service.engine.work.work import Work
 from service.store.records import unpack
 from service.store.store import Store, StoreError, StoreFailedError
 
 _LOADED_AT_ONCE = 256
 _MOST_TRIES = 5  # to bring a session back; then it is set aside, alone
 _log = structlog.get_logger(__name__)
-
-
-class Saved:
-    """What a `Save` found of sessions that are in the log, without those that were refused.
-
-    Attributes:
-        numbers: of the sessions.
-        branches: the same.
-        first_groups: where their tails began; 0 for none.
-        idle_s: for how long each has been idle.
-        seeds: their states.
-    """
-
-    def __init__(self, save: Save, idle_s: NDArray[np.float64] | None = None) -> None:
-        self.save = save
-        rows = np.flatnonzero(save.numbers).tolist()
-        self.numbers = save.numbers[rows].tolist()
-        self.branches = save.saved_branches[rows].tolist()
-        self.first_groups = save.first_groups[rows].tolist()
-        self.idle_s = [] if idle_s is None else idle_s[rows].tolist()
-        self.seeds = [
-            Seed(
-                branch=int(save.saved_branches[row]),
-                position=int(save.positions[row]),
-                last_steps=int(save.last_steps[row]),
-                content=int(save.contents[row]),
-                states=[state[row] for state in save.states],
-                history=save.histories.get(int(save.slots[row])),
-            )
-            for row in rows
-        ]
 
 
 class Restorer:

@@ -9,7 +9,7 @@ from service.engine.sessions.table import SessionStatus
 from service.store.embedded import LmdbStore
 from tests.service.engine.fakes import DecodingRunner, run_alone
 from tests.service.engine.houses import fakes_on
-from tests.service.engine.log.test_damage import entries, read, statuses, written
+from tests.service.engine.log.recovery.test_damage import entries, read, statuses, written
 
 
 def on_a_disk(path: Path, groups: dict[int, bytes], rows: dict[bytes, bytes]) -> LmdbStore:

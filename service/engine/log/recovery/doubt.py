@@ -8,7 +8,8 @@ he knows. Knows nothing of models.
 import structlog
 
 from service.engine.log.entries import Rebranched, after_crash, events_sections
-from service.engine.log.recovery import CHECKPOINT, IN_DOUBT, SESSION, Stored, StoredSession, key
+from service.engine.log.keys import CHECKPOINT, IN_DOUBT, SESSION, key
+from service.engine.log.recovery.stored import Stored, StoredSession
 from service.engine.sessions.table import new_branch
 from service.settings import Durability
 from service.store.records import Section, pack

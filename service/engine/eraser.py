@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from service.engine.log.recovery import META
+from service.engine.log.keys import META
 from service.store.records import Section, pack, unpack
 from service.store.store import Store, StoreError, StoreFailedError
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from service import errors
-from service.engine.log.arithmetics import Arithmetics
-from service.engine.log.recovery import read_store
+from service.engine.log.recovery.arithmetics import Arithmetics
+from service.engine.log.recovery.reading import read_store
 from service.store.records import pack, unpack
 from service.store.store import StoreError
 from tests.service.engine.fakes import CutsRunner, DecodingRunner, ShapesRunner, run_alone
@@ -52,7 +52,7 @@ def states(house: Fakes) -> dict[str, tuple[int, list[int]]]:
 async def restored(house: Fakes) -> None:
     """Wait until all sessions are here."""
     (shard,) = house.served.shards
-    while shard.cold or shard.is_thawing:  # noqa: ASYNC110
+    while shard.store.cold or shard.store.is_thawing:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     await house.settle()
 
@@ -104,7 +104,7 @@ async def test_the_last_reply_is_lost_rather_than_other_under_another_arithmetic
             await read(house, name, 4)
         upkeep = house.engine._upkeep
         assert upkeep is not None
-        await upkeep._save(house.served.shards[0], np.array([house.find("c").slot]))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("c").slot]))
         store = store.crash()
     with capture_logs() as logs:
         async with fakes_on(DecodingRunner, store=store, arithmetic="other") as house:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.engine.log.recovery import StoredSession
+from service.engine.log.recovery.stored import StoredSession
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.work.columns import Ints
 from service.engine.work.sampling import Draws, Sampling
@@ -59,7 +59,7 @@ async def test_a_run_that_fails_costs_its_sessions_nothing(inline_run_s: float) 
             await read(house, name, 1, 2)
         upkeep = house.engine._upkeep
         assert upkeep is not None
-        await upkeep._save(house.served.shards[0], np.array([house.find("b").slot]))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("b").slot]))
         await read(house, "b", 3)
         wire = await Wire(house).attach("a", "b")
         device.fail_next = True
@@ -181,7 +181,7 @@ async def test_a_journal_that_can_never_be_read_loses_no_more_than_what_is_in_it
         await all_back(house)
         row, _ = ask(house, "a", [3], 2)
         assert isinstance(row.refusal, errors.StateLostError)
-        assert house.find("a").shard.not_restored == 1
+        assert house.find("a").shard.store.not_restored == 1
         assert await read(house, "b", 3, position=2) == run_alone([1, 2, 3])[-1]
         store.times = 0
         store = store.crash()
@@ -278,7 +278,7 @@ async def test_a_fold_that_cannot_be_queued_is_tried_again() -> None:
         store = store.crash()
     async with fakes_on(DecodingRunner, store=store) as house:
         (shard,) = house.served.shards
-        restorer = shard._restorer
+        restorer = shard.store._restorer
         assert restorer is not None
         queue, faults = restorer._queue, [MemoryError("of ours")]
 
@@ -291,7 +291,7 @@ async def test_a_fold_that_cannot_be_queued_is_tried_again() -> None:
         ask(house, "a", [3], 2)
         await all_back(house)
         assert not faults
-        assert not shard.is_thawing
+        assert not shard.store.is_thawing
         at = (await house.engine.describe("a")).position
         tokens = [1, 2, 3][:at]
         assert await read(house, "a", 4) == run_alone([*tokens, 4])[-1]
@@ -312,7 +312,7 @@ async def test_the_journal_is_kept_when_a_reset_overtakes_a_checkpoint() -> None
         gates = [threading.Event(), threading.Event()]
         store.gate = gates[0]
         row, _ = ask(house, "a", [3], 2)
-        saving = asyncio.create_task(upkeep._save(shard, np.array([slot])))
+        saving = asyncio.create_task(upkeep.checkpoints.save(shard, np.array([slot])))
         await house.settle()  # its state was read, and waits for the group
 
         def overtake() -> None:  # as a turn does that is due before the checkpoint goes on
@@ -325,8 +325,8 @@ async def test_the_journal_is_kept_when_a_reset_overtakes_a_checkpoint() -> None
         gates[0].set()
         await saving
         assert row.reply[0] == 3
-        assert upkeep._first_needed() <= first
+        assert upkeep.checkpoints.first_needed() <= first
         gates[1].set()
         await upkeep.look_after()
         await upkeep.look_after()
-        assert upkeep._first_needed() > first
+        assert upkeep.checkpoints.first_needed() > first

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.log.recovery import IN_DOUBT
+from service.engine.log.keys import IN_DOUBT
 from service.store.store import StoreError
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on
@@ -178,7 +178,9 @@ async def test_a_session_comes_through_many_crashes(checkpoint: bool) -> None:
                 await house.engine.barrier("a")
                 upkeep = house.engine._upkeep
                 assert upkeep is not None
-                await upkeep._save(house.served.shards[0], np.array([house.find("a").slot]))
+                await upkeep.checkpoints.save(
+                    house.served.shards[0], np.array([house.find("a").slot])
+                )
                 await upkeep.look_after()
             await house.engine.describe("a")  # is durable then
             store = store.crash()

@@ -51,7 +51,7 @@ async def test_after_a_crash_what_was_not_noted_of_idleness_is_forgiven() -> Non
         clocks.served_s += 30.0
         upkeep = house.engine._upkeep
         assert upkeep is not None
-        await upkeep._save(house.served.shards[0], np.array([house.find("a").slot]))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("a").slot]))
         clocks.served_s += 30.0
         store = store.crash()
     clocks = Clocks(served_s=0.0, wall_s=clocks.wall_s + YEAR_S)
@@ -77,7 +77,7 @@ async def test_a_session_expires_without_being_restored() -> None:
         clocks.served_s += 101.0
         assert house.engine.directory.expire() == 1
         await house.settle()
-        assert (shard.cold, device.batches) == (1, [])
+        assert (shard.store.cold, device.batches) == (1, [])
         open_for(house, "a", 100.0)  # another, from the beginning
         assert await read(house, "a", 7) == run_alone([7])
         assert await read(house, "b", 3, position=2) == run_alone([1, 2, 3])[-1:]

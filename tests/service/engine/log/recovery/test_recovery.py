@@ -16,7 +16,9 @@ from service.engine.log.entries import (
     events_sections,
     steps_section,
 )
-from service.engine.log.recovery import SESSION, StoredSession, key, read_store
+from service.engine.log.keys import SESSION, key
+from service.engine.log.recovery.reading import read_store
+from service.engine.log.recovery.stored import StoredSession
 from service.store.records import Section, pack
 from tests.service.store.fake import FakeStore
 

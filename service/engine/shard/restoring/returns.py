@@ -14,7 +14,7 @@ import structlog
 from service.engine.log.entries import Steps, drawn_entries, steps_section
 from service.engine.log.seeds import Seed
 from service.engine.sessions.table import SessionTable
-from service.engine.shard.folds import Unread, folds, load_of
+from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.work.columns import Inputs, Ints
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.work import Work

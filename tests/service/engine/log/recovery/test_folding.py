@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from service import errors
-from service.engine.log.folding import FOLDING, Folding
-from service.engine.log.recovery import read_store
+from service.engine.log.recovery.folding import FOLDING, Folding
+from service.engine.log.recovery.reading import read_store
 from service.engine.sessions.table import SessionStatus
 from service.store.embedded import LmdbStore
 from service.store.records import unpack
 from tests.service.engine.fakes import DecodingRunner, FakeRunner, run_alone
 from tests.service.engine.houses import fakes_on, leftovers
-from tests.service.engine.log.test_bits import restored
+from tests.service.engine.log.recovery.test_bits import restored
 from tests.service.engine.log.test_restart import read
 from tests.service.engine.wires import ask
 from tests.service.store.fake import FakeStore

@@ -1,0 +1,77 @@
+"""What a store says of the sessions in it, when a server starts.
+
+The catalogue is in the table, as of some group; what opened, closed and reset sessions since is in
+the journal, and so is what each session has read since its checkpoint. Knows nothing of models.
+"""
+
+from collections.abc import Mapping
+
+from service.engine.log.entries import (
+    Closed,
+    Event,
+    Moved,
+    Opened,
+    Rebranched,
+    Reset,
+    SessionRow,
+    after_crash,
+    after_move,
+    after_reset,
+)
+from service.engine.log.keys import APPLIED, SESSION
+from service.engine.log.recovery.journal import read_journal
+from service.engine.log.recovery.stored import Stored, StoredSession
+from service.engine.log.recovery.tails import with_tails
+from service.store.records import unpack
+from service.store.store import Store
+
+
+def read_store(store: Store) -> Stored:
+    """Read what is in a store."""
+    stored, rows = Stored(), dict[int, SessionRow]()
+    for _, value in store.rows(SESSION):
+        row = SessionRow.unpack(unpack(value)[0])
+        rows[row.number] = row
+    applied = store.row(APPLIED)
+    if applied is not None:
+        stored.applied = stored.last_group = int(unpack(applied)[0].meta["group"])
+        stored.next_number = int(unpack(applied)[0].meta["next_number"])
+
+    def happened(number: int, events: list[Event]) -> None:
+        if number > stored.applied:
+            _apply(events, rows, stored)
+
+    found = read_journal(store, happened)
+    stored.last_group = max(stored.last_group, found.last_group)
+    stored.sessions = with_tails(rows, found)
+    stored.next_number = max([stored.next_number, *[number + 1 for number in rows]])
+    return stored
+
+
+def read_sessions(store: Store, rows: Mapping[int, SessionRow]) -> dict[int, StoredSession]:
+    """Some sessions of a store, of which the catalogue says this."""
+    return with_tails(rows, read_journal(store, lambda _number, _events: None))
+
+
+def _apply(events: list[Event], rows: dict[int, SessionRow], stored: Stored) -> None:
+    """Let the catalogue know what has happened since it was written."""
+    for event in events:
+        match event:
+            case Opened(row=row):
+                rows[row.number] = stored.changes[row.number] = row
+                stored.next_number = max(stored.next_number, row.number + 1)
+            case Closed(number=number):
+                rows.pop(number, None)
+                stored.changes[number] = None
+            case Reset(number=number, branch=branch):
+                if number in rows:
+                    row = after_reset(rows[number], branch)
+                    rows[number] = stored.changes[number] = row
+            case Moved(number=number):
+                if number in rows:
+                    row = after_move(rows[number], event)
+                    rows[number] = stored.changes[number] = row
+            case Rebranched(number=number, branch=branch, position=position):
+                if number in rows and rows[number].branch != branch:  # the table may know it
+                    row = after_crash(rows[number], branch, position)
+                    rows[number] = stored.changes[number] = row
