@@ -205,6 +205,8 @@ class SessionTable:
         before the group of its last step is durable when its next one comes in another group.
         """
         new = self.group[slots] != group
+        if not new.any():
+            return
         slots, positions = slots[new], positions[new]
         is_durable = self.group[slots] <= durable
         self._was_durable[slots] = np.where(is_durable, positions, self._entered[slots])
