@@ -23,6 +23,16 @@ class Note:
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Notes that are made of others are not heard once more."""
+    token = _HEARD.set(None)
+    try:
+        yield
+    finally:
+        _HEARD.reset(token)
+
+
+@contextmanager
 def hearing() -> Iterator[list[Note]]:
     """The notes that are made from here on, in order.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.data.notes import Note
+from training.data.notes import Note, unheard
 from training.data.series.columns import Fill
 from training.data.series.dates.calendar import Calendar, Labels, gap_note
 
@@ -144,5 +144,6 @@ def merged(notes: list[Note]) -> tuple[Note, ...]:
         before = found.get(note.what)
         rows = note.rows + (before.rows if before else 0)
         detail = before.detail if before else note.detail
-        found[note.what] = Note(what=note.what, rows=rows, detail=detail)
+        with unheard():
+            found[note.what] = Note(what=note.what, rows=rows, detail=detail)
     return tuple(found.values())

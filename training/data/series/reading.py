@@ -61,6 +61,8 @@ def read_panel(path: Path, columns: Columns) -> Panel:
         for value in wanted.values:
             taken = [numbers[name] for name in (value, *columns.feature)]
             name = group.name or value
+            if group.name and len(wanted.values) > 1:
+                name = f"{group.name} {value}"
             is_one = len(groups) * len(wanted.values) == 1
             where = "" if is_one else name
             every.append(reader.series(name, taken, rows, where, notes))

@@ -49,6 +49,13 @@ def test_a_table_like_the_collection_of_spam(tmp_path: Path) -> None:
     assert "not used: Unnamed: 2" in notes(data)["columns"]
 
 
+def test_a_first_line_that_names_the_separator(tmp_path: Path) -> None:
+    rows = "".join(f"{label};{text}\r\n" for label, text in MESSAGES)
+    data = read(tmp_path, f"sep=;\r\nlabel;text\r\n{rows}")
+    assert pairs(data) == [(text, label) for label, text in MESSAGES]
+    assert "'sep=;'" in notes(data)["left out: the first line"]
+
+
 def test_a_table_without_a_header(tmp_path: Path) -> None:
     content = "".join(f"{label}\t{text}\n" for label, text in MESSAGES)
     data = read(tmp_path, content, "SMSSpamCollection")

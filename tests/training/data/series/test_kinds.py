@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from training.data.notes import hearing
 from training.data.series.columns import Columns, Fill, Layout, TimeFeature
 from training.data.series.panel import Panel
 from training.data.series.reading import read_panel
@@ -67,6 +68,16 @@ def test_newest_first_in_any_form_is_sorted(
         (["Nov-68", "Dec-68", "Jan-69"], ("1968-11-01", "1968-12-01", "1969-01-01")),
         (["2020M12", "2021M01"], ("2020-12-01", "2021-01-01")),
         (["1998", "1999", "2000"], ("1998-01-01", "1999-01-01", "2000-01-01")),
+        (["2021-03-01T09", "2021-03-01T23"], ("2021-03-01 09:00:00", "2021-03-01 23:00:00")),
+        (["2021-03-01 09Z", "2021-03-01 23Z"], ("2021-03-01 09:00:00", "2021-03-01 23:00:00")),
+        (
+            ["30.12.2020 23", "31.12.2020 23", "01.01.2021 00", "02.01.2021 00"],
+            tuple(
+                f"{hour}:00:00"
+                for hour in ("2020-12-30 23", "2020-12-31 23", "2021-01-01 00", "2021-01-02 00")
+            ),
+        ),
+        (["202053", "202101"], ("2020-12-28", "2021-01-04")),
         (["2021-03-01 23:00", "2021-03-01 24:00"], ("2021-03-01 23:00:00", "2021-03-02 00:00:00")),
     ],
 )
@@ -74,6 +85,44 @@ def test_periods_and_odd_clocks(tmp_path: Path, stamps: list[str], labels: tuple
     rows = [f"{stamp},{place}" for place, stamp in enumerate(stamps)]
     panel = panel_of(tmp_path, table("date,v", rows[::-1]), value=("v",))
     assert panel.series[0].labels == labels
+
+
+@pytest.mark.parametrize(
+    ("header", "write"),
+    [
+        ("Month", lambda place: f"{1 + place // 12}-{place % 12 + 1:02}"),
+        ("Week", lambda place: f"Week {place + 1}"),
+        ("Period", lambda place: f"{1990 + place // 2}H{place % 2 + 1}"),
+        ("fiscal_year", lambda place: f"FY{1990 + place}/{(91 + place) % 100:02}"),
+    ],
+)
+def test_periods_that_nobody_reads_are_refused(
+    tmp_path: Path, header: str, write: Callable[[int], str]
+) -> None:
+    rows = [f"{write(place)},{place}" for place in range(30)]
+    text = table(f"{header},v", rows[::-1])
+    with pytest.raises(DataError, match=rf"'{header}' is named like dates.*line 2.*--date none"):
+        panel_of(tmp_path, text, value=("v",))
+    assert panel_of(tmp_path, text, value=("v",), date="none").series[0].values[0] == 29
+
+
+def test_days_begin_where_they_were_written_in_summer_and_winter(tmp_path: Path) -> None:
+    days = ["26 00:00:00+01:00", "29 00:00:00+02:00", "30 00:00:00+02:00", "31 00:00:00+02:00"]
+    rows = [f"2021-03-{day},{place}" for place, day in enumerate(days)]
+    told = {"value": ("v",), "time_feature": (TimeFeature.WEEKDAY,)}
+    panel = panel_of(tmp_path, table("Date,v", rows), **told)
+    assert panel.series[0].labels == ("2021-03-26", "2021-03-29", "2021-03-30", "2021-03-31")
+    assert panel.series[0].beside[:, 0].tolist() == [4, 0, 1, 2]
+    assert "local time, of offsets +01:00, +02:00" in detail(panel, "times in")
+
+
+def test_hours_around_a_change_of_the_clock_are_in_utc(tmp_path: Path) -> None:
+    hours = ["00:00:00+02:00", "01:00:00+02:00", "02:00:00+02:00", "02:00:00+01:00"]
+    rows = [f"2021-10-31 {hour},{place}" for place, hour in enumerate(hours)]
+    panel = panel_of(tmp_path, table("Date,v", rows), value=("v",))
+    assert panel.series[0].values.tolist() == [0, 1, 2, 3]
+    assert panel.series[0].labels[0] == "2021-10-30 22:00:00"
+    assert detail(panel, "not there") == ""
 
 
 def test_seconds_from_the_start(tmp_path: Path) -> None:
@@ -292,6 +341,42 @@ def test_lines_around_a_table(tmp_path: Path, before: str, after: str) -> None:
     panel = panel_of(tmp_path, before + table("Day;v;", rows) + after, value=("v",))
     assert panel.series[0].values.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
     assert bool(detail(panel, "left out: lines before")) == bool(before.strip())
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|", ","])
+def test_a_first_line_that_names_the_separator(tmp_path: Path, separator: str) -> None:
+    text = f"sep={separator}\nDatum{separator}v\n" + "".join(
+        f"{day}{separator}{place}\n" for place, day in enumerate(DAYS[:5])
+    )
+    panel = panel_of(tmp_path, text)
+    assert [each.name for each in panel.series] == ["v"]
+    assert panel.series[0].values.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(DataError, match="line 4, column 'v': 'x'"):
+        panel_of(tmp_path, text.replace(f"{separator}1\n", f"{separator}x\n"), value=("v",))
+
+
+def test_several_columns_of_several_series_have_names_of_both(tmp_path: Path) -> None:
+    rows = [f"{day},{name},1,2" for name in ("A", "B") for day in DAYS[:3]]
+    text = table("Date,Ticker,Open,Close", rows)
+    panel = panel_of(tmp_path, text, value=("Open", "Close"), series_column="Ticker")
+    names = [each.name for each in panel.series]
+    assert names == ["A Open", "A Close", "B Open", "B Close"]
+
+
+def test_dates_side_by_side_may_stand_behind_coordinates(tmp_path: Path) -> None:
+    days = [f"1/{day}/20" for day in range(20, 30)]
+    rows = [f",{name},1.5,-2,{','.join(map(str, range(10)))}" for name in ("Chad", "Peru")]
+    header = f"Province,Country,Lat,Long,{','.join(days)}"
+    panel = panel_of(tmp_path, table(header, rows), layout=Layout.AUTO)
+    assert [each.name for each in panel.series] == ["Chad", "Peru"]
+    assert panel.series[1].values.tolist() == list(range(10))
+    assert panel.series[1].labels[0] == "2020-01-20"
+
+
+def test_what_is_merged_of_notes_is_not_heard_again(tmp_path: Path) -> None:
+    with hearing() as heard:
+        panel_of(tmp_path, table("Date,v", [f"{day},1" for day in DAYS[::-1]]), value=("v",))
+    assert len({note.what for note in heard}) == len(heard) > 1
 
 
 def test_names_that_are_there_twice_matter_only_where_they_are_wanted(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _one(table: Table, rows: list[Row], name: str, column: str) -> str:
             raise DataError(
                 f"{table.path}, line {row.line}, column '{column}': '{found}', but sequence "
                 f"'{name}' is '{said}' in line {rows[0].line}; give every step of a sequence the "
-                "same"
+                "same, or name another column of labels with --label-column"
             )
     return said
 

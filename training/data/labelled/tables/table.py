@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.data.delimited import Row, first_line, rows_of
+from training.data.delimited import Row, first_line, rows_of, told_separator
 from training.data.labelled.tables.headers import has_header, is_number
 from training.data.notes import Note
 from training.errors import DataError
@@ -114,6 +114,13 @@ def table_of(
 
 def _rows(text: str, path: Path) -> tuple[list[Row], list[Note]]:
     """The rows that are not blank, read with the separator that gives all the same width."""
+    line = first_line(text)
+    told = told_separator(line)
+    if told is not None:
+        text = text.replace(line, "", 1)  # blank, so that the others keep their numbers
+        rows = [row for row in rows_of(text, told, path=path, strict=True) if any(row.fields)]
+        detail = f"it says what is between the fields: '{line.strip()}'"
+        return rows, [Note(what="left out: the first line", rows=1, detail=detail)]
     separator = _separator(text, path)
     if separator == "\t" and (raw := _raw(text)) is not None:
         _check_not_merged(text, path, raw[0])

@@ -3,6 +3,8 @@
 Numbers are no times by accident: a column has to be named like one, or to leave no doubt.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ _DIGITS = {
     8: "%Y%m%d",
     6: "%Y%m",
 }
+_WEEKS = 6
+"""Digits of a year and a week of it, where the last two are no months."""
 _YEARS = (1500, 2200)
 _USUAL = 0.3
 _DAYS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
@@ -67,19 +71,24 @@ def _digits(
     usual = int(np.bincount(lengths[known]).argmax()) if known.any() else 0
     if usual not in _DIGITS or (usual == 6 and not named):
         return None
-    form = _DIGITS[usual]
     fits = known & (lengths == usual)
     if fits.mean() < LEAST_FIT:
         return None
-    found = pd.to_datetime(texts.where(fits, ""), format=form, errors="coerce")
-    stamps = pd.DatetimeIndex(found).as_unit("us")
-    stamps = only(stamps, np.asarray((stamps.year >= _YEARS[0]) & (stamps.year < _YEARS[1])))
-    reading = Reading(stamps=stamps, form=form, has_clock="%H" in form)
+    reading = _of_form(texts.where(fits, ""), _DIGITS[usual])
+    if reading.fit < LEAST_FIT and usual == _WEEKS:
+        monday = texts.where(fits, "") + "1"
+        reading = replace(_of_form(monday, "%G%V%u"), form="%G%V: the ISO year and its week")
     if reading.fit < LEAST_FIT:
         return None
     if not named and not (reading.fit == 1 and len(numbers) >= FEWEST_TELLING):
         return None
     return reading
+
+
+def _of_form(texts: "pd.Series[str]", form: str) -> Reading:
+    stamps = pd.DatetimeIndex(pd.to_datetime(texts, format=form, errors="coerce")).as_unit("us")
+    stamps = only(stamps, np.asarray((stamps.year >= _YEARS[0]) & (stamps.year < _YEARS[1])))
+    return Reading(stamps=stamps, form=form, has_clock="%H" in form)
 
 
 def _years(numbers: NDArray[np.float64], known: NDArray[np.bool_]) -> Reading | None:

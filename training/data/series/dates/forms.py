@@ -64,9 +64,11 @@ _DATES: dict[Layout, str] = {
     Layout.QUARTER: r"\d{4}[-/: ]?[Qq][1-4]|[Qq][1-4][-/: ]?\d{4}|[1-4][Qq][-/: ]?\d{4}",
     Layout.WEEK: r"\d{4}-?[Ww]\d{1,2}(?:-?[1-7])?",
 }
+_HOUR = r"(?:(?<=\d{4}[-/.]\d\d[-/.]\d\d[T ])|(?<=\d\d[-/.]\d\d[-/.]\d{4}[T ])|(?<=\d{8}[T ]))\d\d"
+"""The hour alone, where the date before it is whole: elsewhere two digits may be a year."""
 _CLOCK = (
-    r"(?:(?P<join>[Tt]|,? +|[_:-])(?P<clock>\d{1,2}[:.]\d{2}(?:[:.]\d{2}(?:[.,]\d{1,9})?)?|\d{4,6})"
-    r"(?P<half> ?[AaPp]\.?[Mm]\.?)?)?"
+    r"(?:(?P<join>[Tt]|,? +|[_:-])(?P<clock>\d{1,2}[:.]\d{2}(?:[:.]\d{2}(?:[.,]\d{1,9})?)?|\d{4,6}"
+    rf"|{_HOUR})(?P<half> ?[AaPp]\.?[Mm]\.?)?)?"
 )
 _ZONE = r"(?P<zone> ?(?:[Zz]|[+-]\d{2}:?\d{2}|[+-]\d{2})| \(?[A-Z]{2,5}\)?)?"
 _SHAPES = {
@@ -131,7 +133,7 @@ def _clock_form(clock: str | None, *, half: bool) -> str:
         return ""
     hour = "%I" if half else "%H"
     if clock.isdigit():
-        return {4: f"{hour}%M", 5: f"{hour}%M%S", 6: f"{hour}%M%S"}[len(clock)]
+        return {2: hour, 4: f"{hour}%M", 5: f"{hour}%M%S", 6: f"{hour}%M%S"}[len(clock)]
     mark = next(letter for letter in clock if not letter.isdigit())
     parts = re.split(r"[:.,]", clock)
     form = mark.join((hour, "%M", "%S")[: min(3, len(parts))]) + (".%f" if len(parts) > 3 else "")

@@ -120,7 +120,9 @@ def _read_layout(
         if extra_days is not None:
             stamps += pd.to_timedelta(extra_days, unit="D")
         clock = next((f" {shape.clock}" for shape in shapes if shape.clock), "")
-        reading = Reading(stamps=stamps, form=date + clock, zone=zone, has_clock=bool(clock))
+        is_quarter = shapes[0].layout is Layout.QUARTER
+        form = "quarters of years" if is_quarter else date + clock
+        reading = Reading(stamps=stamps, form=form, zone=zone, has_clock=bool(clock))
         found.append(_local(reading, text))
     fitting = [reading for reading in found if reading.fit >= LEAST_FIT]
     if len(fitting) < 2:
@@ -192,16 +194,30 @@ def _zone_of(text: str, shapes: list[Shape]) -> tuple[str | None, str]:
 
 
 def _local(reading: Reading, text: str) -> Reading:
-    """Where all offsets are the same, the times are as they are written."""
+    """Where all offsets are the same, the times are as they are written.
+
+    So are days, each begun at the same hour by the clocks of the place: in UTC, half a year of
+    them would be at another hour, and many on the day before.
+    """
     if reading.zone != "+":
         return reading
     offsets = set(re.findall(r"(?m)([+-]\d{2}:?\d{2})$", text))
     if len(offsets) > 1:
         shown = ", ".join(sorted(offsets)[:3])
+        written = pd.Series(text.split("\n"), dtype=object).str.extract(r"([+-]\d{2}:?\d{2})$")[0]
+        away_each = {offset: _away(offset) for offset in offsets}
+        local = reading.stamps + pd.TimedeltaIndex(pd.to_timedelta(written.map(away_each)))
+        clocks = (local - local.normalize())[known(local)]
+        if clocks.nunique() == 1:
+            return replace(reading, stamps=local, zone=f"local time, of offsets {shown}")
         return replace(reading, zone=f"UTC, of offsets {shown}")
     (offset,) = offsets or {"+00:00"}
-    away = pd.Timedelta(hours=int(offset[:3]), minutes=int(offset[0] + offset[-2:]))
-    return replace(reading, stamps=reading.stamps + away, zone=offset)
+    return replace(reading, stamps=reading.stamps + _away(offset), zone=offset)
+
+
+def _away(offset: str) -> pd.Timedelta:
+    """What an offset like -05:00 comes to."""
+    return pd.Timedelta(hours=int(offset[:3]), minutes=int(offset[0] + offset[-2:]))
 
 
 def _midnights(text: str) -> tuple[str, "NDArray[np.int64] | None"]:

@@ -9,12 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from training.data.archives import is_archive, read_files
-from training.data.delimited import all_rows_of, first_line, place_of
+from training.data.delimited import all_rows_of, first_line, place_of, told_separator
 from training.data.files import decode, read_text, unpacked
 from training.data.notes import Note
 from training.data.series.table.headers import merged_header
 from training.data.series.table.outline import Outline, outline_of
-from training.data.series.table.separators import separator_of, told_separator
+from training.data.series.table.separators import separator_of
 from training.errors import DataError, listed
 
 

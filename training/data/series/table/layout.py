@@ -23,6 +23,8 @@ TICKER, SERIES, VALUE, STEP = "Ticker", "series", "value", "date"
 _FEWEST_STEPS = 20
 """Columns named V1, V2, … are the steps of a series where there are so many."""
 _FEWEST_DATES = 3
+_MOST_BESIDE = 6
+"""Columns of numbers, such as coordinates, between the names of rows and the steps."""
 _NUMBERED = re.compile(r"(\D*?)(\d+)")
 
 
@@ -63,6 +65,9 @@ def _labels(table: ColumnTable, *, told: bool) -> int | None:
     kinds = [_kind(table.frame.iloc[:, place]) for place in range(len(table.names))]
     texts = next((place for place, kind in enumerate(kinds) if kind is not Kind.TEXT), len(kinds))
     if told:
+        dated = _dated_from(table, texts) if table.has_header else None
+        if dated is not None:
+            return dated
         if texts == len(kinds):
             raise DataError(f"{table.path}: --layout rows: its rows have no numbers in them")
         return texts
@@ -86,7 +91,9 @@ def _labels(table: ColumnTable, *, told: bool) -> int | None:
 
 def _dated_from(table: ColumnTable, texts: int) -> int | None:
     """The column from which on all are named by dates or years; None: they are not."""
-    for start in (texts, texts + 1):
+    for start in range(texts, texts + _MOST_BESIDE + 1):
+        if start > texts + 1 and Kind.TIME in map(_kind, _columns(table, start)):
+            return None
         names = table.names[start:]
         if len(names) < _FEWEST_DATES or (start == 0 and len(table.frame) > len(names)):
             continue
@@ -98,6 +105,10 @@ def _dated_from(table: ColumnTable, texts: int) -> int | None:
         if found is not None and found.fit == 1 and found.stamps.is_monotonic_increasing:
             return start
     return None
+
+
+def _columns(table: ColumnTable, end: int) -> "list[pd.Series[str]]":
+    return [table.frame.iloc[:, place] for place in range(min(end, len(table.names)))]
 
 
 def _steps(names: tuple[str, ...]) -> Reading | Unclear | None:
@@ -165,7 +176,7 @@ def _row_names(table: ColumnTable, labels: int) -> list[str]:
         return [f"line {line}" for line in table.frame.index]
     for wanted in range(1, labels + 1):
         parts = table.frame.iloc[:, :wanted].to_numpy(object)
-        names = [" ".join(row) for row in parts]
+        names = [" ".join(row).strip() for row in parts]
         if len(set(names)) == len(names):
             return names
     raise DataError(

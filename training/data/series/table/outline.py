@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from training.data.delimited import told_separator
 from training.data.series.dates.counted import read_numbers
 from training.data.series.table.kinds import Kind, kind_of
-from training.data.series.table.separators import COMMENTS, told_separator
+from training.data.series.table.separators import COMMENTS
 
 _SAMPLED = 100
 _SEARCHED = 100
@@ -141,9 +142,13 @@ def _counts(row: list[str]) -> bool:
 
 
 def _is_row(row: list[str]) -> bool:
-    """Whether it may be a row of the table: not blank, no comment, no directive, no address."""
+    """Whether it may be a row of the table: not blank, no comment, no directive, no address.
+
+    The separator that a directive names may have cut it: ``sep=;`` is ``sep=`` then.
+    """
     first = row[0].strip() if row else ""
-    if not _is_filled(row) or first.startswith(COMMENTS) or told_separator(first):
+    is_directive = told_separator(first) or first.lower() in ("sep=", '"sep=')
+    if not _is_filled(row) or first.startswith(COMMENTS) or is_directive:
         return False
     return "://" not in first
 

@@ -15,7 +15,6 @@ SURELY, _LIKELY = 0.9, 0.75
 """Of fields, the share that are numbers and times."""
 _LINES = 60
 _LETTERS = 200_000
-_DIRECTIVE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 COMMENTS = ("#", "%", "//", "!")
 
 
@@ -25,12 +24,6 @@ class _Score:
     """The share of fields that are numbers or times."""
     total: float
     """The same, of all lines."""
-
-
-def told_separator(line: str) -> str | None:
-    """What a first line like ``sep=;`` says; None where it says nothing."""
-    found = _DIRECTIVE.fullmatch(line.strip().lstrip("\ufeff"))
-    return None if found is None else found[1]
 
 
 def separator_of(text: str, path: Path) -> str | None:

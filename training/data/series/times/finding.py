@@ -203,15 +203,24 @@ class _Finder:
                 continue
             smell = np.mean([_looks_like_a_date(text) for text in sample])
             is_smelly = smell >= LEAST_FIT and len(set(sample)) > len(sample) / 2
-            if names.must_be_read(name) or is_smelly:
+            is_named = names.must_be_read(name) or self._counts_periods(name, sample)
+            if is_named or is_smelly:
                 line, field = _first_unread(texts)
-                looks = "is named like dates" if names.must_be_read(name) else "looks like dates"
+                looks = "is named like dates" if is_named else "looks like dates"
                 raise DataError(
                     f"{self._table.path}: column '{name}' {looks}, and no form of them fits "
                     f"{LEAST_FIT:.0%} of its rows (line {line}: '{field}'); say how they are "
                     "written with --date-form (%d.%m.%Y), name another column with --date, or take "
                     f"the rows as they come with --date {NONE}"
                 )
+
+    def _counts_periods(self, name: str, sample: list[str]) -> bool:
+        """Whether a column is named like times and tells rows apart: Week 1, 2004H2, FY2004/05."""
+        if not self._table.has_header or names.rank_of(name) is Rank.NOTHING:
+            return False
+        told = [text for text in sample if kind_of(text) in (Kind.TEXT, Kind.TIME)]
+        numbered = sum(any(map(str.isdigit, text)) for text in told)
+        return numbered >= LEAST_FIT * len(sample) and len(set(told)) > len(sample) / 2
 
     def _refuse_numbers_without_a_name(self) -> None:
         for name in self._names:
