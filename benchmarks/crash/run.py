@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -61,6 +61,7 @@ async def run(
     seed: int,
     new_store: Callable[[], DyingStore] = DyingStore,
     most_findings: int = 20,
+    looked_for: Collection[str] = (),
     told: Callable[[Outcome], None] = lambda _: None,
 ) -> Outcome:
     """Let so many processes end, and hold each against what was told before.
@@ -70,6 +71,7 @@ async def run(
         seed: of all dice; how threads take turns is not among them.
         new_store: what a chain of processes begins with.
         most_findings: it ends when there are so many.
+        looked_for: kinds of findings; where there are some, only those count for that.
         told: is called after each process.
     """
     outcome, dice, where = Outcome(), Random(seed), points()
@@ -81,7 +83,8 @@ async def run(
                 store, pasts = new_store(), [Past(name=name) for name in NAMES]
             store = await _live(store, pasts, dice, next(where), outcome)
             told(outcome)
-            if len(outcome.findings) >= most_findings:
+            found = [own for own in outcome.findings if not looked_for or own.kind in looked_for]
+            if len(found) >= most_findings:
                 break
     return outcome
 

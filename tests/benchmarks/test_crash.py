@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.crash.dying import DyingStore
 from benchmarks.crash.past import Close, Draws, Open, Past, Reset, Steps, WrongError
-from benchmarks.crash.run import run
+from benchmarks.crash.run import Outcome, run
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import Entry
 from service.engine.shard.shard import Shard
@@ -99,14 +99,28 @@ async def test_planted_faults_are_found(
     monkeypatch: Patch, plant: Callable[[Patch], None], kinds: set[str]
 ) -> None:
     plant(monkeypatch)
-    outcome = await run(600, seed=2, most_findings=1)
+    # A fault may show in another way first: that is not what is looked for.
+    outcome = await run(600, seed=2, most_findings=1, looked_for=kinds)
     assert {finding.kind for finding in outcome.findings} & kinds
 
 
 @pytest.mark.parametrize("store", [Forgetful, Liar])
 async def test_a_store_that_does_not_keep_its_word_is_found(store: type[DyingStore]) -> None:
-    outcome = await run(600, seed=3, new_store=store, most_findings=1)
+    outcome = await run(600, seed=3, new_store=store, most_findings=1, looked_for={"lost"})
     assert "lost" in {finding.kind for finding in outcome.findings}
+
+
+async def test_a_run_goes_on_to_what_is_looked_for(monkeypatch: Patch) -> None:
+    kinds = iter(["other", "different", "lost", "lost"])
+
+    async def live(store: DyingStore, *others: Any) -> DyingStore:
+        outcome: Outcome = others[-1]
+        outcome.findings.append(WrongError(next(kinds), "as told"))
+        return store
+
+    monkeypatch.setattr("benchmarks.crash.run._live", live)
+    outcome = await run(4, seed=0, most_findings=1, looked_for={"lost"})
+    assert [found.kind for found in outcome.findings] == ["other", "different", "lost"]
 
 
 # -- the plain model --------------------------------------------------------------------------

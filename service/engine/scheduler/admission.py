@@ -126,6 +126,12 @@ class Admission:
             position = self._table.stands_at(slot)
         return StaleBranchError(branch=int(branch), position=int(position))
 
+    def _mismatch(self, request: Request, row: int, claimed: int, stands: int) -> CellarError:
+        slot = int(request.slots[row])
+        if self._table.restoring[slot]:  # what is counted meanwhile is not where it will stand
+            return self._table.why_lost(slot)
+        return PositionMismatchError(claimed, stands)
+
     def _judged(self, request: Request) -> tuple[Ints, Verdicts] | None:
         """What becomes of the rows, with their positions, if they are not all simply applied."""
         expected = request.expected = self._table.accepted[request.slots]
@@ -169,7 +175,7 @@ class Admission:
         self._refuse(
             request,
             mismatch,
-            lambda row: PositionMismatchError(int(positions[row]), int(current[row])),
+            lambda row: self._mismatch(request, row, int(positions[row]), int(current[row])),
         )
         self._metrics.position_conflicts.inc(int((conflict | mismatch).sum()))
         for row in np.flatnonzero(verdicts.queued & wanted).tolist():

@@ -175,7 +175,7 @@ class Shard:
             self.table,
             queue=self._scheduler.submit,
             wake=self.wake,
-            call_soon=self._loop.call_soon,
+            call_later=self._loop.call_later,
             restore=self.store.restores,
             give_up=self._give_up,
         )
@@ -445,9 +445,12 @@ class Shard:
 
     async def drained(self) -> None:
         """Wait until nothing is queued or running."""
-        while self.pending_steps or self.store.bringing is not None:
+        while self.pending_steps or self.store.bringing is not None or self._returns.waiting:
             if self.store.bringing is not None:
                 await asyncio.wait((self.store.bringing,))
+                continue
+            if not self.pending_steps:
+                await asyncio.sleep(0)  # what is tried again is queued by then
                 continue
             self._quiet.clear()
             await self._quiet.wait()

@@ -374,7 +374,8 @@ class Tick:
                 if kept:
                     work.histories |= {s: kept[s] for s in slots.tolist() if s in kept}
             case Load():
-                self._loads.settle(work, part.all_indices, lost=False)
+                # What was to follow it may have been refused while it ran.
+                self._loads.settle(work, part.all_indices, lost=work.failure is not None)
             case Fork():
                 self._table.fork(int(slots[0]), work.spares)
                 if work.reply_to.cancelled:

@@ -17,9 +17,10 @@ from service.engine.sessions.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.work.columns import Inputs, Ints
 from service.engine.work.replies import Delivery, Receiver
-from service.engine.work.work import Work
+from service.engine.work.work import Load, Work
 
 _MOST_TRIES = 20  # where no log can bring it back
+_AGAIN_S = 0.001  # between looks at whether one can be tried again
 _log = structlog.get_logger(__name__)
 
 
@@ -33,6 +34,7 @@ class Return:
         drawn: what it drew and read from there on, and stays read.
         runs: in what, see `drawn_entries`.
         branch: the new one, once it goes back.
+        load: what puts the seed there.
         tries: how often it could not.
     """
 
@@ -41,16 +43,25 @@ class Return:
     drawn: Inputs
     runs: Ints
     branch: int = 0
+    load: Load | None = None
     tries: int = 0
+
+    @property
+    def position(self) -> int:
+        """Where the session stands then."""
+        return self.seed.position + len(self.drawn)
 
 
 class Returns:
     """The sessions of one shard that go back.
 
+    Attributes:
+        waiting: those that could not, and are to be tried again.
+
     Args:
         queue: queues work.
         wake: tells that some is queued.
-        call_soon: calls something in the next turn of the loop.
+        call_later: calls something after so many seconds.
         restore: has the log restore sessions whose states are in doubt, (rows,) slots; says
             whether there is a log that can.
         give_up: is told of a fault that left the queue in doubt.
@@ -62,14 +73,15 @@ class Returns:
         *,
         queue: Callable[[Work], None],
         wake: Callable[[], None],
-        call_soon: Callable[[Callable[[], None]], Any],
+        call_later: Callable[[float, Callable[[], None]], Any],
         restore: Callable[[Ints], bool],
         give_up: Callable[[Exception], None],
     ) -> None:
+        self.waiting = 0
         self._table = table
         self._queue = queue
         self._wake = wake
-        self._call_soon = call_soon
+        self._call_later = call_later
         self._restore = restore
         self._give_up = give_up
 
@@ -98,7 +110,7 @@ class Returns:
         ):
             return False
         works = _works(own)  # before anything moves: there may be no memory for them
-        own.branch = table.go_back(slot, own.seed.position + len(own.drawn))
+        own.branch = table.go_back(slot, own.position)
         self._put(own, works)
         return True
 
@@ -106,6 +118,8 @@ class Returns:
         for work in works:
             work.branches = np.array([own.branch], np.uint64)
             work.reply_to = _Heard(self._failed, own)
+            if isinstance(work, Load):
+                own.load = work
         try:
             for work in works:
                 self._queue(work)
@@ -120,28 +134,40 @@ class Returns:
         if table.branch[slot] != own.branch or table.closing[slot] or table.restoring[slot]:
             return  # it was reset or closed meanwhile, or goes back once more
         table.lost[slot] = True
-        if table.returning[slot]:  # the seed never had its turn
-            table.accepted[slot] = own.seed.position
-        elif self._restore(np.array([slot])):
+        if not table.returning[slot] and self._restore(np.array([slot])):
             return
         if own.tries < _MOST_TRIES:
             own.tries += 1
             table.restoring[slot] = True
-            self._call_soon(lambda: self._put_again(own))
+            if own.load is not None:  # it may run: the session does not stand there for that
+                own.load.failure = table.why_lost(slot)
+            self.waiting += 1
+            self._call_later(0.0, lambda: self._put_again(own))
 
     def _put_again(self, own: Return) -> None:
-        """Once more, behind what is refused now."""
+        """Once more, when nothing of before is queued or runs, and counts its steps."""
         table, slot = self._table, own.slot
-        if table.branch[slot] != own.branch or table.closing[slot] or not table.restoring[slot]:
+        if self._is_over(own):
+            self.waiting -= 1
             return
+        if not table.is_idle(slot):
+            self._call_later(_AGAIN_S, lambda: self._put_again(own))
+            return
+        self.waiting -= 1
         try:
             works = _works(own)
         except Exception:
             _log.exception("session could not go back")
             table.restoring[slot] = False
             return
-        table.accept(np.array([slot]), len(own.drawn))  # those of before are withdrawn
+        table.accepted[slot] = own.position
         self._put(own, works)
+
+    def _is_over(self, own: Return) -> bool:
+        """Whether its session was reset, closed or brought back meanwhile, or goes back anew."""
+        table, slot = self._table, own.slot
+        is_there = table.branch[slot] == own.branch and not table.closing[slot]
+        return not (is_there and table.restoring[slot])
 
 
 def _works(own: Return) -> list[Work]:

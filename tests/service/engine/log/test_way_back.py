@@ -27,6 +27,22 @@ from tests.service.engine.written import (
 from tests.service.store.fake import FakeStore
 
 
+class Gate(threading.Event):
+    """One that says when somebody waits at it.
+
+    Attributes:
+        reached: is set then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        return super().wait(timeout)
+
+
 async def fork(house: Fakes, name: str) -> None:
     """What a forecast begins with: copies of a session."""
     session = house.find(name)
@@ -176,11 +192,11 @@ async def test_pieces_that_wait_for_the_store_are_not_written_any_more(way: str)
         client = Client(house=house, name="a", prompt=[1, 2])
         task = asyncio.create_task(client.read())
         await until(lambda: client.told)
-        store.gate = threading.Event()
-        await asyncio.sleep(0.01)
-        await turns(50)
+        store.gate = gate = Gate()
+        await until(gate.reached.is_set)
+        await turns(50)  # what was durable before is told
         told = list(client.told)
-        assert house.position("a") > 2 + len(told), "more is read, and waits"
+        await until(lambda: house.position("a") > 2 + len(told))  # more is read, and waits
         leaving = asyncio.create_task(break_off(client, task, way))
         await turns(50)
         store.gate.set()
