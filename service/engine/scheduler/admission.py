@@ -31,6 +31,7 @@ _OTHER_BITS = (
     "the steps were applied, but the server has restarted with another arithmetic, and would give "
     "other numbers: go on from the session's position"
 )
+_FIRST = np.zeros(1, np.int64)
 _log = structlog.get_logger(__name__)
 
 
@@ -97,6 +98,8 @@ class Admission:
         if self._table.closing[request.slots[0]]:
             self.refuse(request, 0, SessionClosedError("the session was closed before it ran"))
             return
+        if request.feeds_back and request.reply_to.cancelled_rows(request.rows_at(_FIRST)).any():
+            return  # the wait was over when the queue was given up, which its call was told
         self._again(request)
 
     def fail(self, request: Request, error: CellarError) -> None:

@@ -453,8 +453,11 @@ class Feedback:
         self._recount()
 
     def cancelled_rows(self, rows: Ints) -> Mask:
-        """See `ReplyTo.cancelled_rows`: those that must not go on never become work."""
-        return np.zeros(len(rows), np.bool_)
+        """See `ReplyTo.cancelled_rows`: which have ended, as the queue was given up.
+
+        All others that must not go on never become work.
+        """
+        return np.array([self._calls[row] is None for row in rows.tolist()], np.bool_)
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -569,17 +572,26 @@ class Feedback:
     def _put_all(
         self, call: FeedbackCall, own: Ints, count: int, reason: FinishReason | None
     ) -> None:
-        rows = self._rows
-        rows["filled"][own] = 0
-        if call.is_paced:
-            rows["unread"][own] += count
-        if call.is_torn:
-            return
-        steps = self._done[own, :count]
-        position = int(rows["at"][own[-1]])
-        if self._ran is not None and call.is_paced:
-            call.ran(position, self._ran[own[0], :count])
-        self._tell(call, own, partial(call.put, rows["number"][own], steps, position, reason))
+        """Hand what some rows of a call have read to it.
+
+        Raises:
+            Exception: a fault of ours: it is lost, and the call ends when its rows run next.
+        """
+        try:
+            rows = self._rows
+            rows["filled"][own] = 0
+            if call.is_paced:
+                rows["unread"][own] += count
+            if call.is_torn:
+                return
+            steps = self._done[own, :count]
+            position = int(rows["at"][own[-1]])
+            if self._ran is not None and call.is_paced:
+                call.ran(position, self._ran[own[0], :count])
+            self._tell(call, own, partial(call.put, rows["number"][own], steps, position, reason))
+        except Exception:
+            self._tear(call, own)
+            raise
 
     def _tell(self, call: FeedbackCall, own: Ints, tell: Callable[[], None]) -> None:
         """Tell a call something of its rows, when it may be known outside."""
@@ -594,12 +606,21 @@ class Feedback:
             tell()
         except Exception:  # one call's fault ends that call
             _log.exception("pieces could not be handed over")
-            call.error = InternalError("what was generated was lost; the server's log tells why")
-            call.is_torn = call.cancelled = True
+            self._tear(call, own)
         if call.cancelled:  # by what it was handed, maybe
-            for row in own.tolist():
-                if self._calls[row] is call:
-                    self._rows["special"][row] = True
+            self._look_at(call, own)
+
+    def _tear(self, call: FeedbackCall, own: Ints) -> None:
+        """Something of a call was lost: none of it follows."""
+        call.error = InternalError("what was generated was lost; the server's log tells why")
+        call.is_torn = call.cancelled = True
+        self._look_at(call, own)
+
+    def _look_at(self, call: FeedbackCall, own: Ints) -> None:
+        """Rows of a call that is over must not go on."""
+        for row in own.tolist():
+            if self._calls[row] is call:
+                self._rows["special"][row] = True
 
     def _call(self, row: int) -> FeedbackCall:
         call = self._calls[row]

@@ -106,6 +106,7 @@ async def check(house: Fakes, name: str, read: list[int]) -> None:
     await house.settle()
     if house.engine.log is not None:
         await house.engine.log.flush()
+    await asyncio.wait_for(until(lambda: row.answers and at.answers), 5)  # when that is durable
     expected = (len(read) + 1, run_alone([*read, 5])[-1], False)
     assert row.replies == [expected], (row, read)
     assert at.reply == (len(read) + 2, run_alone([*read, 5, 6])[-1], False)

@@ -1,5 +1,6 @@
 """Rows that feed back, without a device: what their calls hear, and when."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +135,28 @@ def test_a_call_that_is_not_paced_hears_of_full_pieces_and_the_end() -> None:
     assert call.read == list(range(1, 301))
     assert len(call.positions) == 2
     assert PIECE_STEPS - MOST_STEPS < call.positions[0] <= PIECE_STEPS
+
+
+def test_a_piece_that_is_lost_beside_another_calls_ends_its_own() -> None:
+    """It is sent when another one's steps are delivered, and a fault is in the way."""
+    rig, call, other = Rig(), Call(), Call()
+    rig.start(call, 0, steps=20)
+    rig.feedback._allowance, rig.feedback._allowed_s = 0.0, math.inf
+    rig.run()
+    assert not call.read
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    rig.feedback._allowance, rig.feedback._hold = 64.0, fail
+    with pytest.raises(MemoryError):
+        rig.feedback._send_pieces()
+    rig.feedback._hold = None
+    rig.start(other, 1, steps=20)
+    rig.run_all(steps=1)
+    assert other.read == list(range(1, 21))
+    assert (call.read, call.ends) == ([], 1)
+    assert isinstance(call.error, errors.InternalError)
 
 
 def test_parts_of_one_batch_keep_their_finish_reasons() -> None:

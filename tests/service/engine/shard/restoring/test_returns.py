@@ -88,9 +88,8 @@ async def test_a_fault_while_a_part_of_it_runs(stage: str, end: str, durable: bo
             await turns(50)
         device.is_closed = False
         device.let_in()
-        async with asyncio.timeout(5):
-            while shard.table.restoring.any() or not shard.table.is_idle(house.find("a").slot):
-                await asyncio.sleep(0.001)
+        await asyncio.wait_for(house.settle(), 5)
+        assert not shard.table.restoring.any()
         info = await house.engine.describe("a")
         assert (info.position, info.status.value) == (2 + len(told), "open")
         assert not leftovers(house.served)
