@@ -28,6 +28,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """A Ctrl-C is heard, also where the tests run in the background of a script, deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def signalled(number: signal.Signals, when: Callable[[], bool]) -> Iterator[None]:
     """Send this process a signal as soon as something is so."""
