@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import cellar
@@ -15,6 +14,15 @@ from cellar.cli import main
 from tests.client.fake import FakeServer
 
 # The model `wide` reads x, which it predicts, and y.
+
+
+def table(**columns: list[Any]) -> Any:
+    """A data frame where pandas is: the client does not need it."""
+    try:
+        import pandas as pd
+    except ImportError:
+        return columns
+    return pd.DataFrame(columns)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +35,7 @@ from tests.client.fake import FakeServer
         np.array([[5], [6]], np.float64),
         {"y": [5, 6]},
         {"z": ["no", "numbers"], "y": np.array([5, 6])},
-        pd.DataFrame({"Date": ["a", "b"], "y": [5, 6]}),
+        table(Date=["a", "b"], y=[5, 6]),
     ],
 )
 def test_a_future_in_every_form(future: Any, client: cellar.Client, server: FakeServer) -> None:
@@ -56,7 +64,7 @@ async def test_a_future_of_an_asynchronous_session(server: FakeServer) -> None:
         ("series", [], "reads nothing beside"),
         ("series", {"y": [1]}, "reads nothing beside"),
         ("wide", {"Y": [1]}, "no column 'y'"),
-        ("wide", pd.DataFrame({"x": [1]}), "no column 'y'"),
+        ("wide", table(x=[1]), "no column 'y'"),
         ("wide", {"y": [[1, 2]]}, "all of one length"),
         ("wide", [[1, 2]], r"takes \(steps, 1\), not \(1, 2\)"),
         ("wide", [[1], [2, 3]], "differ in length"),

@@ -703,13 +703,18 @@ class _Collected(Receiver):
     def __init__(self, wake: Callable[[], None], rows: int, done: "asyncio.Future[None]") -> None:
         self.wake = wake
         self.deliveries: list[Delivery] = []
-        self.missing = self._rows = rows
+        self._rows = rows
         self._done = done
+
+    @property
+    def missing(self) -> int:
+        """Rows of which nothing is known."""
+        # Twice there is what was refused since its delivery had failed.
+        return max(0, self._rows - sum([len(one.rows) for one in self.deliveries]))
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
         self.deliveries.append(delivery)
-        self.missing = self._rows - sum([len(one.rows) for one in self.deliveries])
         if not self.missing and not self._done.done():
             self._done.set_result(None)
 
