@@ -118,6 +118,10 @@ test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there 
 fuzz: setup ## send 100,000 hostile messages to a server (some 3 minutes); ARGS='--seed 2', ARGS='--case 1:0:36'
 	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
+.PHONY: fault-plays
+fault-plays: setup ## raise a fault at random lines of the engine in 900 plays (some 2 minutes): rare ones are known to be left
+	@CELLAR_FAULT_PLAYS=1 $(BIN)/pytest -q -m long tests/service/engine/test_faults.py
+
 .PHONY: read-fuzz
 read-fuzz: setup ## write 5,000 random files of known series, and hold what training reads against them; ARGS='--seed 9'
 	@$(BIN)/python -m tests.training.data.series.read_fuzz $(ARGS)
