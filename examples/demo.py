@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import cellar
+from training.data.series.columns import Columns
+from training.data.series.reading import read_panel
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -121,21 +123,11 @@ def series_data(given: str | None, column: str | None) -> tuple[Path, str]:
 def read_column(path: Path, column: str) -> tuple[list[float], list[str]]:
     """The numbers of a column, oldest first, and their dates, if the file has any.
 
-    Rows without a number are left out, as in training.
+    They are read as training reads them.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    dates = next((name for name in rows[0] if name.strip().lower() == "date"), None)
-    if dates is not None and rows[0][dates] > rows[-1][dates]:
-        rows.reverse()
-    values, times = [], []
-    for row in rows:
-        with contextlib.suppress(ValueError):
-            value = float(row[column].replace(",", ""))
-            if np.isfinite(value):
-                values.append(value)
-                times.append("" if dates is None else row[dates])
-    return values, [] if dates is None else times
+    (series,) = read_panel(path, Columns(value=(column,))).series
+    labels = list(series.labels)
+    return series.values.tolist(), [] if labels[0].startswith("line ") else labels
 
 
 @contextlib.contextmanager
