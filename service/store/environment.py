@@ -82,12 +82,12 @@ class Environment:
             except lmdb.Error as error:
                 raise self._fail(error) from error
 
-    def items(self, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values, ascending, from ``start`` on.
+    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys that begin so, and their values, ascending.
 
         No transaction is open between two of them: what is written meanwhile may show, or not.
         """
-        at = max(start, prefix)
+        at = prefix
         while batch := self._batch(at):
             for key, value in batch:
                 if not key.startswith(prefix):

@@ -14,8 +14,7 @@ from service.engine.log.seeds import Seed
 from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import Inputs, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
-from service.engine.work.work import Chunk, Piece, Save, Work, hand_over
-from service.errors import untellable
+from service.engine.work.work import Chunk, Piece, Save, Work, cannot_tell, hand_over
 
 _log = structlog.get_logger(__name__)
 
@@ -38,9 +37,7 @@ def tell(
             log.hold(slots, told)
     except Exception:  # nobody knows when it may be told
         _log.exception("replies cannot wait for the store")
-        nowhere = np.full(len(delivery.rows), UNKNOWN)
-        lost = Delivery(rows=delivery.rows, positions=nowhere, error=untellable())
-        hand_over(work, lost, fail=True)
+        cannot_tell(work, delivery.rows, np.full(len(delivery.rows), UNKNOWN))
 
 
 class ShardLog:

@@ -20,8 +20,8 @@ from service.engine.shard.run import Run
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Branches, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
-from service.engine.work.work import Barrier, Chunk, Fork, Load, Work, hand_over
-from service.errors import CellarError, InternalError, unreadable, untellable
+from service.engine.work.work import Barrier, Chunk, Fork, Load, Work, cannot_tell, hand_over
+from service.errors import CellarError, InternalError, unreadable
 
 _log = structlog.get_logger(__name__)
 
@@ -228,9 +228,7 @@ class Failures:
     def untold(self, parts: Sequence[tuple[int, Part]]) -> None:
         """What became of some rows cannot be told, as nobody knows when it may be."""
         for _, part in parts:
-            nowhere = np.full(len(part.slots), UNKNOWN)
-            lost = Delivery(rows=part.rows, positions=nowhere, error=untellable())
-            hand_over(part.work, lost, fail=True)
+            cannot_tell(part.work, part.rows, np.full(len(part.slots), UNKNOWN))
 
 
 def _halves(batch: Batch) -> Iterator[list[Part]]:

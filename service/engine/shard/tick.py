@@ -36,10 +36,10 @@ from service.engine.work.work import (
     Load,
     Recall,
     Save,
-    hand_over,
+    cannot_tell,
     not_handed_over,
 )
-from service.errors import CellarError, InternalError, untellable
+from service.errors import CellarError, InternalError
 from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
@@ -280,9 +280,7 @@ class Tick:
                 self._answer(run, part, index)
             except Exception:
                 _log.exception("reply could not be made")
-                positions = run.positions[index]
-                lost = Delivery(rows=part.rows, positions=positions, error=untellable())
-                hand_over(part.work, lost, fail=True)
+                cannot_tell(part.work, part.rows, run.positions[index])
 
     def _is_doubtful(self, batch: Batch) -> bool:
         """Whether some of the rows may have to be refused."""

@@ -22,7 +22,7 @@ from service.engine.work.columns import NOTHING, Branches, Floats, Inputs, Ints,
 from service.engine.work.flow import Flow
 from service.engine.work.replies import NOBODY, Delivery, ReplyTo
 from service.engine.work.sampling import Draws
-from service.errors import CellarError, InternalError
+from service.errors import CellarError, InternalError, untellable
 
 _log = structlog.get_logger(__name__)
 
@@ -108,6 +108,11 @@ def not_handed_over(work: Work, delivery: Delivery, *, failed: bool = False) -> 
     )
     lost = Delivery(rows=delivery.rows, positions=delivery.positions, error=error)
     hand_over(work, lost, fail=True)
+
+
+def cannot_tell(work: Work, rows: Ints, positions: Ints) -> None:
+    """What became of some rows of it cannot be told: say that to those that had no answer."""
+    hand_over(work, Delivery(rows=rows, positions=positions, error=untellable()), fail=True)
 
 
 class Piece(NamedTuple):
