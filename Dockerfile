@@ -62,7 +62,7 @@ ENV PATH=/opt/cellar/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/cellar
 USER 10001:10001
-# gRPC, metrics
+# gRPC; metrics and probes
 EXPOSE 8001 9090
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \

@@ -119,8 +119,8 @@ fuzz: setup ## send 100,000 hostile messages to a server (some 3 minutes); ARGS=
 	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 .PHONY: fault-plays
-fault-plays: setup ## raise a fault at random lines of the engine in 900 plays (some 2 minutes): rare ones are known to be left
-	@CELLAR_FAULT_PLAYS=1 $(BIN)/pytest -q -m long tests/service/engine/test_faults.py
+fault-plays: setup ## raise a fault at random lines of the engine in 900 plays (some 2 minutes)
+	@$(BIN)/pytest -q -m long tests/service/engine/test_faults.py
 
 .PHONY: read-fuzz
 read-fuzz: setup ## write 5,000 random files of known series, and hold what training reads against them; ARGS='--seed 9'
@@ -197,6 +197,19 @@ docker-check: $(VENV)/.deploy-ready ## lint Dockerfile and manifests; build, sta
 	@deploy/check.sh $(BIN)
 	@deploy/replay.sh $(VARIANT)
 
+.PHONY: prometheus
+prometheus: .prometheus/usr/bin/promtool ## unpack Debian's Prometheus, with which tests try dashboard and alerts
+	@:
+
+.prometheus/usr/bin/promtool:
+	@command -v apt-get >/dev/null && command -v dpkg >/dev/null || { \
+	  echo "there is no apt-get: put prometheus and promtool on PATH" >&2; exit 1; }
+	@mkdir -p .prometheus
+	@cd .prometheus && apt-get download -q -q -o APT::Sandbox::User=root prometheus
+	@dpkg -x .prometheus/prometheus_*.deb .prometheus
+	@rm .prometheus/prometheus_*.deb
+	@touch $@
+
 # ---- make ----
 
 .PHONY: proto
@@ -226,6 +239,7 @@ image: ## build the container image; VARIANT=cpu or cuda
 
 .PHONY: clean
 clean: ## remove everything that can be made again
-	@rm -rf $(VENV) $(PROTO_VENV) .bench-triton .bench-h2load node_modules build dist *.egg-info \
+	@rm -rf $(VENV) $(PROTO_VENV) .bench-triton .bench-h2load .prometheus node_modules build dist *.egg-info \
+	  examples/node/node_modules \
 	  .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,7 +54,14 @@ if TYPE_CHECKING:
     )
     from cellar.future import Future
     from cellar.inputs import FrameInputs, StepInputs
-    from cellar.model_info import InputKind, ModelInfo, PredictionKind, SessionInfo, SessionStatus
+    from cellar.model_info import (
+        InputKind,
+        ModelInfo,
+        PredictionKind,
+        SessionInfo,
+        SessionStatus,
+        SessionTier,
+    )
     from cellar.outputs import OutputOptions, Sampling
     from cellar.predictions import Candidate, Prediction, Predictions
     from cellar.results import (
@@ -119,6 +126,7 @@ __all__ = [
     "SessionLimitError",
     "SessionNotFoundError",
     "SessionStatus",
+    "SessionTier",
     "SessionUnknownError",
     "StaleBranchError",
     "StateLostError",
@@ -179,6 +187,7 @@ _HOMES = {
     "PredictionKind": "cellar.model_info",
     "SessionInfo": "cellar.model_info",
     "SessionStatus": "cellar.model_info",
+    "SessionTier": "cellar.model_info",
     "OutputOptions": "cellar.outputs",
     "Sampling": "cellar.outputs",
     "Candidate": "cellar.predictions",

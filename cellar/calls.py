@@ -10,15 +10,18 @@ import grpc
 
 from cellar import status
 from cellar.errors import ClosedError
+from cellar.peer import Peer
 
 
 @contextmanager
-def failures() -> Iterator[None]:
+def failures(peer: Peer) -> Iterator[None]:
     """Turns the failures of a call into exceptions of the client."""
     try:
         yield
     except grpc.RpcError as error:
-        raise status.from_call(error) from None
+        if peer.is_closed:
+            raise peer.closed() from None
+        raise status.from_call(error, peer.explained) from None
     except ValueError as error:  # grpc's word for a channel that was closed
         raise ClosedError(f"the client was closed: {error}") from None
 

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cellar.arguments import MOST_CHANNELS
 from cellar.errors import BadInputError, CellarError
 from cellar.predictions import Positions
-
-MOST_CHANNELS = 2**20
-"""Channel numbers are below this."""
 
 
 class Channels:
@@ -22,6 +20,8 @@ class Channels:
         """No channels yet."""
         self.sessions: dict[int, str] = {}
         self._lost: dict[int, CellarError] = {}
+        self.in_doubt: set[int] = set()
+        """Those whose session a reset of ours may have put on another branch, without an answer."""
         self._free: list[int] = []
         self._used = 0
         self.branches: dict[int, int] = {}
@@ -61,9 +61,32 @@ class Channels:
             self.branches[channel] = branch
         self._positions[channel] = position
 
+    def begin_resets(self, channels: Iterable[int]) -> None:
+        """Channels are being reset; they are not ready."""
+        for channel in channels:
+            self._ready[channel] = False
+            self.in_doubt.add(channel)
+
+    def begin_anew(self, channel: int, branch: int, position: int = 0) -> None:
+        """A channel's session was reset; whatever was before is of another tenancy."""
+        self.stay(channel)
+        self._tenancies[channel] += 1
+        self.attached(channel, position, branch)
+
+    def stay(self, channel: int) -> None:
+        """A channel was not reset."""
+        self.in_doubt.discard(channel)
+        self._ready[channel] = channel in self.sessions
+
+    def leave_resets(self, channels: Iterable[int]) -> None:
+        """Resets were given up: whether they were done is found out when the stream resumes."""
+        for channel in channels:
+            self._ready[channel] = channel in self.sessions
+
     def release(self, channels: Iterable[int]) -> None:
         """Channels are gone; their numbers may be used again."""
         for channel in channels:
+            self.in_doubt.discard(channel)
             self.branches.pop(channel, None)
             if self.sessions.pop(channel, None) is not None:
                 self._ready[channel] = False
@@ -76,6 +99,7 @@ class Channels:
         """A session could not be attached again; whoever names its channel is told why."""
         del self.sessions[channel]
         self.branches.pop(channel, None)
+        self.in_doubt.discard(channel)
         self._ready[channel] = False
         self._tenancies[channel] += 1
         self._lost[channel] = error
@@ -93,6 +117,8 @@ class Channels:
         for channel in channels.tolist():
             if channel in self._lost:
                 raise self._lost[channel]
+            if channel in self.in_doubt and not self._ready[channel]:
+                raise BadInputError(f"channel {channel} is being reset: wait for that")
             if channel not in self.sessions or not self._ready[channel]:
                 raise BadInputError(f"channel {channel} is not attached")
 

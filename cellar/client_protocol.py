@@ -8,19 +8,36 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
+from cellar import arguments
 from cellar import inputs as inputs_
 from cellar import outputs as outputs_
-from cellar.errors import SessionExistsError
+from cellar.connection import check_session_id
+from cellar.errors import BadInputError, SessionExistsError, SessionNotFoundError
 from cellar.inputs import StepInputs
-from cellar.methods import GET_MODEL, GET_SESSION, LIST_MODELS, OPEN_SESSION, PREDICT
+from cellar.methods import (
+    CLOSE_SESSION,
+    GET_MODEL,
+    GET_SESSION,
+    LIST_MODELS,
+    LIST_SESSIONS,
+    OPEN_SESSION,
+    PREDICT,
+    RESET_SESSION,
+)
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import OutputOptions
 from cellar.procedures import Procedure, retried
 from cellar.results import SequencePredictions
-from cellar.retry import Attempts, RetryPolicy
+from cellar.retry import Attempts, Reached, RetryPolicy
 from cellar.session_protocol import SessionProtocol
 from cellar.stream_protocol import StreamProtocol
 from cellar.v1 import model_pb2, session_pb2
+
+_SESSIONS_A_PAGE = 1000  # as many as a server lists at once
+
+
+def _label(model: str, version: int) -> str:
+    return f"{model}/{version}" if version else model
 
 
 def new_session_id() -> str:
@@ -31,15 +48,23 @@ def new_session_id() -> str:
 class ClientProtocol:
     """What all sessions and streams of a client share: retry policy, timeout, known models."""
 
-    def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
-        """``timeout_s`` is for requests that bring none of their own."""
+    def __init__(self, policy: RetryPolicy, timeout_s: float, reached: Reached) -> None:
+        """``timeout_s`` is for requests that bring none of their own.
+
+        Raises:
+            BadInputError: one of them is wrong.
+        """
+        if not isinstance(policy, RetryPolicy):
+            raise arguments.refused("retry", "a cellar.RetryPolicy, or None", policy)
         self._policy = policy
-        self._timeout_s = timeout_s
+        self._timeout_s = arguments.seconds("timeout_s", timeout_s)
         self._known: dict[tuple[str, int], ModelInfo] = {}
+        self._reached = reached
 
     def attempts(self, timeout_s: float | None) -> Attempts:
         """The tries of a new request."""
-        return Attempts(self._policy, self._timeout_s if timeout_s is None else timeout_s)
+        bound = arguments.optional_seconds("timeout_s", timeout_s)
+        return Attempts(self._policy, self._timeout_s if bound is None else bound, self._reached)
 
     def models(self, timeout_s: float | None) -> Procedure[tuple[ModelInfo, ...]]:
         """Lists the models."""
@@ -57,31 +82,42 @@ class ClientProtocol:
         version: int,
         session_id: str | None,
         idle_timeout_s: float | None,
+        ephemeral: bool,
         resume: bool,
         timeout_s: float | None,
     ) -> Procedure[SessionProtocol]:
         """Opens a session. That it exists is success if we may have opened it ourselves."""
         attempts = self.attempts(timeout_s)
+        resume = arguments.flag("resume", resume)
+        chosen_id = new_session_id() if session_id is None else check_session_id(session_id, "id")
         with outputs_.refusing():
             request = session_pb2.OpenSessionRequest(
-                model=model, model_version=version, session_id=session_id or new_session_id()
+                model=arguments.text("model", model),
+                model_version=arguments.whole("version", version),
+                session_id=chosen_id or new_session_id(),
+                ephemeral=arguments.flag("ephemeral", ephemeral),
+                idle_timeout=outputs_.duration(
+                    arguments.optional_seconds("idle_timeout_s", idle_timeout_s)
+                ),
             )
-        if idle_timeout_s is not None:
-            request.idle_timeout.FromNanoseconds(round(idle_timeout_s * 1e9))
         try:
             response = yield from retried(
                 OPEN_SESSION, request, attempts, session_id=request.session_id
             )
-        except SessionExistsError as error:
+        except SessionExistsError:
             if not (resume or attempts.ambiguous):
                 raise
             info = yield from self._get_session(request.session_id, attempts)
-            if info.model != (model or info.model):
-                raise SessionExistsError(
-                    f"session {info.id!r} is open already, of model {info.model!r}",
-                    reason=error.reason,
-                    code=error.code,
+            asked, found = _label(model or info.model, version), _label(info.model, info.version)
+            if asked not in (found, info.model):
+                if not resume:
+                    raise  # it exists, and is not the one that was asked for
+                raise BadInputError(
+                    f"session {info.id!r} is open on {found}, and was asked for on {asked}: resume "
+                    f"it on {found}, or close it first",
+                    reason="BAD_INPUT",
                     position=info.position,
+                    metadata={"field": "model_version" if info.model == model else "model"},
                 ) from None
             if info.position and not resume:
                 raise  # it exists, but it is not the one that was asked for
@@ -93,8 +129,54 @@ class ClientProtocol:
     ) -> Procedure[SessionProtocol]:
         """Continues a session that is open."""
         attempts = self.attempts(timeout_s)
-        info = yield from self._get_session(session_id, attempts)
+        info = yield from self._get_session(check_session_id(session_id, "id"), attempts)
         return (yield from self._session(info, attempts))
+
+    def sessions(
+        self,
+        model: str,
+        version: int,
+        idle_for_s: float | None,
+        page: str,
+        timeout_s: float | None,
+    ) -> Procedure[tuple[tuple[SessionInfo, ...], str]]:
+        """A page of the sessions that are open, and which page is next; empty: none."""
+        with outputs_.refusing():
+            request = session_pb2.ListSessionsRequest(
+                model=arguments.text("model", model),
+                model_version=arguments.whole("version", version),
+                page_size=_SESSIONS_A_PAGE,
+                page_token=page,
+                idle_for=outputs_.duration(arguments.optional_seconds("idle_for_s", idle_for_s)),
+            )
+        response = yield from retried(LIST_SESSIONS, request, self.attempts(timeout_s))
+        infos = tuple(SessionInfo.decode(session) for session in response.sessions)
+        return infos, response.next_page_token
+
+    def close_session(
+        self, session_id: str, branch: int, timeout_s: float | None
+    ) -> Procedure[int | None]:
+        """Closes a session; its position, or None where the answer was lost."""
+        attempts = self.attempts(timeout_s)
+        request = session_pb2.CloseSessionRequest(
+            session_id=check_session_id(session_id, "id"),
+            branch=arguments.whole("branch", branch, most=arguments.MOST_UINT64),
+        )
+        try:
+            response = yield from retried(CLOSE_SESSION, request, attempts, session_id=session_id)
+        except SessionNotFoundError:
+            if not attempts.ambiguous:
+                raise
+            return None
+        position: int = response.position
+        return position
+
+    def reset_session(self, session_id: str, timeout_s: float | None) -> Procedure[SessionInfo]:
+        """Puts a session back to position 0. To do it twice is as good as once."""
+        request = session_pb2.ResetSessionRequest(session_id=check_session_id(session_id, "id"))
+        attempts = self.attempts(timeout_s)
+        response = yield from retried(RESET_SESSION, request, attempts, session_id=session_id)
+        return SessionInfo.decode(response.session)
 
     def stream(
         self,
@@ -105,10 +187,11 @@ class ClientProtocol:
         timeout_s: float | None,
     ) -> Procedure[StreamProtocol]:
         """Prepares a stream, which stays with the version that it began with."""
+        outputs = outputs_.encode(options, every_step=every_step, seed=self._policy.seed)
         info = yield from self._model(model, version, self.attempts(timeout_s))
         return StreamProtocol(
             info,
-            outputs_.encode(options, every_step=every_step, seed=self._policy.seed),
+            outputs,
             levels=outputs_.levels(options),
             attempts=self.attempts,
         )
@@ -124,6 +207,7 @@ class ClientProtocol:
     ) -> Procedure[SequencePredictions]:
         """Predicts for whole sequences. Nothing is kept, so it may be sent again."""
         attempts = self.attempts(timeout_s)
+        outputs = outputs_.encode(options, every_step=every_step, seed=self._policy.seed)
         info = yield from self._model(model, version, attempts)
         steps = inputs_.encode_sequences(sequences, info)
         request = model_pb2.PredictRequest(
@@ -131,7 +215,7 @@ class ClientProtocol:
             model_version=info.version,
             inputs=steps.message(),
             steps=steps.counts.tolist(),
-            outputs=outputs_.encode(options, every_step=every_step, seed=self._policy.seed),
+            outputs=outputs,
         )
         response = yield from retried(PREDICT, request, attempts)
         return SequencePredictions.decode(
@@ -151,7 +235,8 @@ class ClientProtocol:
         return SessionProtocol(info, model, attempts=self.attempts, seed=self._policy.seed)
 
     def _model(self, name: str, version: int, attempts: Attempts) -> Procedure[ModelInfo]:
-        known = self._known.get((name, version))
+        arguments.text("model", name)
+        known = self._known.get((name, arguments.whole("version", version)))
         if known is not None:
             return known
         request = model_pb2.GetModelRequest(name=name, version=version)

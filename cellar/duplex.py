@@ -8,6 +8,7 @@ from typing import Any
 
 from cellar.calls import failures, next_message
 from cellar.errors import CellarError, ConnectionLostError, DeadlineExceededError
+from cellar.peer import Peer
 from cellar.procedures import Read, Reopen, Sleep, StreamEffect
 from cellar.transport import Transport
 
@@ -45,11 +46,11 @@ class Duplex:
         self.close()
         self._outgoing = queue.SimpleQueue()
         self._incoming = queue.SimpleQueue()
-        with failures():
+        with failures(self._transport.peer):
             self._call = self._transport.duplex(iter(self._outgoing.get, None))
         threading.Thread(
             target=_receive,
-            args=(self._call, self._incoming, self._outgoing),
+            args=(self._call, self._transport.peer, self._incoming, self._outgoing),
             name="cellar-stream",
             daemon=True,
         ).start()
@@ -64,9 +65,11 @@ class Duplex:
         return message
 
 
-def _receive(call: Any, incoming: queue.SimpleQueue[Any], outgoing: queue.SimpleQueue[Any]) -> None:
+def _receive(
+    call: Any, peer: Peer, incoming: queue.SimpleQueue[Any], outgoing: queue.SimpleQueue[Any]
+) -> None:
     try:
-        with failures():
+        with failures(peer):
             while (message := next_message(call)) is not None:
                 incoming.put(message)
         incoming.put(ConnectionLostError("the server ended the stream"))

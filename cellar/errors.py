@@ -44,7 +44,7 @@ gRPC: ``status.py`` turns failed calls into these.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class CellarError(Exception):
@@ -81,10 +81,26 @@ class CellarError(Exception):
         self.retry_after_s = retry_after_s
         self.metadata: Mapping[str, str] = dict(metadata or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that it can be sent to another process, whatever its class is made from."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
     @property
     def retryable(self) -> bool:
         """True when the very same request may succeed later."""
         return False
+
+    def __repr__(self) -> str:
+        """The message, and what is known beside it."""
+        facts = {
+            "reason": self.reason or None,
+            "code": self.code or None,
+            "position": self.position,
+            "retry_after_s": self.retry_after_s,
+            **self.metadata,
+        }
+        told = "".join(f", {name}={fact!r}" for name, fact in facts.items() if fact is not None)
+        return f"{type(self).__name__}({self.message!r}{told})"
 
     @property
     def field(self) -> str | None:
@@ -96,6 +112,14 @@ class CellarError(Exception):
         """The row of the inputs that is wrong, from 0, where the server tells."""
         row = self.metadata.get("row", "")
         return int(row) if row.isdecimal() else None
+
+
+def _made_again(
+    kind: type[CellarError], arguments: tuple[Any, ...], facts: Mapping[str, Any]
+) -> CellarError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(facts)
+    return error
 
 
 class ConnectionLostError(CellarError):

@@ -10,20 +10,22 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cellar import arguments, status
 from cellar import inputs as inputs_
+from cellar import outputs as outputs_
 from cellar import predictions as predictions_
-from cellar import status
 from cellar.channels import Channels
+from cellar.connection import check_session_id
 from cellar.errors import BadInputError, CellarError, ProtocolError
 from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
-from cellar.pending import Answered, Attach, Detach, Frame, Pending, Rows
+from cellar.pending import Answered, Attach, Detach, Frame, OpenOptions, Pending, Reset, Rows
 from cellar.results import RowFailure
 from cellar.tail import StreamTail
 from cellar.v1 import session_pb2
 
 ATTACH_AT_ONCE = 4096
-"""Sessions per attach message."""
+"""Sessions per message that attaches or resets them."""
 
 
 class InFlight:
@@ -32,23 +34,37 @@ class InFlight:
     Attributes:
         channels: the stream's channels, and the positions that the next frame will carry.
         pending: what is not answered yet, in the order asked.
+        levels: those of the quantiles that come back.
         tail: what was answered, and may be lost in a crash of the server.
     """
 
     def __init__(self, model: ModelInfo, levels: tuple[float, ...]) -> None:
-        """Nothing asked yet; ``levels`` are those of the quantiles that come back."""
+        """Nothing asked yet; ``levels`` are those that are wanted."""
         self.channels = Channels()
         self.pending: list[Pending] = []
         self.tail = StreamTail()
         self._model = model
-        self._levels = levels
+        self.levels = levels
         self._frames = 0
 
-    def attach(self, session_ids: Sequence[str], *, open: bool) -> list[Attach]:
-        """Attaches sessions on free channels, a bounded number per message."""
+    def unasked(self) -> set[int]:
+        """The channels whose attach was not sent yet."""
+        attaches = (each for each in self.pending if isinstance(each, Attach) and not each.asked)
+        return {channel for each in attaches for channel in each.waiting}
+
+    def attach(self, session_ids: Sequence[str], opening: OpenOptions | None) -> list[Attach]:
+        """Attaches sessions on free channels, a bounded number per message.
+
+        Raises:
+            BadInputError: an id or an option cannot be sent, or there are too many ids.
+        """
+        for session_id in session_ids:
+            check_session_id(session_id)
+        with outputs_.refusing():
+            outputs_.duration(None if opening is None else opening.idle_timeout_s)
         reserved = list(self.channels.reserve(session_ids).items())
         attaches = [
-            Attach(dict(reserved[start : start + ATTACH_AT_ONCE]), open=open)
+            Attach(dict(reserved[start : start + ATTACH_AT_ONCE]), opening=opening)
             for start in range(0, len(reserved), ATTACH_AT_ONCE)
         ]
         self.pending += attaches
@@ -61,10 +77,9 @@ class InFlight:
             BadInputError: a channel is not attached or appears twice, or the inputs' form or
                 shape is wrong.
         """
-        numbers = np.atleast_1d(np.asarray(channels))
-        if numbers.ndim != 1 or not numbers.size or numbers.dtype.kind not in "iu":
-            raise BadInputError("channels are whole numbers (rows,), at least one")
-        rows = numbers.astype(np.int64)
+        rows = arguments.channels(channels)
+        if not rows.size:
+            raise BadInputError("channels: at least one", metadata={"field": "channels"})
         self.channels.check(rows)
         steps = inputs_.encode_frame(inputs, len(rows), self._model)
         frame = Frame(self.new_number(), rows, steps, self.channels.positions(rows))
@@ -72,6 +87,20 @@ class InFlight:
         self.channels.move(rows, frame.after)
         self.pending.append(frame)
         return frame
+
+    def reset(self, channels: Rows) -> list[Reset]:
+        """Puts channels back to position 0, a bounded number per message; none is ready until then.
+
+        Raises:
+            BadInputError: a channel is not attached.
+        """
+        self.channels.check(channels)
+        numbers = sorted(set(channels.tolist()))
+        starts = range(0, len(numbers), ATTACH_AT_ONCE)
+        resets = [Reset(numbers[start : start + ATTACH_AT_ONCE]) for start in starts]
+        self.channels.begin_resets(numbers)
+        self.pending += resets
+        return resets
 
     def new_number(self) -> int:
         """The number of a frame."""
@@ -111,6 +140,8 @@ class InFlight:
                 self._take_back(pending, np.flatnonzero(~pending.settled))
             elif isinstance(pending, Attach):
                 self.channels.release(pending.waiting)
+            elif isinstance(pending, Reset):
+                self.channels.leave_resets(pending.waiting)
         return failed
 
     def awaited(self) -> list[Frame]:
@@ -123,6 +154,7 @@ class InFlight:
         Raises:
             BadInputError: there is none.
         """
+        channel = arguments.whole("channel", channel)
         self.channels.check(np.array([channel]))
         return self.channels.sessions[channel]
 
@@ -148,6 +180,8 @@ class InFlight:
             self._attached(response.attached)
         elif kind == "detached":
             self._detached(response.detached)
+        elif kind == "reset":
+            self._were_reset(response.reset)
         elif kind == "durable":
             self.tail.trim(response.durable.group)
         else:
@@ -166,6 +200,20 @@ class InFlight:
             if isinstance(attach, Attach) and attach.waiting.pop(channel, None) is not None:
                 attach.failures.append(self.failure(channel, error))
                 self.channels.release([channel])
+
+    def refuse_reset(self, channel: int, error: CellarError) -> None:
+        """One channel was not reset."""
+        reset = self.reset_of(channel)
+        if reset is not None:
+            reset.waiting.discard(channel)
+            reset.failures.append(self.failure(channel, error))
+
+    def reset_of(self, channel: int) -> Reset | None:
+        """The reset that a channel waits for, if there is one."""
+        for each in self.pending:
+            if isinstance(each, Reset) and channel in each.waiting:
+                return each
+        return None
 
     def frames(self) -> list[Frame]:
         """The frames that are not answered yet, in the order asked."""
@@ -203,7 +251,7 @@ class InFlight:
             positions=np.repeat(after - counts + 1, counts) + within,
             replayed=np.repeat(replayed, counts),
             vocabulary=self._model.names,
-            levels=self._levels,
+            levels=self.levels,
         )
         frame.answer(Answered(rows=rows, counts=counts, predictions=predictions))
         self.tail.trim(reply.durable_group)
@@ -247,6 +295,17 @@ class InFlight:
             self.channels.attached(channel, position, branch)
         for row in answer.errors:
             self.refuse_attach(row.channel, status.from_row(row))
+
+    def _were_reset(self, answer: session_pb2.StreamResetReply) -> None:
+        for channel, branch in zip(answer.channels, answer.branches, strict=True):
+            reset = self.reset_of(channel)
+            if reset is None:
+                raise ProtocolError(f"channel {channel} was reset, but nobody asked")
+            reset.waiting.discard(channel)
+            self.channels.begin_anew(channel, branch)
+        for row in answer.errors:
+            self.refuse_reset(row.channel, status.from_row(row))
+            self.channels.stay(row.channel)
 
     def _detached(self, answer: session_pb2.StreamDetached) -> None:
         for detach in self.pending:

@@ -5,13 +5,14 @@ Checks forms and shapes only: the server judges the values, and names the row it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cellar import arguments
 from cellar.errors import BadInputError
 from cellar.model_info import InputKind, ModelInfo
 from cellar.v1 import values_pb2
@@ -117,6 +118,8 @@ def encode_sequences(sequences: Sequence[StepInputs], model: ModelInfo) -> Steps
     """
     if isinstance(sequences, str):
         raise BadInputError("predict takes a list of sequences: put the text into a list")
+    if not isinstance(sequences, Iterable):
+        raise arguments.refused("sequences", "a list of sequences", sequences)
     encoded = []
     for row, steps in enumerate(sequences):
         try:
@@ -192,7 +195,7 @@ def _array_if_flat(inputs: object) -> npt.NDArray[Any] | None:
 
 def _ids(array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     if array.size and array.dtype.kind not in "iu":
-        raise BadInputError(f"token ids are whole numbers, not {array.dtype}")
+        raise _no_number(array, "text or token ids (whole numbers)")
     limits = np.iinfo(np.int32)
     if array.size and (array.min() < limits.min or array.max() > limits.max):
         raise BadInputError("a token id does not fit 32 bits")
@@ -201,9 +204,19 @@ def _ids(array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
 
 def _floats(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     if array.size and array.dtype.kind not in "iuf":
-        raise BadInputError(f"values are numbers, not {array.dtype}")
+        raise _no_number(array, "numbers")
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
+
+
+def _no_number(array: npt.NDArray[Any], wanted: str) -> BadInputError:
+    found = str(array.dtype)
+    if array.dtype.kind == "O":
+        others = (each for each in array.flat if not isinstance(each, int | float))
+        found = next(
+            (repr(each) if each is None else type(each).__name__ for each in others), found
+        )
+    return BadInputError(f"inputs: {wanted} are wanted, not {found}", metadata={"field": "inputs"})
 
 
 def _expect_rows(rows: int, channels: int) -> None:
@@ -212,6 +225,10 @@ def _expect_rows(rows: int, channels: int) -> None:
 
 
 def _bad_width(shape: tuple[int, ...], model: ModelInfo) -> BadInputError:
+    names = f" ({', '.join(model.features)}, in this order)" if model.features else ""
+    form = "(steps,)" if model.width == 1 else f"({model.width},) or (steps, {model.width})"
     return BadInputError(
-        f"model {model.name!r} reads {model.width} value(s) per step; the input is {shape}"
+        f"model {model.name!r} reads {model.width} value(s) per step{names}: give {form}, not "
+        f"{shape}",
+        metadata={"field": "inputs"},
     )

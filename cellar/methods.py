@@ -35,6 +35,9 @@ OPEN_SESSION = Method(
 GET_SESSION = Method(
     _SESSIONS + "GetSession", sessions.GetSessionRequest, sessions.GetSessionResponse
 )
+LIST_SESSIONS = Method(
+    _SESSIONS + "ListSessions", sessions.ListSessionsRequest, sessions.ListSessionsResponse
+)
 CLOSE_SESSION = Method(
     _SESSIONS + "CloseSession", sessions.CloseSessionRequest, sessions.CloseSessionResponse
 )

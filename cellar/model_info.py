@@ -34,6 +34,15 @@ class SessionStatus(StrEnum):
     UNKNOWN = "unknown"
     OPEN = "open"
     LOST = "lost"
+    MODEL_CHANGED = "model changed"
+
+
+class SessionTier(StrEnum):
+    """Where a session's state is."""
+
+    UNKNOWN = "unknown"
+    DEVICE = "device"
+    STORE = "store"
 
 
 _PREDICTIONS = {
@@ -44,10 +53,15 @@ _PREDICTIONS = {
 _STATUSES = {
     session_pb2.SESSION_STATUS_OPEN: SessionStatus.OPEN,
     session_pb2.SESSION_STATUS_LOST: SessionStatus.LOST,
+    session_pb2.SESSION_STATUS_MODEL_CHANGED: SessionStatus.MODEL_CHANGED,
+}
+_TIERS = {
+    session_pb2.SESSION_TIER_DEVICE: SessionTier.DEVICE,
+    session_pb2.SESSION_TIER_STORE: SessionTier.STORE,
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ModelInfo:
     """One version of one model.
 
@@ -110,6 +124,24 @@ class ModelInfo:
         return self.features[1:] if self.prediction is PredictionKind.DISTRIBUTION else ()
 
     @property
+    def title(self) -> str:
+        """Name and version, for people."""
+        return f"{self.name} {self.version}" if self.version else self.name
+
+    def __repr__(self) -> str:
+        """What it is, in a line: the vocabulary and how it was made are too long for one."""
+        if not self.available:
+            return f"<model {self.title}, unavailable: {self.unavailable_reason}>"
+        reads = "tokens"
+        if self.input is InputKind.VALUES:
+            reads = f"values ({', '.join(self.features) or self.width})"
+        elif self.vocabulary:
+            reads = f"tokens ({len(self.vocabulary)} symbols)"
+        predicts = f"{len(self.labels)} labels" if self.labels else str(self.prediction)
+        sessions = "" if self.streamable else ", whole sequences only"
+        return f"<model {self.title}, {self.task}: reads {reads}, predicts {predicts}{sessions}>"
+
+    @property
     def available(self) -> bool:
         """Whether it is served."""
         return not self.unavailable_reason
@@ -156,13 +188,17 @@ class SessionInfo:
         id: its id.
         model: its model's name.
         version: its model's version.
-        status: open, or lost to a fault.
+        status: open, or lost to a fault, or kept for a model file that is not there.
         position: steps consumed so far.
         branch: names its unbroken past, new when it is opened or reset; 0 when the server does not
             say.
         open_time: when it was opened (UTC).
-        last_used_time: when it last opened, stepped or was reset (UTC).
+        last_used_time: when it last opened, stepped or was reset, or, if it is ephemeral, was left
+            by its last stream (UTC).
         idle_timeout_s: it expires after so many idle seconds; 0 when the server does not say.
+        ephemeral: True if it ends with its last stream.
+        owner: who has opened it; empty where the server does not ask who calls.
+        tier: where its state is: on the device, or in the store alone until it is used.
     """
 
     id: str
@@ -174,6 +210,9 @@ class SessionInfo:
     open_time: datetime
     last_used_time: datetime
     idle_timeout_s: float
+    ephemeral: bool = False
+    owner: str = ""
+    tier: SessionTier = SessionTier.UNKNOWN
 
     @classmethod
     def decode(cls, session: session_pb2.Session) -> SessionInfo:
@@ -188,4 +227,7 @@ class SessionInfo:
             open_time=session.open_time.ToDatetime(tzinfo=UTC),
             last_used_time=session.last_used_time.ToDatetime(tzinfo=UTC),
             idle_timeout_s=session.idle_timeout.ToTimedelta().total_seconds(),
+            ephemeral=session.ephemeral,
+            owner=session.owner,
+            tier=_TIERS.get(session.tier, SessionTier.UNKNOWN),
         )

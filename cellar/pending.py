@@ -1,4 +1,4 @@
-"""What a stream has asked and not yet been answered: attaches, frames, detaches."""
+"""What a stream has asked and not yet been answered: attaches, frames, resets, detaches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cellar import outputs as outputs_
 from cellar import predictions as predictions_
 from cellar.errors import BadInputError, CellarError, ProtocolError
 from cellar.inputs import Steps
@@ -18,24 +19,43 @@ from cellar.v1 import session_pb2
 Rows = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenOptions:
+    """How sessions are opened.
+
+    Attributes:
+        idle_timeout_s: overrides the server's.
+        ephemeral: ends them with their last stream.
+    """
+
+    idle_timeout_s: float | None = None
+    ephemeral: bool = False
+
+
 class Attach:
     """Sessions on their way to channels.
 
     Attributes:
         waiting: session ids by channel, of those not answered yet.
         branches: that they must be on, by channel; of the others it is not checked.
-        open: True when the sessions are to be opened first.
+        opening: how the sessions are opened first; None: they are open.
+        asked: it was sent, so that the server may have opened them.
         failures: those that could not be attached.
         error: why it was given up, if it was.
     """
 
     def __init__(
-        self, sessions: dict[int, str], *, open: bool, branches: Mapping[int, int] | None = None
+        self,
+        sessions: dict[int, str],
+        *,
+        opening: OpenOptions | None = None,
+        branches: Mapping[int, int] | None = None,
     ) -> None:
         """``sessions`` are the ids by channel."""
         self.waiting = dict(sessions)
         self.branches = {} if branches is None else branches
-        self.open = open
+        self.opening = opening
+        self.asked = False
         self.failures: list[RowFailure] = []
         self.error: CellarError | None = None
 
@@ -46,12 +66,44 @@ class Attach:
 
     def request(self) -> session_pb2.StreamRequest:
         """The message that asks for what is still waiting."""
+        self.asked = True
         attach = session_pb2.StreamAttach(
-            session_ids=self.waiting.values(), channels=self.waiting.keys(), open=self.open
+            session_ids=self.waiting.values(), channels=self.waiting.keys()
         )
+        if self.opening is not None:
+            attach.open, attach.ephemeral = True, self.opening.ephemeral
+            idle_timeout = outputs_.duration(self.opening.idle_timeout_s)
+            if idle_timeout is not None:
+                attach.idle_timeout.CopyFrom(idle_timeout)
         if self.branches:
             attach.branches.extend(self.branches.get(channel, 0) for channel in self.waiting)
         return session_pb2.StreamRequest(attach=attach)
+
+
+class Reset:
+    """Channels whose sessions are being put back to position 0.
+
+    Attributes:
+        waiting: those that are not answered yet.
+        failures: those that were not reset.
+        error: why it was given up, if it was.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        """Prepares it."""
+        self.waiting = set(channels)
+        self.failures: list[RowFailure] = []
+        self.error: CellarError | None = None
+
+    @property
+    def done(self) -> bool:
+        """True once every channel has its answer."""
+        return not self.waiting or self.error is not None
+
+    def request(self) -> session_pb2.StreamRequest:
+        """The message that asks for what is still waiting."""
+        reset = session_pb2.StreamReset(channels=sorted(self.waiting))
+        return session_pb2.StreamRequest(reset=reset)
 
 
 class Detach:
@@ -118,7 +170,9 @@ class Frame:
         self._order = np.argsort(channels, kind="stable")
         self._sorted = channels[self._order]
         if (self._sorted[1:] == self._sorted[:-1]).any():
-            raise BadInputError("a channel appears twice in one frame")
+            raise BadInputError(
+                "channels: one appears twice in the frame", metadata={"field": "channels"}
+            )
         self._answered: list[Answered] = []
         self._failures: dict[int, RowFailure] = {}
 
@@ -209,4 +263,4 @@ class Frame:
         )
 
 
-Pending = Attach | Detach | Frame
+Pending = Attach | Detach | Frame | Reset

@@ -17,6 +17,9 @@ Floats = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
 
 
+_MOST_SHOWN = 8  # numbers of a raw output
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One of the most likely next tokens, or labels: its id, its symbol or name, its probability.
@@ -29,7 +32,7 @@ class Candidate:
     probability: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Prediction:
     """One prediction. What was not asked for is None (or empty).
 
@@ -60,13 +63,37 @@ class Prediction:
     quantiles: Floats | None = None
     raw: Floats | None = None
 
+    def __repr__(self) -> str:
+        """What there is of it."""
+        facts = {
+            "argmax": self.argmax,
+            "symbol": self.symbol,
+            "top": [(each.symbol or each.token, round(each.probability, 4)) for each in self.top],
+            "probabilities": _size(self.probabilities),
+            "sample": self.sample,
+            "sample_symbol": self.sample_symbol,
+            "quantiles": _by_level(self.levels, self.quantiles),
+            "raw": self._shown_raw(),
+            "replayed": self.replayed or None,
+        }
+        told = ", ".join(
+            f"{name}={fact!r}" for name, fact in facts.items() if fact not in (None, [])
+        )
+        return f"<prediction at {self.position}{f': {told}' if told else ''}>"
+
+    def _shown_raw(self) -> list[float] | str | None:
+        if self.raw is None or len(self.raw) > _MOST_SHOWN:
+            return _size(self.raw)
+        numbers: list[float] = self.raw.tolist()
+        return numbers
+
     @property
     def label(self) -> str | None:
         """The most likely label, for models that label: its ``symbol``."""
         return self.symbol
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Predictions(Sequence[Prediction]):
     """Several predictions, n of them, column by column. A column not asked for is None.
 
@@ -100,6 +127,13 @@ class Predictions(Sequence[Prediction]):
     sampled_values: Floats | None = None
     quantiles: Floats | None = None
     raw: Floats | None = None
+
+    def __repr__(self) -> str:
+        """How many, where, and which columns."""
+        columns = [name for name in self.columns() if name not in ("positions", "replayed")]
+        ends = dict.fromkeys((int(self.positions[0]), int(self.positions[-1]))) if len(self) else {}
+        where = f" at {' to '.join(map(str, ends))}" if ends else ""
+        return f"<{len(self)} predictions{where}: {', '.join(columns) or 'no columns'}>"
 
     def __len__(self) -> int:
         """The number of predictions."""
@@ -177,6 +211,16 @@ class Predictions(Sequence[Prediction]):
         )
 
 
+def _size(numbers: Floats | None) -> str | None:
+    return None if numbers is None else f"{len(numbers)} numbers"
+
+
+def _by_level(levels: Sequence[float], quantiles: Floats | None) -> dict[float, float] | None:
+    if quantiles is None:
+        return None
+    return dict(zip(levels, quantiles.tolist(), strict=False))
+
+
 def decode(
     message: values_pb2.Predictions,
     *,
@@ -187,10 +231,14 @@ def decode(
 ) -> Predictions:
     """Decodes n predictions, where n is the length of ``positions`` and ``replayed``.
 
+    ``levels`` are those asked for, if the server says nothing else.
+
     Raises:
         ProtocolError: a column cannot be that of n predictions.
     """
     n = len(positions)
+    if message.count not in (0, n):  # 0: it is left out
+        raise ProtocolError(f"{message.count} predictions where {n} were asked for")
     top_tokens = table(message.top_tokens, n, np.int32, "top_tokens")
     argmax = column(message.argmax, n, np.int32, "argmax")
     if argmax is None and top_tokens is not None:
@@ -199,7 +247,7 @@ def decode(
         positions=positions,
         replayed=replayed,
         vocabulary=vocabulary,
-        levels=levels,
+        levels=told_levels(message.levels, levels),
         argmax=argmax,
         top_tokens=top_tokens,
         top_probabilities=table(message.top_probabilities, n, np.float32, "top_probabilities"),
@@ -224,6 +272,13 @@ def concatenate(parts: Sequence[Predictions]) -> Predictions:
         name: np.concatenate([table[name] for table in tables]) for name in tables[0]
     }
     return replace(parts[0], **joined)
+
+
+def told_levels(told: Sequence[float], asked: tuple[float, ...]) -> tuple[float, ...]:
+    """The levels that came back: as they were asked for, unless the server names others."""
+    if not told or np.array_equal(np.array(told, np.float32), np.array(asked, np.float32)):
+        return asked
+    return tuple(round(level, 6) for level in told)
 
 
 def table(numbers: Sequence[Any], n: int, dtype: Any, name: str) -> npt.NDArray[Any] | None:

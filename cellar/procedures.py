@@ -106,5 +106,6 @@ def retried(
         except CellarError as error:
             yield Sleep(attempts.failed(error))
         else:
+            attempts.answered()
             assert isinstance(response, method.response)
             return response

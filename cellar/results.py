@@ -27,7 +27,7 @@ _FINISH = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Piece:
     """A piece of what was generated; the session has read it.
 
@@ -45,6 +45,13 @@ class Piece:
     position: int
     finish_reason: FinishReason | None
 
+    def __repr__(self) -> str:
+        """What was generated, and why it ended if it has."""
+        numbers = self.values if len(self.values) else self.tokens
+        what = repr(self.text) if self.text else repr(numbers.tolist())
+        end = f", the last: {self.finish_reason}" if self.finish_reason else ""
+        return f"<piece {what} up to {self.position}{end}>"
+
     @classmethod
     def decode(cls, message: session_pb2.GenerateResponse) -> Piece:
         """From the wire."""
@@ -57,7 +64,7 @@ class Piece:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Forecast:
     """A forecast, from sampled paths, in the user's units.
 
@@ -74,6 +81,15 @@ class Forecast:
     quantiles: Floats
     mean: Floats
     paths: Floats | None
+
+    def __repr__(self) -> str:
+        """How far it reaches, from where, and what there is of it."""
+        levels = ", ".join(f"{level:g}" for level in self.levels)
+        paths = "" if self.paths is None else f", {len(self.paths)} paths"
+        return (
+            f"<forecast of {len(self.mean)} steps from {self.position}: mean, quantiles at {levels}"
+            f"{paths}>"
+        )
 
     def quantile(self, level: float) -> Floats:
         """The quantile at one of the levels (horizon,).
@@ -110,7 +126,7 @@ class Forecast:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class SequencePredictions(Sequence[Predictions]):
     """Predictions for whole sequences; indexing and iterating give those of each sequence.
 
@@ -126,6 +142,13 @@ class SequencePredictions(Sequence[Predictions]):
     version: int
     counts: Positions
     predictions: Predictions
+
+    def __repr__(self) -> str:
+        """Of how many sequences, by which model."""
+        return (
+            f"<predictions for {len(self)} sequences by {self.model} {self.version}: "
+            f"{self.predictions!r}>"
+        )
 
     def __len__(self) -> int:
         """The number of sequences."""
@@ -194,7 +217,7 @@ class RowFailure:
     error: CellarError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class StreamReply:
     """The answer to one frame: its rows that went through, in the order asked.
 
@@ -213,6 +236,14 @@ class StreamReply:
     counts: Positions
     predictions: Predictions
     failures: tuple[RowFailure, ...] = ()
+
+    def __repr__(self) -> str:
+        """How many rows went through, and how many did not."""
+        refused = f", {len(self.failures)} refused" if self.failures else ""
+        return (
+            f"<reply to frame {self.frame}: {len(self.channels)} rows{refused}; "
+            f"{self.predictions!r}>"
+        )
 
     def check(self) -> StreamReply:
         """Returns itself.

@@ -19,8 +19,12 @@ def resume(
     positions: Mapping[int, int],
     branches: Mapping[int, int],
     errors: Mapping[int, CellarError],
+    anew: Mapping[int, CellarError],
 ) -> None:
     """Takes in where the server has the sessions; all mappings are by channel.
+
+    ``anew`` are those that a reset of ours has put on another branch, with what the server said of
+    the former one.
 
     What nobody waits for is dropped; rows whose reply is gone are refused; the rest is as before
     and is to be sent once more, under its old numbers: replies to the first sending ended with
@@ -36,6 +40,9 @@ def resume(
                 in_flight.channels.attached(channel, positions[channel], branches[channel])
     for channel, error in errors.items():
         _not_reattached(in_flight, channel, error)
+    for channel, error in anew.items():
+        _was_reset(in_flight, channel, error)
+        in_flight.channels.begin_anew(channel, branches[channel], positions[channel])
     _refuse_lost_replies(in_flight, positions)
 
 
@@ -43,18 +50,35 @@ def _not_reattached(in_flight: InFlight, channel: int, error: CellarError) -> No
     gone = isinstance(error, SessionNotFoundError)
     for each in in_flight.pending:
         if isinstance(each, Attach) and channel in each.waiting:
-            if not (gone and each.open):
+            if not (gone and each.opening is not None):
                 in_flight.refuse_attach(channel, error)
             return
         if isinstance(each, Detach) and channel in each.waiting:
             each.waiting.discard(channel)
             in_flight.channels.release([channel])
             return
+    in_flight.refuse_reset(channel, error)
+    _refuse_rows(in_flight, channel, error)
+    in_flight.channels.lose(channel, error)
+
+
+def _was_reset(in_flight: InFlight, channel: int, error: CellarError) -> None:
+    """Answers what was in flight for a channel when its reset was done."""
+    reset = in_flight.reset_of(channel)
+    if reset is not None:  # else it was given up, and these came behind it
+        reset.waiting.discard(channel)
+        error = ReplyLostError(
+            "the session was reset behind the step, whose reply was lost with the connection",
+            position=error.position,
+        )
+    _refuse_rows(in_flight, channel, error)
+
+
+def _refuse_rows(in_flight: InFlight, channel: int, error: CellarError) -> None:
     for frame in in_flight.frames():
         _, rows = frame.rows_of(np.array([channel]))
         for row in rows.tolist():
             frame.refuse(row, in_flight.failure(channel, error))
-    in_flight.channels.lose(channel, error)
 
 
 def _refuse_lost_replies(in_flight: InFlight, positions: Mapping[int, int]) -> None:

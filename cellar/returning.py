@@ -51,6 +51,8 @@ class _Found:
     positions: dict[int, int] = field(default_factory=dict)
     branches: dict[int, int] = field(default_factory=dict)
     errors: dict[int, CellarError] = field(default_factory=dict)
+    # Those that a reset of ours has put on another branch, with what was said of the former one.
+    anew: dict[int, CellarError] = field(default_factory=dict)
 
 
 class Returning:
@@ -69,14 +71,21 @@ class Returning:
         """
         channels = self._in_flight.channels
         found = _Found()
-        yield from self._attach(channels.sessions, found, attempts)
-        taken = self._take_branches(found)
+        # What was never asked for is not there yet, and is asked for behind this.
+        new = self._in_flight.unasked()
+        here = [channel for channel in channels.sessions if channel not in new]
+        yield from self._attach(here, found, attempts)
+        taken = [*self._take_resets(found), *self._take_branches(found)]
         if taken:
             yield from self._attach(taken, found, attempts)
         for channel in [each for each in self._owed if not self._is_owed(each, found)]:
             del self._owed[channel]
         yield from self._play(found, attempts)
-        resumption.resume(self._in_flight, found.positions, found.branches, found.errors)
+        anew = {each: error for each, error in found.anew.items() if each in found.positions}
+        resumption.resume(self._in_flight, found.positions, found.branches, found.errors, anew)
+        channels.in_doubt.difference_update(
+            set(found.positions) - {each for each in channels.in_doubt if self._is_reset_on(each)}
+        )
 
     def _attach(
         self, channels: Iterable[int], found: _Found, attempts: Attempts
@@ -84,9 +93,7 @@ class Returning:
         known = self._in_flight.channels
         sessions = [(channel, known.sessions[channel]) for channel in channels]
         for start in range(0, len(sessions), ATTACH_AT_ONCE):
-            again = Attach(
-                dict(sessions[start : start + ATTACH_AT_ONCE]), open=False, branches=known.branches
-            )
+            again = Attach(dict(sessions[start : start + ATTACH_AT_ONCE]), branches=known.branches)
             yield Write(again.request())
             left = len(again.waiting)
             while left:  # a long answer comes in several messages
@@ -103,6 +110,20 @@ class Returning:
                 for row in attached.errors:
                     found.errors[row.channel] = status.from_row(row)
                 left -= answered
+
+    def _is_reset_on(self, channel: int) -> bool:
+        """Whether a reset of the channel is sent once more."""
+        return self._in_flight.reset_of(channel) is not None
+
+    def _take_resets(self, found: _Found) -> list[int]:
+        """Takes over the branches that resets of ours have begun; returns their channels."""
+        channels = self._in_flight.channels
+        for channel in channels.in_doubt & found.errors.keys():
+            error = found.errors[channel]
+            if isinstance(error, StaleBranchError) and error.branch and error.position == 0:
+                found.anew[channel] = found.errors.pop(channel)
+                channels.branches[channel] = error.branch
+        return list(found.anew)
 
     def _take_branches(self, found: _Found) -> list[int]:
         """Takes over the branches on which sessions go on after a crash; returns their channels."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from cellar import arguments
 from cellar import inputs as inputs_
 from cellar import outputs as outputs_
 from cellar import predictions as predictions_
@@ -84,6 +85,15 @@ class SessionProtocol(OnBranch):
         self._doubtful = None
         return info
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the session may be elsewhere than at ``position``."""
+        return self._stale or self._doubtful is not None or self._played is not None
+
+    def closing_s(self, most_s: float) -> float:
+        """How long to wait at most for what nobody waits for: no longer than for anything else."""
+        return min(most_s, self._attempts(None).remaining_s())
+
     def settle(self, generation: object, timeout_s: float | None) -> Procedure[None]:
         """Reads the position again if this generation has left it stale."""
         if self._stale and self._generation is generation:
@@ -107,9 +117,10 @@ class SessionProtocol(OnBranch):
         self, inputs: StepInputs, chunk_steps: int, options: OutputOptions, timeout_s: float | None
     ) -> Procedure[Prediction]:
         """Advances in several requests, and predicts after the last step."""
+        chunk_steps = arguments.whole("chunk_steps", chunk_steps, least=1)
         steps = inputs_.encode(inputs, self.model)
-        for start in range(0, len(steps.data), max(chunk_steps, 1)):
-            chunk = steps.data[start : start + max(chunk_steps, 1)]
+        for start in range(0, len(steps.data), chunk_steps):
+            chunk = steps.data[start : start + chunk_steps]
             prediction = yield from self.step(chunk, options, True, timeout_s)
         return prediction
 
@@ -118,14 +129,31 @@ class SessionProtocol(OnBranch):
         prompt: StepInputs | None,
         max_steps: int,
         sampling: Sampling,
-        stop: Sequence[str],
+        stop: str | Sequence[str],
         timeout_s: float | None,
         generation: object,
     ) -> GenerateProcedure:
         """Generates; is tried again until the first piece, and never after it.
 
         ``generation`` stands for this one. It is over once anything else moves the session.
+
+        Raises:
+            BadInputError: an argument is wrong; nothing has begun.
         """
+        max_steps = arguments.whole("max_steps", max_steps)
+        stops = arguments.texts("stop", stop)
+        arguments.optional_seconds("timeout_s", timeout_s)
+        return self._generate(prompt, max_steps, sampling, stops, timeout_s, generation)
+
+    def _generate(
+        self,
+        prompt: StepInputs | None,
+        max_steps: int,
+        sampling: Sampling,
+        stops: Sequence[str],
+        timeout_s: float | None,
+        generation: object,
+    ) -> GenerateProcedure:
         nothing = prompt is None or (isinstance(prompt, str) and not prompt)
         steps = None if nothing else inputs_.encode(prompt, self.model)  # type: ignore[arg-type]
         with outputs_.refusing():
@@ -134,7 +162,7 @@ class SessionProtocol(OnBranch):
                 prompt=steps.message() if steps else None,
                 max_steps=max_steps,
                 sampling=sampling.message(self._seed),
-                stop=list(stop),
+                stop=stops,
             )
         attempts = self._attempts(timeout_s)
         request.position = yield from self._known_position(attempts)
@@ -153,6 +181,7 @@ class SessionProtocol(OnBranch):
                 while (message := (yield Next())) is not None:
                     if self._generation is not generation:
                         raise ClosedError("the session has gone on without this generation")
+                    attempts.answered()
                     piece = Piece.decode(message)
                     if steps is not None and not heard:
                         self._tail.add(request.position, steps.data, 0)
@@ -184,7 +213,7 @@ class SessionProtocol(OnBranch):
         self,
         horizon: int,
         paths: int,
-        levels: Sequence[float],
+        levels: float | Sequence[float],
         seed: int,
         include_paths: bool,
         future: Future | None,
@@ -195,11 +224,11 @@ class SessionProtocol(OnBranch):
         with outputs_.refusing():
             request = session_pb2.ForecastRequest(
                 session_id=self.id,
-                horizon=horizon,
-                paths=paths,
-                quantiles=[float(level) for level in levels],
-                seed=seed,
-                include_paths=include_paths,
+                horizon=arguments.whole("horizon", horizon),
+                paths=arguments.whole("paths", paths),
+                quantiles=arguments.levels("quantiles", levels),
+                seed=arguments.whole("seed", seed, most=arguments.MOST_UINT64),
+                include_paths=arguments.flag("include_paths", include_paths),
                 future=None if beside is None else beside.ravel().tolist(),
             )
         attempts = self._attempts(timeout_s)
@@ -240,6 +269,7 @@ class SessionProtocol(OnBranch):
         timeout_s: float | None,
     ) -> Procedure[Predictions]:
         attempts = self._attempts(timeout_s)
+        commit = arguments.flag("commit", commit)
         steps = inputs_.encode(inputs, self.model)
         request = session_pb2.StepRequest(
             session_id=self.id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
@@ -78,8 +79,15 @@ class FailedCall(Protocol):
         """The trailing metadata, pairs of key and value."""
 
 
-def from_call(call: FailedCall) -> errors.CellarError:
-    """The exception for a call that failed, with all that its details tell."""
+def from_call(
+    call: FailedCall, explained: Callable[[str, str], str] = lambda _, message: message
+) -> errors.CellarError:
+    """The exception for a call that failed, with all that its details tell.
+
+    Args:
+        call: the call.
+        explained: of code and message, where no Cellar server has spoken: a better message.
+    """
     code = call.code().name
     message = call.details() or code
     info = error_details_pb2.ErrorInfo()
@@ -95,6 +103,8 @@ def from_call(call: FailedCall) -> errors.CellarError:
     metadata = dict(info.metadata)
     position = metadata.get("position", "")
     kind = _too_large(message) if not reason and "larger than max" in message else None
+    if not (reason or kind):
+        message = explained(code, message)
     return (kind or _kind(reason, code))(
         message,
         reason=reason,

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from cellar import arguments
 from cellar.client_protocol import new_session_id
-from cellar.errors import CellarError
+from cellar.closing import not_hiding
 from cellar.exchange import Exchange
 from cellar.inputs import FrameInputs
+from cellar.pending import OpenOptions
 from cellar.predictions import Positions
 from cellar.results import RowsRefusedError, StreamReply
-from cellar.retry import CLEANUP_TIMEOUT_S
+from cellar.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
 from cellar.stream_protocol import StreamProtocol
 from cellar.transport import Transport
 
@@ -32,7 +33,7 @@ class Stream(Exchange):
     it closes the sessions that it opened, and leaves those that it attached.
 
     A channel whose session is elsewhere than the stream believes (``PositionMismatchError``,
-    ``ReplyLostError``), or was reset since it was attached (``StaleBranchError``), is to be
+    ``ReplyLostError``), or was reset by somebody else (``StaleBranchError``), is to be
     detached and attached again, which reads the position and the branch.
 
     Attributes:
@@ -46,24 +47,53 @@ class Stream(Exchange):
         super().__init__(protocol, transport, timeout_s)
         self._opened: set[int] = set()
 
-    def open(self, count: int, *, timeout_s: float | None = None) -> Positions:
+    def __repr__(self) -> str:
+        """Of which model, with how many channels and frames in flight."""
+        channels, frames = len(self._in_flight.channels.sessions), len(self._in_flight.awaited())
+        closed = ", closed" if self._protocol.closed else ""
+        return (
+            f"<cellar stream of {self.model.title}: {channels} channels, {frames} frames in flight"
+            f"{closed}>"
+        )
+
+    def open(
+        self,
+        count: int,
+        *,
+        idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
+        timeout_s: float | None = None,
+    ) -> Positions:
         """Opens so many sessions; returns their channels (count,).
+
+        Args:
+            count: how many.
+            idle_timeout_s: overrides the server's idle timeout.
+            ephemeral: ends the sessions with this stream, or the last one that attaches them: soon
+                after it has ended (10 s unless the server is set otherwise), however it does. A
+                stream that loses its connection and is back by then goes on with them.
+            timeout_s: overrides the stream's.
 
         Raises:
             RowsRefusedError: some could not be opened; the others are.
             CellarError: none is attached.
         """
-        ids = [new_session_id() for _ in range(count)]
-        return self._attach(ids, open=True, timeout_s=timeout_s)
+        most = arguments.MOST_CHANNELS
+        ids = [new_session_id() for _ in range(arguments.whole("count", count, most=most))]
+        opening = OpenOptions(
+            idle_timeout_s=arguments.optional_seconds("idle_timeout_s", idle_timeout_s),
+            ephemeral=arguments.flag("ephemeral", ephemeral),
+        )
+        return self._attach(ids, opening, timeout_s)
 
-    def attach(self, ids: Sequence[str], *, timeout_s: float | None = None) -> Positions:
-        """Attaches sessions that are open; returns their channels (ids,).
+    def attach(self, ids: str | Sequence[str], *, timeout_s: float | None = None) -> Positions:
+        """Attaches sessions that are open; returns their channels (ids,). One id is one session.
 
         Raises:
             RowsRefusedError: some could not be attached; the others are.
             CellarError: none is attached.
         """
-        return self._attach(ids, open=False, timeout_s=timeout_s)
+        return self._attach(arguments.texts("ids", ids), None, timeout_s)
 
     def step(
         self,
@@ -86,10 +116,31 @@ class Stream(Exchange):
             BadInputError: the frame is malformed; nothing was sent.
             CellarError: no answer. To repeat the same frame is safe.
         """
+        strict = arguments.flag("strict", strict)
+        bound = arguments.optional_seconds("timeout_s", timeout_s)
         frame = self._in_flight.frame(channels, inputs)
-        self._ask([frame], timeout_s)
+        self._ask([frame], bound)
         reply = frame.reply()
         return reply.check() if strict else reply
+
+    def reset(self, channels: npt.ArrayLike, *, timeout_s: float | None = None) -> None:
+        """Puts the sessions of channels back to position 0, and waits until they are.
+
+        Frames that were sent before are applied and answered first. Until it returns, nothing else
+        can be sent for these channels.
+
+        Raises:
+            RowsRefusedError: some were not reset; the others are.
+            BadInputError: a channel is not attached.
+            CellarError: no answer. What the sessions were reset to is found out by itself: steps
+                built on a past that has ended are refused with ``StaleBranchError``.
+        """
+        bound = arguments.optional_seconds("timeout_s", timeout_s)
+        reset = self._in_flight.reset(arguments.channels(channels))
+        self._ask(reset, bound)
+        failures = [failure for each in reset for failure in each.failures]
+        if failures:
+            raise RowsRefusedError(failures)
 
     def detach(
         self,
@@ -99,15 +150,17 @@ class Stream(Exchange):
         timeout_s: float | None = None,
     ) -> None:
         """Lets go of channels; their sessions stay open, unless they are to be closed."""
-        numbers = np.atleast_1d(np.asarray(channels, np.int64)).tolist()
+        numbers = arguments.channels(channels).tolist()
+        close = arguments.flag("close", close)
+        bound = arguments.optional_seconds("timeout_s", timeout_s)
         detach = self._in_flight.detach(numbers, close=close)
         self._opened.difference_update(numbers)
         if not detach.done:
-            self._ask([detach], timeout_s)
+            self._ask([detach], bound)
 
     def positions(self, channels: npt.ArrayLike) -> Positions:
         """Where channels will be once all frames in flight are applied (rows,)."""
-        return self._in_flight.positions(np.atleast_1d(np.asarray(channels, np.int64)))
+        return self._in_flight.positions(arguments.channels(channels))
 
     def session_id(self, channel: int) -> str:
         """The id of the session on a channel."""
@@ -123,21 +176,29 @@ class Stream(Exchange):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the sessions that the stream opened, and the stream."""
+        """Closes the sessions that the stream opened, and the stream.
+
+        A failure to do so hides neither what the block came to nor the error that ended it: it is
+        logged, and the sessions expire when they have been idle for long enough.
+        """
         try:
             if self._opened:
-                with suppress(*((CellarError,) if error else ())):
-                    cleanup_s = CLEANUP_TIMEOUT_S if error else None
-                    self.detach(sorted(self._opened), close=True, timeout_s=cleanup_s)
+                with not_hiding("the sessions of a stream"):
+                    most_s = CLEANUP_TIMEOUT_S if error else CLOSING_TIMEOUT_S
+                    bound = min(most_s, self._protocol.attempts(self._timeout_s).remaining_s())
+                    self.detach(sorted(self._opened), close=True, timeout_s=bound)
         finally:
             self.close()
 
-    def _attach(self, ids: Sequence[str], *, open: bool, timeout_s: float | None) -> Positions:
-        attaches = self._in_flight.attach(ids, open=open)
+    def _attach(
+        self, ids: Sequence[str], opening: OpenOptions | None, timeout_s: float | None
+    ) -> Positions:
+        bound = arguments.optional_seconds("timeout_s", timeout_s)
+        attaches = self._in_flight.attach(ids, opening)
         channels = [channel for attach in attaches for channel in attach.waiting]
-        self._ask(attaches, timeout_s)
+        self._ask(attaches, bound)
         failures = [failure for attach in attaches for failure in attach.failures]
-        if open:
+        if opening is not None:
             self._opened.update(set(channels) - {failure.channel for failure in failures})
         if failures:
             raise RowsRefusedError(failures)

@@ -24,6 +24,7 @@ from cellar.errors import (
 from cellar.in_flight import InFlight
 from cellar.model_info import ModelInfo
 from cellar.pending import Frame, Pending
+from cellar.predictions import told_levels
 from cellar.procedures import Read, Reopen, Sleep, StreamProcedure, Write
 from cellar.retry import Attempts
 from cellar.returning import Returning
@@ -99,7 +100,7 @@ class StreamProtocol:
             return []
         if pending.done:
             return []
-        return self.give_up(CellarError("an attach or a detach was given up"))
+        return self.give_up(CellarError("an attach, a reset or a detach was given up"))
 
     def close(self, awaited: Sequence[Frame]) -> list[Pending]:
         """Ends the stream for good; all that is pending has failed, and is returned.
@@ -125,8 +126,11 @@ class StreamProtocol:
                 )
                 yield Write(session_pb2.StreamRequest(start=start))
                 response = yield Read(attempts.remaining_s())
+                attempts.answered()
                 if response.WhichOneof("message") != "started":
                     raise ProtocolError("a stream did not begin with started")
+                told = response.started.outputs.quantiles
+                self.in_flight.levels = told_levels(told, self.in_flight.levels)
                 yield from self._returning.attach_again(attempts)
                 for pending in self.in_flight.pending:  # grows while others ask for more
                     if not pending.done:

@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 
 from cellar.calls import failures, next_message
-from cellar.connection import Metadata, call_metadata
-from cellar.errors import CellarError
+from cellar.connection import WireMetadata, call_metadata
+from cellar.errors import BadInputError, CellarError
 from cellar.methods import STREAM, Method
+from cellar.peer import Peer
 from cellar.procedures import (
     Call,
     CallEffect,
@@ -33,10 +34,12 @@ class Transport:
     def __init__(
         self,
         channel: grpc.Channel,
-        metadata: Metadata,
+        peer: Peer,
+        metadata: WireMetadata,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Takes over a channel."""
+        self.peer = peer
         self._channel = channel
         self._metadata = metadata
         self._sleep = sleep
@@ -44,14 +47,24 @@ class Transport:
 
     def close(self) -> None:
         """Closes the channel, and fails what is in flight."""
+        self.peer.is_closed = True
         self._channel.close()
+
+    def __reduce__(self) -> str:
+        """Says what a process that was given a client, a session or a stream has to do instead."""
+        raise BadInputError(
+            "a connection cannot be copied or sent to another process: connect there, and continue "
+            "sessions with Client.attach"
+        )
 
     def perform(self, effect: CallEffect) -> object:
         """Makes a call, or sleeps."""
         if isinstance(effect, Sleep):
             self._sleep(effect.seconds)
             return None
-        with failures():
+        if self.peer.is_closed:
+            raise self.peer.closed()
+        with failures(self.peer):
             return self._multicallable(effect.method)(
                 effect.request,
                 timeout=effect.timeout_s,
@@ -84,6 +97,8 @@ class Transport:
 
     def listen(self, effect: Listen) -> Any:
         """Starts a call whose response is a stream."""
+        if self.peer.is_closed:
+            raise self.peer.closed()
         method = effect.method
         multicallable: Any = self._channel.unary_stream(
             method.path,
@@ -98,6 +113,8 @@ class Transport:
 
     def duplex(self, requests: Iterator[Any] | None = None) -> Any:
         """Starts a call with streams both ways; without ``requests`` they are written to it."""
+        if self.peer.is_closed:
+            raise self.peer.closed()
         multicallable: Any = self._channel.stream_stream(
             STREAM.path,
             request_serializer=STREAM.request.SerializeToString,
@@ -127,11 +144,11 @@ class Listener:
     def perform(self, effect: Call | Sleep | Listen | Next) -> object:
         """Does one effect."""
         if isinstance(effect, Listen):
-            with failures():
+            with failures(self._transport.peer):
                 self._call = self._transport.listen(effect)
             return None
         if isinstance(effect, Next):
-            with failures():
+            with failures(self._transport.peer):
                 return next_message(self._call)
         return self._transport.perform(effect)
 

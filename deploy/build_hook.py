@@ -26,7 +26,7 @@ class PackagesHook(BuildHookInterface[Any]):
         Raises:
             ValueError: CELLAR_PACKAGES is neither client nor server.
         """
-        packages = os.environ.get("CELLAR_PACKAGES", "client")
+        packages = os.environ.get("CELLAR_PACKAGES") or "client"
         if packages not in ("client", "server"):
             raise ValueError(f"CELLAR_PACKAGES is {packages!r}: say client or server")
         if version == "editable":

@@ -88,9 +88,10 @@ echo "healthy"
 
 $inside python -c '
 import os, urllib.request
-url = "http://127.0.0.1:{}/metrics".format(os.environ["CELLAR_METRICS_PORT"])
-assert b"cellar_" in urllib.request.urlopen(url, timeout=5).read(), "no metrics"'
-echo "metrics: ok"
+url = "http://127.0.0.1:{}/".format(os.environ["CELLAR_METRICS_PORT"])
+for path, word in (("livez", b"ok"), ("readyz", b"true"), ("metrics", b"cellar_")):
+    assert word in urllib.request.urlopen(url + path, timeout=5).read(), path'
+echo "livez, readyz, metrics: ok"
 $inside python - <<'PYTHON'
 import os
 import sys

@@ -32,6 +32,7 @@ _TEXT = (
     (r"\bOpening\[(\w+)\]", r"\1"),
     (r"\bOpening\(lambda: (.+)\)", r"\1"),
     (r"\n\n +``await`` it, or ``async with`` it\.", ""),
+    (r"for info in infos:\n +yield info", "yield from infos"),
     # Docstrings. One thread at a time may use a stream, where any task may.
     (r"\basynchronous", "synchronous"),
     (

@@ -1,6 +1,6 @@
 """Ask a server whether it is serving: exit code 0 or 1, for containers.
 
-Usage: ``python -m service.healthcheck [HOST:PORT]``. Without an address it asks where
+Usage: ``python -m service.healthcheck [HOST:PORT | unix:PATH]``. Without an address it asks where
 ``CELLAR_HOST`` and ``CELLAR_PORT`` say that the server of this machine listens.
 """
 
@@ -29,19 +29,22 @@ def is_serving(address: str, *, timeout_s: float = 3.0) -> bool:
 
 
 def address_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The address to ask, HOST:PORT; a server that listens everywhere is asked on loopback.
+    """The address to ask; a server that listens everywhere is asked on loopback.
 
     Raises:
         ValueError: there is more than one argument.
     """
     if len(arguments) > 1:
-        raise ValueError("usage: python -m service.healthcheck [HOST:PORT]")
+        raise ValueError("usage: python -m service.healthcheck [HOST:PORT | unix:PATH]")
     if arguments:
         return arguments[0]
-    host = environment.get("CELLAR_HOST", "").removeprefix("[").removesuffix("]")
+    host = environment.get("CELLAR_HOST", "").strip()
+    if host.startswith("unix:"):
+        return host
+    host = host.removeprefix("[").removesuffix("]")
     if host in _EVERYWHERE:
         host = "127.0.0.1"
-    port = environment.get("CELLAR_PORT", "8001")
+    port = environment.get("CELLAR_PORT", "").strip() or "8001"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -74,9 +74,12 @@ class Loader:
                 "train one with cellar-train, or leave --models out to serve the zoo"
             )
         reasons: list[str] = []
+        awaited = self._engine.registry.awaited
+        awaited.update((entry.name, entry.version) for entry in entries)
         try:
             for entry in entries:
                 reason = entry.fault or await self._fault_of(entry, repository)
+                awaited.discard((entry.name, entry.version))
                 if reason is not None:
                     self._leave_out(entry, reason, repository)
                     reasons.append(reason)

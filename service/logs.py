@@ -5,10 +5,14 @@ Writing them neither waits nor fails, whatever becomes of the file or the pipe t
 
 import io
 import logging
+import math
 import os
+import re
 import select
 import sys
 import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO, cast
@@ -21,6 +25,8 @@ _BACKLOG = 2**20  # characters that wait to be written; beyond it, entries are d
 # gRPC's word for a call whose client is gone when its end is sent: no fault of anybody's.
 _LEFT = "ExecuteBatchError raised in core by servicer method"
 _QUOTED = 500  # characters of what a library says
+_QUOTATION = re.compile(r"(?:(?<!\w)|(?<=\bb))(['\"]).*?\1(?!\w)", re.DOTALL)
+_FRAME = re.compile(r'[\s|+]*File "')  # of a traceback: code, and no input
 
 
 class Lines(io.TextIOBase):
@@ -114,22 +120,43 @@ class Lines(io.TextIOBase):
         return True
 
 
+class Repeats:
+    """Lets one entry be written for what happens over and over, and says how often it did.
+
+    Args:
+        period_s: in which there is one entry of a kind.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, period_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._period_s = period_s
+        self._clock = clock
+        self._kinds: dict[str, tuple[float, int]] = {}  # when last written, left out since
+
+    def next(self, kind: str) -> dict[str, int] | None:
+        """What to add to the entry that is to be written now; ``None`` where it is left out."""
+        now = self._clock()
+        written_s, left_out = self._kinds.get(kind, (-math.inf, 0))
+        if now - written_s < self._period_s:
+            self._kinds[kind] = written_s, left_out + 1
+            return None
+        self._kinds[kind] = now, 0
+        return {"left_out": left_out} if left_out else {}
+
+
 def configure_logs(settings: Settings, out: TextIO | Lines | None = None) -> None:
     """Set up how log entries are written, and where to: stdout as it is, unless told otherwise."""
     out = out or sys.stdout
     # Tracebacks without the values of variables: those are the users' inputs.
     renderers: list[structlog.typing.Processor]
     if settings.log_format == "json":
-        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         renderers = [
-            structlog.processors.ExceptionRenderer(tracebacks),
+            structlog.processors.ExceptionRenderer(_described),
             structlog.processors.JSONRenderer(),
         ]
     else:
         renderers = [
-            structlog.dev.ConsoleRenderer(
-                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=_print_traceback)
         ]
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -151,6 +178,33 @@ def configure_logs(settings: Settings, out: TextIO | Lines | None = None) -> Non
         out.dropped = lambda entries: _rendered(
             processors, "warning", {"event": "log entries were dropped", "entries": entries}
         )
+
+
+_transform = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
+
+def _described(exc_info: Any) -> list[dict[str, Any]]:
+    """A traceback for machines."""
+    return [_all_unquoted(fault) for fault in _transform(exc_info)]
+
+
+def _all_unquoted(fault: dict[str, Any]) -> dict[str, Any]:
+    groups = [[_all_unquoted(each) for each in group] for group in fault.get("exceptions", ())]
+    notes = [_unquoted(note) for note in fault.get("exc_notes", ())]
+    own = {"exc_value": _unquoted(fault["exc_value"]), "exc_notes": notes, "exceptions": groups}
+    return {**fault, **own}
+
+
+def _print_traceback(out: TextIO, exc_info: Any) -> None:
+    """A traceback for people."""
+    for part in traceback.TracebackException(*exc_info).format():
+        told = part if _FRAME.match(part) else _unquoted(part)
+        out.write("\n" + told.rstrip("\n"))
+
+
+def _unquoted(message: str) -> str:
+    """What a fault says, without what it quotes: that may be a user's input."""
+    return _QUOTATION.sub(r"\1...\1", message)
 
 
 class _OfLibraries(logging.Handler):

@@ -9,37 +9,43 @@ import asyncio
 import atexit
 import gc
 import os
-import socket
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import NoReturn, TextIO, cast
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from cellar.v1 import model_pb2, session_pb2
 from models.errors import ModelError
 from models.repository import ModelRepository
-from service import process
+from service import checking, process
+from service.endpoint import Endpoint
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import CPU, DeviceError, DeviceLostError, Place
 from service.errors import SessionLimitError, StoreUnavailableError
+from service.health import Health
+from service.http.pages import pages_of
+from service.http.server import HttpServer
 from service.loading import Loader
 from service.logs import Lines, configure_logs
-from service.metrics import Metrics, MetricsPage
+from service.metrics import Metrics
 from service.rpc import reflection as reflection_rpc
 from service.rpc.accept_queue import CORE_OPTIONS
+from service.rpc.call_log import CallLog
 from service.rpc.calls import Calls
 from service.rpc.health import HealthServicer
-from service.rpc.listener import Listener
+from service.rpc.listener import Listener, keepalive_options
 from service.rpc.native import models as model_rpc
 from service.rpc.native import sessions as session_rpc
-from service.settings import Settings, read_settings
+from service.settings import Reading, Settings
+from service.settings.reading import read_or_exit
 from service.store.embedded import LmdbStore
 from service.store.journal.segments import SEGMENT_BYTES
 from service.store.store import Store, StoreError
@@ -50,13 +56,15 @@ _SERVICES = (
     model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 _EXPIRY_PERIOD_S = 1.0
+_MOST_METADATA = 32 * 2**10  # bytes: the longest id, percent-encoded, and what proxies add
+_EXPIRY_PAUSE_S = 0.005  # between parts of it, which take about as long
 # How long the end may take when no call is left: for the status of calls that are cut off, for
 # clients that end their connections well, for the last batch, for the threads.
 _LAST_WORDS_S = 0.5  # of the drain: to end streams and generations
 _LAST_WORD_S = 0.3
 _GOODBYE_S = 0.4
 _QUIET_S = 0.5
-_THREADS_S = 0.6  # the page of the metrics looks up twice a second
+_THREADS_S = 0.6
 _LAST_LINES_S = 0.5  # for a log that nobody reads
 
 
@@ -74,16 +82,20 @@ class Server:
         self.settings = settings
         self.metrics = Metrics()
         self._store = _open_store(settings)
+        if self._store is not None:
+            _show_disk(self.metrics, settings.store)
         self.engine = Engine(settings, self.metrics, store=self._store)
         self.port = settings.port
         self.metrics_port: int | None = None
         self.places: tuple[Place, ...] = (CPU,)
-        self._health = HealthServicer()
+        self.health = Health(self.engine)
+        self._health = HealthServicer(self.health, _SERVICES)
         self._calls = Calls(
             self.metrics,
             max_queue_s=settings.max_queue_s,
             others=self._other_calls,
             settle=None if self.engine.log is None else self.engine.log.flush,
+            log=CallLog(settings, self.metrics.refusals),
         )
         self._sessions = session_rpc.add_to(self._calls, self.engine)
         model_rpc.add_to(self._calls, self.engine)
@@ -99,12 +111,15 @@ class Server:
                 ("grpc.max_send_message_length", settings.max_message_bytes),
                 ("grpc.max_concurrent_streams", settings.max_connection_calls),
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake: say so
+                ("grpc.max_metadata_size", _MOST_METADATA),
+                *keepalive_options(settings.keepalive_s, settings.min_ping_s),
                 *CORE_OPTIONS,
             ],
             add=self._add_services,
         )
         self._expiry: asyncio.Task[None] | None = None
-        self._page: MetricsPage | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._http: HttpServer | None = None
 
     def _other_calls(self) -> int:
         """Calls that run and are not counted by `Calls`."""
@@ -126,37 +141,37 @@ class Server:
             DeviceError: a device that was asked for cannot be used.
             ModelError: no model can be served, or there is none; with ``strict``, one cannot be.
             OSError: a port is taken.
-        SessionLimitError: the store has more sessions than there is room for.
+            SessionLimitError: the store has more sessions than there is room for.
         """
         try:
             await self._choose_device()  # before anything else is started
             await self._start()
         except BaseException:
             await self._listener.stop(0)
-            await self._end(self._close_page)
+            await self._end(self._close_http)
             await self._end(self.engine.stop)
+            self._stop_beat()
             self._close_store()
             raise
 
     async def _start(self) -> None:
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        address = _address(self.settings.host, self.settings.port)
-        _check_free(self.settings.host, self.settings.port)
-        self.port = await self._listener.start(address)
+        self.port = await self._listener.start(Endpoint(self.settings.host, self.settings.port))
         if self.settings.metrics_port is not None:
-            self._page = self._serve_metrics(self.settings.metrics_port)
-            self.metrics_port = self._page.port
+            self._http = self._serve_http(self.settings.metrics_port)
+            self.metrics_port = self._http.port
+        self._beat = asyncio.create_task(self.health.beat())
         await self._load()
         self.engine.restore_sessions()
         self.engine.loading = False
         self._expiry = asyncio.create_task(self._expire())
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self.health.look()
         _log.info(
             "serving",
             device=self._devices,
             host=self.settings.host,
             port=self.port,
             metrics_port=self.metrics_port,
+            **({"metrics_host": host} if (host := self.settings.metrics_host) else {}),
             models=[f"{served.name}/{served.version}" for served in self.engine.registry.all()],
             **self._unavailable(),
         )
@@ -181,6 +196,7 @@ class Server:
         self.places = choice.places
         for place in choice.places:
             self.metrics.device_info.labels(str(place), place.provider).set(1)
+        self.metrics.device_fallback.set(choice.sign is not None)
         reason = {} if choice.reason is None else {"no_gpu": choice.reason}
         tell = _log.info
         if choice.sign is not None:  # a GPU is paid for, and is not used
@@ -213,7 +229,7 @@ class Server:
         delayed_until = loop.time() + settings.drain_delay_s
         self.engine.draining = True
         self._calls.drain()
-        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.health.look()
         if self._expiry is not None:
             self._expiry.cancel()
         self._health.end_watches()
@@ -230,7 +246,7 @@ class Server:
             if not await self._ended(min(_LAST_WORDS_S, waits_s)):
                 await self._calls.cut_off(within_s=_LAST_WORD_S)
         await asyncio.sleep(delayed_until - loop.time())
-        await asyncio.gather(self._listener.stop(_GOODBYE_S), self._end(self._close_page))
+        await self._listener.stop(_GOODBYE_S)
         # No call is left, and their steps are cancelled: what runs now is the last batch.
         try:
             await asyncio.wait_for(self.engine.drain(), _QUIET_S)
@@ -243,8 +259,11 @@ class Server:
             }
             _log.error("work is left behind", waited_s=_QUIET_S, pending_steps=pending)
         await self._settle_store()
-        await self._end(self.engine.stop)
+        # The last to go: it says until then that the process is alive, and what became of it.
+        await asyncio.gather(self._end(self._close_http), self._end(self.engine.stop))
+        self._stop_beat()
         self._close_store()
+        self._calls.log.tell(all_of_them=True)
         _log.info("stopped")
 
     async def _settle_store(self) -> None:
@@ -270,29 +289,36 @@ class Server:
         closing = asyncio.create_task(asyncio.to_thread(close))
         await asyncio.wait((closing,), timeout=_THREADS_S)
 
-    def _close_page(self) -> None:
-        if self._page is not None:
-            self._page.close()
-            self._page = None
+    def _stop_beat(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
 
-    def _serve_metrics(self, port: int) -> MetricsPage:
-        host = self.settings.host
+    def _close_http(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def _serve_http(self, port: int) -> HttpServer:
+        own = self.settings.host
+        host = self.settings.metrics_host or ("127.0.0.1" if own.startswith("unix:") else own)
+        pages = pages_of(self.health, self.metrics.registry)
         try:
-            return MetricsPage(self.metrics, host, port)
+            return HttpServer(pages, Endpoint(host, port))
         except OSError as error:
+            another = "--metrics-host" if host.startswith("unix:") else "--metrics-port"
             raise OSError(
-                f"cannot listen on {_address(host, port)} for metrics ({error.strerror}): choose "
-                "another --metrics-port, or off for none"
+                f"metrics: {error}; choose another {another}, or --metrics-port off for none"
             ) from error
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(_EXPIRY_PERIOD_S)
-            self.engine.directory.expire()
-
-    def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
-        for service in ("", *_SERVICES):
-            self._health.set(service, status)
+            more = 0
+            try:
+                more = self.engine.directory.expire()
+                self._calls.log.tell()
+            except Exception:  # memory may be short: sessions must expire all the more
+                _log.exception("expiry failed")
+            await asyncio.sleep(_EXPIRY_PAUSE_S if more else _EXPIRY_PERIOD_S)
 
 
 def _open_store(settings: Settings) -> Store | None:
@@ -304,18 +330,10 @@ def _open_store(settings: Settings) -> Store | None:
     return LmdbStore.open(Path(path), segment_bytes=segment_bytes)
 
 
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _check_free(host: str, port: int) -> None:
-    """Say why a port cannot be had: gRPC's core writes that to stderr, and tells nobody."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise OSError(f"cannot listen on {_address(host, port)}: {reason}") from error
+def _show_disk(metrics: Metrics, store: str) -> None:
+    """Let metrics tell whenever they are read what is free on the disk of a store."""
+    kind, _, path = store.partition(":")
+    metrics.store_free_bytes.labels(kind).set_function(lambda: shutil.disk_usage(path).free)
 
 
 async def serve(settings: Settings) -> None:
@@ -378,8 +396,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.stderr = cast(TextIO, err)
     for lines in (out, err):  # of a start that fails, when everything else has been said
         atexit.register(lines.settle, _LAST_LINES_S)
-    settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+    reading = read_or_exit(sys.argv[1:] if arguments is None else arguments)
+    settings = reading.settings
+    if reading.check:
+        _leave(_check(reading, out, err), out, err)
     configure_logs(settings, out)
+    _tell(reading)
     try:
         _run(settings)
     except DeviceLostError as error:
@@ -397,6 +419,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         )
         raise SystemExit(1) from None
     _leave(0, out, err)
+
+
+def _check(reading: Reading, out: Lines, err: Lines) -> int:
+    """Check instead of serving; what is found is printed, and only who looks for more has a log."""
+    is_asked = reading.settings.log_level == "debug"
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (for the rest of the process)
+    configure_logs(reading.settings, err if is_asked else nowhere)
+    guarded = process.signals(end=lambda: os._exit(1), hang_up=lambda: None)
+    with guarded, redirect_stdout(out):  # which does not mind when whoever reads has read enough
+        return asyncio.run(checking.check(reading))
+
+
+def _tell(reading: Reading) -> None:
+    """Let the log say with which settings the server starts, and where they came from."""
+    for warning in reading.warnings:
+        _log.warning("setting without effect", says=warning)
+    _log.info("settings", **(reading.told() or {"flags": {}}))
+    _log.debug("all settings", **reading.settings.model_dump(mode="json"))
 
 
 def _leave(status: int, *logs: Lines) -> NoReturn:

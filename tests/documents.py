@@ -1,4 +1,4 @@
-"""The documents as data: their pages, links and code, and the tables that are made from settings.
+"""The documents as data: pages, links, code, and the tables made of settings and of metrics.
 
 ``python -m tests.documents`` writes these tables anew.
 """
@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.settings import ZOO, EngineSettings, Settings
+from service.metrics import Described, Metrics
+from service.settings import Settings
+from service.settings.flags import LIMITS, groups, shown
+from service.settings.sources import flag
 
 ROOT = Path(__file__).parents[1]
 OPERATIONS = ROOT / "docs" / "operations.md"
@@ -16,6 +19,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_CODE = re.compile(r"(--[a-z-]+|\bcellar_\w+|\b[A-Z]+_[A-Z_]+\b|\bOVERLOADED\b)")
 _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 
 
@@ -66,39 +70,52 @@ def pages() -> list[Page]:
     return [Page(path.relative_to(ROOT).as_posix()) for path in sorted(found)]
 
 
-def settings_table(*, of_engine: bool) -> str:
-    """The flags of ``cellar-serve``: the engine's limits, or all others."""
+def settings_table(*, of_limits: bool) -> str:
+    """The flags of ``cellar-serve`` in the order of its help: the limits, or all others."""
     rows = ["| flag | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        if (name in EngineSettings.model_fields) is not of_engine:
+    for title, names in groups():
+        if (title == LIMITS) is not of_limits:
             continue
-        meaning = " ".join((field.description or "").split())
-        meaning = meaning.replace("|", r"\|").replace("<", r"\<")
-        rows.append(f"| `{flag(name)}` | {_shown(field.default)} | {meaning} |")
+        if names and not of_limits:
+            rows.append(f"| **{title}** | | |")
+        for name in names:
+            meaning = " ".join((Settings.model_fields[name].description or "").split())
+            meaning = meaning.replace("|", r"\|").replace("<", r"\<")
+            rows.append(f"| `{flag(name)}` | {shown(name)} | {meaning} |")
     return "\n".join(rows)
 
 
-def flag(name: str) -> str:
-    """A setting as it is called on the command line."""
-    return "--" + name.replace("_", "-")
+def described_metrics() -> list[Described]:
+    """All that is on the page of the metrics: the server's own, and those of its process."""
+    metrics = Metrics()
+    process = [
+        Described(
+            name=family.name + "_total" * (family.type == "counter"),
+            kind=family.type,
+            labels=(),
+            meaning=family.documentation,
+        )
+        for family in metrics.registry.collect()
+        if family.name.startswith("process_")
+    ]
+    return [*metrics.described, *process]
 
 
-def _shown(default: object) -> str:
-    if default is None:
-        return "none"
-    if default == ZOO:
-        return "`models/zoo`"
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    if isinstance(default, int):
-        return str(default)
-    return f"{default:g}" if isinstance(default, float) else f"`{default}`"
+def metrics_table() -> str:
+    """Every metric: its type, its labels, and what it says."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in described_metrics():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        meaning = _CODE.sub(r"`\1`", metric.meaning)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {meaning} |")
+    return "\n".join(rows)
 
 
 def tables() -> Iterator[tuple[str, str]]:
     """The tables of operations.md that are made here, by the name in their markers."""
-    yield "server settings", settings_table(of_engine=False)
-    yield "engine settings", settings_table(of_engine=True)
+    yield "server settings", settings_table(of_limits=False)
+    yield "engine settings", settings_table(of_limits=True)
+    yield "metrics", metrics_table()
 
 
 def written(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-_DATA, _HEADERS, _SETTINGS, _GOAWAY = 0, 1, 4, 7
+_DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
 _END_STREAM, _END_HEADERS = 1, 4
 _INITIAL_WINDOW_SIZE = 4
 
@@ -34,6 +34,11 @@ def call(peer: socket.socket, path: bytes, message: bytes = b"") -> None:
     )
     data = b"\x00" + struct.pack(">I", len(message)) + message
     peer.sendall(_frame(_HEADERS, _END_HEADERS, 1, block) + _frame(_DATA, _END_STREAM, 1, data))
+
+
+def ping(peer: socket.socket) -> None:
+    """Asks whether the other side is there."""
+    peer.sendall(_frame(_PING, 0, 0, bytes(8)))
 
 
 def go_away(peer: socket.socket, reason: bytes) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import Metrics
 from service.settings import read_settings
 from tests.documents import OPERATIONS, ROOT, Page, pages, written
 
@@ -62,16 +61,9 @@ def test_every_call_of_the_server_has_flags_that_it_takes(page: Page) -> None:
                 read_settings(words[1:])  # ends the test's process where one is wrong
 
 
-def test_the_tables_of_settings_are_what_the_settings_say() -> None:
+def test_the_tables_of_settings_and_metrics_are_what_the_server_says() -> None:
     text = OPERATIONS.read_text("utf-8")
     assert text == written(text), "write them anew: python -m tests.documents"
-
-
-def test_every_metric_is_in_the_table_and_no_other() -> None:
-    collected = Metrics().registry.collect()
-    names = [family.name + "_total" * (family.type == "counter") for family in collected]
-    rows = re.findall(r"^\| `(cellar_\w+)`", OPERATIONS.read_text("utf-8"), re.MULTILINE)
-    assert sorted(rows) == sorted(names)
 
 
 def test_the_tree_in_the_readme_is_of_folders_and_files_that_exist() -> None:

@@ -8,9 +8,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -33,7 +34,7 @@ from training.run.signals import terminating_interrupts
 from training.settings import Cell, Further, TrainingConfig, flag_of
 
 EXIT_FAILED, EXIT_USAGE, EXIT_KEPT, EXIT_STOPPED = 1, 2, 3, 130
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 PATHS = ("FILE", "FILE.onnx", "RUN", "FROM", "MODELS", "RUNS", "CSV", "DATA", "TEST", "LABELLED")
 """What stands for a file or a folder in the help."""
 
@@ -154,8 +155,34 @@ _COMMANDS: dict[str, Callable[[Given, str, Console], int]] = {
 """Every other command trains."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a line, and what was probably meant."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """A command refuses itself what it does not know: it knows what is near."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            near = self._near(unknown[0].partition("=")[0], "option_strings")
+            self.error(f"there is no {' '.join(unknown)}{near}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            near = self._near(str(value), "choices")
+            self.error(f"there is no {value!r}{near or '; there are ' + ', '.join(action.choices)}")
+
+    def _near(self, word: str, kind: str) -> str:
+        there = [str(each) for action in self._actions for each in getattr(action, kind) or ()]
+        near = get_close_matches(word, there, n=1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with 2."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cellar-train",
         description="Train a recurrent network and publish it, ready to serve.",
     )

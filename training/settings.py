@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -60,9 +60,16 @@ def _duration(value: object) -> object:
     return value
 
 
+def _model_name(name: str) -> str:
+    if re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name) is None:
+        raise ValueError("small letters, digits, and behind the first '.', '_' and '-'; 64 at most")
+    return name
+
+
 ModelName = Annotated[
     str,
-    Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="the model's name in the repository"),
+    AfterValidator(_model_name),
+    Field(description="the model's name in the repository"),
 ]
 Duration = Annotated[float, BeforeValidator(_duration)]
 Names = Annotated[

@@ -132,6 +132,8 @@ class Aftermath:
             except ValueError:
                 found.append(f"stdout: {general(line)}")
                 continue
+            if entry.get("event") == "refused":  # as it should be
+                continue
             if entry.get("level") not in ("debug", "info") or "exception" in entry:
                 fault = entry.get("exception", "")  # in JSON a list, the fault that was raised last
                 if isinstance(fault, list):

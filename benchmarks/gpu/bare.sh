@@ -37,7 +37,7 @@ export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 missing=$("$python" -c '
 from importlib.util import find_spec
 names = "google.rpc grpc grpc_health grpc_reflection grpc_status numpy onnx onnxruntime"
-names += " prometheus_client pydantic pydantic_settings pytest pytest_asyncio pytest_timeout rich"
+names += " prometheus_client pydantic pytest pytest_asyncio pytest_timeout rich"
 names += " structlog torch uvloop"
 def absent(name):
     try:

@@ -11,10 +11,11 @@ import grpc
 
 from cellar import status
 from cellar.errors import ClosedError, ConnectionLostError
+from cellar.peer import Peer
 
 
 @contextmanager
-def failures() -> Iterator[None]:
+def failures(peer: Peer) -> Iterator[None]:
     """Turns the failures of a call into exceptions of the client.
 
     That the call was cancelled from elsewhere (its channel was closed) is such a failure; that
@@ -26,13 +27,23 @@ def failures() -> Iterator[None]:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
+        if peer.is_closed:
+            raise peer.closed() from None
         raise ConnectionLostError("the call was cancelled", code="CANCELLED") from None
     except grpc.aio.AioRpcError as error:
-        raise status.from_call(error) from None
+        if peer.is_closed:
+            raise peer.closed() from None
+        raise status.from_call(error, peer.explained) from None
     except asyncio.InvalidStateError as error:
         raise ConnectionLostError(f"the call has ended: {error}") from None
     except grpc.aio.UsageError as error:  # grpc's word for a channel that was closed
         raise ClosedError(f"the client was closed: {error}") from None
+    except (grpc.aio.BaseError, grpc.aio.InternalError) as error:  # of what a call is made of
+        raise ConnectionLostError(f"the call failed within gRPC: {error}") from None
+    except RuntimeError as error:  # the loop is closed, or another than the client was made in
+        if "loop" not in str(error):
+            raise
+        raise ClosedError(f"the client belongs to another event loop: {error}") from None
 
 
 async def next_message(call: Any) -> Any:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
+from cellar.address import Address
 from cellar.aio.drive import drive
 from cellar.aio.opening import Opening
 from cellar.aio.session import Session
 from cellar.aio.stream import Stream
 from cellar.aio.transport import Transport
+from cellar.arguments import refused
+from cellar.channel_options import checked
 from cellar.client_protocol import ClientProtocol
-from cellar.connection import CHANNEL_OPTIONS, DEFAULT_SERVER, Metadata, Options
+from cellar.connection import (
+    DEFAULT_SERVER,
+    KEEPALIVE_S,
+    Metadata,
+    Options,
+    channel_options,
+    wire_metadata,
+)
 from cellar.inputs import StepInputs
-from cellar.model_info import ModelInfo
+from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import OutputOptions
+from cellar.peer import Peer
 from cellar.procedures import Procedure
 from cellar.results import SequencePredictions
 from cellar.retry import RetryPolicy
@@ -33,6 +44,7 @@ def connect(
     retry: RetryPolicy | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Metadata = (),
+    keepalive_s: float | None = KEEPALIVE_S,
     options: Options = (),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Opening[Client]:
@@ -41,22 +53,36 @@ def connect(
     ``await`` it, or ``async with`` it.
 
     Args:
-        server: host:port, or any other gRPC target.
-        timeout_s: for requests that bring no timeout of their own, retries included.
+        server: host:port, [IPv6]:port, unix:PATH, or any other gRPC target.
+        timeout_s: for requests that bring no timeout of their own. It bounds all of a request:
+            tries, pauses, reconnecting. Only while no server has ever answered, a client gives up
+            after some seconds.
         retry: how failures are retried.
         credentials: for TLS; without them the connection is in the clear.
-        metadata: sent with every call, such as ``("authorization", "Bearer …")``.
-        options: further options of the gRPC channel.
+        metadata: sent with every call, such as ``("authorization", "Bearer …")``; values of other
+            than ASCII characters are percent-encoded.
+        keepalive_s: after so many seconds without a word the server is asked whether it is there,
+            while calls run; when it does not answer they fail. None does not ask.
+        options: further options of the gRPC channel, as pairs of a name and a value.
         sleep: waits for so many seconds between tries.
+
+    Raises:
+        BadInputError: an argument is wrong; the message names it.
     """
-    all_options = [*CHANNEL_OPTIONS, *options]
+    if not isinstance(credentials, grpc.ChannelCredentials | None):
+        raise refused("credentials", "a grpc.ChannelCredentials, or None", credentials)
+    peer = Peer(Address.parse(server, is_secure=credentials is not None))
+    pairs = wire_metadata(metadata)
+    all_options = channel_options(peer.address, keepalive_s, checked(options))
+    policy = RetryPolicy() if retry is None else retry
+    protocol = ClientProtocol(policy, timeout_s, peer.reached)
 
     async def begin() -> Client:
         if credentials is None:
             channel = grpc.aio.insecure_channel(server, options=all_options)
         else:
             channel = grpc.aio.secure_channel(server, credentials, options=all_options)
-        return Client(Transport(channel, metadata, sleep), retry or RetryPolicy(), timeout_s)
+        return Client(Transport(channel, peer, pairs, sleep), protocol, server)
 
     return Opening(lambda: begin())
 
@@ -67,10 +93,16 @@ class Client:
     Every request may raise a ``CellarError``; ``timeout_s`` bounds it, retries included.
     """
 
-    def __init__(self, transport: Transport, retry: RetryPolicy, timeout_s: float) -> None:
+    def __init__(self, transport: Transport, protocol: ClientProtocol, server: str) -> None:
         """Use ``connect``."""
         self._transport = transport
-        self._protocol = ClientProtocol(retry, timeout_s)
+        self._protocol = protocol
+        self._server = server
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        """Where the server is."""
+        return f"<cellar client of {self._server}{', closed' if self._is_closed else ''}>"
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
         """Lists every version of every model, without vocabularies.
@@ -133,6 +165,7 @@ class Client:
         id: str | None = None,
         version: int = 0,
         idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
         resume: bool = False,
         timeout_s: float | None = None,
     ) -> Opening[Session]:
@@ -145,17 +178,19 @@ class Client:
             id: the session's id; a random one when None.
             version: the model's version; 0 means the highest.
             idle_timeout_s: overrides the server's idle timeout.
+            ephemeral: ends the session with its last stream. While it is on none, it ends when it
+                has been idle for the server's grace (10 s unless set otherwise).
             resume: continues the session when it is open already.
             timeout_s: overrides the client's, for this request.
 
         Raises:
             ModelUnknownError: there is no such model.
             ModelUnavailableError: it cannot be served.
-            SessionExistsError: it is open already, and ``resume`` is False, or it is of
-                another model.
+            SessionExistsError: it is open already, and ``resume`` is False.
+            BadInputError: it is open already, on another model or version.
         """
         procedure = self._protocol.open_session(
-            model, version, id, idle_timeout_s, resume, timeout_s
+            model, version, id, idle_timeout_s, ephemeral, resume, timeout_s
         )
         return Opening(lambda: self._session(procedure))
 
@@ -167,6 +202,64 @@ class Client:
         """
         procedure = self._protocol.attach_session(id, timeout_s)
         return Opening(lambda: self._session(procedure))
+
+    async def list_sessions(
+        self,
+        model: str = "",
+        *,
+        version: int = 0,
+        idle_for_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[SessionInfo]:
+        """The sessions that are open on the server, as they stand; asks for pages as it goes.
+
+        One that is open all the while is listed exactly once.
+
+        Args:
+            model: only sessions of this model; empty: of all.
+            version: only sessions of this version of it; 0: of all.
+            idle_for_s: only sessions that have been idle for so many seconds at least.
+            timeout_s: overrides the client's, for each page.
+
+        Raises:
+            ModelUnknownError: there is no such model, and no session of it.
+        """
+        page = ""
+        while True:
+            procedure = self._protocol.sessions(model, version, idle_for_s, page, timeout_s)
+            infos, page = await drive(procedure, self._transport.perform)
+            for info in infos:
+                yield info
+            if not page:
+                return
+
+    async def close_session(
+        self, id: str, *, branch: int = 0, timeout_s: float | None = None
+    ) -> int | None:
+        """Closes a session by its id, whoever has opened it.
+
+        Returns its position; None if an answer was lost, and the session was gone then.
+
+        Args:
+            id: the session's id.
+            branch: that it must be on, see ``SessionInfo.branch``; 0 is unchecked.
+            timeout_s: overrides the client's.
+
+        Raises:
+            SessionNotFoundError: it is not open.
+            StaleBranchError: it was reset, or opened anew.
+        """
+        procedure = self._protocol.close_session(id, branch, timeout_s)
+        return await drive(procedure, self._transport.perform)
+
+    async def reset_session(self, id: str, *, timeout_s: float | None = None) -> SessionInfo:
+        """Puts a session back to position 0 by its id, whoever has opened it.
+
+        Raises:
+            SessionNotFoundError: it is not open.
+        """
+        procedure = self._protocol.reset_session(id, timeout_s)
+        return await drive(procedure, self._transport.perform)
 
     def stream(
         self,
@@ -191,6 +284,7 @@ class Client:
 
     async def close(self) -> None:
         """Closes the connection. Sessions that are open stay open on the server."""
+        self._is_closed = True
         await self._transport.close()
 
     async def __aenter__(self) -> Self:

@@ -27,7 +27,7 @@ class Duplex:
         """Does one effect."""
         if isinstance(effect, Reopen):
             self.close()
-            with failures():
+            with failures(self._transport.peer):
                 self._call = self._transport.duplex()
             return None
         if isinstance(effect, Write):
@@ -51,14 +51,14 @@ class Duplex:
         async with self._writing:
             if call is None:
                 raise ConnectionLostError("the stream is not connected")
-            with failures():
+            with failures(self._transport.peer):
                 await call.write(request)
 
     async def _read(self, timeout_s: float | None) -> object:
         call = self._call
         try:
             async with asyncio.timeout(timeout_s):
-                with failures():
+                with failures(self._transport.peer):
                     message: object = await next_message(call)
         except TimeoutError:
             raise DeadlineExceededError("the stream did not answer in time") from None

@@ -9,10 +9,11 @@ from contextlib import suppress
 
 import numpy.typing as npt
 
+from cellar import arguments
 from cellar.aio.drive import drive
 from cellar.aio.duplex import Duplex
 from cellar.aio.transport import Transport
-from cellar.errors import CellarError, DeadlineExceededError, UnansweredError
+from cellar.errors import CellarError, ClosedError, DeadlineExceededError, UnansweredError
 from cellar.inputs import FrameInputs
 from cellar.model_info import ModelInfo
 from cellar.pending import Frame, Pending
@@ -39,6 +40,7 @@ class Exchange:
         self._sent: set[int] = set()
         self._replies: deque[StreamReply | CellarError] = deque()
         self._changed = asyncio.Condition()
+        self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Task[None] | None = None
         self.model: ModelInfo = protocol.model
 
@@ -47,6 +49,7 @@ class Exchange:
 
         Waits only while the connection cannot take more.
         """
+        self._check_loop()
         frame = self._in_flight.frame(channels, inputs)
         self._sent.add(frame.number)
         await self._submit(frame)
@@ -63,8 +66,10 @@ class Exchange:
             CellarError: the stream is broken, and the frames in flight are lost. To repeat
                 them is safe.
         """
+        self._check_loop()
+        bound = arguments.optional_seconds("timeout_s", timeout_s)
         try:
-            async with asyncio.timeout(timeout_s), self._changed:
+            async with asyncio.timeout(bound), self._changed:
                 await self._changed.wait_for(lambda: self._replies or self._protocol.closed)
         except TimeoutError:
             raise DeadlineExceededError("no reply on the stream in time") from None
@@ -86,6 +91,7 @@ class Exchange:
         Frames in flight are waited for first, a second at most. ``receive`` still gives their
         replies, and then tells which had none.
         """
+        self._check_loop()
         awaited = self._in_flight.awaited()
         try:
             with suppress(TimeoutError):
@@ -109,6 +115,7 @@ class Exchange:
 
     async def _ask(self, asked: Sequence[Pending], timeout_s: float | None) -> None:
         """Sends what is asked, and waits until all of it is answered."""
+        self._check_loop()
         attempts = self._protocol.attempts(self._timeout_s if timeout_s is None else timeout_s)
         try:
             async with asyncio.timeout(attempts.remaining_s()):
@@ -144,6 +151,10 @@ class Exchange:
             if done:
                 async with self._changed:
                     self._changed.notify_all()
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise ClosedError("the stream belongs to another event loop: open one in this")
 
     async def _stop(self) -> None:
         self._duplex.close()

@@ -33,6 +33,10 @@ class Opening(Generic[T]):
         self._begin = begin
         self._opened: T | None = None
 
+    def __repr__(self) -> str:
+        """What to do with it."""
+        return "<not opened yet: await it, or enter it by async with>"
+
     def __await__(self) -> Generator[Any, None, T]:
         """Opens."""
         return self._begin().__await__()

@@ -11,6 +11,7 @@ import numpy as np
 
 from cellar.aio.drive import drive
 from cellar.aio.transport import Transport
+from cellar.closing import not_hiding
 from cellar.errors import CellarError
 from cellar.future import Future
 from cellar.inputs import StepInputs
@@ -19,7 +20,7 @@ from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
 from cellar.predictions import Floats, Prediction, Predictions
 from cellar.procedures import Procedure
 from cellar.results import Forecast, Piece
-from cellar.retry import CLEANUP_TIMEOUT_S
+from cellar.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
 from cellar.session_protocol import SessionProtocol
 
 T = TypeVar("T")
@@ -38,6 +39,10 @@ class Generation(AsyncIterator[Piece]):
     async def __anext__(self) -> Piece:
         """The next piece, as soon as it has come."""
         return await anext(self._pieces)
+
+    def __repr__(self) -> str:
+        """How to take what it gives."""
+        return "<cellar generation: iterate over it, or take its .text() or .values()>"
 
     async def text(self) -> str:
         """All that is still to come, as text."""
@@ -83,14 +88,27 @@ class Session:
         self.id: str = protocol.id
         self.model: ModelInfo = protocol.model
 
+    def __repr__(self) -> str:
+        """Which session it is, of which model, and where."""
+        where = f"at {self.position}{', perhaps elsewhere' if self.in_doubt else ''}"
+        return f"<cellar session {self.id!r} of {self.model.title}, {where}>"
+
     @property
     def position(self) -> int:
-        """Steps consumed, as far as this client knows.
+        """Steps consumed, as far as this client knows: the last that a server has told.
 
-        After a step without an answer, or a generation that was left without ``close``, the next
-        request finds out first; so does ``refresh``.
+        Where ``in_doubt``, the next request finds out first; so does ``refresh``.
         """
         return self._protocol.position
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the session may be elsewhere than at ``position``.
+
+        So it is after a step or a reset that nobody answered, and a generation that has not come to
+        its end and was left without ``close``; until the next request, or ``refresh``.
+        """
+        return self._protocol.in_doubt
 
     @property
     def branch(self) -> int:
@@ -170,7 +188,7 @@ class Session:
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | None = None,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> Generation:
         """Continues the sequence on the server; the session reads what it generates.
@@ -186,7 +204,7 @@ class Session:
             top_k: draw among the k most likely tokens only; 0 means all.
             top_p: draw among the fewest tokens whose probabilities sum to at least this.
             seed: the same seed at the same position gives the same; None takes a random one.
-            stop: ends once the generated text holds one of these.
+            stop: ends once the generated text holds this, or one of these.
             timeout_s: overrides the client's, for the whole generation.
 
         Raises:
@@ -204,7 +222,7 @@ class Session:
         horizon: int,
         *,
         paths: int = 0,
-        quantiles: Sequence[float] = DEFAULT_LEVELS,
+        quantiles: float | Sequence[float] = DEFAULT_LEVELS,
         seed: int = 0,
         include_paths: bool = False,
         future: Future | None = None,
@@ -215,7 +233,7 @@ class Session:
         Args:
             horizon: steps ahead.
             paths: paths to sample; 0 lets the server choose.
-            quantiles: the levels wanted, each strictly in (0, 1).
+            quantiles: the level wanted, or the levels, each strictly in (0, 1).
             seed: the same seed at the same position gives the same forecast.
             include_paths: returns the paths too.
             future: for a model that reads features beside the value (``model.beside``), a row of
@@ -255,9 +273,14 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the session; a failure to do so never hides the error that ended the block."""
-        with suppress(*((CellarError,) if error else ())):
-            await self.close(timeout_s=CLEANUP_TIMEOUT_S if error else None)
+        """Closes the session.
+
+        A failure to do so hides neither what the block came to nor the error that ended it: it is
+        logged, and the session expires when it has been idle for long enough.
+        """
+        with not_hiding(f"session {self.id}"):
+            bound = CLEANUP_TIMEOUT_S if error else CLOSING_TIMEOUT_S
+            await self.close(timeout_s=self._protocol.closing_s(bound))
 
     async def _settle(self, generation: object) -> None:
         with suppress(CellarError):  # then the next request does it

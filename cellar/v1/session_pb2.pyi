@@ -17,6 +17,13 @@ class SessionStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATUS_UNSPECIFIED: _ClassVar[SessionStatus]
     SESSION_STATUS_OPEN: _ClassVar[SessionStatus]
     SESSION_STATUS_LOST: _ClassVar[SessionStatus]
+    SESSION_STATUS_MODEL_CHANGED: _ClassVar[SessionStatus]
+
+class SessionTier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_TIER_UNSPECIFIED: _ClassVar[SessionTier]
+    SESSION_TIER_DEVICE: _ClassVar[SessionTier]
+    SESSION_TIER_STORE: _ClassVar[SessionTier]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -26,12 +33,16 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 SESSION_STATUS_UNSPECIFIED: SessionStatus
 SESSION_STATUS_OPEN: SessionStatus
 SESSION_STATUS_LOST: SessionStatus
+SESSION_STATUS_MODEL_CHANGED: SessionStatus
+SESSION_TIER_UNSPECIFIED: SessionTier
+SESSION_TIER_DEVICE: SessionTier
+SESSION_TIER_STORE: SessionTier
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_STOP: FinishReason
 
 class Session(_message.Message):
-    __slots__ = ("id", "model", "model_version", "status", "position", "open_time", "last_used_time", "idle_timeout", "branch")
+    __slots__ = ("id", "model", "model_version", "status", "position", "open_time", "last_used_time", "idle_timeout", "branch", "ephemeral", "owner", "tier")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +52,9 @@ class Session(_message.Message):
     LAST_USED_TIME_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     model_version: int
@@ -50,19 +64,24 @@ class Session(_message.Message):
     last_used_time: _timestamp_pb2.Timestamp
     idle_timeout: _duration_pb2.Duration
     branch: int
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., position: _Optional[int] = ..., open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., branch: _Optional[int] = ...) -> None: ...
+    ephemeral: bool
+    owner: str
+    tier: SessionTier
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., position: _Optional[int] = ..., open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., branch: _Optional[int] = ..., ephemeral: bool = ..., owner: _Optional[str] = ..., tier: _Optional[_Union[SessionTier, str]] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("model", "model_version", "session_id", "idle_timeout")
+    __slots__ = ("model", "model_version", "session_id", "idle_timeout", "ephemeral")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_version: int
     session_id: str
     idle_timeout: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., session_id: _Optional[str] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    ephemeral: bool
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., session_id: _Optional[str] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ephemeral: bool = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -85,6 +104,28 @@ class GetSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     session: Session
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ("model", "model_version", "page_size", "page_token", "idle_for")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FOR_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    model_version: int
+    page_size: int
+    page_token: str
+    idle_for: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., idle_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ListSessionsResponse(_message.Message):
+    __slots__ = ("sessions", "next_page_token")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Session]
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
     __slots__ = ("session_id", "branch")
@@ -145,16 +186,18 @@ class StepResponse(_message.Message):
     def __init__(self, position: _Optional[int] = ..., predictions: _Optional[_Union[_values_pb2.Predictions, _Mapping]] = ..., replayed: bool = ..., branch: _Optional[int] = ..., durable_position: _Optional[int] = ...) -> None: ...
 
 class StreamRequest(_message.Message):
-    __slots__ = ("start", "attach", "frame", "detach")
+    __slots__ = ("start", "attach", "frame", "detach", "reset")
     START_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     DETACH_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
     start: StreamStart
     attach: StreamAttach
     frame: StreamFrame
     detach: StreamDetach
-    def __init__(self, start: _Optional[_Union[StreamStart, _Mapping]] = ..., attach: _Optional[_Union[StreamAttach, _Mapping]] = ..., frame: _Optional[_Union[StreamFrame, _Mapping]] = ..., detach: _Optional[_Union[StreamDetach, _Mapping]] = ...) -> None: ...
+    reset: StreamReset
+    def __init__(self, start: _Optional[_Union[StreamStart, _Mapping]] = ..., attach: _Optional[_Union[StreamAttach, _Mapping]] = ..., frame: _Optional[_Union[StreamFrame, _Mapping]] = ..., detach: _Optional[_Union[StreamDetach, _Mapping]] = ..., reset: _Optional[_Union[StreamReset, _Mapping]] = ...) -> None: ...
 
 class StreamStart(_message.Message):
     __slots__ = ("model", "model_version", "outputs", "tell_durable")
@@ -169,16 +212,20 @@ class StreamStart(_message.Message):
     def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ..., tell_durable: bool = ...) -> None: ...
 
 class StreamAttach(_message.Message):
-    __slots__ = ("session_ids", "channels", "open", "branches")
+    __slots__ = ("session_ids", "channels", "open", "branches", "idle_timeout", "ephemeral")
     SESSION_IDS_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
     session_ids: _containers.RepeatedScalarFieldContainer[str]
     channels: _containers.RepeatedScalarFieldContainer[int]
     open: bool
     branches: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: bool = ..., branches: _Optional[_Iterable[int]] = ...) -> None: ...
+    idle_timeout: _duration_pb2.Duration
+    ephemeral: bool
+    def __init__(self, session_ids: _Optional[_Iterable[str]] = ..., channels: _Optional[_Iterable[int]] = ..., open: bool = ..., branches: _Optional[_Iterable[int]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ephemeral: bool = ...) -> None: ...
 
 class StreamFrame(_message.Message):
     __slots__ = ("channels", "steps", "positions", "inputs", "number")
@@ -202,27 +249,37 @@ class StreamDetach(_message.Message):
     close: bool
     def __init__(self, channels: _Optional[_Iterable[int]] = ..., close: bool = ...) -> None: ...
 
+class StreamReset(_message.Message):
+    __slots__ = ("channels",)
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, channels: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class StreamResponse(_message.Message):
-    __slots__ = ("started", "attached", "reply", "detached", "durable")
+    __slots__ = ("started", "attached", "reply", "detached", "durable", "reset")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     DETACHED_FIELD_NUMBER: _ClassVar[int]
     DURABLE_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
     started: StreamStarted
     attached: StreamAttached
     reply: StreamReply
     detached: StreamDetached
     durable: StreamDurable
-    def __init__(self, started: _Optional[_Union[StreamStarted, _Mapping]] = ..., attached: _Optional[_Union[StreamAttached, _Mapping]] = ..., reply: _Optional[_Union[StreamReply, _Mapping]] = ..., detached: _Optional[_Union[StreamDetached, _Mapping]] = ..., durable: _Optional[_Union[StreamDurable, _Mapping]] = ...) -> None: ...
+    reset: StreamResetReply
+    def __init__(self, started: _Optional[_Union[StreamStarted, _Mapping]] = ..., attached: _Optional[_Union[StreamAttached, _Mapping]] = ..., reply: _Optional[_Union[StreamReply, _Mapping]] = ..., detached: _Optional[_Union[StreamDetached, _Mapping]] = ..., durable: _Optional[_Union[StreamDurable, _Mapping]] = ..., reset: _Optional[_Union[StreamResetReply, _Mapping]] = ...) -> None: ...
 
 class StreamStarted(_message.Message):
-    __slots__ = ("model", "model_version")
+    __slots__ = ("model", "model_version", "outputs")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_version: int
-    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ...) -> None: ...
+    outputs: _values_pb2.Outputs
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., outputs: _Optional[_Union[_values_pb2.Outputs, _Mapping]] = ...) -> None: ...
 
 class StreamAttached(_message.Message):
     __slots__ = ("channels", "positions", "errors", "branches")
@@ -289,6 +346,16 @@ class StreamDetached(_message.Message):
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     channels: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, channels: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class StreamResetReply(_message.Message):
+    __slots__ = ("channels", "branches", "errors")
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    branches: _containers.RepeatedScalarFieldContainer[int]
+    errors: _containers.RepeatedCompositeFieldContainer[RowError]
+    def __init__(self, channels: _Optional[_Iterable[int]] = ..., branches: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[RowError, _Mapping]]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("session_id", "prompt", "max_steps", "sampling", "stop", "position", "branch")

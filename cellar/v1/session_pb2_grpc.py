@@ -49,6 +49,11 @@ class SessionServiceStub(object):
                 request_serializer=cellar_dot_v1_dot_session__pb2.GetSessionRequest.SerializeToString,
                 response_deserializer=cellar_dot_v1_dot_session__pb2.GetSessionResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/cellar.v1.SessionService/ListSessions',
+                request_serializer=cellar_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
         self.CloseSession = channel.unary_unary(
                 '/cellar.v1.SessionService/CloseSession',
                 request_serializer=cellar_dot_v1_dot_session__pb2.CloseSessionRequest.SerializeToString,
@@ -99,6 +104,14 @@ class SessionServiceServicer(object):
 
     def GetSession(self, request, context):
         """Tells where a session stands, once the steps have run that the server took before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Lists the sessions that are open, page by page. One that is open from the first page to the last
+        is on exactly one of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +173,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.GetSession,
                     request_deserializer=cellar_dot_v1_dot_session__pb2.GetSessionRequest.FromString,
                     response_serializer=cellar_dot_v1_dot_session__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.ListSessionsRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.ListSessionsResponse.SerializeToString,
             ),
             'CloseSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CloseSession,
@@ -251,6 +269,33 @@ class SessionService(object):
             '/cellar.v1.SessionService/GetSession',
             cellar_dot_v1_dot_session__pb2.GetSessionRequest.SerializeToString,
             cellar_dot_v1_dot_session__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/ListSessions',
+            cellar_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -59,7 +59,7 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Predictions(_message.Message):
-    __slots__ = ("argmax", "top_tokens", "top_probabilities", "probabilities", "sampled_tokens", "sampled_values", "quantiles", "raw", "argmax_symbols", "top_symbols", "sampled_symbols")
+    __slots__ = ("argmax", "top_tokens", "top_probabilities", "probabilities", "sampled_tokens", "sampled_values", "quantiles", "raw", "argmax_symbols", "top_symbols", "sampled_symbols", "count", "levels")
     ARGMAX_FIELD_NUMBER: _ClassVar[int]
     TOP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOP_PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,8 @@ class Predictions(_message.Message):
     ARGMAX_SYMBOLS_FIELD_NUMBER: _ClassVar[int]
     TOP_SYMBOLS_FIELD_NUMBER: _ClassVar[int]
     SAMPLED_SYMBOLS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEVELS_FIELD_NUMBER: _ClassVar[int]
     argmax: _containers.RepeatedScalarFieldContainer[int]
     top_tokens: _containers.RepeatedScalarFieldContainer[int]
     top_probabilities: _containers.RepeatedScalarFieldContainer[float]
@@ -82,4 +84,6 @@ class Predictions(_message.Message):
     argmax_symbols: _containers.RepeatedScalarFieldContainer[str]
     top_symbols: _containers.RepeatedScalarFieldContainer[str]
     sampled_symbols: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, argmax: _Optional[_Iterable[int]] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_probabilities: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., sampled_tokens: _Optional[_Iterable[int]] = ..., sampled_values: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[float]] = ..., raw: _Optional[_Iterable[float]] = ..., argmax_symbols: _Optional[_Iterable[str]] = ..., top_symbols: _Optional[_Iterable[str]] = ..., sampled_symbols: _Optional[_Iterable[str]] = ...) -> None: ...
+    count: int
+    levels: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, argmax: _Optional[_Iterable[int]] = ..., top_tokens: _Optional[_Iterable[int]] = ..., top_probabilities: _Optional[_Iterable[float]] = ..., probabilities: _Optional[_Iterable[float]] = ..., sampled_tokens: _Optional[_Iterable[int]] = ..., sampled_values: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[float]] = ..., raw: _Optional[_Iterable[float]] = ..., argmax_symbols: _Optional[_Iterable[str]] = ..., top_symbols: _Optional[_Iterable[str]] = ..., sampled_symbols: _Optional[_Iterable[str]] = ..., count: _Optional[int] = ..., levels: _Optional[_Iterable[float]] = ...) -> None: ...

@@ -3,29 +3,34 @@
 Everything here runs on one event loop. Knows nothing of steps or gRPC.
 """
 
+import unicodedata
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.served.registry import Registry, ServedModel
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table import SessionStatus, SessionTier
 from service.engine.shard.shard import Shard
+from service.engine.work.flow import asked_model
 from service.errors import (
     BadInputError,
     ModelChangedError,
     SessionClosedError,
     SessionExistsError,
     SessionExpiredError,
+    SessionLimitError,
     SessionUnknownError,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-_EXPIRED_AT_ONCE = 1000  # per shard and call, so that steps need not wait for long
+_EXPIRED_AT_ONCE = 256  # per shard and call, so that steps need not wait for long
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -51,6 +56,9 @@ class SessionInfo:
     opened_s: float
     last_used_s: float
     idle_timeout_s: float
+    ephemeral: bool
+    tier: SessionTier
+    owner: str = ""  # nobody asks yet who calls
 
 
 class Directory:
@@ -79,12 +87,25 @@ class Directory:
         self._wall_clock = wall_clock
         # Those of the store whose model is not served.
         self._stranded: dict[str, tuple[StoredSession, ModelChangedError, CommitLog]] = {}
+        self._stranded_order: list[str] = []  # their ids, also of those that were closed since
+        self._stranded_ephemeral: list[str] = []
         self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
 
     def open(
-        self, served: ServedModel, session_id: str = "", *, idle_timeout_s: float | None = None
+        self,
+        served: ServedModel,
+        session_id: str = "",
+        *,
+        idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
     ) -> Session:
-        """Open a session at position 0.
+        """Open a session at position 0; where every slot is taken, those that are due expire now.
+
+        Args:
+            served: the model.
+            session_id: empty lets the server choose.
+            idle_timeout_s: ``None`` is the server's.
+            ephemeral: whether it ends with its last stream, see `EphemeralSessions`.
 
         Raises:
             BadInputError: the id or the timeout cannot be used.
@@ -95,10 +116,7 @@ class Directory:
         served.require_streamable()
         session_id = session_id or uuid.uuid4().hex
         settings = self._settings
-        if len(session_id) > settings.max_id_length or not session_id.isprintable():
-            raise BadInputError(
-                "session_id", f"use at most {settings.max_id_length} printable characters"
-            )
+        _check_id(session_id, settings.max_id_length)
         if session_id in self.sessions or session_id in self._stranded:
             raise SessionExistsError(f"session_id: '{session_id}' is open already")
         timeout_s = settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
@@ -107,12 +125,18 @@ class Directory:
                 "idle_timeout",
                 f"{timeout_s:g} s is not above 0 and at most {settings.max_idle_timeout_s:g} s",
             )
-        shard = served.shard_for(session_id)
+        try:
+            shard = served.shard_for(session_id)
+        except SessionLimitError:
+            if not self._expire(served.shards):
+                raise
+            shard = served.shard_for(session_id)
         slot = shard.slots.begin(
             session_id,
             opened_s=self._wall_clock(),
             now_s=self._clock(),
             idle_timeout_s=timeout_s,
+            ephemeral=ephemeral,
         )
         if shard.log is not None:
             table = shard.table
@@ -127,6 +151,7 @@ class Directory:
                     branch=int(table.branch[slot]),
                     opened_s=float(table.opened_s[slot]),
                     idle_timeout_s=timeout_s,
+                    ephemeral=ephemeral,
                 ),
             )
         session = Session(id=session_id, served=served, shard=shard, slot=slot)
@@ -148,13 +173,19 @@ class Directory:
             opened_s=row.opened_s,
             now_s=self._clock(),
             idle_timeout_s=row.idle_timeout_s,
+            ephemeral=row.ephemeral,
         )
         shard.store.restore(slot, stored)
+        if row.ephemeral:  # its streams have ended with the process
+            shard.slots.ephemeral.leave_alone(np.array([slot]), now_s=self._clock())
         self.sessions[row.id] = Session(id=row.id, served=served, shard=shard, slot=slot)
 
     def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:
         """A session of the store cannot go on: it is kept, and can be closed."""
         self._stranded[stored.row.id] = stored, why, log
+        self._stranded_order.append(stored.row.id)
+        if stored.row.ephemeral:  # the file may be back at another start, and this is gone by then
+            self._stranded_ephemeral.append(stored.row.id)
 
     def is_stranded(self, session_id: str) -> bool:
         """Whether it is a session of the store whose model is not served."""
@@ -165,9 +196,47 @@ class Directory:
         """How many sessions of the store have a model that is not served."""
         return len(self._stranded)
 
+    @property
+    def stranded_before(self) -> int:
+        """The same, and those that were closed since."""
+        return len(self._stranded_order)
+
+    def stranded_session(self, number: int) -> SessionInfo | None:
+        """One of those, counted from 0, as it stands; ``None`` where it was closed."""
+        found = self._stranded.get(self._stranded_order[number])
+        if found is None:
+            return None
+        stored, _, _ = found
+        row = stored.row
+        return SessionInfo(
+            id=row.id,
+            model=row.model,
+            version=row.version,
+            status=SessionStatus.MODEL_CHANGED,
+            branch=row.branch,
+            position=stored.position,
+            opened_s=row.opened_s,
+            last_used_s=self._wall_clock() - row.idle_s,
+            idle_timeout_s=row.idle_timeout_s,
+            ephemeral=row.ephemeral,
+            tier=SessionTier.STORE,
+        )
+
     def stranded_groups(self) -> list[int]:
         """Where the tails of the sessions begin whose model is not served."""
         return [own.first_group for own, _, _ in self._stranded.values() if own.first_group]
+
+    @property
+    def now_s(self) -> float:
+        """By the clock that idleness is counted by."""
+        return self._clock()
+
+    def touch(self, session: Session) -> None:
+        """A session is used, whatever for: also by what leaves it where it is, such as forecasts.
+
+        It matters where the idle timeout is short.
+        """
+        session.shard.table.last_used_s[session.slot] = self._clock()
 
     def find(self, session_id: str) -> Session:
         """An open session.
@@ -177,6 +246,7 @@ class Directory:
         """
         session = self.sessions.get(session_id)
         if session is not None:
+            asked_model.set(session.served.label)
             return session
         if session_id in self._stranded:
             raise self._stranded[session_id][1]
@@ -187,6 +257,8 @@ class Directory:
             )
         if gone is SessionClosedError:
             raise SessionClosedError(f"session_id: '{session_id}' is closed; open a new session")
+        if not session_id:  # a client has misspelt the field, say, and its library left it out
+            raise SessionUnknownError("session_id: it is empty or was left out; name a session")
         raise SessionUnknownError(f"session_id: '{session_id}' is not open here; open it first")
 
     def describe(self, session_id: str) -> SessionInfo:
@@ -195,9 +267,12 @@ class Directory:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        session = self.find(session_id)
+        return self.info(self.find(session_id))
+
+    def info(self, session: Session) -> SessionInfo:
+        """Where an open session stands now."""
         table = session.shard.table
-        slot = session.slot
+        slot, ephemeral = session.slot, session.shard.slots.ephemeral
         lost = table.lost[slot] and not table.restoring[slot]
         return SessionInfo(
             id=session.id,
@@ -208,7 +283,9 @@ class Directory:
             position=table.stands_at(slot),
             opened_s=float(table.opened_s[slot]),
             last_used_s=self._wall_clock() - (self._clock() - float(table.last_used_s[slot])),
-            idle_timeout_s=float(table.idle_timeout_s[slot]),
+            idle_timeout_s=float(ephemeral.idle_timeout_s[slot]),
+            ephemeral=slot in ephemeral,
+            tier=SessionTier.STORE if table.cold[slot] else SessionTier.DEVICE,
         )
 
     def close(self, session_id: str) -> int:
@@ -239,12 +316,21 @@ class Directory:
 
     def expire(self) -> int:
         """Close sessions that have been idle for too long, some at a time; returns how many."""
+        for session_id in self._stranded_ephemeral:
+            if session_id in self._stranded:
+                self.close(session_id)
+        self._stranded_ephemeral.clear()
+        return self._expire(self._registry.shards())
+
+    def _expire(self, shards: Iterable[Shard]) -> int:
         now_s = self._clock()
         count = 0
-        for shard in self._registry.shards():
+        for shard in shards:
             for session_id in shard.expired_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
-                self._end(self.sessions[session_id], SessionExpiredError)
-                self._metrics.session_events.labels("expired").inc()
+                session = self.sessions[session_id]
+                left = shard.slots.ephemeral.is_alone(session.slot)  # it ends as its owner asked
+                self._end(session, SessionClosedError if left else SessionExpiredError)
+                self._metrics.session_events.labels("closed" if left else "expired").inc()
                 count += 1
         return count
 
@@ -254,3 +340,17 @@ class Directory:
         while len(self._gone) > self._settings.remembered_sessions:
             self._gone.popitem(last=False)
         session.shard.end(session.slot)
+
+
+def _check_id(session_id: str, most: int) -> None:
+    if len(session_id) <= most and session_id.isprintable():
+        return
+    wish = f"use at most {most} printable characters"
+    for number, character in enumerate(session_id[:most], 1):
+        if not character.isprintable():
+            is_control = unicodedata.category(character) == "Cc"
+            what = "a control character" if is_control else "one that cannot be printed"
+            raise BadInputError(
+                "session_id", f"character {number}, {character!a}, is {what}: {wish}"
+            )
+    raise BadInputError("session_id", f"it has {len(session_id)} characters: {wish}")

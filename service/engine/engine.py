@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 
 from service.engine.directory import Directory, Session, SessionInfo
+from service.engine.listing import Listing
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.recovery import doubt
 from service.engine.log.recovery.reading import read_store
@@ -23,7 +24,7 @@ from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.upkeep import Upkeep
 from service.engine.work.columns import Answers, Inputs, Outputs
-from service.engine.work.flow import Flow, Flows
+from service.engine.work.flow import Flow, Flows, asked_model
 from service.engine.work.memory import Account, BufferMemory, Held
 from service.engine.work.replies import Delivery, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
@@ -64,6 +65,7 @@ class Engine:
 
     Attributes:
         directory: the sessions, by id.
+        listing: the same, page by page.
         flows: whose turn is whose, by who calls.
         memory: what callers have the server hold.
 
@@ -101,6 +103,9 @@ class Engine:
             doubt.resolve(store, stored)
         self.log = None if store is None or stored is None else self._open_log(store, stored)
         self.memory = BufferMemory(settings.buffer_memory)
+        limits = ["buffer_memory"] + ["max_undurable_bytes", "journal_bytes"] * (store is not None)
+        for limit in limits:
+            metrics.limit_bytes.labels(limit).set(getattr(settings, limit))
         for kind in Held:
             size = partial(self.memory.by_kind.__getitem__, kind)
             metrics.buffered_bytes.labels(kind.value).set_function(size)
@@ -109,6 +114,14 @@ class Engine:
         )
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
+        )
+        self.listing = Listing(
+            self.registry,
+            self.directory,
+            self.log,
+            page_bytes=settings.part_bytes,
+            clock=clock,
+            wall_clock=wall_clock,
         )
         self._generations: dict[Session, list[Breakable]] = {}
         self._upkeep: Upkeep | None = None
@@ -151,7 +164,12 @@ class Engine:
     # -- sessions -------------------------------------------------------------------------
 
     def open(
-        self, served: ServedModel, session_id: str = "", *, idle_timeout_s: float | None = None
+        self,
+        served: ServedModel,
+        session_id: str = "",
+        *,
+        idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
     ) -> Session:
         """Open a session at position 0; see `Directory.open`.
 
@@ -159,7 +177,9 @@ class Engine:
             DrainingError, LoadingError: the server takes no new work.
         """
         self.check_ready()
-        return self.directory.open(served, session_id, idle_timeout_s=idle_timeout_s)
+        return self.directory.open(
+            served, session_id, idle_timeout_s=idle_timeout_s, ephemeral=ephemeral
+        )
 
     def session(self, session_id: str) -> Session:
         """An open session, for new work.
@@ -170,7 +190,11 @@ class Engine:
         """
         if self.draining or self.loading:
             self.check_ready()
-        return self.directory.sessions.get(session_id) or self.directory.find(session_id)
+        session = self.directory.sessions.get(session_id) or self.directory.find(session_id)
+        asked_model.set(session.served.label)
+        if session.shard.slots.ephemeral.marks.item(session.slot):
+            self.directory.touch(session)
+        return session
 
     async def describe(
         self, session_id: str, *, settle: bool = False, branch: int = 0

@@ -126,6 +126,7 @@ class Upkeep:
             await self.checkpoints.save_in_parts(shard, slots)
         await self.checkpoints.write({})
         await self._erase()
+        self._metrics.journal_seconds.count_noted()
         self._metrics.journal_bytes.set(await self.checkpoints.let_go())
         self._metrics.store_bytes.set(self._store.table_bytes)
 

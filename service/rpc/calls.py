@@ -1,25 +1,30 @@
 """What every call has in common: it is known while it runs, counted, and told its errors."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from service.engine.work.flow import caller
+from service.engine.work.flow import asked_model, caller
 from service.errors import BadInputError, CellarError, DrainingError, InternalError, unapplied
 from service.metrics import Metrics
+from service.metrics.distributions import COUNTED_AT_ONCE, Distribution
 from service.rpc import status
 from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server
+from service.rpc.call_log import CallLog
 
 _log = structlog.get_logger(__name__)
 _HEALTH = frozenset({"Check", "List", "Watch"})  # asked for as long as there is a server
 _CHEAP = _HEALTH | {"GetSession", "CloseSession", "ListModels", "GetModel"}  # as a refusal is
+_LASTING = frozenset({"Stream", "Watch"})  # as long as their client likes
 _SERIALISED = frozenset({"Stream"})  # methods that read and write messages as bytes
 _NO_TIME = DrainingError("the server is shutting down, and had no time to finish this")
+_MOMENT_S = 2.0
 _UNKNOWN = "unknown"  # for methods that a client makes up
 
 
@@ -33,6 +38,10 @@ class Calls:
         max_queue_s: see `AcceptQueue`.
         others: tells how many calls run that do not pass here.
         settle: waits until all that has happened to sessions may be told, if that takes time.
+        log: what the log says of calls.
+
+    Attributes:
+        log: see above.
     """
 
     def __init__(
@@ -42,17 +51,23 @@ class Calls:
         max_queue_s: float,
         others: Callable[[], int],
         settle: Callable[[], Awaitable[None]] | None = None,
+        log: CallLog,
     ) -> None:
+        self.log = log
         self._settle = settle
         self._requests = metrics.requests
+        self._request_seconds = metrics.request_seconds
         self._counters: dict[tuple[str, status.Code], Any] = {}  # looking one up is slow
+        self._seconds: dict[tuple[str, str, status.Code], Distribution] = {}  # and so is that
         self._services: dict[str, dict[str, Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._accept_queue = AcceptQueue(
             max_queue_s,
             running=lambda: self.running + others(),
-            show=metrics.waiting_calls.set,
+            show=self._show_waiting,
         )
+        self._waiting_calls, self._waited_s = 0, 0.0
+        metrics.waiting_calls.set_function(self._waiting)
         self._draining = False
         self._cut_off = False
         self._ended = asyncio.Event()
@@ -77,6 +92,13 @@ class Calls:
             server.add_registered_method_handlers(service, handlers)
         unknown = _Unknown(lambda: self._count(_UNKNOWN, status.UNIMPLEMENTED))
         server.add_generic_rpc_handlers((unknown,))
+
+    def _show_waiting(self, calls: int) -> None:
+        self._waiting_calls, self._waited_s = calls, time.monotonic()
+
+    def _waiting(self) -> int:
+        """Calls that waited a moment ago: it is looked only while many come."""
+        return self._waiting_calls if time.monotonic() < self._waited_s + _MOMENT_S else 0
 
     async def _once_settled(self, error: CellarError) -> CellarError:
         """An error that tells of a session, once what it tells will not be lost any more."""
@@ -117,6 +139,15 @@ class Calls:
         if not self._running:
             self._ended.set()
 
+    async def _last_word(self, method: str, context: Any, error: CellarError) -> None:
+        """End a call with an error, unless its client is gone."""
+        try:
+            await self._refuse(method, context, error)
+        except grpc.aio.AbortError:  # how `abort` ends
+            raise
+        except Exception as fault:
+            raise asyncio.CancelledError from fault
+
     # -- one call -------------------------------------------------------------------------
 
     def _count(self, method: str, code: status.Code) -> None:
@@ -125,17 +156,33 @@ class Calls:
             counter = self._counters[method, code] = self._requests.labels(method, code.name)
         counter.inc()
 
+    def _note(self, method: str, model: str, code: status.Code, seconds: float) -> None:
+        found = self._seconds.get((method, model, code))
+        if found is None:
+            found = self._request_seconds(method, model, status.class_of(code))
+            self._seconds[method, model, code] = found
+        found.noted.append(seconds)
+        if len(found.noted) >= COUNTED_AT_ONCE:
+            found.count_noted()
+
+    async def _refuse(self, method: str, context: Any, error: CellarError) -> NoReturn:
+        """End a call with an error."""
+        self.log.refused(method, error)
+        await status.abort(context, error)
+
     def _wrapped(self, handler: Any, method: str) -> Any:
         kind = "_".join("stream" if many else "unary" for many in handler[:2])
         inner = getattr(handler, kind)
         is_work, is_counted = method not in _CHEAP, method not in _HEALTH
+        is_timed = method not in _LASTING
         # Read here and not by gRPC, which would tell the caller of UNKNOWN exceptions; the requests
         # of a stream are read by its own handler.
         read = None if handler.request_streaming else handler.request_deserializer
         name = f"{method}Request"
+        log, is_told = self.log, self.log.tells_each and is_counted
 
         async def call(request: Any, context: Any) -> Any:
-            code = status.OK
+            code, reply, began_s = status.OK, None, time.monotonic()
             if is_counted and not self._draining:
                 task: Any = asyncio.current_task()
                 self._running.add(task)
@@ -155,13 +202,13 @@ class Calls:
                 if self._settle is not None and error.retry_after_s is None:
                     error = await self._once_settled(error)
                     code = status.code_of(error)
-                await status.abort(context, error)
+                await self._refuse(method, context, error)
             except asyncio.CancelledError:
                 code = status.CANCELLED
                 if not self._cut_off:
                     raise
                 code = status.code_of(_NO_TIME)
-                await _last_word(context, _NO_TIME)
+                await self._last_word(method, context, _NO_TIME)
             except grpc.aio.InternalError:  # gRPC's: what was written reaches nobody any more
                 code = status.CANCELLED
                 raise asyncio.CancelledError from None
@@ -169,9 +216,20 @@ class Calls:
                 code = status.INTERNAL
                 _log.exception("call failed", method=method, error=type(fault).__name__)
                 ours = InternalError("internal error; see the server's log")
-                await status.abort(context, ours)
+                await self._refuse(method, context, ours)
             finally:
                 self._count(method, code)
+                if is_timed:
+                    self._note(method, asked_model.get(), code, time.monotonic() - began_s)
+                if is_told:
+                    log.ended(
+                        method,
+                        code.name,
+                        began_s=began_s,
+                        request=request,
+                        reply=reply,
+                        context=context,
+                    )
 
         handler = handler._replace(request_deserializer=None)
         if method in _SERIALISED:
@@ -203,13 +261,3 @@ class _Unknown(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> None:
         """See `grpc.GenericRpcHandler.service`."""
         self._heard()
-
-
-async def _last_word(context: Any, error: CellarError) -> None:
-    """End a call with an error, unless its client is gone."""
-    try:
-        await status.abort(context, error)
-    except grpc.aio.AbortError:  # how `abort` ends
-        raise
-    except Exception as fault:
-        raise asyncio.CancelledError from fault

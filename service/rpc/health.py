@@ -1,12 +1,16 @@
 """Health, whose watchers hear the last word and hold up nobody."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.health import Health
 from service.rpc import status
 
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
@@ -15,18 +19,19 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     The library's own writes to each watcher under a lock that ``set`` waits for: one who does not
     read would keep the server from saying anything to anybody, and from its end.
+
+    Args:
+        health: how the server is.
+        services: the names of those that it has, which are all as it is.
     """
 
-    def __init__(self) -> None:
-        self._statuses: dict[str, health_pb2.HealthCheckResponse.ServingStatus] = {}
+    def __init__(self, health: Health, services: Iterable[str]) -> None:
+        self._health = health
+        self._services = ("", *services)
+        health.listen(self._announce)
         self._news = asyncio.Event()
         self._ending = False
         self.watching = 0  # calls
-
-    def set(self, service: str, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
-        """Say how a service is."""
-        self._statuses[service] = status
-        self._announce()
 
     def end_watches(self) -> None:
         """Let every watcher hear the latest status, and end its call."""
@@ -35,16 +40,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: Any, context: Any) -> Any:
         """See the service's definition."""
-        found = self._statuses.get(request.service)
-        if found is None:
+        if request.service not in self._services:
             context.set_code(status.NOT_FOUND)
-        return health_pb2.HealthCheckResponse(status=found or 0)
+            return health_pb2.HealthCheckResponse()
+        return health_pb2.HealthCheckResponse(status=self._status_of(request.service))
 
     async def List(self, request: Any, context: Any) -> Any:
         """See the service's definition."""
         statuses = {
-            service: health_pb2.HealthCheckResponse(status=found)
-            for service, found in self._statuses.items()
+            service: health_pb2.HealthCheckResponse(status=self._status_of(service))
+            for service in self._services
         }
         return health_pb2.HealthListResponse(statuses=statuses)
 
@@ -56,7 +61,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         try:
             while True:
                 news = self._news
-                found = self._statuses.get(request.service, _UNKNOWN)
+                found = self._status_of(request.service)
                 if found != told:
                     await context.write(health_pb2.HealthCheckResponse(status=found))
                     told = found  # there may be another by now
@@ -66,6 +71,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                     await news.wait()
         finally:
             self.watching -= 1
+
+    def _status_of(self, service: str) -> "health_pb2.HealthCheckResponse.ServingStatus":
+        if service not in self._services:
+            return _UNKNOWN
+        return _SERVING if self._health.state.is_ready else _NOT_SERVING
 
     def _announce(self) -> None:
         self._news.set()

@@ -7,7 +7,7 @@ from typing import NoReturn
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
@@ -62,12 +62,31 @@ _CODES_BY_NAME: dict[str, Code] = {
 }
 
 
+# Whose matter it is when a call ends with a code; what is not here is the server's.
+_OF_CLIENTS = frozenset(
+    {
+        Code.CANCELLED,
+        Code.INVALID_ARGUMENT,
+        Code.NOT_FOUND,
+        Code.ALREADY_EXISTS,
+        Code.ABORTED,
+        Code.FAILED_PRECONDITION,
+        Code.UNIMPLEMENTED,
+    }
+)
 _CODES_BY_NUMBER: dict[object, Code] = {code.value[0]: code for code in Code}
 
 
 def code_of(error: errors.CellarError) -> Code:
     """The status code of an error."""
     return _CODES_BY_NAME[error.reason]
+
+
+def class_of(code: Code) -> str:
+    """``ok``, ``client_error``, or ``server_error``: overload, drains, faults."""
+    if code is OK:
+        return "ok"
+    return "client_error" if code in _OF_CLIENTS else "server_error"
 
 
 def code_number(error: errors.CellarError) -> int:
@@ -77,14 +96,28 @@ def code_number(error: errors.CellarError) -> int:
 
 
 def to_status(error: errors.CellarError) -> Status:
-    """The rich status of an error: ErrorInfo, and RetryInfo where trying again makes sense."""
+    """The rich status of an error.
+
+    ErrorInfo, RetryInfo where trying again makes sense, and BadRequest where a field is bad.
+    """
     facts = {name: _shortened(fact, _FACT_BYTES) for name, fact in error.metadata.items()}
     details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts))]
     delay = retry_delay(error)
     if delay is not None:
         details.append(_packed(RetryInfo(retry_delay=delay)))
+    if isinstance(error, errors.BadInputError):
+        details.append(_packed(_bad_request(error)))
     message = _shortened(str(error), _CALL_BYTES)
     return Status(code=code_number(error), message=message, details=details)
+
+
+def _bad_request(error: errors.BadInputError) -> BadRequest:
+    row = "" if error.row is None else f"[{error.row}]"
+    violation = BadRequest.FieldViolation(
+        field=_shortened(error.field + row, _FACT_BYTES),
+        description=_shortened(error.message, ROW_BYTES),
+    )
+    return BadRequest(field_violations=[violation])
 
 
 def retry_delay(error: errors.CellarError) -> Duration | None:
@@ -138,7 +171,7 @@ def _shortened(text: str, limit_bytes: int) -> str:
     return f"{start} … {end}"
 
 
-def _packed(message: ErrorInfo | RetryInfo) -> Any:
+def _packed(message: BadRequest | ErrorInfo | RetryInfo) -> Any:
     packed = Any()
     packed.Pack(message)
     return packed

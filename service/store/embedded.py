@@ -21,7 +21,7 @@ from service.store.store import StoreError
 
 JOURNAL_MOST = 16 << 30
 TABLE_MAP = 64 << 30
-_BALLAST = 8 << 20
+BALLAST_BYTES = 8 << 20
 
 
 class LmdbStore:
@@ -47,7 +47,7 @@ class LmdbStore:
         segment_bytes: int = SEGMENT_BYTES,
         table_map: int = TABLE_MAP,
         create: bool = True,
-        ballast: int = _BALLAST,
+        ballast: int = BALLAST_BYTES,
         opened: Open = lmdb.open,
     ) -> LmdbStore:
         """Open the store in a folder, or make one where nothing is, or an empty folder.
@@ -69,7 +69,7 @@ class LmdbStore:
         if not (there := folders.is_store(path)):
             if not create:
                 raise StoreError(f"there is no store at {path}: name the folder of one")
-            _look_for_rest(path)
+            look_for_rest(path)
         kept = Ballast(path, ballast)
         folders.check_room(path, kept.missing)
         if not there:
@@ -203,7 +203,7 @@ def _look_at(path: Path) -> None:
         raise StoreError(f"{folder} has no file {DATA}: restore the store from a backup") from None
 
 
-def _look_for_rest(path: Path) -> None:
+def look_for_rest(path: Path) -> None:
     """Refuse a store whose file ``format`` was lost: making a store that was cut short left none.
 
     Raises:

@@ -12,9 +12,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
+
+import shtab
 
 from service.store import folder as folders
 from service.store import records
@@ -38,7 +41,7 @@ _BATCH_BYTES = 1 << 20
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 1 where the store is damaged or cannot be used."""
     given = vars(_parser().parse_args(arguments))
-    del given["command"]
+    del given["command"], given["print_completion"]
     run = given.pop("run")
     try:
         return int(run(**given))
@@ -50,17 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_FAILED
 
 
+def _folder(given: str) -> Path:
+    return Path(given.removeprefix("lmdb:"))  # as --store of the server has it
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cellar-store", description="Look into the store of a Cellar server, and keep it well."
     )
     version = next((each.version for each in distributions(name="cellar")), "not installed")
     parser.add_argument("--version", action="version", version=f"cellar-store {version}")
+    shtab.add_argument_to(parser, ["--print-completion"], help="print a script for this shell")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=summary)
-        added.add_argument("path", type=Path, metavar="PATH", help="the folder of the store")
+        added.add_argument("path", type=_folder, metavar="PATH", help="the folder of the store")
         added.set_defaults(run=run)
         return added
 
@@ -69,8 +77,40 @@ def _parser() -> argparse.ArgumentParser:
     command("verify", _verify, "read all of a store; exits with 1 and names what is damaged")
     command("compact", _compact, "leave nothing that was deleted; not beside a running server")
     backup = command("backup", _backup, "copy a store; works beside a running server")
-    backup.add_argument("to", type=Path, metavar="TO", help="a folder: new, or empty")
+    backup.add_argument("to", type=_folder, metavar="TO", help="a folder: new, or empty")
     return parser
+
+
+@dataclass(slots=True, kw_only=True)
+class _Seen:
+    """What a journal holds, as far as it was read.
+
+    Attributes:
+        groups: How many.
+        bytes: Of them.
+        first: The number of the first one.
+        last: That of the last one.
+        damages: What is wrong with them, if anybody looked.
+    """
+
+    groups: int = 0
+    bytes: int = 0
+    first: int | None = None
+    last: int | None = None
+    damages: list[str] = field(default_factory=list)
+
+    def add(self, group: Group) -> None:
+        """One more."""
+        self.groups += 1
+        self.bytes += len(group.data)
+        self.first = group.number if self.first is None else self.first
+        self.last = group.number
+
+    def forget(self) -> None:
+        """It holds none of them any more."""
+        self.groups = self.bytes = 0
+        self.first = self.last = None
+        self.damages.clear()
 
 
 # ---- list ----
@@ -78,18 +118,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _list(path: Path, *, as_json: bool) -> int:
     told: dict[str, Any] = {"path": os.fspath(path), "format": folders.VERSION}
-    groups = held = 0
-    first = last = None
+    seen = _Seen()
     with _journal(path) as journal:
-        for group in journal.groups():
-            groups, held = groups + 1, held + len(group.data)
-            first, last = group.number if first is None else first, group.number
+        for group in journal.groups(forget=seen.forget):
+            seen.add(group)
     told[JOURNAL] = {
-        "bytes": held,
+        "bytes": seen.bytes,
         "disk_bytes": _disk_bytes(path, JOURNAL),
-        "groups": groups,
-        "first": first,
-        "last": last,
+        "groups": seen.groups,
+        "first": seen.first,
+        "last": seen.last,
     }
     counts = dict.fromkeys((*_KINDS.values(), "other"), 0)
     sessions = []
@@ -150,11 +188,12 @@ def _mib(sizes: dict[str, int]) -> str:
 
 
 def _verify(path: Path) -> int:
-    groups = rows = 0
-    damages = []
+    rows = 0
+    seen = _Seen()
+    damages = seen.damages
     with _journal(path) as journal:
-        for group in journal.groups():
-            groups += 1
+        for group in journal.groups(forget=seen.forget):
+            seen.add(group)
             if damage := _damage_of_group(group):
                 damages.append(f"group {group.number}: {damage}")
     with _table(path) as table:
@@ -169,7 +208,7 @@ def _verify(path: Path) -> int:
         )
     for line in damages:
         print(line)
-    print(f"{groups:,} groups and {rows:,} rows read, {len(damages):,} damaged")
+    print(f"{seen.groups:,} groups and {rows:,} rows read, {len(damages):,} damaged")
     return EXIT_FAILED if damages else 0
 
 

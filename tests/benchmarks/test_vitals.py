@@ -7,7 +7,10 @@ import os
 import pytest
 
 from benchmarks.vitals import look_at
-from service.metrics import Metrics, MetricsPage
+from service.endpoint import Endpoint
+from service.http.pages import metrics_page, site
+from service.http.server import HttpServer
+from service.metrics import Metrics
 
 
 def test_metrics_are_added_up_over_models() -> None:
@@ -16,7 +19,8 @@ def test_metrics_are_added_up_over_models() -> None:
         metrics.sessions.labels(model, "device").set(count)
         metrics.pending_steps.labels(model).set(10 * count)
     metrics.requests.labels("Step", "OK").inc(5)
-    page = MetricsPage(metrics, "127.0.0.1", 0)
+    pages = site({"/metrics": metrics_page(metrics.registry)})
+    page = HttpServer(pages, Endpoint("127.0.0.1", 0))
     try:
         found = look_at(os.getpid(), f"127.0.0.1:{page.port}")
     finally:

@@ -10,6 +10,7 @@ import pytest
 
 import cellar
 from tests.client.fake import FakeServer
+from tests.client.front import Front, front_of
 
 QUICK = cellar.RetryPolicy(attempts=6, first_delay_s=0.02, longest_delay_s=0.1, draw=lambda: 0.5)
 
@@ -41,6 +42,13 @@ def client(server: FakeServer) -> Iterator[cellar.Client]:
     """A client of it."""
     with cellar.connect(server.address, retry=QUICK, timeout_s=10) as client:
         yield client
+
+
+@pytest.fixture
+def front(server: FakeServer) -> Iterator[Front]:
+    """What stands between a client and the server."""
+    with front_of(int(server.address.rpartition(":")[2])) as front:
+        yield front
 
 
 @pytest.fixture

@@ -160,6 +160,9 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         undurable_steps: so many steps of each session, the last, are not on its disk; None: it has
             none.
         knows_branches: False for a server that is older than they are.
+        page_size: sessions on a page at most.
+        kill_before_resets: breaks a stream when so many more resets come, before they are applied.
+        kill_after_resets: the same, once they are applied, replies unsent.
         split: rows per reply message on a stream, in reversed order; 0 sends frames whole.
     """
 
@@ -175,10 +178,13 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.kill_after_frames: set[int] = set()
         self.kill_before_frames: set[int] = set()
         self.crash_after_frames: dict[int, int] = {}
+        self.kill_before_resets = 0
+        self.kill_after_resets = 0
         self.break_within: set[int] = set()
         self.stall_within: set[int] = set()
         self.hold_frames: set[int] = set()
         self.split = 0
+        self.page_size = 1000
         self.silent = False
         self.undurable_steps: int | None = None
         self.groups = 0
@@ -300,6 +306,20 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         with self.lock:
             session.settled += request.settle
         return session_pb2.GetSessionResponse(session=self._describe(request.session_id))
+
+    def ListSessions(self, request: Any, context: Any) -> Any:
+        after = self._begin("ListSessions", request, context)
+        with self.lock:
+            names = [
+                name for name, own in self.sessions.items() if request.model in ("", own.model)
+            ]
+        start = int(request.page_token or 0)
+        stop = start + min(request.page_size, self.page_size)
+        after()
+        return session_pb2.ListSessionsResponse(
+            sessions=map(self._describe, names[start:stop]),
+            next_page_token=str(stop) if stop < len(names) else "",
+        )
 
     def CloseSession(self, request: Any, context: Any) -> Any:
         after = self._begin("CloseSession", request, context)
@@ -427,6 +447,15 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
                         self._close(session_id)
                 detached = session_pb2.StreamDetached(channels=request.detach.channels)
                 yield session_pb2.StreamResponse(detached=detached)
+            elif kind == "reset":
+                if self.kill_before_resets:
+                    self.kill_before_resets -= 1
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+                answer = self._reset(request.reset, channels)
+                if self.kill_after_resets:
+                    self.kill_after_resets -= 1
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
+                yield session_pb2.StreamResponse(reset=answer)
             else:
                 if self.frames in self.kill_before_frames:
                     self.kill_before_frames.discard(self.frames)
@@ -504,6 +533,25 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         if answer.errors:
             part = session_pb2.StreamAttached(errors=answer.errors)
             yield session_pb2.StreamResponse(attached=part)
+
+    def _reset(self, reset: Any, channels: dict[int, tuple[str, int]]) -> Any:
+        answer = session_pb2.StreamResetReply()
+        with self.lock:
+            for channel in reset.channels:
+                session_id, branch = channels[channel]
+                try:
+                    if session_id not in self.sessions:
+                        raise Refusal("SESSION_CLOSED")
+                    session = self.sessions[session_id]
+                    session.check_branch(branch)
+                except Refusal as refusal:
+                    answer.errors.append(self._row(channel, refusal))
+                    continue
+                session.reset()
+                channels[channel] = session_id, session.branch
+                answer.channels.append(channel)
+                answer.branches.append(session.branch)
+        return answer
 
     def _frame(self, frame: Any, start: Any, channels: dict[int, tuple[str, int]]) -> Iterator[Any]:
         assert len(set(frame.channels)) == len(frame.channels), "a channel appears twice"

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import cellar
 from cellar.cli import main
+from cellar.connection import DEFAULT_SERVER
 from cellar.v1 import model_pb2
-from tests.client.fake import FakeServer, run
+from cellar.variables import default_server
+from service.settings import Settings
+from service.settings.sources import OF_OTHERS
+from tests.client.fake import FakeServer, Refusal, run
 
 
 @pytest.fixture(autouse=True)
 def at_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's default server is the fake one."""
     monkeypatch.setenv("CELLAR_SERVER", server.address)
+
+
+@pytest.mark.parametrize("variable", ["CELLAR_SEVER", "CELLAR_SERVERS", "cellar_server"])
+def test_a_misspelt_variable_is_refused_with_what_was_meant(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CELLAR_SERVER", "")
+    monkeypatch.setenv(variable, "there:1")
+    assert main(["models"]) == 2
+    assert f"{variable}: there is no such variable" in capsys.readouterr().err
+
+
+def test_no_setting_of_the_server_is_taken_for_a_misspelt_variable() -> None:
+    settings = {f"CELLAR_{name.upper()}": "1" for name in [*Settings.model_fields, *OF_OTHERS]}
+    assert default_server(settings | {"CELLAR_SERVER": " "}) == DEFAULT_SERVER
+    assert default_server(settings | {"CELLAR_SERVER": "there:7"}) == "there:7"
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +98,7 @@ def test_step(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
     assert repr("abcdefghij"[run([0, 1, 2]) % 10]) in out
     assert "0.500" in out
     assert server.sessions == {}
-    assert main(["step", "series", "1,000", "2", "--json"]) == 0
+    assert main(["step", "series", "1000", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["raw"] for row in rows] == [[run([1000])], [run([1000, 2])]]
 
@@ -101,14 +122,15 @@ def test_generate(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_forecast(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "sales.csv"
-    file.write_text('month,sales\n1,"1,000"\n2,2\n3,3\n')
+    file.write_text("month,sales\n1,1000\n2,2\n3,3\n")
     state = run([1000, 2, 3])
     options = ["forecast", "series", "--horizon", "2", "--quantiles", ".1,.9"]
     assert main([*options, "--csv", str(file), "--value", "sales"]) == 0
-    out = capsys.readouterr().out
+    out, told = capsys.readouterr()
+    assert "sales.csv: 'sales' is read as the model's 'x'\n" in told
     assert f"{state + 11}" in out
     assert f"{state + 92}" in out
-    assert main([*options, "1,000", "2", "3", "--json"]) == 0
+    assert main([*options, "1000", "2", "3", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["mean"] == [state + 1, state + 2]
     assert facts["position"] == 3
@@ -143,7 +165,7 @@ def test_a_forecast_reads_the_oldest_row_first(
     [
         ("date,a\n01/02/2026,1\n02/01/2026,2\n", "may begin with the day or the month"),
         ("date,a\nlast week,1\n", "are no dates that order the rows; write them as 2026-12-31"),
-        ("date,a\n2026-01-02,1\n2026-01-01,2\n2026-01-01,3\n", "several rows have one time"),
+        ("date,a\n2026-01-02,1\n2026-01-01,2\n2026-01-01,3\n2026-01-01,4\n", "have one time"),
     ],
 )
 def test_dates_that_do_not_tell_the_order(
@@ -159,9 +181,9 @@ def test_dates_that_do_not_tell_the_order(
     ("text", "message"),
     [
         ("a,b\n1,2\n", "choose a column with --value: a, b"),
-        ("a\n1\nx\n", "line 3: 'x' is not a number"),
+        ("a\n1\nx\n", "line 3, column 'a': 'x' is not a number"),
         ("a\n", "no rows"),
-        ("a\n1\nnan\n", "line 3: 'nan' is not a number"),
+        ("a\n1\ninf\n", "line 3, column 'a': 'inf' is not a number"),
     ],
 )
 def test_bad_files(
@@ -177,9 +199,19 @@ def test_bad_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["step", "series", "x"]) == 2
     assert main(["forecast", "series"]) == 2
     assert main(["forecast", "series", "--csv", "/nowhere.csv"]) == 2
+    capsys.readouterr()
+    assert main(["models", "--server", "http://localhost:8001"]) == 2
+    error = capsys.readouterr().err
+    assert error == "cellar: --server: leave http:// out: say 'localhost:8001'\n"
     with pytest.raises(SystemExit) as caught:
         main(["step"])
     assert caught.value.code == 2
+
+
+def test_a_wait_is_explained_once(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    server.fail("OpenSession", count=2, before=Refusal("SESSION_LIMIT", retry_after_s=0.001))
+    assert main(["step", "char", "a"]) == 0
+    assert re.fullmatch(r"cellar: tried again in \d\.\d s: .+\n", capsys.readouterr().err)
 
 
 def test_the_server_says_no(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:

@@ -171,13 +171,13 @@ def test_a_past_is_put_in_order(forecasts: Forecasts) -> None:
 
 def test_a_value_has_its_own_name(forecasts: Forecasts) -> None:
     other = PAST.replace("x", "Close")
-    assert "choose a column with --value" in forecasts.run(other, "y\n4\n5\n", status=2)[1]
+    two = other.replace("date", "at,date").replace("2024", "1,2024")
+    assert "choose a column with --value" in forecasts.run(two, "y\n4\n5\n", status=2)[1]
     read, _ = forecasts.steps(other, "y\n4\n5\n", "--value", "Close")
     assert read == [4, 5]
-    odd = PAST.replace("date", "#")
-    assert (
-        "no times found, rows are taken in the file's order" in forecasts.run(odd, "y\n4\n5\n")[1]
-    )
+    undated = "x,y\n1,7\n2,8\n3,9\n"
+    _, notes = forecasts.run(undated, "y\n4\n5\n")
+    assert "no times found, rows are taken in the file's order" in notes
 
 
 def test_steps_as_they_were_are_taken_and_told(forecasts: Forecasts) -> None:
@@ -207,8 +207,8 @@ def test_a_weekend_is_no_step(forecasts: Forecasts) -> None:
         (PAST, "y\n4\n", "1 rows in it, but --horizon 3 needs 2"),
         (PAST, PAST, "0 rows after 2024-01-03, where the series ends, but --horizon 3 needs 2"),
         (PAST, "z\n4\n5\n", "ahead.csv: no column 'y', only z"),
-        (PAST, "y\n4\nnan\n", "ahead.csv, line 3: 'nan' is not a number"),
-        (PAST, "y\n4\n\n,\n", "line 4: '' is not a number"),
+        (PAST, "y\n4\nnan\n", "ahead.csv, line 3, column 'y': 'nan' is not a number"),
+        (PAST, "y\n4\n\n,\n", "column 'y': '' is not a number"),
         (PAST, "date,y\n2024-01-05,4\n2024-01-06,5\n", "line 2: 2024-01-05 is 2 days after 2024"),
         (PAST, "date,y\n2024-01-04,4\n2024-01-04 12:00,5\n", "line 3: 2024-01-04 12:00:00 is 12:"),
         (

@@ -98,4 +98,7 @@ def test_the_command(
     assert main(["predict", "wide", "1,2 3,4", "5,6", "--json"]) == 0
     assert [row["position"] for row in json.loads(capsys.readouterr().out)] == [2, 1]
     assert main(["predict", "wide", "1,2 3"]) == 2
-    assert "sequence 1, row 2: '3' is not 2 numbers" in capsys.readouterr().err
+    assert (
+        "sequence 1, step 2: '3' is 1 number; model 'wide' reads 2 numbers"
+        in capsys.readouterr().err
+    )

@@ -521,6 +521,6 @@ def test_misshapen_input_is_refused_unsent(
     with client.session(model) as session:
         with pytest.raises(cellar.BadInputError):
             session.step(inputs)
-        with pytest.raises(ValueError, match=r"does not fit|per step"):
+        with pytest.raises(ValueError, match=r"top_k: a whole number from 0 on, not -1|per step"):
             session.step(1, top_k=-1)
         assert server.calls["Step"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import cellar
 from models.repository import ModelRepository
+from tests.e2e.load import CAPACITY
 from tests.e2e.process import ServerProcess, running
 from tests.recurrent import Case, char_case, series_case, write_repository
 from training.export.exporter import export
@@ -46,6 +48,19 @@ def server(repository: Path) -> Iterator[ServerProcess]:
         server.terminate()
         assert server.wait() == 0
         assert "Traceback" not in server.errors()
+
+
+@pytest.fixture(scope="module")
+def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with a store, and a model that it cannot serve; of one module alone."""
+    root = tmp_path_factory.mktemp("served")
+    for name in ("letters", "prices"):
+        shutil.copytree(repository / name, root / "models" / name)
+    (root / "models" / "cut" / "1").mkdir(parents=True)
+    (root / "models" / "cut" / "1" / "model.onnx").write_bytes(b"\x08")
+    flags = (f"--store=lmdb:{root / 'store'}", f"--max-sessions={CAPACITY}")
+    with running(root / "models", *flags) as server:
+        yield server
 
 
 @pytest.fixture

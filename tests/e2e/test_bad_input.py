@@ -53,7 +53,7 @@ def expect_untouched(client: cellar.Client, session: cellar.Session) -> None:
         # Refused before they are sent:
         ("letters", "", None, None, "empty"),
         ("prices", [], None, None, "empty"),
-        ("prices", [[1.0, 2.0]], None, None, "1 value(s) per step"),
+        ("prices", [[1.0, 2.0]], "inputs", None, "1 value(s) per step"),
         ("prices", "abc", None, None, "reads numbers"),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_bad_step(
             "prices",
             lambda s: s.step(1.0, quantiles=[1.5]),
             cellar.BadInputError,
-            "outputs.quantiles",
+            "quantiles[0]",
         ),
         ("prices", lambda s: s.step(1.0, top_k=2), cellar.BadInputError, "outputs.top_k"),
         ("letters", lambda s: s.generate("aÉ").text(), cellar.BadInputError, "inputs.text"),
@@ -140,7 +140,7 @@ def test_a_duplicate_open(client: cellar.Client, sessions: dict[str, cellar.Sess
     first = sessions["letters"]
     with pytest.raises(cellar.SessionExistsError):
         client.session("letters", id=first.id)
-    with pytest.raises(cellar.SessionExistsError, match="of model 'letters'"):
+    with pytest.raises(cellar.BadInputError, match="is open on letters/1"):
         client.session("prices", id=first.id, resume=True)
     assert client.session("letters", id=first.id, resume=True).position == 3
     expect_untouched(client, first)

@@ -97,7 +97,7 @@ def test_a_forecast_hangs_on_the_future_that_it_is_given(
         assert main(args) == 0
         told = capsys.readouterr()
         assert "the future of push, hour is 6 rows, 2024-01-26 to 2024-01-26 05:00:00" in told.err
-        assert "hour as 'Date' has it, in UTC" in told.err
+        assert "hour as 'Date' has it" in told.err
         found[name] = np.array(json.loads(told.out)["mean"])
     assert np.abs(found["right"] - place.truth).max() < 1
     drift = np.cumsum(2 * place.pushes[ROWS : ROWS + HORIZON - 1])

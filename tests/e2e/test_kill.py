@@ -15,6 +15,7 @@ import cellar
 from tests.e2e.process import ServerProcess, running
 
 SOON_S = 8.0
+FEW = cellar.RetryPolicy(attempts=6)
 """The default policy tries for 3 s; the rest is for a busy machine."""
 
 
@@ -42,7 +43,7 @@ class Progress:
 
 
 def test_killed_sync(mortal: ServerProcess) -> None:
-    with cellar.connect(mortal.address) as client:
+    with cellar.connect(mortal.address, retry=FEW) as client:
         progress = Progress(4)
 
         def long_step(worker: int) -> None:
@@ -87,7 +88,7 @@ def test_killed_sync(mortal: ServerProcess) -> None:
 
 
 async def test_killed_async(mortal: ServerProcess) -> None:
-    async with cellar.aio.connect(mortal.address) as client:
+    async with cellar.aio.connect(mortal.address, retry=FEW) as client:
         progress = Progress(4)
 
         async def long_step() -> None:

@@ -45,7 +45,7 @@ def test_metrics_add_up_over_shards(sharded: ServerProcess) -> None:
         return sharded.metric(f'{name}{{model="letters/1"{labels}}}')
 
     before = metric("cellar_steps_total")
-    batches = sharded.metric("cellar_batch_size_sum")
+    batches = metric("cellar_batch_size_sum")
     with cellar.connect(sharded.address, timeout_s=20) as client:
         assert metric("cellar_session_capacity") == 101
         with client.stream("letters", argmax=True) as stream:
@@ -56,5 +56,5 @@ def test_metrics_add_up_over_shards(sharded: ServerProcess) -> None:
                 reply.check()
             assert metric("cellar_sessions", ',tier="device"') == 50
         assert metric("cellar_steps_total") - before == 150
-        assert sharded.metric("cellar_batch_size_sum") - batches == 150
+        assert metric("cellar_batch_size_sum") - batches == 150
         assert metric("cellar_pending_steps") == 0

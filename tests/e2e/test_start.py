@@ -29,7 +29,7 @@ CASES = {
     "empty": (1, ["no model in", "cellar-train"]),
     "missing": (1, ["no model in"]),
     "taken port": (1, ["cannot listen on 127.0.0.1:", "in use"]),
-    "taken metrics port": (1, ["for metrics", "in use", "--metrics-port"]),
+    "taken metrics port": (1, ["metrics: ", "in use", "--metrics-port"]),
     "unknown flag": (2, ["--colour"]),
     "bad value": (2, ["--max-batch"]),
     "bad word": (2, ["--log-level"]),

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import structlog
 
-from service.logs import Lines, configure_logs
+from service.logs import Lines, Repeats, configure_logs
 from service.settings import Settings
 
 SOON_S = 10.0
@@ -130,3 +131,46 @@ def test_what_libraries_log_is_an_entry_that_quotes_little(tmp_path: Path) -> No
     assert r"\x1b[31mxxx" in line
     assert "forged" not in line
     assert len(line) < 700
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        KeyError("dear diary"),
+        ValueError(f"could not convert {'dear diary'!r} to a number"),
+        ValueError("""it says "dear diary, it's me" here"""),
+        UnicodeError(b"dear diary"),
+        ExceptionGroup("several", [KeyError("dear diary")]),
+    ],
+)
+@pytest.mark.usefixtures("logging_as_it_was")
+def test_what_a_fault_quotes_is_not_in_its_traceback(
+    form: Literal["json", "console"], fault: Exception, tmp_path: Path
+) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        lines = Lines(file.fileno())
+        configure_logs(Settings(log_format=form), lines)
+        try:
+            try:
+                raise fault
+            except Exception as error:
+                raise RuntimeError("the device caught fire") from error
+        except RuntimeError:
+            structlog.get_logger().exception("call failed")
+        assert lines.settle(SOON_S)
+    told = (tmp_path / "log").read_text()
+    assert "caught fire" in told
+    assert type(fault).__name__ in told
+    assert "test_logs.py" in told
+    assert "diary" not in told
+
+
+def test_what_repeats_has_one_entry_per_period_that_says_how_often() -> None:
+    now = [0.0]
+    repeats = Repeats(10, lambda: now[0])
+    assert [repeats.next("a") for _ in range(3)] == [{}, None, None]
+    assert repeats.next("b") == {}
+    now[0] = 10
+    assert [repeats.next("a") for _ in range(2)] == [{"left_out": 2}, None]
+    assert repeats.next("b") == {}

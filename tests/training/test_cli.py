@@ -66,6 +66,10 @@ def test_series_command_reports_what_it_did_to_the_data(
         (["char", "--stdlib", "--hidden", "many"], "hidden: "),
         (["series", "--csv", "missing.csv", "--value", "x"], "missing.csv: there is no such file"),
         (["resume", "nowhere"], "no run folder"),
+        (
+            ["char", "--stdlib", "--name", "A/b"],
+            "name: small letters, digits, and behind",
+        ),
     ],
 )
 def test_mistakes_end_with_code_two_and_leave_nothing(
@@ -74,6 +78,30 @@ def test_mistakes_end_with_code_two_and_leave_nothing(
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["serie", "--csv", "a.csv"],
+            "cellar-train: there is no 'serie'; did you mean series?",
+        ),
+        (["xyz"], "there is no 'xyz'; there are char, "),
+        (["series", "--fature=x"], "cellar-train series: there is no --fature=x; did you mean --f"),
+        (["completion", "bsh"], "cellar-train completion: there is no 'bsh'; did you mean bash?"),
+        (["compare", "char", "--seds", "3"], "did you mean --seeds?"),
+        (["series", "--csv"], "cellar-train series: argument --csv: expected one argument; see"),
+    ],
+)
+def test_a_line_that_is_wrong_is_told_in_one(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    said = capsys.readouterr()
+    assert (end.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert message in said.err
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from training.errors import DataError, listed
 
 _LONGEST_FIELD = 100_000_000
-_DIRECTIVE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +30,6 @@ class Row:
 def first_line(text: str) -> str:
     """The first line that is not empty."""
     return re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-
-
-def told_separator(line: str) -> str | None:
-    """What a first line like ``sep=;`` says; None where it says nothing."""
-    found = _DIRECTIVE.fullmatch(line.strip(" \r\n\ufeff"))
-    return None if found is None else found[1]
 
 
 def rows_of(text: str, separator: str | None, *, path: Path, strict: bool) -> Iterator[Row]:

@@ -27,6 +27,7 @@ MOST_SVG_BYTES = 250_000
 DPI = 150
 MOST_LETTERS = 42
 """As many fit under an axis."""
+_LEAST_SPAN = 1.01
 ROUND = [1, 2, 2.5, 5, 10]
 """Ticks stand so far apart, times a power of ten."""
 FEWEST_TICKS, MOST_TICKS = 3, 7
@@ -110,6 +111,9 @@ def log_axis(axes: Axes) -> None:
     if not np.isfinite(axes.dataLim.minposy):
         return  # nothing above 0 is drawn
     axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.dataLim.minposy, axes.dataLim.y1
+    if high < _LEAST_SPAN * low:  # as good as level: its ticks would have the same label
+        axes.set_ylim(low / _LEAST_SPAN**5, high * _LEAST_SPAN**5)
     axes.yaxis.set_major_locator(_LogTicks())
     axes.yaxis.set_major_formatter("{x:.4g}")
     axes.yaxis.set_minor_locator(NullLocator())

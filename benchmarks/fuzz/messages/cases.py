@@ -243,7 +243,7 @@ class _Maker:
         start = session_pb2.StreamStart(model=model, outputs=self._outputs(model))
         messages: list[Message] = [
             session_pb2.StreamRequest(start=start),
-            _attach(new, channels, opened=True),
+            _attach(new, channels, opened=True, ephemeral=self._random.random() < 0.3),
         ]
         if self._random.random() < 0.5:
             messages.append(_attach(mine, [1000 + number for number in range(len(mine))]))
@@ -257,6 +257,9 @@ class _Maker:
                 number=number,
             )
             messages.append(session_pb2.StreamRequest(frame=frame))
+            if self._random.random() < 0.2:
+                reset = session_pb2.StreamReset(channels=named)
+                messages.append(session_pb2.StreamRequest(reset=reset))
         if self._random.random() < 0.6:
             gone = session_pb2.StreamDetach(channels=channels, close=self._random.random() < 0.7)
             messages.append(session_pb2.StreamRequest(detach=gone))
@@ -269,6 +272,11 @@ class _Maker:
         match method.name:
             case "OpenSession":
                 return session_pb2.OpenSessionRequest(model=model, session_id=str(self._key))
+            case "ListSessions":
+                return session_pb2.ListSessionsRequest(
+                    model=self._random.choice(("", model)),
+                    page_size=self._random.choice((0, 1, 7, 1000, 2**32 - 1)),
+                )
             case "Step":
                 return session_pb2.StepRequest(
                     session_id=session,
@@ -345,9 +353,15 @@ def _leaving(case: Case, ending: Ending, after_s: float) -> Case:
 
 
 def _attach(
-    sessions: Sequence[str], channels: Sequence[int], *, opened: bool = False
+    sessions: Sequence[str],
+    channels: Sequence[int],
+    *,
+    opened: bool = False,
+    ephemeral: bool = False,
 ) -> session_pb2.StreamRequest:
-    attach = session_pb2.StreamAttach(session_ids=sessions, channels=channels, open=opened)
+    attach = session_pb2.StreamAttach(
+        session_ids=sessions, channels=channels, open=opened, ephemeral=ephemeral
+    )
     return session_pb2.StreamRequest(attach=attach)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engine.engine import Engine
-from service.engine.served.inputs import CheckedSteps
+from service.engine.served.inputs import CheckedSteps, no_step
 from service.engine.served.predictor import Sequences
 from service.engine.served.registry import ServedModel
 from service.engine.work.columns import Answers, Ints, Outputs
@@ -50,7 +50,7 @@ async def predict(
     engine.check_ready()
     limits = engine.settings
     if not len(steps):
-        raise BadInputError("inputs", "no step in it: send at least one")
+        raise no_step(steps.inputs)
     if counts is None:
         counts = np.array([len(steps)], np.int64)
     _check_counts(limits, counts, steps)

@@ -280,11 +280,12 @@ class Executor:
 
     def _fork(self, work: Work) -> Answered:
         assert isinstance(work, Fork), "a batch holds one kind of work"
-        self._runner.copy(int(work.slots[0]), work.spares)
+        spares = work.spares  # they are given back at any time, by whoever waited for them
+        self._runner.copy(int(work.slots[0]), spares)
         if work.outputs == NOTHING:
             return _NO_ANSWERS
         positions = np.full(work.row_cost, work.expected[0])
-        predictions = self._runner.recall(work.spares)
+        predictions = self._runner.recall(spares)
         return self.answer(work.outputs, predictions, work.draws, positions)
 
     def _save(self, batch: Batch) -> list[Answered]:

@@ -88,6 +88,8 @@ class SessionRow:
     """What it read in groups up to this one, its checkpoint has; 0: nobody knows."""
     left: int = 0
     """The branch that it has gone back from, see `SessionTable.go_back`; 0: none."""
+    ephemeral: bool = False
+    """See `EphemeralSessions`."""
 
     def pack(self) -> Section:
         """For the table."""
@@ -331,10 +333,13 @@ def with_seed(row: SessionRow, position: int, group: int, idle_s: float) -> Sess
 
 
 def _facts(row: SessionRow) -> dict[str, Any]:
-    """For a store; what no crash and no way back has touched says nothing of these."""
+    """For a store; what no crash and no way back has touched says nothing of these.
+
+    Nor does a session that is not ephemeral.
+    """
     # `asdict` takes nine times as long, and there may be 100,000 at a stop.
     facts = {name: getattr(row, name) for name in row.__slots__}
-    for name in ("seed_branch", "past", "left"):
+    for name in ("seed_branch", "past", "left", "ephemeral"):
         if not facts[name]:
             del facts[name]
     return facts

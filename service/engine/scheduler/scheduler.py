@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from service.engine.scheduler.fair_queue import FairQueue
 from service.engine.scheduler.feedback import Feedback
-from service.engine.sessions.slots import SlotAllocator
+from service.engine.sessions.slots import SlotAllocator, SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Ints, has_repeats
@@ -64,7 +64,7 @@ class Scheduler:
 
     Args:
         table: what is queued for each slot.
-        fork_spares: the slots that forks borrow.
+        slots: lends spare ones to forks.
         chunk_spares: the slots that chunks of several pieces borrow.
         max_batch: the most rows of a batch; a batch of chunks has as many time steps at most.
         chunk_steps: the most time steps of one piece of a chunk.
@@ -75,7 +75,7 @@ class Scheduler:
         table: SessionTable,
         feedback: Feedback,
         *,
-        fork_spares: SlotAllocator,
+        slots: SlotManager,
         chunk_spares: SlotAllocator,
         max_batch: int,
         chunk_steps: int,
@@ -90,7 +90,7 @@ class Scheduler:
         self._left: dict[Work, int] = {}  # rows of each piece of work that have not finished
         self._ready: dict[Kind, FairQueue[_Entry]] = {kind: FairQueue(QUANTUM) for kind in _KINDS}
         self._next_kind = 0
-        self._fork_spares = fork_spares
+        self._slots = slots
         self._chunk_spares = chunk_spares
         self._spareless: dict[Flow | None, deque[_Entry]] = {}  # chunks that want a spare slot
         self._borrowed: Counter[Flow | None] = Counter()  # spare slots of chunks
@@ -412,9 +412,9 @@ class Scheduler:
         work = ready.first().work
         assert isinstance(work, Fork), "the queue of forks holds nothing else"
         if work.failure is None and not work.reply_to.cancelled:
-            if work.row_cost > self._fork_spares.free:
+            if work.row_cost > self._slots.spares.free:
                 return []
-            work.spares = self._fork_spares.allocate_many(work.row_cost)
+            self._slots.lend_spares(work)
         return [self._take(ready).part]
 
 

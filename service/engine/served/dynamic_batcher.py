@@ -24,6 +24,7 @@ from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.flow import Flow
 from service.engine.work.sampling import Draws, Sampling
 from service.errors import CellarError, InternalError, unapplied, unreadable
+from service.logs import Repeats
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
@@ -92,7 +93,8 @@ class DynamicBatcher(Predictor):
         self._workers = workers
         self._device_lost = device_lost
         self._lost = False
-        self._metrics = metrics
+        self._repeats = Repeats()
+        self._batches = metrics.batches(name)
         self._most_rows = 1 if runner.isolated else settings.max_batch
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
         # A flow has an eighth of a run in each round.
@@ -154,10 +156,10 @@ class DynamicBatcher(Predictor):
         try:
             while self._running < self._workers and (batch := self._next()):
                 began = time.monotonic()
-                self._metrics.queue_seconds.noted.append(began - batch[0].job.submitted_s)
-                self._metrics.batch_size.noted.append(sum(len(queued.steps) for queued in batch))
-                self._metrics.count_noted()
-                self._begin(self._run, batch, partial(self._ran, batch))
+                self._batches.queue_s.noted.append(began - batch[0].job.submitted_s)
+                self._batches.size.noted.append(sum(len(queued.steps) for queued in batch))
+                self._batches.count_noted()
+                self._begin(self._run, batch, partial(self._ran, batch, began))
         except Exception as fault:  # whatever was taken from the queue: all are told
             self._queue.keep(lambda _: False)
             self._fail(self._jobs, fault)
@@ -213,8 +215,11 @@ class DynamicBatcher(Predictor):
                 return [fault] * len(batch)
             return [found for queued in batch for found in self._run([queued])]
 
-    def _ran(self, batch: list[_Queued], run: "asyncio.Future[list[Floats | Exception]]") -> None:
+    def _ran(
+        self, batch: list[_Queued], began_s: float, run: "asyncio.Future[list[Floats | Exception]]"
+    ) -> None:
         """Put the predictions in their places, and have those calls answered that have all."""
+        self._batches.run_s.noted.append(time.monotonic() - began_s)
         self._ended()
         if run.cancelled():  # the server has stopped
             return
@@ -244,7 +249,8 @@ class DynamicBatcher(Predictor):
             if not job.left:
                 complete.setdefault(job.outputs, []).append(job)
         for jobs in complete.values():
-            self._begin(self._answer, jobs, partial(self._answered, jobs))
+            began_s = time.monotonic()
+            self._begin(self._answer, jobs, partial(self._answered, jobs, began_s))
 
     def _answer(self, jobs: list[_Job]) -> list[Answers]:
         """On a worker: answer calls that want the same."""
@@ -265,7 +271,10 @@ class DynamicBatcher(Predictor):
         stops = np.cumsum([len(rows) for rows in predictions]).tolist()
         return [answers.rows(start, stop) for start, stop in pairwise([0, *stops])]
 
-    def _answered(self, jobs: list[_Job], answering: "asyncio.Future[list[Answers]]") -> None:
+    def _answered(
+        self, jobs: list[_Job], began_s: float, answering: "asyncio.Future[list[Answers]]"
+    ) -> None:
+        self._batches.reply_s.noted.append(time.monotonic() - began_s)
         self._ended()
         if not answering.cancelled():
             fault = answering.exception()
@@ -277,7 +286,9 @@ class DynamicBatcher(Predictor):
         self._start()
 
     def _fail(self, jobs: Iterable[_Job], fault: Exception) -> None:
-        _log.error("run failed", model=self._name, exc_info=fault)
+        repeated = self._repeats.next(type(fault).__name__)
+        if repeated is not None:
+            _log.error("run failed", model=self._name, exc_info=fault, **repeated)
         error: CellarError = InternalError("the model could not be run; the server's log tells why")
         if isinstance(fault, MemoryError):
             error = unapplied(fault)

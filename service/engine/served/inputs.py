@@ -32,10 +32,16 @@ class CheckedSteps:
             BadInputError: none, or the first bad one.
         """
         if not len(self):
-            raise BadInputError("inputs", "no step in it: send at least one")
+            raise no_step(self.inputs)
         if self.bad.any():
             raise self.explain(int(self.bad.argmax()))
         return self.inputs
+
+
+def no_step(inputs: Inputs) -> BadInputError:
+    """What is wrong with empty inputs, and where steps belong: libraries drop misplaced ones."""
+    place = "inputs.values.data" if inputs.ndim == 2 else "inputs.text or inputs.tokens.ids"
+    return BadInputError("inputs", f"no step in it: send at least one, in {place}")
 
 
 class InputReader:

@@ -25,7 +25,7 @@ from service.engine.served.outputs import (
 from service.engine.served.predictor import Predictor, StatefulPredictor
 from service.engine.shard.shard import Shard, Usage
 from service.engine.work.columns import Outputs
-from service.engine.work.flow import Flows
+from service.engine.work.flow import Flows, asked_model
 from service.engine.work.memory import STEP_BYTES, BufferMemory
 from service.engine.work.replies import Encode
 from service.engine.work.request import SingleKind
@@ -53,6 +53,7 @@ class ServedModel:
         shards: hold its sessions; a model without states has none.
         arithmetic: digest of what its sessions' bits depend on beside their inputs, see
             `service.engine.execution.arithmetic`; empty where there are none.
+        label: name and version, for metrics and logs.
         no_draws: why what it predicts cannot be its next step; ``None`` where it can.
         labels: what its labels are called, if it predicts labels.
         names: what its labels are called, or else its tokens.
@@ -69,12 +70,14 @@ class ServedModel:
     predictor: Predictor
     limits: EngineSettings
     arithmetic: str = ""
+    label: str = field(init=False)
     no_draws: str | None = field(init=False)
     labels: tuple[str, ...] = field(init=False)
     names: tuple[str, ...] = field(init=False)
     single_kinds: dict[tuple[Outputs, Encode], SingleKind] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.label = f"{self.name}/{self.version}"
         self.no_draws = why_no_draws(self.manifest)
         self.labels = self.manifest.prediction.labels
         self.names = self.labels or self.reader.symbols
@@ -189,7 +192,11 @@ class UnavailableModel:
 
 
 class Registry:
-    """Finds models by name and version, and knows which are not to be had."""
+    """Finds models by name and version, and knows which are not to be had.
+
+    Attributes:
+        awaited: by name and version, those that are still to be loaded.
+    """
 
     def __init__(
         self,
@@ -201,6 +208,7 @@ class Registry:
         device_lost: Callable[[str, Exception], None],
         log: CommitLog | None = None,
     ) -> None:
+        self.awaited: set[tuple[str, int | None]] = set()
         self._log = log
         self._memory = memory
         self._settings = settings
@@ -340,6 +348,7 @@ class Registry:
         versions = self._versions(name)
         served = self._models.get((name, version or max(versions, default=0)))
         if served is not None:
+            asked_model.set(served.label)
             return served
         if version and version not in versions and versions:
             numbers = ", ".join(map(str, versions))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.sessions.ephemeral import EphemeralSessions
 from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import Ints
 from service.engine.work.work import Fork
@@ -91,6 +92,7 @@ class SlotManager:
         table: where each session stands, and what is queued for each slot.
         sessions: slots of sessions; they come first.
         spares: slots to borrow, behind them.
+        ephemeral_grace_s: see `EphemeralSessions`.
         forget: called with a slot whose session is gone for good.
         wake: tells that work may run that could not before.
     """
@@ -101,6 +103,7 @@ class SlotManager:
         *,
         sessions: int,
         spares: int,
+        ephemeral_grace_s: float,
         forget: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
@@ -108,13 +111,21 @@ class SlotManager:
         self.sessions = SlotAllocator(0, sessions, self.tenancy[:sessions])
         self.spares = SlotAllocator(sessions, spares, self.tenancy[sessions:])
         self.leaving: set[int] = set()  # slots to free once nothing is queued for them
+        self._forks: set[Fork] = set()  # that have spare slots
+        self.ephemeral = EphemeralSessions(table, grace_s=ephemeral_grace_s)
         self._table = table
         self._forget = forget
         self._wake = wake
         self._tenants: list[str | None] = []  # by slot; as long as slots were handed out
 
     def begin(
-        self, session_id: str, *, opened_s: float, now_s: float, idle_timeout_s: float
+        self,
+        session_id: str,
+        *,
+        opened_s: float,
+        now_s: float,
+        idle_timeout_s: float,
+        ephemeral: bool = False,
     ) -> int:
         """Start a session; returns its slot.
 
@@ -126,6 +137,9 @@ class SlotManager:
             self._tenants.append(session_id)
         else:
             self._tenants[slot] = session_id
+        idle_timeout_s = self.ephemeral.begin(
+            slot, idle_timeout_s=idle_timeout_s, ephemeral=ephemeral
+        )
         self._table.open(slot, opened_s=opened_s, now_s=now_s, idle_timeout_s=idle_timeout_s)
         return slot
 
@@ -138,20 +152,31 @@ class SlotManager:
         else:
             self.leaving.add(slot)
 
+    def tenants(self, slots: Ints) -> list[str]:
+        """The sessions of slots that have some, (rows,)."""
+        found = (self._tenants[slot] for slot in slots.tolist())
+        return [tenant for tenant in found if tenant is not None]
+
     def tenant(self, slot: int, tenancy: int) -> str | None:
         """The session of a slot, if the slot has not changed hands since that tenancy."""
         return self._tenants[slot] if self.tenancy[slot] == tenancy else None
 
     def expired(self, now_s: float, *, at_most: int) -> list[str]:
         """Sessions that have been idle for longer than their timeout."""
-        return [
-            tenant
-            for slot in self._table.expired(now_s)[:at_most].tolist()
-            if self._table.is_idle(slot) and (tenant := self._tenants[slot]) is not None
-        ]
+        return self.tenants(self._table.expired(now_s, at_most=at_most))
+
+    def lend_spares(self, fork: Fork) -> None:
+        """Give a fork the spare slots that it wants.
+
+        Raises:
+            SessionLimitError: fewer are free.
+        """
+        self._forks.add(fork)
+        fork.spares = self.spares.allocate_many(fork.row_cost)
 
     def return_spares(self, fork: Fork) -> None:
         """Give back the spare slots of a fork, each once nothing is queued for it."""
+        self._forks.discard(fork)
         idle = self._table.idle(fork.spares)
         free, busy = fork.spares[idle].tolist(), fork.spares[~idle].tolist()
         fork.spares = fork.spares[:0]
@@ -159,12 +184,23 @@ class SlotManager:
         self.spares.release(*free)
         self._wake()  # somebody may wait for them
 
+    def reclaim(self) -> None:
+        """Free what nothing is queued for and nobody has: a fault was where it was given back."""
+        self.finished(np.array(list(self.leaving), np.int64))
+        held = self.leaving.union(*[fork.spares.tolist() for fork in self._forks])
+        spares = self.sessions.capacity + np.arange(self.spares.capacity)
+        busy = spares[~self._table.idle(spares)].tolist()
+        self.spares.keep_only(held.union(busy))
+        self.leaving.update(set(busy) - held)
+
     def finished(self, slots: Ints) -> None:
         """Rows of these slots have run or were refused: free those that were waiting for it."""
         for slot in self.leaving.intersection(slots.tolist()):
             if self._table.is_idle(slot):
-                self.leaving.discard(slot)
                 self._free(slot)
+                self.leaving.discard(slot)
+                if slot >= self.sessions.capacity:
+                    self._wake()  # somebody may wait for it
 
     def _free(self, slot: int) -> None:
         if slot < self.sessions.capacity:
@@ -172,4 +208,3 @@ class SlotManager:
             self.sessions.release(slot)
         else:
             self.spares.release(slot)
-            self._wake()

@@ -38,6 +38,14 @@ class SessionStatus(Enum):
 
     OPEN = "open"
     LOST = "lost"
+    MODEL_CHANGED = "model changed"
+
+
+class SessionTier(Enum):
+    """Where a session's state is."""
+
+    DEVICE = "device"
+    STORE = "store"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +125,8 @@ class SessionTable:
         # Apart, because the search for idle sessions goes over all of them.
         self.last_used_s = np.zeros(slots, np.float64)
         self.idle_timeout_s = np.zeros(slots, np.float32)  # 0: no session here
+        self._due_s = np.inf  # no session has been idle for too long before this
+        self._due = np.empty(0, np.int64)  # slots that were due when all were looked at last
 
     def __len__(self) -> int:
         return len(self.position)
@@ -132,6 +142,7 @@ class SessionTable:
         self.first_group[slot] = self.tail_steps[slot] = 0
         self.opened_s[slot] = opened_s
         self.idle_timeout_s[slot] = idle_timeout_s
+        self._due_s = min(self._due_s, now_s + self.idle_timeout_s.item(slot))
 
     def reset(self, slot: int, *, now_s: float) -> int:
         """Put a session back to position 0 of a new branch, which is returned.
@@ -166,6 +177,7 @@ class SessionTable:
         """Let a session that was opened now stand where the store says; nothing else is here."""
         self.branch[slot], self.left[slot] = branch, left
         self.last_used_s[slot] -= idle_s
+        self._due_s = -np.inf  # nobody has looked
         self.freeze(slot, position)
 
     def freeze(self, slot: int, position: int) -> None:
@@ -250,10 +262,48 @@ class SessionTable:
         self._last_steps[slots] = last_steps
         self._last_content[slots] = contents
 
-    def expired(self, now_s: float) -> Ints:
-        """The slots whose session has been idle for longer than its timeout."""
-        timeout = self.idle_timeout_s
-        return np.flatnonzero((timeout > 0) & (self.last_used_s + timeout < now_s))
+    def count_idle(
+        self, slots: Ints, *, idle_timeouts_s: NDArray[np.float32], now_s: float
+    ) -> None:
+        """Count the idleness of sessions, (rows,), from now on, against other timeouts, (rows,)."""
+        self.last_used_s[slots] = now_s
+        self.idle_timeout_s[slots] = idle_timeouts_s
+        self._due_s = min(self._due_s, now_s + float(idle_timeouts_s.min(initial=np.inf)))
+
+    def expired(self, now_s: float, *, at_most: int) -> Ints:
+        """Some idle slots whose session has not been used for longer than its timeout.
+
+        There are no others where none are returned.
+        """
+        found = self._next_expired(now_s, at_most)
+        if not len(found) and self._due_s < now_s:  # mostly nobody goes over a million sessions
+            slots = np.flatnonzero(self.idle_timeout_s)
+            due_s = self.last_used_s[slots] + self.idle_timeout_s[slots]
+            self._due_s = float(due_s.min(initial=np.inf))
+            self._due = slots[due_s < now_s]
+            found = self._next_expired(now_s, at_most)
+        return found
+
+    def _next_expired(self, now_s: float, at_most: int) -> Ints:
+        """Some of those that were due when all were looked at, and are so still."""
+        while len(self._due):
+            slots, self._due = self._due[:at_most], self._due[at_most:]
+            timeout = self.idle_timeout_s[slots]
+            due = (timeout > 0) & (self.last_used_s[slots] + timeout < now_s)
+            slots = slots[due & self.idle(slots)]
+            if len(slots):
+                return slots
+        return self._due
+
+    def taken(self, start: int, stop: int, *, used_before_s: float | None = None) -> Ints:
+        """The slots of a range that have sessions, ascending.
+
+        With ``used_before_s`` only those that were not used since.
+        """
+        found = self.idle_timeout_s[start:stop] > 0
+        if used_before_s is not None:
+            found &= self.last_used_s[start:stop] <= used_before_s
+        return start + np.flatnonzero(found)
 
     # -- questions ------------------------------------------------------------------------
 

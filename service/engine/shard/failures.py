@@ -22,6 +22,7 @@ from service.engine.work.columns import Branches, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.work import Barrier, Chunk, Fork, Load, Work, cannot_tell, hand_over
 from service.errors import CellarError, InternalError, unreadable
+from service.logs import Repeats
 
 _log = structlog.get_logger(__name__)
 
@@ -62,10 +63,12 @@ class Failures:
         self._executor = executor
         self._loads = loads
         self._log = log
+        self._repeats = Repeats()
         self._model = model
         self._rows = rows
         self._device_lost = device_lost
         self._lost = lost
+        self._refusing: dict[Part, Delivery] = {}  # what is not told yet
 
     # -- the queue ------------------------------------------------------------------------
 
@@ -91,9 +94,12 @@ class Failures:
         """
         parts = [part for run in running for part in run.batch.parts]
         works = self._scheduler.forget(parts)
+        refusing, self._refusing = self._refusing, {}
+        for part, refused in refusing.items():
+            tell(self._log, part.work, refused, part.slots, fail=True)
         if chosen is not None and chosen.request is not None and chosen.request not in works:
             works.append(chosen.request)  # it was never queued
-        self._slots.finished(np.array(list(self._slots.leaving), np.int64))
+        self._slots.reclaim()
         fed_back = [part.rows for part in parts if part.work.reply_to is self._feedback]
         self._feedback.give_up(np.concatenate([np.empty(0, np.int64), *fed_back]), error)
         spoken_for: dict[Work, list[Ints]] = {}
@@ -154,14 +160,16 @@ class Failures:
                 self._table.position[part.slots] = part.column(part.work.expected)
             elif isinstance(part.work, Barrier) and part.work.reset:
                 self._table.lost[part.slots] = True
+        self._slots.reclaim()
 
     def contain_all(self, run: Run) -> None:
         """A run failed: mark what it may have half written, and say so in the log."""
         fault = run.fault
         assert fault is not None, "it failed"
         if _complaint(fault) is None:  # what a caller sent is no fault of ours
-            kind = run.batch.kind.value
-            _log.error("run failed", shard=self._model, kind=kind, exc_info=fault)
+            kind, repeated = run.batch.kind.value, self._repeats.next(type(fault).__name__)
+            if repeated is not None:  # a model that fails does so with every batch
+                _log.error("run failed", shard=self._model, kind=kind, exc_info=fault, **repeated)
         for part in run.batch.parts:
             self._contain(part, fault)
         if run.lost:
@@ -198,6 +206,7 @@ class Failures:
         # First what is told of them: behind a fault from there on they are told all the same.
         positions = self._table.stands(part.slots)
         refused = Delivery(rows=self._rows(part), positions=positions, error=error)
+        self._refusing[part] = refused
         try:
             if isinstance(work, Fork):
                 self._slots.return_spares(work)
@@ -210,6 +219,7 @@ class Failures:
                 self._slots.finished(part.slots)
         finally:
             tell(self._log, work, refused, part.slots)
+            del self._refusing[part]
 
     def deliver_fault(self, part: Part, positions: Ints, fault: Exception) -> None:
         """Tell each row what the failed run means for its session."""

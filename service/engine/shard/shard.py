@@ -108,6 +108,7 @@ class Shard:
             self.table,
             sessions=sessions,
             spares=settings.spare_slots,
+            ephemeral_grace_s=settings.ephemeral_grace_s,
             forget=self._executor.forget,
             wake=self.wake,
         )
@@ -125,7 +126,7 @@ class Shard:
         self._scheduler = Scheduler(
             self.table,
             self.feedback,
-            fork_spares=self.slots.spares,
+            slots=self.slots,
             chunk_spares=SlotAllocator(rows - 1 - chunk_spares, chunk_spares),
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
@@ -176,7 +177,7 @@ class Shard:
             queue=self._scheduler.submit,
             wake=self.wake,
             call_later=self._loop.call_later,
-            restore=self.store.restores,
+            restore=self.store.bring_back if self.store.brings_back else None,
             give_up=self._give_up,
         )
         self._inbox: list[Request | SingleSteps] = []  # what came in since the last tick
@@ -356,9 +357,13 @@ class Shard:
         at = np.zeros(1, np.int64)
         fork = Fork(slots=self._scratch, expected=at, row_cost=copies, flow=flow)
         if self.slots.spares.free < copies or self._scheduler.forks_wait:
-            await self.perform(fork)  # in its turn
+            try:
+                await self.perform(fork)  # in its turn
+            except BaseException:  # it may have run for all that
+                self.slots.return_spares(fork)
+                raise
         else:
-            fork.spares = self.slots.spares.allocate_many(copies)
+            self.slots.lend_spares(fork)
             self.table.fork(int(self._scratch[0]), fork.spares)
         return fork
 
@@ -378,6 +383,10 @@ class Shard:
         if self.log is not None:  # who asks may tell it
             await self.log.wait(np.concatenate([work.slots for work in works]))
         return deliveries
+
+    async def outcomes(self, *works: Work) -> list[Delivery]:
+        """Run work as `perform` does; what failed is among the deliveries."""
+        return await self._gather(*works)
 
     async def _gather(self, *works: Work) -> list[Delivery]:
         """What became of some work."""

@@ -79,7 +79,7 @@ class Tick:
         self._runner = runner
         self._executor = executor
         self._log = log
-        self._metrics = metrics
+        self._batches = metrics.batches(model)
         self._count_steps = metrics.steps.labels(model).inc
         self._model = model
         self._max_batch = max_batch
@@ -436,13 +436,13 @@ class Tick:
         return self._numbers[: len(part.slots)] if part.work.rows is None else part.work.rows
 
     def _note(self, steps: int, queued_s: float, run_s: float, reply_s: float) -> None:
-        metrics = self._metrics
-        metrics.batch_size.noted.append(steps)
-        metrics.queue_seconds.noted.append(queued_s)
-        metrics.run_seconds.noted.append(run_s)
-        metrics.reply_seconds.noted.append(reply_s)
-        if len(metrics.batch_size.noted) >= _COUNTED_AT_ONCE:
-            metrics.count_noted()
+        batches = self._batches
+        batches.size.noted.append(steps)
+        batches.queue_s.noted.append(queued_s)
+        batches.run_s.noted.append(run_s)
+        batches.reply_s.noted.append(reply_s)
+        if len(batches.size.noted) >= _COUNTED_AT_ONCE:
+            batches.count_noted()
 
 
 def _only_request(batch: Batch) -> Request | None:

@@ -6,6 +6,7 @@ Knows nothing of frames or replies.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,12 @@ from service.engine.streams.channels import Channels
 from service.engine.streams.frame import Refusal
 from service.engine.work.columns import Branches, Ints, Mask, has_repeats
 from service.engine.work.memory import Account
-from service.errors import BadInputError, CellarError, StaleBranchError
+from service.engine.work.work import Barrier
+from service.errors import BadInputError, CellarError, SessionClosedError, StaleBranchError
 
 _STEPPED_SINGLY = 1000  # channels whose place is remembered
+_FIRST = np.zeros(1, np.int64)
+_RESET_AT_ONCE = 250  # each is a piece of work of its own
 _SESSIONS_AT_ONCE = 1000  # attached or closed before others on the event loop have a turn
 
 
@@ -41,11 +45,15 @@ class Attachments:
         self._engine = engine
         self._served = served
         self._channels = Channels(engine.settings.max_channels, account)
+        self._shown = engine.metrics.attached_channels.labels(served.label)
+        self._attached: int | None = 0  # channels; None: the stream has ended
         # What the last frame's channels came to: most streams send the same ones every time.
         self._last_channels = np.empty(0, np.int64)
         self._last_places = self._channels.look_up(self._last_channels)
         self._last_alive = False
         self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and branch
+        self._holds_ephemeral = False  # some were attached, and are to be let go
+        self._ended = False
 
     async def attach(
         self,
@@ -54,6 +62,8 @@ class Attachments:
         *,
         open_sessions: bool,
         branches: Sequence[int] = (),
+        idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
     ) -> Attached:
         """Give sessions their channels; each that cannot be attached is refused alone.
 
@@ -62,6 +72,8 @@ class Attachments:
             channels: their channels, (sessions,).
             open_sessions: whether they are opened first.
             branches: the branch that each must be on, 0 where that is unchecked; or none.
+            idle_timeout_s: of those that are opened; ``None`` is the server's.
+            ephemeral: whether those that are opened end with their last stream.
 
         Raises:
             BadInputError: the columns do not fit, or a channel number cannot be used.
@@ -70,6 +82,9 @@ class Attachments:
         self._check_new(session_ids, channels)
         if branches:
             _check_branches(session_ids, branches, open_sessions=open_sessions)
+        if not open_sessions:
+            _check_none_is_opened(idle_timeout_s, ephemeral=ephemeral)
+        opening = _Opening(idle_timeout_s, ephemeral) if open_sessions else None
         accepted: list[int] = []
         positions: list[int] = []
         found: list[int] = []  # branches
@@ -79,10 +94,9 @@ class Attachments:
         ):
             try:
                 claimed = branches[row - 1] if branches else 0
-                position, branch = await self._attach(session_id, channel, open_sessions, claimed)
+                position, branch = await self._attach(session_id, channel, opening, claimed)
             except CellarError as error:
-                at = error.position if isinstance(error, StaleBranchError) else None
-                refusals.append(Refusal(channel=channel, error=error, position=at))
+                refusals.append(_refusal(channel, error))
             else:
                 accepted.append(channel)
                 positions.append(position)
@@ -91,6 +105,7 @@ class Attachments:
                 await asyncio.sleep(0)
         if self._engine.log is not None:
             await self._engine.log.flush()  # what it tells of the sessions is durable
+        self._count(len(accepted))
         return Attached(
             channels=np.array(accepted, np.int64),
             positions=np.array(positions, np.int64),
@@ -102,9 +117,12 @@ class Attachments:
         """Let go of channels; returns those that were attached.
 
         Steps sent before are still applied and answered; but with ``close``, what has not run by
-        then is refused. A session that was reset since it was attached is not closed.
+        then is refused. A session that somebody else has reset since is not closed.
         """
         known = self._channels.detach(channels)
+        self._count(-len(known))
+        if self._holds_ephemeral and not self._ended:
+            self._let_go(self._channels.look_up(known))
         self._last_channels = self._last_channels[:0]
         self._stepped_singly.clear()
         if close:
@@ -118,6 +136,91 @@ class Attachments:
             if self._engine.log is not None:
                 await self._engine.log.flush()
         return known
+
+    def end(self) -> None:
+        """The stream ends: what it had attached is on it no longer, and its channels not shown."""
+        if self._holds_ephemeral and not self._ended:
+            self._let_go(self._channels.attached())
+        self._ended = True
+        self._count(-(self._attached or 0))
+        self._attached = None
+
+    def _count(self, channels: int) -> None:
+        if self._attached is not None:
+            self._attached += channels
+            self._shown.inc(channels)
+
+    def _let_go(self, places: NDArray[np.void]) -> None:
+        """Sessions that are ephemeral, and are here still, may be on no stream now."""
+        for number, shard in enumerate(self._served.shards):
+            own = places[places["shard"] == number]
+            own = own[shard.slots.tenancy[own["slot"]] == own["tenancy"]]
+            shard.slots.ephemeral.let_go(own["slot"], now_s=self._engine.directory.now_s)
+
+    async def reset(self, channels: Ints) -> Attached:
+        """Put the sessions of channels back to position 0, behind what is queued for them.
+
+        The channels stand for the new branches then. Each that cannot be reset is refused alone.
+
+        Raises:
+            BadInputError: the column cannot be used.
+        """
+        self._check_count("reset.channels", len(channels), "channel", "channels")
+        if has_repeats(channels):
+            raise BadInputError("reset.channels", "a channel appears twice")
+        done: dict[int, int] = {}  # branches by channel
+        refusals: list[Refusal] = []
+        for start in range(0, len(channels), _RESET_AT_ONCE):
+            await self._reset(channels[start : start + _RESET_AT_ONCE], done, refusals)
+        if self._engine.log is not None:
+            await self._engine.log.flush()
+        return Attached(
+            channels=np.array(list(done), np.int64),
+            positions=np.zeros(len(done), np.int64),
+            branches=np.array(list(done.values()), np.uint64),
+            refusals=tuple(refusals),
+        )
+
+    async def _reset(self, channels: Ints, done: dict[int, int], refusals: list[Refusal]) -> None:
+        """Reset some of them, together."""
+        barriers: dict[Shard, list[Barrier]] = {}
+        for row, place in enumerate(self._channels.look_up(channels).tolist()):
+            try:
+                shard, slot, branch = self._resettable(channels.item(row), *place)
+            except CellarError as error:
+                refusals.append(_refusal(channels.item(row), error))
+                continue
+            barrier = Barrier(
+                slots=np.array([slot]),
+                branches=np.array([branch], np.uint64),
+                rows=np.array([row]),
+                reset=True,
+            )
+            barriers.setdefault(shard, []).append(barrier)
+        for shard, own in barriers.items():
+            deliveries = {each.rows.item(0): each for each in await shard.outcomes(*own)}
+            for barrier in own:
+                row = barrier.rows_at(_FIRST).item(0)
+                channel, delivery = channels.item(row), deliveries[row]
+                if delivery.error is not None:
+                    refusals.append(_refusal(channel, delivery.error))
+                    continue
+                self._channels.move(channel, barrier.new_branch)
+                done[channel] = barrier.new_branch
+        self._last_channels = self._last_channels[:0]
+        self._stepped_singly.clear()
+
+    def _resettable(
+        self, channel: int, attached: bool, number: int, tenancy: int, slot: int, branch: int
+    ) -> tuple[Shard, int, int]:
+        """Where the session of a channel is, and on which branch, if it may be reset."""
+        self._engine.check_ready()
+        if not attached:
+            raise BadInputError("reset.channels", f"{channel} is not attached")
+        shard = self._served.shards[number]
+        if shard.table.closing[slot] or tenancy != shard.slots.tenancy[slot]:
+            raise SessionClosedError(f"the session on channel {channel} was closed or has expired")
+        return shard, slot, shard.on_branch(slot, branch, or_left=True)
 
     def find(self, channels: Ints) -> tuple[NDArray[np.void], Mask]:
         """The place of each channel, and whether its session is there still, on the same branch.
@@ -176,13 +279,18 @@ class Attachments:
         return place
 
     async def _attach(
-        self, session_id: str, channel: int, open_session: bool, claimed: int
+        self, session_id: str, channel: int, opening: "_Opening | None", claimed: int
     ) -> tuple[int, int]:
         """Returns where the session stands, and on which branch."""
         if not session_id:
             raise BadInputError("attach.session_ids", "an id is empty: name the session")
-        if open_session:
-            session = self._engine.open(self._served, session_id)
+        if opening is not None:
+            session = self._engine.open(
+                self._served,
+                session_id,
+                idle_timeout_s=opening.idle_timeout_s,
+                ephemeral=opening.ephemeral,
+            )
         else:
             session = await self._settled(session_id, claimed)
         shard, branch = session.shard, session.shard.on_branch(session.slot, claimed)
@@ -193,6 +301,9 @@ class Attachments:
             slot=session.slot,
             branch=branch,
         )
+        if session.slot in shard.slots.ephemeral and not self._ended:
+            shard.slots.ephemeral.hold(session.slot)
+            self._holds_ephemeral = True
         return shard.table.stands_at(session.slot), branch
 
     async def _settled(self, session_id: str, claimed: int) -> Session:
@@ -224,15 +335,35 @@ class Attachments:
                 "attach.channels",
                 f"{len(channels)} channels for {len(session_ids)} sessions: send one for each",
             )
-        if not len(channels):
-            raise BadInputError("attach.session_ids", "no session in it: send at least one")
-        limit = self._engine.settings.max_attach_sessions
-        if len(channels) > limit:
-            raise BadInputError(
-                "attach.session_ids",
-                f"{len(channels)} sessions exceed the limit of {limit} at once",
-            )
+        self._check_count("attach.session_ids", len(channels), "session", "sessions")
         self._channels.check_new(channels)
+
+    def _check_count(self, field: str, count: int, one: str, many: str) -> None:
+        if not count:
+            raise BadInputError(field, f"no {one} in it: send at least one")
+        limit = self._engine.settings.max_attach_sessions
+        if count > limit:
+            raise BadInputError(field, f"{count} {many} exceed the limit of {limit} at once")
+
+
+def _refusal(channel: int, error: CellarError) -> Refusal:
+    at = error.position if isinstance(error, StaleBranchError) else None
+    return Refusal(channel=channel, error=error, position=at)
+
+
+class _Opening(NamedTuple):
+    """How sessions are opened, see `Engine.open`."""
+
+    idle_timeout_s: float | None
+    ephemeral: bool
+
+
+def _check_none_is_opened(idle_timeout_s: float | None, *, ephemeral: bool) -> None:
+    for name, is_set in (("idle_timeout", idle_timeout_s is not None), ("ephemeral", ephemeral)):
+        if is_set:
+            raise BadInputError(
+                f"attach.{name}", "sessions that are open have theirs: leave it out, or set open"
+            )
 
 
 def _check_branches(

@@ -70,6 +70,15 @@ class Channels:
         self._places["attached"][known] = False
         return known
 
+    def attached(self) -> NDArray[np.void]:
+        """The `PLACE` of every channel that is attached."""
+        found: NDArray[np.void] = self._places[self._places["attached"]]
+        return found
+
+    def move(self, channel: int, branch: int) -> None:
+        """Let a channel stand for another branch of its session."""
+        self._places["branch"][channel] = branch
+
     def look_up(self, channels: Ints) -> NDArray[np.void]:
         """The `PLACE` where each channel's session lives, or did."""
         inside = channels < len(self._places)

@@ -89,6 +89,7 @@ class SessionStream:
     Attributes:
         served: the model.
         attachments: its sessions that are on the stream.
+        outputs: what every step returns, those included that stand for nothing chosen.
         sampling: how every step draws, where samples are wanted.
         flow: whose steps they are.
         pending_steps: steps of its frames that are not answered.
@@ -97,7 +98,7 @@ class SessionStream:
         step_bytes: how much of it a step takes from when it is queued until its reply is written.
 
     Args:
-        outputs: what every step returns.
+        outputs: what every step is to return.
         sampling: how it draws.
         send: called with each reply, from the event loop.
         encode: makes what ``send`` is called with for single steps.
@@ -128,20 +129,22 @@ class SessionStream:
         self.flow = engine.flows.current
         self._why: CellarError | None = None  # it ended before its client did
         self._engine = engine
-        self._outputs = served.check_outputs(outputs, sampling, steps=1)
+        self.outputs = served.check_outputs(outputs, sampling, steps=1)
         self._single_kind = served.single_kind(outputs, sampling, encode)
         self._checked_steps = 1  # the most steps of a row whose reply is known to fit
         # Rows whose predictions any client takes in a message, with room for the other columns.
-        row_bytes = prediction_bytes(served.manifest, self._outputs) + 32
-        predictions = 1 if self._outputs.every_step else 0  # kept until the last is there
+        row_bytes = prediction_bytes(served.manifest, self.outputs) + 32
+        predictions = 1 if self.outputs.every_step else 0  # kept until the last is there
         self.step_bytes = (
-            STEP_BYTES + served.held_bytes(self._outputs, steps=1, predictions=predictions)
+            STEP_BYTES + served.held_bytes(self.outputs, steps=1, predictions=predictions)
         ) + row_bytes * (1 - predictions)
         self._rows_at_once = max(1, (engine.settings.part_bytes - 1024) // row_bytes)
         self._hand_over = send
         self._break_off = break_off
         self.account = engine.memory.account(break_off)  # last: nobody closes it if this fails
         self.attachments = Attachments(engine, served, self.account)
+        self._shown = engine.metrics.streams.labels(served.label)
+        self._shown.inc()
         self._queued: set[_FrameRows] = set()  # that are not answered in full
         self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
 
@@ -211,7 +214,7 @@ class SessionStream:
 
         False, and nothing is queued, where `submit` must look at it.
         """
-        if self._engine.draining or self._outputs.every_step:
+        if self._engine.draining or self.outputs.every_step:
             return False
         if isinstance(step, int) and not 0 <= step < len(self.served.reader.symbols):
             return False
@@ -241,17 +244,17 @@ class SessionStream:
             frame = Frame(number=number, channels=column, steps=None)
             refusals = same_refusal(column, delivery.positions, self._reason(delivery.error))
             self._refuse(frame, delivery.rows, refusals)
-            return
-        self.put(
-            Reply(
-                frame=number,
-                channels=column,
-                positions=delivery.positions,
-                answers=delivery.answers,
-                replayed=delivery.replayed,
-                groups=delivery.groups,
+        else:
+            self.put(
+                Reply(
+                    frame=number,
+                    channels=column,
+                    positions=delivery.positions,
+                    answers=delivery.answers,
+                    replayed=delivery.replayed,
+                    groups=delivery.groups,
+                )
             )
-        )
 
     def _take(self, steps: int) -> None:
         self.pending_steps += steps
@@ -276,9 +279,12 @@ class SessionStream:
 
     def end(self, why: CellarError | None = None) -> None:
         """Refuse what the device has not been given, and say why if the client is not gone."""
-        self.cancelled = True
+        if not self.cancelled:
+            self.cancelled = True
+            self._shown.dec()
         self._why = self._why or why
         self.account.close()
+        self.attachments.end()
         for rows in list(self._queued):
             rows.cancel()
 
@@ -294,7 +300,7 @@ class SessionStream:
         limits = self._engine.settings
         longest = check_columns(limits, channels, steps, positions, inputs)
         if longest > self._checked_steps:
-            self.served.check_outputs(self._outputs, self.sampling, steps=longest)
+            self.served.check_outputs(self.outputs, self.sampling, steps=longest)
             self._checked_steps = longest
         places, alive = self.attachments.find(channels)
         frame = Frame(number=number, channels=channels, steps=steps)
@@ -373,7 +379,7 @@ class SessionStream:
             inputs=inputs.inputs if whole else inputs.inputs[frame.steps_of_rows(rows)],
             positions=positions if whole or positions is None else positions[rows],
             branches=places["branch"] if whole else places["branch"][rows],
-            outputs=self._outputs,
+            outputs=self.outputs,
             draws=None if sampling is None else Draws.repeated(sampling, len(rows)),
             reply_to=queued,
             rows=None if whole else rows,
@@ -434,7 +440,7 @@ class SessionStream:
             return
         self._answered(frame.count_steps(rows))
         counts = None
-        if self._outputs.every_step:
+        if self.outputs.every_step:
             counts = np.ones(len(rows), np.int64) if frame.steps is None else frame.steps[rows]
         answers = delivery.answers
         assert answers is not None, "a delivery has answers or an error"

@@ -9,6 +9,10 @@ caller: ContextVar[Callable[[], str]] = ContextVar("caller", default=lambda: "")
 """Says who calls, such as a connection: his steps are a flow, and what he has the server hold is
 one sum."""
 
+asked_model: ContextVar[str] = ContextVar("asked_model", default="none")
+"""The model that a call turned out to be about, by its name and version; for metrics, so that it is
+always one that is served."""
+
 _FEW = 16  # steps at once of those who wait for each
 _LATELY_S = 0.05
 

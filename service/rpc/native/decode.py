@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from cellar.v1 import session_pb2, values_pb2
 from service.engine.served.inputs import CheckedSteps, InputReader
@@ -102,6 +104,14 @@ def position(
 ) -> int | None:
     """The position a request claims, if it claims one."""
     return min(message.position, LARGEST) if message.HasField("position") else None
+
+
+def seconds(message: Message, field: str) -> float | None:
+    """A duration, if it is set."""
+    if not message.HasField(field):
+        return None
+    duration: Duration = getattr(message, field)
+    return duration.seconds + duration.nanos * 1e-9
 
 
 def column(values: Sequence[int]) -> Ints | None:

@@ -14,9 +14,10 @@ from service.engine.calls.predict import PredictResult
 from service.engine.directory import SessionInfo
 from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FinishReason
+from service.engine.served.outputs import DEFAULT_LEVELS
 from service.engine.served.registry import ServedModel, UnavailableModel
-from service.engine.sessions.table import SessionStatus
-from service.engine.work.columns import Answers
+from service.engine.sessions.table import SessionStatus, SessionTier
+from service.engine.work.columns import Answers, Outputs
 
 _SYMBOLS = (
     ("argmax", "argmax_symbols"),
@@ -26,6 +27,11 @@ _SYMBOLS = (
 _STATUS = {
     SessionStatus.OPEN: session_pb2.SESSION_STATUS_OPEN,
     SessionStatus.LOST: session_pb2.SESSION_STATUS_LOST,
+    SessionStatus.MODEL_CHANGED: session_pb2.SESSION_STATUS_MODEL_CHANGED,
+}
+_TIER = {
+    SessionTier.DEVICE: session_pb2.SESSION_TIER_DEVICE,
+    SessionTier.STORE: session_pb2.SESSION_TIER_STORE,
 }
 _FINISH = {
     None: session_pb2.FINISH_REASON_UNSPECIFIED,
@@ -52,21 +58,43 @@ def session(info: SessionInfo) -> session_pb2.Session:
         open_time=_timestamp(info.opened_s),
         last_used_time=_timestamp(info.last_used_s),
         idle_timeout=_duration(info.idle_timeout_s),
+        ephemeral=info.ephemeral,
+        owner=info.owner,
+        tier=_TIER[info.tier],
     )
 
 
-def predictions(answers: Answers, names: Sequence[str] = ()) -> values_pb2.Predictions:
-    """Answers, column by column; with ``names`` tokens and labels come by their names too."""
-    columns = {
-        name: (column if column.ndim == 1 else column.ravel()).tolist()
-        for name, column in answers.columns.items()
-    }
+def predictions(
+    answers: Answers, outputs: Outputs, names: Sequence[str] = ()
+) -> values_pb2.Predictions:
+    """Answers, column by column; with ``names`` tokens and labels come by their names too.
+
+    ``outputs`` are those asked for: their levels come back with the quantiles.
+    """
+    count, columns = 0, {}
+    for name, column in answers.columns.items():
+        count = len(column)
+        columns[name] = (column if column.ndim == 1 else column.ravel()).tolist()
     if names:
         for name, symbols in _SYMBOLS:
             tokens = columns.get(name)
             if tokens is not None:
                 columns[symbols] = [names[token] for token in tokens]
-    return values_pb2.Predictions(**columns)
+    levels = (outputs.quantiles or DEFAULT_LEVELS) if "quantiles" in columns else ()
+    return values_pb2.Predictions(**columns, count=count, levels=levels)
+
+
+def outputs(returned: Outputs, asked: values_pb2.Outputs) -> values_pb2.Outputs:
+    """What is returned; how it is drawn is as it was asked."""
+    return values_pb2.Outputs(
+        argmax=returned.argmax,
+        top_k=returned.top_k,
+        probabilities=returned.probabilities,
+        sample=asked.sample if asked.HasField("sample") else None,
+        quantiles=returned.quantiles,
+        raw=returned.raw,
+        every_step=returned.every_step,
+    )
 
 
 def piece(result: Piece, durable: int | None) -> session_pb2.GenerateResponse:
@@ -82,14 +110,14 @@ def piece(result: Piece, durable: int | None) -> session_pb2.GenerateResponse:
 
 
 def predicted(
-    result: PredictResult, served: ServedModel, names: Sequence[str]
+    result: PredictResult, served: ServedModel, outputs: Outputs, names: Sequence[str]
 ) -> model_pb2.PredictResponse:
     """Predictions for whole sequences."""
     return model_pb2.PredictResponse(
         model=served.name,
         model_version=served.version,
         counts=() if result.counts is None else result.counts.tolist(),
-        predictions=predictions(result.answers, names),
+        predictions=predictions(result.answers, outputs, names),
     )
 
 

@@ -42,7 +42,7 @@ class ModelServicer(model_pb2_grpc.ModelServiceServicer):
             sampling=sampling,
         )
         names = served.names if request.inputs.HasField("text") else served.labels
-        return encode.predicted(result, served, names)
+        return encode.predicted(result, served, outputs, names)
 
 
 def add_to(calls: Calls, engine: Engine) -> None:

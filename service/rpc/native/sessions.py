@@ -9,8 +9,10 @@ from cellar.v1 import session_pb2_grpc
 from service.engine.calls.forecast import forecast
 from service.engine.calls.generate import Piece, generate
 from service.engine.engine import Engine
+from service.engine.listing import Wanted
 from service.engine.served.outputs import DEFAULT_LEVELS
 from service.errors import DrainingError
+from service.rpc.call_log import CallLog
 from service.rpc.calls import Calls
 from service.rpc.native import decode, encode
 from service.rpc.native.streams import StreamCall
@@ -19,17 +21,20 @@ from service.rpc.native.streams import StreamCall
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     """Sessions over gRPC. Errors leave as exceptions; `Calls` gives them their status."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, log: CallLog) -> None:
         self._engine = engine
+        self._log = log
         self._streams: set[StreamCall] = set()
 
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> Any:
         self._engine.check_ready()
         served = self._engine.registry.find(request.model, request.model_version)
-        timeout_s = None
-        if request.HasField("idle_timeout"):
-            timeout_s = request.idle_timeout.seconds + request.idle_timeout.nanos * 1e-9
-        session = self._engine.open(served, request.session_id, idle_timeout_s=timeout_s)
+        session = self._engine.open(
+            served,
+            request.session_id,
+            idle_timeout_s=decode.seconds(request, "idle_timeout"),
+            ephemeral=request.ephemeral,
+        )
         info = self._engine.directory.describe(session.id)
         await self._engine.settled(session)
         return pb.OpenSessionResponse(session=encode.session(info))
@@ -40,6 +45,19 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             request.session_id, settle=request.settle, branch=request.branch
         )
         return pb.GetSessionResponse(session=encode.session(info))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> Any:
+        self._check_loaded()
+        wanted = Wanted(
+            model=request.model,
+            version=request.model_version,
+            idle_for_s=decode.seconds(request, "idle_for"),
+            page_size=request.page_size,
+        )
+        page = await self._engine.listing.page(wanted, request.page_token)
+        return pb.ListSessionsResponse(
+            sessions=map(encode.session, page.sessions), next_page_token=page.next
+        )
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
         self._check_loaded()
@@ -75,7 +93,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         names = served.names if request.inputs.HasField("text") else served.labels
         return pb.StepResponse(
             position=result.position,
-            predictions=encode.predictions(result.answers, names),
+            predictions=encode.predictions(result.answers, outputs, names),
             replayed=result.replayed,
             branch=call.branch,
             durable_position=self._engine.durable_position(
@@ -84,7 +102,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         )
 
     async def Stream(self, requests: Any, context: Any) -> None:
-        call = StreamCall(self._engine, context)
+        call = StreamCall(self._engine, context, self._log)
         self._streams.add(call)
         try:
             await call.serve()
@@ -146,6 +164,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
 def add_to(calls: Calls, engine: Engine) -> SessionServicer:
     """Register the service."""
-    servicer = SessionServicer(engine)
+    servicer = SessionServicer(engine, calls.log)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, calls)
     return servicer

@@ -23,7 +23,8 @@ from service.errors import (
     ReplyLostError,
     unapplied,
 )
-from service.rpc.native import decode, frame_encoder, frame_layout
+from service.rpc.call_log import CallLog
+from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
 _REFUSALS_AT_ONCE = 2000  # so that a message, or a part of one, is made quickly
@@ -45,10 +46,12 @@ class StreamCall:
 
     Args:
         context: the call; read and write are used, not iterated.
+        call_log: is told of rows that are refused.
     """
 
-    def __init__(self, engine: Engine, context: Any) -> None:
+    def __init__(self, engine: Engine, context: Any, call_log: CallLog) -> None:
         self._engine = engine
+        self._call_log = call_log
         self._context = context
         # Answers to single steps as they are, all else with the number of steps it answers.
         self._outbox: deque[bytes | tuple[Reply | bytes, int]] = deque()
@@ -111,10 +114,12 @@ class StreamCall:
         finally:
             for task in (reader, draining):
                 task.cancel()
-            await asyncio.gather(reader, draining, return_exceptions=True)
-            stream.end()
-            self._outbox.clear()
-            self._end_writer()
+            try:
+                await asyncio.gather(reader, draining, return_exceptions=True)
+            finally:  # which a client that goes away at this moment breaks off
+                stream.end()
+                self._outbox.clear()
+                self._end_writer()
 
     async def _answer_all(
         self, stream: SessionStream, writer: asyncio.Task[None], refusal: BaseException | None
@@ -178,7 +183,11 @@ class StreamCall:
         log = self._engine.log
         if request.start.tell_durable and log is not None and log.tells_later:
             self._log = log
-        started = pb.StreamStarted(model=served.name, model_version=served.version)
+        started = pb.StreamStarted(
+            model=served.name,
+            model_version=served.version,
+            outputs=encode.outputs(stream.outputs, request.start.outputs),
+        )
         self._post(pb.StreamResponse(started=started))
         return stream
 
@@ -232,16 +241,23 @@ class StreamCall:
                         decode.integers(request.attach.channels),
                         open_sessions=request.attach.open,
                         branches=request.attach.branches,
+                        idle_timeout_s=decode.seconds(request.attach, "idle_timeout"),
+                        ephemeral=request.attach.ephemeral,
                     )
-                    await self._post_attached(result)
+                    await self._post_answer("attached", result)
                 case "detach":
                     channels = decode.integers(request.detach.channels)
                     gone = await stream.attachments.detach(channels, close=request.detach.close)
                     self._post_detached(np.sort(gone))
+                case "reset":
+                    channels = decode.integers(request.reset.channels)
+                    await self._post_answer("reset", await stream.attachments.reset(channels))
                 case "start":
                     raise BadInputError("start", "the stream was started already")
                 case _:
-                    raise BadInputError("message", "nothing is set: send attach, frame or detach")
+                    raise BadInputError(
+                        "message", "nothing is set: send attach, frame, reset or detach"
+                    )
 
     async def _submit(self, stream: SessionStream, frame: pb.StreamFrame) -> None:
         """Queue a frame, or refuse its rows where there is no memory for it."""
@@ -333,6 +349,8 @@ class StreamCall:
             self._wake_writer()
             return
         self._progress.set()
+        if reply.refusals:
+            self._call_log.rows_refused(reply.refusals)
         answers = len(reply.channels) if reply.counts is None else int(reply.counts.sum())
         self._put_out(reply, answers + len(reply.refusals))
 
@@ -352,32 +370,37 @@ class StreamCall:
             self._put_out(frame_encoder.durable(log.durable), 1)
         self._tell_later(log)
 
-    async def _post_attached(self, result: Attached) -> None:
-        """Answer an attach: in one message, unless that would be more than a client takes."""
-        answer, used = pb.StreamResponse(attached=pb.StreamAttached()), 0
+    async def _post_answer(self, kind: str, result: Attached) -> None:
+        """Answer an attach or a reset: in one message, unless a client takes none that long."""
+        answer, used = _answer(kind), 0
         rows = max(1, self._part_bytes // _ATTACHED_BYTES)
         for start in range(0, len(result.channels), rows):
             if start:
-                self._post_rows(answer)
-                answer = pb.StreamResponse()
-            answer.attached.channels.extend(result.channels[start : start + rows].tolist())
-            answer.attached.positions.extend(result.positions[start : start + rows].tolist())
-            answer.attached.branches.extend(result.branches[start : start + rows].tolist())
-            used = _ATTACHED_BYTES * len(answer.attached.channels)
+                self._post_rows(kind, answer)
+                answer = _answer(kind)
+            part = slice(start, start + rows)
+            own = getattr(answer, kind)
+            own.channels.extend(result.channels[part].tolist())
+            own.branches.extend(result.branches[part].tolist())
+            if kind == "attached":
+                own.positions.extend(result.positions[part].tolist())
+            used = _ATTACHED_BYTES * len(own.channels)
+        self._call_log.rows_refused(result.refusals)
         for number, refusal in enumerate(result.refusals, start=1):
             error = frame_encoder.row_error(refusal)
             size = error.ByteSize() + 3  # with what goes before it
             if used + size > self._part_bytes:
-                self._post_rows(answer)
-                answer, used = pb.StreamResponse(), 0
-            answer.attached.errors.append(error)
+                self._post_rows(kind, answer)
+                answer, used = _answer(kind), 0
+            getattr(answer, kind).errors.append(error)
             used += size
             if number % _REFUSALS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        self._post_rows(answer)
+        self._post_rows(kind, answer)
 
-    def _post_rows(self, answer: pb.StreamResponse) -> None:
-        self._post(answer, len(answer.attached.channels) + len(answer.attached.errors))
+    def _post_rows(self, kind: str, answer: pb.StreamResponse) -> None:
+        own = getattr(answer, kind)
+        self._post(answer, len(own.channels) + len(own.errors))
 
     def _post_detached(self, channels: Ints) -> None:
         rows = max(1, self._part_bytes // 4)
@@ -399,6 +422,13 @@ class StreamCall:
             self._writer_waits = None
             if not waits.done():
                 waits.set_result(None)
+
+
+def _answer(kind: str) -> pb.StreamResponse:
+    """One that says nothing yet but its kind."""
+    answer = pb.StreamResponse()
+    getattr(answer, kind).SetInParent()
+    return answer
 
 
 def _parsed(data: bytes) -> pb.StreamRequest:

@@ -27,6 +27,7 @@ class Found:
         kept: Those in which something was written, oldest first.
         holder: The one of them that holds the last group; the first of all where none does.
         empty: Those behind them, in which nothing was ever written.
+        first: The number of the first group that may be there; 0 where nothing was let go.
         last: The number of the last group; -1 where none was.
         torn: What was being written when the process ended.
         is_clean: Behind the last group of the last of ``kept`` nothing was written.
@@ -36,6 +37,7 @@ class Found:
     kept: list[Segment]
     empty: list[Segment]
     holder: Segment
+    first: int
     last: int
     torn: Torn | None
     is_clean: bool
@@ -113,11 +115,14 @@ def find(disk: Disk, where: str) -> Found:
     records = [each for each in items if isinstance(each, Record)]
     is_clean = bool(records) and torn is None and records[-1] is items[-1]
     is_clean &= bool(records) and records[-1].number == last
-    bound = last
+    bound, first_kept = last, 0
     for segment in reversed(kept):
         segment.last, segment.end = bound, segment.head.size
         first = _first_record(disk, segment)
-        if first is not None and not first.is_gap:
+        if first is not None and first.is_gap:
+            # A crash may have brought back one before it that was let go as a whole.
+            bound, first_kept = min(bound, first.number), max(first_kept, first.number + 1)
+        elif first is not None:
             bound = first.after - 1
     last_record = None
     if records:
@@ -131,6 +136,7 @@ def find(disk: Disk, where: str) -> Found:
         kept=kept,
         empty=empty,
         holder=holder,
+        first=first_kept,
         last=last,
         torn=torn,
         is_clean=is_clean,

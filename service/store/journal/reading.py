@@ -40,12 +40,15 @@ class Torn:
     length: int
 
 
-def _ignore(torn: Torn) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 
 def read(
-    segments: Iterable[tuple[Head, bytes]], *, torn: Callable[[Torn], None] = _ignore
+    segments: Iterable[tuple[Head, bytes]],
+    *,
+    torn: Callable[[Torn], None] = _ignore,
+    let_go: Callable[[], None] = _ignore,
 ) -> Iterator[Group]:
     """The groups of segments, ascending; those that are damaged or missing are named.
 
@@ -54,6 +57,7 @@ def read(
     Args:
         segments: Those that there are, by their sequence: heads, and what is in the files.
         torn: Called at the end, where the last group was not written whole. It is left out.
+        let_go: Called at a gap: what came before it has been let go, and what is between as well.
     """
     chain = _Chain()
     for head, data in segments:
@@ -65,6 +69,7 @@ def read(
                 chain.pass_over(each)
             elif each.is_gap:
                 chain.skip(each.number)
+                let_go()
             else:
                 yield from chain.settle(each.after)
                 chain.hold(each, data)

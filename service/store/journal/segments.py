@@ -71,7 +71,6 @@ class Journal:
         self._lock = threading.Lock()
         self._erasing = threading.Lock()
         self._refusal: StoreError | None = None
-        self._first = 0
         self._is_open = True
         self._asks_at: float = inf
         self._leftover = 0
@@ -84,7 +83,7 @@ class Journal:
         found = find(disk, where)
         self._segments = [*found.kept, *found.empty]
         self._ready = deque(found.empty)
-        self._last = found.last
+        self._first, self._last = found.first, found.last
         # Is kept whatever is dropped: it says how far it went.
         self._holder = found.holder
         self._begin_with(found.kept[-1] if found.kept else self._ready.popleft())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -81,24 +81,19 @@ class JournalSnapshot:
                 return data, full
         return b"", 0
 
-    def segments(self) -> Iterator[tuple[Head, bytes]]:
-        """The segments, oldest first, and what is in them."""
-        try:
-            for place, (head, file) in enumerate(self._open, 1):
-                if place < self._full:
-                    yield head, content(file, head)
-                else:
-                    yield head, self._tail if place == self._full else b""
-        except OSError as error:
-            raise folders.refusal(self._folder, error) from error
+    def groups(self, *, forget: Callable[[], None]) -> Iterator[Group]:
+        """The groups, ascending, with those that are damaged or missing.
 
-    def groups(self) -> Iterator[Group]:
-        """The groups, ascending, with those that are damaged or missing."""
+        Args:
+            forget: Called where all that came before has been let go, by a server that goes on: it
+                may have let go of some of what comes next as well, which is not shown any more.
+        """
 
         def torn(what: Torn) -> None:
             self.torn = what
 
-        return read(self.segments(), torn=torn)
+        places = range(len(self._open))
+        return read(map(self._segment, places), torn=torn, let_go=forget)
 
     def copy(self, to: Folder) -> None:
         """Write the segments into another folder, durable, without what was not written whole.
@@ -106,19 +101,33 @@ class JournalSnapshot:
         Raises:
             OSError: It cannot be done.
         """
-        for place, (head, data) in enumerate(self.segments(), 1):
-            if place > max(self._full, 1):
-                break
-            if place >= self._full:
-                stops = [each.stop for each in walk(data, head.key) if isinstance(each, Record)]
-                data = data[: max(stops, default=0)] or head.pack()
+        # The last one first, for they are let go from the first one on: so none of what lies
+        # between two groups goes while they are copied.
+        for place in reversed(range(max(self._full, 1))):
+            head, data = self._segment(place)
+            records = [each for each in walk(data, head.key) if isinstance(each, Record)]
+            if place >= self._full - 1:
+                data = data[: max((each.stop for each in records), default=0)] or head.pack()
             file = to.create(name_of(head.sequence), head.size)
             try:
                 file.write(data + bytes(head.size - len(data)), 0)
                 file.sync()
             finally:
                 file.close()
+            if records and records[0].is_gap:
+                # What is open of those before was let go as a whole, and its files with it.
+                break
         to.sync_names()
+
+    def _segment(self, place: int) -> tuple[Head, bytes]:
+        """A segment, and what is in it."""
+        head, file = self._open[place]
+        if place >= self._full - 1:
+            return head, self._tail if place == self._full - 1 else b""
+        try:
+            return head, content(file, head)
+        except OSError as error:
+            raise folders.refusal(self._folder, error) from error
 
     def close(self) -> None:
         """Let go of it."""

@@ -152,7 +152,14 @@ class Reals(House):
 async def fakes(shards: int = 1, **settings: float) -> AsyncIterator[Fakes]:
     """A house of fakes with small limits, where others are not wanted."""
     async with fakes_on(
-        FakeRunner, shards, store=None, arithmetic="", clocks=None, clock=time.monotonic, **settings
+        FakeRunner,
+        shards,
+        store=None,
+        arithmetic="",
+        clocks=None,
+        clock=time.monotonic,
+        fingerprint="f",
+        **settings,
     ) as house:
         yield house
 
@@ -167,6 +174,7 @@ async def fakes_on(
     arithmetic: str = "",
     clocks: Clocks | None = None,
     clock: Callable[[], float] = time.monotonic,
+    fingerprint: str = "f",
     **settings: float | str,
 ) -> AsyncIterator[Fakes]:
     """The same, on devices that ``device`` makes, each with so many slots, and on a store."""
@@ -186,6 +194,7 @@ async def fakes_on(
         arithmetic=arithmetic,
         clocks=clocks,
         clock=clock,
+        fingerprint=fingerprint,
     ) as served:
         for fake in runners:
             fake.batches.clear()
@@ -251,6 +260,7 @@ async def _serving(
     arithmetic: str = "",
     clocks: Clocks | None = None,
     clock: Callable[[], float] = time.monotonic,
+    fingerprint: str = "f",
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     if clocks is None:
         engine = Engine(limits, Metrics(), clock=clock, store=store)
@@ -266,7 +276,7 @@ async def _serving(
         name=manifest.name,
         version=1,
         manifest=manifest,
-        fingerprint="f",
+        fingerprint=fingerprint,
         runners=runners,
         findings=findings,
         arithmetic=arithmetic,

@@ -56,7 +56,7 @@ async def test_each_single_step_that_finds_the_queue_empty_runs_at_once_and_alon
         assert scene.runs() == len(rows)
     assert states(rows) == run_alone([3, 1, 4, 1, 5])
     assert [row.reply[0] for row in rows] == [1, 2, 3, 4, 5]
-    size = scene.house.engine.metrics.batch_size
+    size = scene.house.engine.metrics.batches("fake/1").size
     assert (size.count, size.sum) == (5, 5)
     registry = scene.house.engine.metrics.registry
     assert registry.get_sample_value("cellar_steps_total", {"model": "fake/1"}) == 5

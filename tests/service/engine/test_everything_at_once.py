@@ -146,7 +146,7 @@ class Play:
                 await asyncio.sleep(0)
             if noise.random() < 0.1:
                 await asyncio.sleep(0.003)
-        _, hung = await asyncio.wait(self.tasks, timeout=15)
+        _, hung = await asyncio.wait(self.tasks, timeout=40)
         self.problems += [f"hung: {task.get_coro()} {task.get_stack()[-1:]}" for task in hung]
         for task in hung:
             task.cancel()

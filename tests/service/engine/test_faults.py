@@ -4,7 +4,6 @@ The fault is raised in the line of the engine that the dice choose, while a shar
 """
 
 import asyncio
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,10 @@ import service.engine
 from service import errors
 from service.engine.engine import StepResult
 from service.engine.sessions.table import SessionStatus
+from service.engine.shard import failures
 from service.engine.shard.shard import Shard
+from service.engine.work.columns import Ints
+from service.engine.work.work import Fork
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on, leftovers
 from tests.service.engine.test_everything_at_once import BOTH, NAMES, Play
@@ -33,10 +35,6 @@ ENGINE = Path(service.engine.__file__).parent
 TESTS = str(Path(__file__).parents[2])
 ROOMS = ("shard", "scheduler", "sessions", "work", "execution", "streams", "log")
 DOORS: tuple[Callable[..., Any], ...] = (Shard._turn, Shard._done)
-_PLAYS = pytest.mark.skipif(
-    "CELLAR_FAULT_PLAYS" not in os.environ,
-    reason="make fault-plays: some one in 500 still finds spares left over or a caller who waits",
-)
 # What contains a fault is not itself at fault: one at a time.
 CONTAINING = {
     "_contain", "_fail", "_give_up", "undo", "break_off", "but", "fail", "forget", "give_up",
@@ -191,7 +189,6 @@ async def test_a_fault_in_any_line_of_a_turn_is_contained(inline_run_s: float) -
     assert len(places - {""}) > 2, "hardly a fault was raised"
 
 
-@_PLAYS
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER, BOTH])
@@ -203,7 +200,6 @@ async def test_faults_in_many_lines_are_contained(inline_run_s: float) -> None:
             await play(seed, dice.randint(1, lines), inline_run_s, calls=25)
 
 
-@_PLAYS
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
@@ -215,7 +211,7 @@ async def test_faults_in_many_lines_are_contained_where_there_is_a_log(inline_ru
             await play(seed, dice.randint(1, lines), inline_run_s, calls=25, store=FakeStore())
 
 
-@pytest.mark.parametrize("place", ["stands", "hold"])
+@pytest.mark.parametrize("place", ["stands", "hold", "tell"])
 async def test_a_fault_where_a_row_is_refused_is_told_to_it(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,12 +227,13 @@ async def test_a_fault_where_a_row_is_refused_is_told_to_it(
         house.engine.directory.close("b")
         faults = [MemoryError("of ours")]
 
-        def fail_once(*given: Any) -> Any:
+        def fail_once(*given: Any, **named: Any) -> Any:
             if faults:
                 raise faults.pop()
-            return real(*given)
+            return real(*given, **named)
 
-        owner: Any = shard.table if place == "stands" else shard.log
+        owners = {"stands": shard.table, "hold": shard.log, "tell": failures}
+        owner: Any = owners[place]
         real = getattr(owner, place)
         monkeypatch.setattr(owner, place, fail_once)
         house.runners[0].gate.set()
@@ -245,4 +242,58 @@ async def test_a_fault_where_a_row_is_refused_is_told_to_it(
         await house.settle()
         assert not faults
         assert [row.answers for row in rows] == [1, 1]
+        assert not leftovers(house.served)
+
+
+@pytest.mark.parametrize("place", ["allocate_many", "release"])
+async def test_spares_that_nobody_has_behind_a_fault_are_free_again(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault behind their loan, and one before they are given back, as the fork is refused."""
+    async with fakes_on(device, inline_run_s=INLINE) as house:
+        (shard,) = house.served.shards
+        house.open("a")
+        ask(house, "a", [1], None)
+        await house.settle()
+        spares, faults = shard.slots.spares, [MemoryError("of ours")]
+        allocate, release = spares.allocate_many, spares.release
+
+        def allocated(count: int) -> Ints:
+            found = allocate(count)
+            if place == "allocate_many" and faults:
+                raise faults.pop()
+            return found
+
+        def released(*slots: int) -> None:
+            if place == "release" and faults:
+                raise faults.pop()
+            release(*slots)
+
+        monkeypatch.setattr(spares, "allocate_many", allocated)
+        monkeypatch.setattr(spares, "release", released)
+        elsewhere = np.array([7 if place == "release" else 1])
+        fork = Fork(slots=np.array([house.find("a").slot]), expected=elsewhere, row_cost=3)
+        with pytest.raises(errors.CellarError):
+            await asyncio.wait_for(shard.perform(fork), 5)
+        await house.settle()
+        assert not faults
+        assert not leftovers(house.served)
+
+
+async def test_a_loan_that_fails_behind_its_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fakes_on(device, store=FakeStore(), inline_run_s=INLINE) as house:
+        (shard,) = house.served.shards
+        assert shard.log is not None
+        flow = house.engine.flows.current
+        others = await shard.borrow(shard.slots.spares.capacity, flow)
+        loan = asyncio.create_task(shard.borrow(3, flow))
+        await asyncio.sleep(0.01)
+
+        async def fails(_: Ints) -> None:
+            raise errors.StoreUnavailableError("for a test")
+
+        monkeypatch.setattr(shard.log, "wait", fails)
+        shard.slots.return_spares(others)
+        with pytest.raises(errors.StoreUnavailableError):
+            await asyncio.wait_for(loan, 5)
         assert not leftovers(house.served)

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc, values_pb2
 from service.errors import OverloadedError
+from service.rpc import calls
 from service.rpc.accept_queue import CORE_OPTIONS, AcceptQueue, calls_of_newest_server
 from tests.service.rpc.conftest import Wire
 
@@ -159,3 +160,17 @@ async def test_a_refused_call_says_when_to_come_again_and_is_counted(
         "cellar_requests_total", {"method": "Step", "code": "RESOURCE_EXHAUSTED"}
     )
     assert counted == 1
+
+
+async def test_what_waited_is_not_told_for_ever(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked only while many come: once they are gone, nobody would say so."""
+
+    def shown() -> float | None:
+        return wire.server.metrics.registry.get_sample_value("cellar_waiting_calls")
+
+    wire.server._calls._show_waiting(7)
+    assert shown() == 7
+    monkeypatch.setattr(calls, "_MOMENT_S", -1.0)
+    assert shown() == 0

@@ -10,7 +10,6 @@ import pytest
 from cellar.v1 import model_pb2, values_pb2
 from cellar.v1 import session_pb2 as pb
 from service.engine.directory import Directory
-from tests import http2
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.native.test_sessions import refused, text
 
@@ -155,32 +154,6 @@ async def test_what_is_no_message_is_bad_input_of_every_method(
         info = await refused(call.read(), grpc.StatusCode.INVALID_ARGUMENT, "BAD_INPUT")
         assert info.metadata["field"] == "message"
     assert counts(wire) == {(method, "INVALID_ARGUMENT"): 2}
-
-
-async def answers(wire: Wire) -> bool:
-    try:
-        await wire.models.ListModels(model_pb2.ListModelsRequest())
-    except grpc.aio.AioRpcError:  # what comes in the very moment may have to come again
-        return False
-    return True
-
-
-@pytest.mark.long  # gRPC's fall sometimes harms the process it is in: not beside other tests
-async def test_a_path_that_is_no_text_ends_nothing(wire: Wire) -> None:
-    stream: Any = wire.sessions.Stream()
-    await stream.write(pb.StreamRequest(start=pb.StreamStart(model="letters")))
-    await stream.read()
-    for _ in range(2):
-        with http2.connect(wire.server.port) as stranger:
-            http2.call(stranger, b"/a\xff/b")
-            await asyncio.to_thread(http2.heard, stranger)
-        async with asyncio.timeout(20):
-            while not await answers(wire):  # noqa: ASYNC110 (the server tells nobody)
-                await asyncio.sleep(0.01)
-    attach = pb.StreamAttach(session_ids=["a"], channels=[0], open=True)
-    await stream.write(pb.StreamRequest(attach=attach))
-    assert list((await stream.read()).attached.channels) == [0], "what ran goes on"
-    stream.cancel()
 
 
 async def test_a_refused_call_leaves_no_garbage(wire: Wire) -> None:

@@ -4,9 +4,12 @@ import asyncio
 
 from grpc_health.v1 import health_pb2
 
+from service.engine.engine import Engine
+from service.health import Health
+from service.metrics import Metrics
 from service.rpc.health import HealthServicer
+from service.settings import Settings
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -34,9 +37,9 @@ class SlowCall:
 
 
 async def test_a_watcher_that_leaves_is_let_go() -> None:
-    servicer, call = HealthServicer(), SlowCall()
+    engine = Engine(Settings(), Metrics())
+    servicer, call = HealthServicer(Health(engine), ()), SlowCall()
     call.arrives.set()
-    servicer.set("", NOT_SERVING)
     watching = asyncio.create_task(servicer.Watch(health_pb2.HealthCheckRequest(), call))
     await asyncio.sleep(0.01)
     watching.cancel()

@@ -52,7 +52,7 @@ def others() -> None:
 
 def our_threads() -> list[str]:
     names = (thread.name for thread in threading.enumerate() if thread not in _OTHERS)
-    return [name for name in names if name.startswith(("shard", "metrics"))]
+    return [name for name in names if name.startswith(("shard", "http"))]
 
 
 async def no_threads() -> None:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -36,6 +36,9 @@ def labels_of(axes: Axes, axis: Axis) -> list[str]:
 
 @settings(max_examples=25, deadline=None)
 @given(low=st.floats(1e-6, 1e6), span=st.floats(1.0, 1e5))
+@example(low=1.0, span=1.0000000000000002)
+@example(low=3.0, span=1.0099)
+@example(low=0.7, span=1.011)
 def test_a_log_axis_has_two_labels_at_least(low: float, span: float) -> None:
     with figure_style():
         _, axes = panel("x", "y")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellar.reading.fields.kinds import Kind, kind_of
 from training.data.notes import Note
 from training.data.series.columns import ALL, NONE, Columns
 from training.data.series.groups import Group
 from training.data.series.table.column_table import ColumnTable
-from training.data.series.table.kinds import Kind, kind_of
 from training.data.series.table.layout import VALUE
 from training.data.series.times.finding import Times
 from training.errors import DataError, listed

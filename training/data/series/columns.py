@@ -7,8 +7,6 @@ ALL = "all"
 """Given as a value: every column of numbers."""
 NONE = "none"
 """Given as a column: there is no such column."""
-ORDERS = {"day-first": "%d", "month-first": "%m", "year-first": "%y"}
-"""Orders in which dates are written, and what begins the forms of each."""
 
 
 class TimeFeature(StrEnum):

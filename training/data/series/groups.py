@@ -6,24 +6,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellar.reading.fields.kinds import Kind, kind_of
+from cellar.reading.fields.names import is_naming as is_naming_column
 from training.data.notes import Note
 from training.data.series.columns import NONE, Columns
 from training.data.series.dates.reading import known
 from training.data.series.table.column_table import ColumnTable
-from training.data.series.table.kinds import Kind, kind_of
 from training.data.series.times.finding import Times
-from training.data.series.times.names import plain
 from training.errors import DataError
 
 MOST_TWICE = 0.05
 """With more times than this share seen twice, a file holds more than one series."""
-_NAMING_LIST = (
-    "ticker|tickers|symbol|sym|name|id|item|store|series|sensor|station|instrument|asset|"
-    "isin|device|location|city|region|state|site|meter|house|entity|geo|variable|"
-    "indicator|pair|coin|currency|country|unique id|item id|store id|series id|sensor id|"
-    "station id|device id|country code|country name"
-)
-_NAMING = frozenset(_NAMING_LIST.split("|"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +97,7 @@ def _refuse_several(table: ColumnTable, columns: Columns, times: Times | None) -
         texts = table.frame.iloc[:, place]
         if name in taken or len(texts) < 2:
             continue
-        is_naming = plain(name) in _NAMING and table.has_header
+        is_naming = is_naming_column(name) and table.has_header
         is_text = _is_text(texts)
         if not is_text and not (is_naming or (twice is not None and twice.any())):
             continue

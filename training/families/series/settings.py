@@ -6,8 +6,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cellar.reading.fields.dates import ORDERS
 from training.data.encodings import EncodingName
-from training.data.series.columns import ORDERS, Columns, Fill, Layout, TimeFeature
+from training.data.series.columns import Columns, Fill, Layout, TimeFeature
 from training.settings import ModelName, Names, TrainingConfig
 
 

@@ -23,14 +23,14 @@ def fabric_of(config: TrainingConfig) -> Fabric:
     if config.device == "cuda" and not cuda:
         raise ConfigError("device: there is no CUDA device here; use --device cpu")
     device = ("cuda" if cuda else "cpu") if config.device == "auto" else config.device
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = _processes("WORLD_SIZE", 1)
     if processes == 1:
         return Fabric(accelerator=device, devices=1, precision=_precision(config))
     if config.batch % processes:
         raise ConfigError(
             f"batch: {config.batch} rows cannot be shared equally by {processes} processes"
         )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(processes)))
+    here = _processes("LOCAL_WORLD_SIZE", processes)
     fabric = Fabric(
         accelerator=device,
         devices=here,
@@ -40,6 +40,22 @@ def fabric_of(config: TrainingConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _processes(variable: str, otherwise: int) -> int:
+    """What ``torchrun`` says in a variable; an empty one says nothing.
+
+    Raises:
+        ConfigError: it is no number of processes.
+    """
+    said = os.environ.get(variable, "").strip()
+    if not said:
+        return otherwise
+    if not (said.isascii() and said.isdigit() and int(said)):
+        raise ConfigError(
+            f"{variable} is {said!r}: torchrun sets it to a number of processes; unset it"
+        )
+    return int(said)
 
 
 def console_of(fabric: Fabric, console: Console | None) -> Console:

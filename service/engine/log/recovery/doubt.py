@@ -8,7 +8,7 @@ he knows. Knows nothing of models.
 import structlog
 
 from service.engine.log.entries import Rebranched, after_crash, events_sections
-from service.engine.log.keys import CHECKPOINT, IN_DOUBT, SESSION, key
+from service.engine.log.keys import APPLIED, CHECKPOINT, IN_DOUBT, SESSION, key
 from service.engine.log.recovery.stored import Stored, StoredSession
 from service.engine.sessions.table import new_branch
 from service.settings import Durability
@@ -30,7 +30,7 @@ def resolve(store: Store, stored: Stored) -> None:
     sessions = list(stored.sessions.values())
     for start in range(0, len(sessions), _AT_ONCE):
         _begin_branches(store, stored, sessions[start : start + _AT_ONCE])
-    store.write({}, [IN_DOUBT])
+    _let_the_table_know(store, stored)
     if sessions:
         _log.warning(
             "the server before ended in no good order, and what it answered last may be lost: "
@@ -54,6 +54,20 @@ def _begin_branches(store: Store, stored: Stored, sessions: list[StoredSession])
     )
     for own in sessions:
         stored.changes.pop(own.row.number, None)  # the table has it
+
+
+def _let_the_table_know(store: Store, stored: Stored) -> None:
+    """The catalogue is in the table as it is now, and nobody is in doubt any more.
+
+    Else the next start would take the branches of this one for new ones, and as a session remembers
+    only so many, a few starts in a row would make it forget the one that its client knows.
+    """
+    ended = [number for number, row in stored.changes.items() if row is None]
+    gone = [key(kind, number) for number in ended for kind in (SESSION, CHECKPOINT)]
+    meta = {"group": stored.last_group, "next_number": stored.next_number}
+    store.write({APPLIED: pack([Section("applied", meta, {})])}, [IN_DOUBT, *gone])
+    stored.applied = stored.last_group
+    stored.changes.clear()
 
 
 def mark(store: Store, durability: Durability) -> None:

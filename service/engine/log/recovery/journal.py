@@ -45,6 +45,7 @@ class Found:
     opened: dict[int, int] = field(default_factory=dict)  # the place where it was opened
     damaged: dict[int, list[Damage]] = field(default_factory=dict)  # entries of a session
     last_group: int = 0
+    damaged_groups: int = 0
     unknown: list[Damage] = field(default_factory=list)  # nobody can say whose
 
     def happened(self, event: Event, *, place: int, group: int) -> None:
@@ -107,6 +108,7 @@ def _sections(number: int, data: bytes, found: Found, place: int) -> Iterator[Se
         yield from unpack(data)
     except DamagedError as error:
         _log.error("store damaged", group=number, reason=str(error))
+        found.damaged_groups += 1
         if not error.sections:
             found.unknown.append(Damage(place=place + 1, group=number))
         for index, section in enumerate(error.sections):

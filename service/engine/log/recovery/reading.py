@@ -43,6 +43,7 @@ def read_store(store: Store) -> Stored:
 
     found = read_journal(store, happened)
     stored.last_group = max(stored.last_group, found.last_group)
+    stored.damaged_groups = found.damaged_groups
     stored.sessions = with_tails(rows, found)
     stored.next_number = max([stored.next_number, *[number + 1 for number in rows]])
     return stored

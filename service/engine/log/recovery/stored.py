@@ -91,6 +91,7 @@ class Stored:
         applied: the group up to which the catalogue is in the table.
         changes: of the catalogue, since then.
         next_number: of a session that is opened.
+        damaged_groups: groups of the journal of which something cannot be read.
     """
 
     sessions: dict[int, StoredSession] = field(default_factory=dict)
@@ -98,3 +99,4 @@ class Stored:
     applied: int = 0
     changes: dict[int, SessionRow | None] = field(default_factory=dict)
     next_number: int = 1
+    damaged_groups: int = 0

@@ -36,6 +36,7 @@ class Return:
         branch: the new one, once it goes back.
         load: what puts the seed there.
         tries: how often it could not.
+        waits: it is to be tried again, and is not queued yet.
     """
 
     slot: int
@@ -45,6 +46,7 @@ class Return:
     branch: int = 0
     load: Load | None = None
     tries: int = 0
+    waits: bool = False
 
     @property
     def position(self) -> int:
@@ -62,8 +64,8 @@ class Returns:
         queue: queues work.
         wake: tells that some is queued.
         call_later: calls something after so many seconds.
-        restore: has the log restore sessions whose states are in doubt, (rows,) slots; says
-            whether there is a log that can.
+        restore: has the log restore sessions whose states are in doubt, (rows,) slots; ``None``
+            where there is none that can.
         give_up: is told of a fault that left the queue in doubt.
     """
 
@@ -74,7 +76,7 @@ class Returns:
         queue: Callable[[Work], None],
         wake: Callable[[], None],
         call_later: Callable[[float, Callable[[], None]], Any],
-        restore: Callable[[Ints], bool],
+        restore: Callable[[Ints], None] | None,
         give_up: Callable[[Exception], None],
     ) -> None:
         self.waiting = 0
@@ -131,16 +133,20 @@ class Returns:
     def _failed(self, own: Return) -> None:
         """Some of the work could not be done: the session's state is in doubt."""
         table, slot = self._table, own.slot
-        if table.branch[slot] != own.branch or table.closing[slot] or table.restoring[slot]:
+        if table.branch[slot] != own.branch or table.closing[slot] or own.waits:
             return  # it was reset or closed meanwhile, or goes back once more
         table.lost[slot] = True
-        if not table.returning[slot] and self._restore(np.array([slot])):
+        if self._restore is not None and not table.returning[slot]:
+            if not table.restoring[slot]:
+                self._restore(np.array([slot]))
             return
-        if own.tries < _MOST_TRIES:
+        # The log does not know its branch: whatever else failed, it cannot restore it either.
+        table.restoring[slot] = own.tries < _MOST_TRIES
+        if table.restoring[slot]:
             own.tries += 1
-            table.restoring[slot] = True
             if own.load is not None:  # it may run: the session does not stand there for that
                 own.load.failure = table.why_lost(slot)
+            own.waits = True
             self.waiting += 1
             self._call_later(0.0, lambda: self._put_again(own))
 
@@ -148,12 +154,12 @@ class Returns:
         """Once more, when nothing of before is queued or runs, and counts its steps."""
         table, slot = self._table, own.slot
         if self._is_over(own):
-            self.waiting -= 1
+            self._wait_no_more(own)
             return
         if not table.is_idle(slot):
             self._call_later(_AGAIN_S, lambda: self._put_again(own))
             return
-        self.waiting -= 1
+        self._wait_no_more(own)
         try:
             works = _works(own)
         except Exception:
@@ -162,6 +168,10 @@ class Returns:
             return
         table.accepted[slot] = own.position
         self._put(own, works)
+
+    def _wait_no_more(self, own: Return) -> None:
+        own.waits = False
+        self.waiting -= 1
 
     def _is_over(self, own: Return) -> bool:
         """Whether its session was reset, closed or brought back meanwhile, or goes back anew."""

@@ -164,12 +164,10 @@ class ShardStore:
         if self._lost is not None and self._log is not None and self._log.log.keeps_steps:
             self._lost.bring_back(slots)
 
-    def restores(self, slots: Ints) -> bool:
-        """Have the log restore sessions whose states are in doubt, if there is one that can."""
-        if self._log is None or not self._log.log.keeps_steps:
-            return False
-        self.bring_back(slots)
-        return True
+    @property
+    def brings_back(self) -> bool:
+        """Whether there is a log that can."""
+        return self._log is not None and self._log.log.keeps_steps
 
     @property
     def bringing(self) -> asyncio.Task[None] | None:

@@ -191,7 +191,7 @@ async def test_a_lone_generation_runs_several_steps_at_once(
         monkeypatch.setattr("tests.service.engine.houses.CpuRunner", runner)
         async with reals(CASES["char"], inline_run_s=INLINE) as house:
             await run(house, "a", 0, max_steps=48)
-            sizes[runner] = house.engine.metrics.batch_size.count
+            sizes[runner] = house.engine.metrics.batches(house.served.label).size.count
     assert sizes[CpuRunner] <= 5
     assert sizes[Stepwise] >= 49
 

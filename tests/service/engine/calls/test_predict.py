@@ -341,7 +341,12 @@ def refusal_of(text: str, counts: list[int] | None, **outputs: object) -> Cellar
 @pytest.mark.parametrize(
     ("text", "counts", "outputs", "complaint"),
     [
-        ("", None, {}, "inputs: no step in it: send at least one"),
+        (
+            "",
+            None,
+            {},
+            "inputs: no step in it: send at least one, in inputs.text or inputs.tokens.ids",
+        ),
         ("abc", [3, 0], {}, "steps, row 1: a sequence has at least one step"),
         ("abc", [2, 2], {}, "steps: they sum to 4, the inputs are 3 steps"),
         ("abc", [2**63 - 1, 2**63 - 1, 5], {}, "steps: they sum to 18446744073709551619, the"),

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from service import errors
 from service.engine.calls.generate import generate
+from service.engine.listing import Wanted
 from service.engine.log.recovery import folding
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
@@ -105,6 +106,39 @@ class Sessions(RuleBasedStateMachine):
         self.plain[name] = Plain(
             branch=info.branch, timeout_s=plain.timeout_s, used_s=self.clock.now_s
         )
+
+    @rule(data=st.data())
+    def reset_on_a_stream(self, data: st.DataObject) -> None:
+        name, plain = self._one(data)
+
+        async def reset() -> int:
+            wire = await Wire(self.house).attach(name)
+            done = await wire.stream.attachments.reset(np.array([0]))
+            wire.stream.end()
+            assert not done.refusals
+            branch: int = done.branches.item()
+            return branch
+
+        branch = self._do(reset())
+        assert branch != plain.branch
+        self.stale[name] = plain.branch
+        self.plain[name] = Plain(branch=branch, timeout_s=plain.timeout_s, used_s=self.clock.now_s)
+
+    @rule(page_size=st.integers(1, 3))
+    def listing(self, page_size: int) -> None:
+        """All of them are listed, as they stand; no cold one is brought back for that."""
+        found: dict[str, tuple[int, int]] = {}
+        token = ""
+        while True:
+            wanted = Wanted(page_size=page_size)
+            page = self._do(self.house.engine.listing.page(wanted, token))
+            found |= {info.id: (info.branch, info.position) for info in page.sessions}
+            token = page.next
+            if not token:
+                break
+        assert found == {
+            name: (plain.branch, len(plain.tokens)) for name, plain in self.plain.items()
+        }
 
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
-from service.engine.sessions.slots import SlotAllocator
+from service.engine.sessions.slots import SlotAllocator, SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Outputs
@@ -55,8 +55,19 @@ def make_table() -> SessionTable:
     return SessionTable(SLOTS + FORK_SPARES + CHUNK_SPARES + 1)
 
 
+def make_slots(table: SessionTable) -> SlotManager:
+    return SlotManager(
+        table,
+        sessions=SLOTS,
+        spares=FORK_SPARES,
+        ephemeral_grace_s=10.0,
+        forget=lambda _: None,
+        wake=lambda: None,
+    )
+
+
 def make_scheduler(
-    fork_spares: SlotAllocator | None = None,
+    slots: SlotManager | None = None,
     chunk_spares: SlotAllocator | None = None,
     max_batch: int = MAX_BATCH,
     table: SessionTable | None = None,
@@ -74,7 +85,7 @@ def make_scheduler(
     return Scheduler(
         table,
         nobody,
-        fork_spares=fork_spares or SlotAllocator(SLOTS, FORK_SPARES),
+        slots=slots or make_slots(table),
         chunk_spares=chunk_spares or SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES),
         max_batch=max_batch,
         chunk_steps=CHUNK_STEPS,
@@ -146,10 +157,10 @@ acts = st.lists(st.one_of(works, st.sampled_from(["tick", "finish", "cancel"])),
 @given(acts)
 @settings(max_examples=300, deadline=None)
 def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
-    fork_spares = SlotAllocator(SLOTS, FORK_SPARES)
     chunk_spares = SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES)
     table = make_table()
-    scheduler = make_scheduler(fork_spares, chunk_spares, table=table)
+    slot_manager = make_slots(table)
+    scheduler = make_scheduler(slot_manager, chunk_spares, table=table)
     log = Log(scheduler)
     running: list[Batch] = []
     waiting: list[Work] = []
@@ -157,8 +168,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
     def leave(part: Part) -> None:
         log.record(part)
         if isinstance(part.work, Fork):
-            for spare in part.work.spares.tolist():
-                fork_spares.release(spare)
+            slot_manager.return_spares(part.work)
 
     def finish() -> None:
         batch = running.pop(0)
@@ -216,7 +226,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
     assert (scheduler.pending_steps, scheduler.ready_rows) == (0, 0)
     assert (scheduler.waiting, scheduler.parked) == (0, {})
     assert table.idle(np.arange(SLOTS)).all()
-    assert (fork_spares.used, chunk_spares.used) == (0, 0)
+    assert (slot_manager.spares.used, chunk_spares.used) == (0, 0)
 
 
 def test_rows_are_ready_until_they_are_handed_out_and_not_while_they_wait_for_others() -> None:

@@ -54,6 +54,11 @@ def test_an_unknown_symbol_outside_the_vocabulary_is_refused() -> None:
         reader(unknown=5)
 
 
+def test_empty_inputs_say_where_steps_belong() -> None:
+    with pytest.raises(BadInputError, match=r"in inputs\.text or inputs\.tokens\.ids"):
+        reader(unknown=None).text("").require()
+
+
 def test_values_beyond_what_the_model_can_read_are_refused() -> None:
     limited = InputReader(foreign_case().manifest, largest=1e30)
     rows = np.array([[1, -1e30], [1e30, 0], [3, -2e30], [np.nan, 0], [np.inf, 0]], np.float32)

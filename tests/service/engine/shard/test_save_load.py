@@ -269,11 +269,11 @@ async def test_neither_counts_as_a_step() -> None:
         (shard,) = house.served.shards
         house.open("a")
         await step(house, "a", 1)
-        steps = shard._tick._metrics.steps.labels("fake/1")._value.get()
+        steps = house.engine.metrics.steps.labels("fake/1")._value.get()
         save = Save(slots=slots_of(house, "a"))
         await shard.perform(save)
         await shard.perform(load_of(house, save, "a"))
-        assert shard._tick._metrics.steps.labels("fake/1")._value.get() == steps
+        assert house.engine.metrics.steps.labels("fake/1")._value.get() == steps
         assert shard.pending_steps == 0
 
 

@@ -262,7 +262,7 @@ async def test_metrics_add_up_over_shards() -> None:
         assert read("cellar_steps_total") == 24
         assert read("cellar_sessions", tier="device") == 24
         assert read("cellar_session_capacity") == 32
-        size = house.engine.metrics.batch_size
+        size = house.engine.metrics.batches("fake/1").size
         assert size.sum == 24
         assert size.count == sum(len(runner.batches) for runner in house.runners)
 

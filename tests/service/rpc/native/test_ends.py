@@ -14,8 +14,11 @@ from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc, values_pb2
 from service import server as server_module
 from service.errors import BadInputError, DrainingError, ReplyLostError
+from service.metrics import Metrics
+from service.rpc.call_log import CallLog
 from service.rpc.native import streams
 from service.rpc.native.streams import StreamCall
+from service.settings import Settings
 from tests.service.rpc.conftest import Wire, serving
 from tests.service.rpc.native.test_generate import request as generation
 from tests.service.rpc.native.test_sessions import open_session, refused, text
@@ -99,9 +102,15 @@ class Call:
         self.written.append(pb.StreamResponse.FromString(message))
 
 
+def begun(wire: Wire, call: Call) -> asyncio.Task[None]:
+    """The stream, which is being served."""
+    log = CallLog(Settings(), Metrics().refusals)
+    return asyncio.create_task(StreamCall(wire.server.engine, call, log).serve())
+
+
 async def test_a_write_under_way_ends_before_the_status(wire: Wire) -> None:
     call = Call(start(), attach("a", open=True), frame(0, 0, 9), BAD, frame(0, 9))
-    serving = asyncio.create_task(StreamCall(wire.server.engine, call).serve())
+    serving = begun(wire, call)
     for _ in range(50):
         await asyncio.sleep(0)
     assert not serving.done(), "its client has not read that the stream was started"
@@ -116,13 +125,34 @@ async def test_a_write_under_way_ends_before_the_status(wire: Wire) -> None:
     assert list(call.written[-1].reply.positions) == [9]
 
 
+async def test_a_call_that_is_cancelled_as_it_ends_leaves_nothing(wire: Wire) -> None:
+    """Its client goes away, and the connection with it: gRPC says so twice."""
+    call = Call(start(), attach("a", open=True), frame(0, 9), frame(0, 0))
+    call.reads.set()
+    call.says_last.clear()
+    serving = begun(wire, call)
+    async with asyncio.timeout(SOON_S):
+        while len(call.written) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    serving.cancel()
+    await asyncio.sleep(0)
+    assert not serving.done(), "it waits for its reader"
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    memory, metrics = wire.server.engine.memory, wire.server.metrics
+    assert memory.used == 0
+    for name in ("cellar_streams", "cellar_attached_channels"):
+        assert metrics.registry.get_sample_value(name, {"model": "letters/2"}) == 0, name
+
+
 async def test_a_client_that_never_reads_is_given_up(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "_LAST_WORDS_S", 0.1)
     call = Call(start(), attach("a", open=True), frame(0, 0, 9), BAD)
     call.says_last.clear()
-    serving = asyncio.create_task(StreamCall(wire.server.engine, call).serve())
+    serving = begun(wire, call)
     async with asyncio.timeout(SOON_S):
         while "a" not in wire.server.engine.directory.sessions:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -221,7 +251,7 @@ async def test_a_drain_that_runs_out_of_time_tells_each_call_so(
 async def test_rows_that_a_drain_leaves_no_time_for_are_refused(wire: Wire) -> None:
     call = Call(start(), attach("a", open=True), *[frame(0, 900 * n, 900) for n in range(3)])
     call.reads.set()
-    stream = StreamCall(wire.server.engine, call)
+    stream = StreamCall(wire.server.engine, call, CallLog(Settings(), Metrics().refusals))
     ending = asyncio.create_task(stream.serve())
     letters = wire.server.engine.registry.find("letters", 0)
     async with asyncio.timeout(SOON_S):

@@ -156,3 +156,6 @@ async def test_refusals(wire: Wire) -> None:
     assert 'cellar_steps_total{model="whole/1"} 3.0' in page
     assert 'cellar_pending_steps{model="whole/1"} 0.0' in page
     assert 'cellar_session_capacity{model="whole/1"} 0.0' in page
+    assert 'cellar_batch_size_sum{model="whole/1"} 3.0' in page
+    for phase in ("queue", "run", "reply"):
+        assert f'cellar_step_seconds_count{{model="whole/1",phase="{phase}"}} 1.0' in page

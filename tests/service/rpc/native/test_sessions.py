@@ -287,6 +287,11 @@ async def read_one(call: Any) -> Any:
     return await call.read()
 
 
+async def test_an_id_that_was_left_out_is_told_from_one_that_is_unknown(wire: Wire) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="session_id: it is empty or was left out"):
+        await wire.sessions.GetSession(pb.GetSessionRequest())
+
+
 async def test_long_names_do_not_hide_the_error(wire: Wire) -> None:
     for name in ("a" * 20_000, "\N{GRINNING FACE}" * 10_000):
         call = wire.sessions.Step(pb.StepRequest(session_id=name, inputs=text("a")))

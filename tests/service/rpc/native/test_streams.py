@@ -10,7 +10,6 @@ import pytest
 
 from cellar.v1 import errors_pb2, values_pb2
 from cellar.v1 import session_pb2 as pb
-from service import settings
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
 from service.engine.work.columns import Outputs
@@ -18,6 +17,7 @@ from service.engine.work.replies import SingleReplies
 from service.errors import BadInputError
 from service.rpc import status
 from service.rpc.native import frame_encoder
+from service.settings import fields
 from tests.recurrent import SYMBOLS, char_case, torch_predictions
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.native.test_sessions import refused
@@ -445,7 +445,7 @@ PART = 2048
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings, "STOCK_MESSAGE_BYTES", PART)
+    monkeypatch.setattr(fields, "STOCK_MESSAGE_BYTES", PART)
 
 
 async def answers(stream: Stream, kind: str, rows: int) -> list[Any]:
@@ -484,7 +484,7 @@ async def test_an_attach_that_fits_is_answered_by_one_message(wire: Wire) -> Non
 async def test_the_answer_to_a_detach_is_what_a_stock_client_takes(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings, "STOCK_MESSAGE_BYTES", 128)
+    monkeypatch.setattr(fields, "STOCK_MESSAGE_BYTES", 128)
     stream = await Stream(wire).begin()
     await stream.attach(list(range(40)), [f"s{number}" for number in range(40)])
     for channels in ([77], list(range(40))):

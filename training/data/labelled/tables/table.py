@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from training.data.delimited import Row, first_line, rows_of, told_separator
+from cellar.reading.tables.separators import told_separator
+from training.data.delimited import Row, first_line, rows_of
 from training.data.labelled.tables.headers import has_header, is_number
 from training.data.notes import Note
 from training.errors import DataError

@@ -12,8 +12,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.data.series.columns import ORDERS
-from training.data.series.dates.forms import Layout, Shape, candidates, normalised, shape_of
+from cellar.reading.fields.dates import (
+    ORDERS,
+    Layout,
+    Shape,
+    candidates,
+    normalised,
+    shape_of,
+    zone_of,
+)
 
 LEAST_FIT = 0.95
 """A form is that of a column where it fits such a share of its fields."""
@@ -102,7 +109,7 @@ def _read_layout(
     texts: "pd.Series[str]", shapes: list[Shape], order: str | None, sample: str
 ) -> "Reading | Unclear | None":
     text = normalised("\n".join(texts), shapes[0].layout, sample=sample)
-    zone, text = _zone_of(text, shapes)
+    zone, text = zone_of(text, shapes)
     if zone is None:
         return None
     text, extra_days = _midnights(text) if shapes[0].clock else (text, None)
@@ -174,23 +181,6 @@ def only(stamps: pd.DatetimeIndex, fits: NDArray[np.bool_]) -> pd.DatetimeIndex:
 def _stamps(texts: "pd.Series[str]", form: str) -> pd.DatetimeIndex:
     stamps = pd.to_datetime(texts, format=form, errors="coerce", utc=True)
     return pd.DatetimeIndex(stamps).tz_localize(None).as_unit("us")
-
-
-def _zone_of(text: str, shapes: list[Shape]) -> tuple[str | None, str]:
-    """The zone of fields, and the fields without its letters; None: some have one, some not."""
-    zones = {shape.zone for shape in shapes}
-    if zones == {""}:
-        return "", text
-    if "" in zones and len(zones) > 1 and "+" in zones | {"Z"}:
-        return None, text
-    if zones <= {"+", "Z", "UTC", "GMT"} and "+" in zones:
-        text = re.sub(r"(?m) ?(?:UTC|GMT|[Zz])$", "+00:00", text)
-        text = re.sub(r"(?m) ?([+-]\d{2})$", r"\1:00", text)
-        return "+", re.sub(r"(?m) ([+-]\d{2}:?\d{2})$", r"\1", text)
-    if len(zones) > 1:
-        return None, text
-    (zone,) = zones
-    return ("UTC" if zone == "Z" else zone), re.sub(rf"(?mi) ?\(?{zone}\)?$", "", text)
 
 
 def _local(reading: Reading, text: str) -> Reading:

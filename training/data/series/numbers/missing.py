@@ -6,14 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellar.reading.fields.marks import MARKS
 from training.data.notes import Note
 
-_MARKS_LIST = (
-    "-|--|---|–|—|.|..|...|?|:|*|na|n/a|n.a.|n.a|#n/a|<na>|nan|none|null|nil|nd|n/d|nat|"
-    "missing|#value!|#div/0!|#ref!|#name?|#num!|\\n|(null)|(blank)||no data|#n/a n/a"
-)
-MARKS = frozenset(_MARKS_LIST.split("|"))
-"""In small letters."""
 FEWEST_SAME = 3
 """A number stands so often where it is none."""
 MARKING = frozenset([-1.0, 0.0, *(sign * n for sign in (1, -1) for n in (99, 999, 9999, 99999))])
@@ -35,11 +30,6 @@ def is_missing(texts: "pd.Series[str]", told: tuple[str, ...] = ()) -> NDArray[n
                 commas = pd.to_numeric(texts.str.replace(",", "."), errors="coerce")
                 found |= commas.to_numpy(np.float64) == number
     return found
-
-
-def is_mark(text: str) -> bool:
-    """Whether a field says that there is no value."""
-    return text.strip().lower() in MARKS
 
 
 def unlikely_note(values: NDArray[np.float64], *, where: str) -> Note | None:

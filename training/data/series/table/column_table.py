@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cellar.reading.errors import TableError
+from cellar.reading.tables.headers import merged_header
+from cellar.reading.tables.outline import Outline, outline_of
+from cellar.reading.tables.separators import separator_of, told_separator
 from training.data.archives import is_archive, read_files
-from training.data.delimited import all_rows_of, first_line, place_of, told_separator
+from training.data.delimited import all_rows_of, first_line, place_of
 from training.data.files import decode, read_text, unpacked
 from training.data.notes import Note
-from training.data.series.table.headers import merged_header
-from training.data.series.table.outline import Outline, outline_of
-from training.data.series.table.separators import separator_of
+from training.data.series.dates.counted import read_numbers
 from training.errors import DataError, listed
 
 
@@ -71,9 +73,9 @@ def read_columns(path: Path, encoding: str | None = None) -> ColumnTable:
     first = first_line(text)
     if not first.strip():
         raise DataError(f"{path}: the file is empty; give a CSV file with a header")
-    separator = told_separator(first) or separator_of(text, path)
+    separator = told_separator(first) or _separator_of(text, path)
     rows = all_rows_of(text, separator, path=path)
-    outline = outline_of(rows.fields)
+    outline = outline_of(rows.fields, _are_times)
     header, start = merged_header(rows.fields, outline)
     body = rows.fields[start : outline.end]
     lines = np.asarray(rows.lines[start : outline.end], np.int64)
@@ -98,6 +100,13 @@ def read_columns(path: Path, encoding: str | None = None) -> ColumnTable:
     )
 
 
+def _separator_of(text: str, path: Path) -> str | None:
+    try:
+        return separator_of(text, path)
+    except TableError as error:
+        raise DataError(str(error)) from None
+
+
 def _only_text(path: Path, encoding: str | None) -> str:
     """The text of the one file in an archive."""
     files = read_files(path, encoding)
@@ -107,6 +116,11 @@ def _only_text(path: Path, encoding: str | None) -> str:
     ((parts, data),) = files.items()
     place = path.joinpath(*parts)
     return decode(unpacked(data, place), place, encoding)
+
+
+def _are_times(numbers: list[str]) -> bool:
+    times = read_numbers(pd.Series(numbers, dtype=object), named=True)
+    return times is not None and times.fit == 1 and times.stamps.is_monotonic_increasing
 
 
 def _frame(

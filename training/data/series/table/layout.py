@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from cellar.reading.fields.kinds import Kind, kind_of
+from cellar.reading.fields.marks import is_mark
+from cellar.reading.tables.headers import Tickers
 from training.data.notes import Note
 from training.data.series.columns import Layout
 from training.data.series.dates.counted import read_numbers
 from training.data.series.dates.reading import Reading, Unclear, read
-from training.data.series.numbers.missing import is_mark
 from training.data.series.table.column_table import ColumnTable
-from training.data.series.table.headers import Tickers
-from training.data.series.table.kinds import Kind, kind_of
 from training.errors import DataError
 
 TICKER, SERIES, VALUE, STEP = "Ticker", "series", "value", "date"

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cellar.reading.fields import names
+from cellar.reading.fields.kinds import Kind, kind_of
+from cellar.reading.fields.names import Rank
 from training.data.notes import Note
 from training.data.series.columns import NONE, Columns
 from training.data.series.dates.calendar import shown
@@ -24,9 +27,6 @@ from training.data.series.dates.reading import (
     sampled,
 )
 from training.data.series.table.column_table import ColumnTable
-from training.data.series.table.kinds import Kind, kind_of
-from training.data.series.times import names
-from training.data.series.times.names import Rank
 from training.data.series.times.pieces import clock_texts, read_parts
 from training.errors import DataError
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from training.data.series.dates.forms import month_of
+from cellar.reading.fields.dates import month_of
+from cellar.reading.fields.kinds import CLOCK
 from training.data.series.dates.reading import LEAST_FIT, Reading, sampled
 from training.data.series.table.column_table import ColumnTable
-from training.data.series.table.kinds import CLOCK
 
 _RANGES = {
     "year": (1500, 2200),

@@ -193,6 +193,28 @@ async def test_a_session_comes_through_many_crashes(checkpoint: bool) -> None:
         assert kept(house, "a", branches[-1]) is None
 
 
+async def test_starts_in_a_row_are_not_counted_twice() -> None:
+    """However short the lives of servers are, a client that comes back is told what was kept."""
+    store = FakeStore()
+    async with fakes_on(DecodingRunner, store=store, durability="interval") as house:
+        house.open("a")
+        house.open("ended")
+        await read(house, "a", 1, 2, 3)
+        known = branch(house, "a")
+        upkeep = house.engine._upkeep
+        assert upkeep is not None
+        await house.engine.settled(house.find("a"))
+        await upkeep.checkpoints.save(house.served.shards[0], np.array([house.find("a").slot]))
+        await house.engine.close("ended")
+        await house.engine.settled(house.find("a"))
+        store = store.crash()
+    for _ in range(7):
+        async with fakes_on(DecodingRunner, store=store, durability="interval") as house:
+            assert kept(house, "a", known) == 3
+            assert list(house.engine.directory.sessions) == ["a"]
+            store = store.crash()
+
+
 @pytest.mark.parametrize("fails_at", [1, 2, 3])
 async def test_a_start_that_fails_is_made_again(fails_at: int) -> None:
     store = FakeStore()

@@ -1,0 +1,1 @@
+"""Numbers, times and series as people write them, in files and on command lines."""

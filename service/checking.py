@@ -1,0 +1,212 @@
+"""``cellar-serve --check``: what a start would do with these settings, this store, these models.
+
+Listens to nothing and writes nothing: it may run beside the server whose settings it checks.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+from models.errors import ModelError
+from models.repository import ModelRepository
+from service.engine.engine import Engine
+from service.engine.execution.devices import choose
+from service.engine.execution.runtime import DeviceError
+from service.engine.log.recovery.reading import read_store
+from service.loading import Loader
+from service.metrics import Metrics
+from service.settings import Reading
+from service.store import folder as folders
+from service.store.embedded import BALLAST_BYTES, look_for_rest
+from service.store.journal.snapshot import JournalSnapshot
+from service.store.reading import Snapshot
+from service.store.store import Store, StoreError
+
+_HEADS = ("MODEL", "VERSION", "SERVED", "")
+
+
+async def check(reading: Reading) -> int:
+    """Check all there is and print what was found; returns the exit status: 0 all is well, 1."""
+    faults, notes = list[str](), [*reading.warnings]
+    settings = reading.settings
+    stored = Counter[tuple[str, int, str]]()
+    _print_settings(reading)
+    try:
+        told, stored, damage = _look_into(settings.store)
+        print(f"store: {told}")
+        faults += damage
+    except StoreError as error:
+        faults.append(f"store: {error}")
+    engine = Engine(settings, Metrics())
+    executor = ThreadPoolExecutor(max_workers=1)
+    try:
+        choice = choose(settings.device)
+        print(f"device: {', '.join(map(str, choice.places))}")
+        if choice.sign is not None:
+            notes.append(f"device: there is a GPU ({choice.sign}), unused: {choice.reason}")
+        loader = Loader(engine, settings, choice.places, executor)
+        await loader.load(ModelRepository(settings.models))
+    except (DeviceError, ModelError, OSError, MemoryError) as error:
+        if not engine.registry.unavailable():  # the table has the reasons otherwise
+            faults.append(str(error) or "there is not enough memory")
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+    faults += _print_models(engine, _short(engine, stored, notes))
+    engine.stop()
+    for note in notes:
+        print(f"note: {note}")
+    for fault in faults:
+        print(f"fault: {fault}")
+    print(_count(len(faults), "fault") if faults else "nothing is wrong")
+    return 1 if faults else 0
+
+
+def _print_settings(reading: Reading) -> None:
+    told = reading.told()
+    print("settings:" + ("" if told else " as they are by default"))
+    for values in told.values():
+        for name, value in values.items():
+            print(f"  {name} = {_as_given(value)}  ({reading.given[name].origin})")
+
+
+def _as_given(value: object) -> object:
+    """In words that a setting may be given in."""
+    if value is None or isinstance(value, bool):
+        return "on" if value else "off"
+    return value
+
+
+# ---- models ----
+
+
+def _print_models(engine: Engine, short: dict[str, str]) -> list[str]:
+    """A row for each model; returns what is wrong with them, a line each."""
+    rows: list[Sequence[str]] = [_HEADS]
+    registry, faults = engine.registry, list[str]()
+    for served in registry.all():
+        label = f"{served.name}/{served.version}"
+        facts = [f"{served.manifest.session_bytes:,} bytes per session"]
+        if served.usage.capacity:
+            facts.insert(0, f"{served.usage.capacity:,} sessions")
+        if registry.default_version(served.name) == served.version:
+            facts.append("default version")
+        rows.append((served.name, str(served.version), "yes", ", ".join(facts)))
+        if label in short:
+            faults.append(f"{label}: {short[label]}")
+    for missing in registry.unavailable():
+        number = str(missing.version or "?")
+        rows.append((missing.name, number, "no", missing.reason))
+        faults.append(f"{missing.name}/{number}: it cannot be served")
+    for name, version, others in registry.missing_defaults():
+        faults.append(
+            f"{name}/{version} is the version of who names none, and they are refused; there are "
+            f"{', '.join(map(str, others))}"
+        )
+    if len(rows) > 1:
+        widths = [max(len(row[at]) for row in rows) for at in range(3)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=True)]
+            print("  ".join([*cells, row[3]]).rstrip())
+    return faults
+
+
+def _short(
+    engine: Engine, stored: Counter[tuple[str, int, str]], notes: list[str]
+) -> dict[str, str]:
+    """By model, why the sessions of the store have no room; who has no model is noted."""
+    short, strangers = dict[str, str](), 0
+    served = {(one.name, one.version, one.fingerprint): one for one in engine.registry.all()}
+    for key, count in stored.items():
+        found = served.get(key)
+        if found is None:
+            strangers += count
+        elif count > found.usage.capacity:
+            short[f"{key[0]}/{key[1]}"] = (
+                f"the store has {count:,} sessions of it, and there is room for "
+                f"{found.usage.capacity:,}: raise --max-sessions or --state-memory"
+            )
+    if strangers:
+        notes.append(f"store: {strangers:,} sessions are of models that would not be served")
+    return short
+
+
+# ---- the store ----
+
+
+class _Readable:
+    """What `read_store` asks of a store, of one that a server may be writing."""
+
+    def __init__(self, journal: JournalSnapshot, table: Snapshot) -> None:
+        self._journal = journal
+        self._rows = dict(table.items())
+
+    def groups(self, first: int = 0) -> Iterator[tuple[int, bytes]]:
+        found: list[tuple[int, bytes]] = []  # all of it, as a server may let go of its beginning
+        for group in self._journal.groups(forget=found.clear):
+            if group.number >= first:
+                found.append((group.number, group.data))  # noqa: PERF401 (which cannot forget)
+        return iter(found)
+
+    def rows(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return ((key, row) for key, row in self._rows.items() if key.startswith(prefix))
+
+    def row(self, key: bytes) -> bytes | None:
+        return self._rows.get(key)
+
+
+def _look_into(store: str) -> tuple[str, Counter[tuple[str, int, str]], list[str]]:
+    """What is in the store that is set, and its sessions by model, version and fingerprint.
+
+    What is damaged in it comes with that, a line each: a server starts without it.
+
+    Raises:
+        StoreError: it cannot be used.
+    """
+    kind, _, name = store.partition(":")
+    if kind != "lmdb":
+        return "memory: sessions end with the server", Counter(), []
+    path = Path(name)
+    if not folders.is_store(path):
+        parent = path if path.is_dir() else path.absolute().parent
+        if not parent.is_dir():
+            raise StoreError(
+                f"{path} cannot be made: there is no {parent}; make it, or name another path"
+            )
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StoreError(f"{path} cannot be made: {parent} is not to be written to")
+        look_for_rest(path)
+        _check_room(path)
+        return f"{path}: there is none yet, and it would be made", Counter(), []
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StoreError(f"{path} is not to be written to: run as the owner of the store")
+    _check_room(path)
+    with ExitStack() as opened:
+        journal = opened.enter_context(JournalSnapshot(path / folders.JOURNAL))
+        table = opened.enter_context(Snapshot(path / folders.TABLE))
+        found = read_store(cast(Store, _Readable(journal, table)))
+    sessions = found.sessions.values()
+    damaged, damage = sum(one.is_damaged for one in sessions), list[str]()
+    if found.damaged_groups or damaged:
+        groups = _count(found.damaged_groups, "group")
+        damage.append(
+            f"store: {groups} of its journal and {_count(damaged, 'session')} are damaged, and "
+            "would be left out: see cellar-store verify"
+        )
+    rows = (one.row for one in sessions)
+    return (
+        f"{path}: {_count(len(sessions), 'session')}",
+        Counter((row.model, row.version, row.fingerprint) for row in rows),
+        damage,
+    )
+
+
+def _check_room(path: Path) -> None:
+    folders.check_room(path, folders.Ballast(path, BALLAST_BYTES).missing)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
