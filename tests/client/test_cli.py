@@ -10,11 +10,7 @@ import pytest
 
 import cellar
 from cellar.cli import main
-from cellar.connection import DEFAULT_SERVER
 from cellar.v1 import model_pb2
-from cellar.variables import default_server
-from service.settings import Settings
-from service.settings.sources import OF_OTHERS
 from tests.client.fake import FakeServer, Refusal, run
 
 
@@ -32,12 +28,6 @@ def test_a_misspelt_variable_is_refused_with_what_was_meant(
     monkeypatch.setenv(variable, "there:1")
     assert main(["models"]) == 2
     assert f"{variable}: there is no such variable" in capsys.readouterr().err
-
-
-def test_no_setting_of_the_server_is_taken_for_a_misspelt_variable() -> None:
-    settings = {f"CELLAR_{name.upper()}": "1" for name in [*Settings.model_fields, *OF_OTHERS]}
-    assert default_server(settings | {"CELLAR_SERVER": " "}) == DEFAULT_SERVER
-    assert default_server(settings | {"CELLAR_SERVER": "there:7"}) == "there:7"
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:

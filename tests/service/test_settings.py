@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cellar.connection import DEFAULT_SERVER
+from cellar.variables import default_server
 from service.healthcheck import address_of
 from service.settings import Durability, Settings, read, read_settings
 from service.settings.flags import groups
@@ -164,6 +166,12 @@ def test_variables_of_others_are_let_be() -> None:
         "WEB_SERVICE_HOST": "10.0.0.2",
     }
     assert of_variables(**others, **links) == Settings()
+
+
+def test_no_setting_is_taken_for_a_misspelt_variable_of_the_client() -> None:
+    settings = {f"CELLAR_{name.upper()}": "1" for name in [*Settings.model_fields, *OF_OTHERS]}
+    assert default_server(settings | {"CELLAR_SERVER": " "}) == DEFAULT_SERVER
+    assert default_server(settings | {"CELLAR_SERVER": "there:7"}) == "there:7"
 
 
 def test_every_variable_that_the_code_names_is_known() -> None:
