@@ -182,28 +182,3 @@ ask cellar forecast model --csv pri
         ["bash"],
         ["prices.csv"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("command", "asked", "word"),
-    [
-        ("cellar-serve", "--print-completion bash", "--max-sess"),
-        ("cellar-store", "--print-completion bash", "ver"),
-        ("cellar-train", "completion bash", "ser"),
-    ],
-)
-def test_the_other_commands_are_completed_as_well(command: str, asked: str, word: str) -> None:
-    name = command.removeprefix("cellar-")
-    code = f"import sys; from cellar.commands import {name}; sys.exit({name}())"
-    script = f"""
-eval "$({sys.executable} -c '{code}' {asked})"
-complete -p {command} > /dev/null || exit 1
-COMP_WORDS=({command} {word}); COMP_CWORD=1; COMPREPLY=()
-$(complete -p {command} | sed -E 's/.* -F ([^ ]+).*/\\1/') {command} {word} {command}
-echo "${{COMPREPLY[*]}}"
-"""
-    done = bash(script)
-    assert done.stderr == ""
-    found = done.stdout.split()
-    assert found
-    assert all(each.startswith(word) for each in found)
