@@ -17,7 +17,8 @@ DEFAULT_PORT = 8001
 
 _UNIX = ("unix:", "unix-abstract:")
 _OTHERS = ("xds:", "vsock:", "google-c2p:")
-_NO_CONNECTION = ("failed to connect", "errors resolving", "timed out")
+_UNRESOLVED = ("errors resolving", "DNS resolution failed")  # of gRPC 1.85, and of older ones
+_NO_CONNECTION = ("failed to connect", "timed out", *_UNRESOLVED)
 _SCHEME = re.compile(r"(https?|grpcs?|tcp|h2c?|wss?)://(?:[^/@]*@)?([^/?#]*)", re.IGNORECASE)
 # In gRPC's order: the first that is set counts.
 _PROXY_NAMES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -109,7 +110,8 @@ class Address:
     def _no_connection(self, message: str) -> str:
         named = self.port or 443
         proxy = self._proxy()
-        if "HTTP proxy" in message or (proxy and "resolving" not in message):
+        unresolved = any(words in message for words in _UNRESOLVED)
+        if "HTTP proxy" in message or (proxy and not unresolved):
             return self._through(proxy or "a proxy")
         if "http1" in message or "Failed parsing HTTP/2" in message:
             what = "an HTTP/1.1 server" if "http1" in message else "something that speaks no gRPC"
@@ -128,7 +130,7 @@ class Address:
             )
         if self.port is None and self.host:
             return f"no port is named, so that 443 was tried: say {_join(self.host, DEFAULT_PORT)}"
-        if "resolving" in message:
+        if unresolved:
             host = self.host or self.target
             return f"there is no host {host!r} that can be found: is it spelt right?"
         if "refused" in message:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 
@@ -44,10 +45,13 @@ class Transport:
         self._metadata = metadata
         self._sleep = sleep
         self._calls: dict[str, Any] = {}
+        self._streams: WeakSet[Any] = WeakSet()
 
     def close(self) -> None:
         """Closes the channel, and fails what is in flight."""
         self.peer.is_closed = True
+        for call in list(self._streams):  # which gRPC's older channels leave running
+            call.cancel()
         self._channel.close()
 
     def __reduce__(self) -> str:
@@ -105,11 +109,13 @@ class Transport:
             request_serializer=method.request.SerializeToString,
             response_deserializer=method.response.FromString,
         )
-        return multicallable(
+        call = multicallable(
             effect.request,
             timeout=effect.timeout_s,
             metadata=call_metadata(self._metadata, effect.session_id),
         )
+        self._streams.add(call)
+        return call
 
     def duplex(self, requests: Iterator[Any] | None = None) -> Any:
         """Starts a call with streams both ways; without ``requests`` they are written to it."""
@@ -120,7 +126,9 @@ class Transport:
             request_serializer=STREAM.request.SerializeToString,
             response_deserializer=STREAM.response.FromString,
         )
-        return multicallable(requests, metadata=call_metadata(self._metadata))
+        call = multicallable(requests, metadata=call_metadata(self._metadata))
+        self._streams.add(call)
+        return call
 
     def _multicallable(self, method: Method[Any, Any]) -> Any:
         known = self._calls.get(method.path)
