@@ -119,8 +119,8 @@ fuzz: setup ## send 100,000 hostile messages to a server (some 3 minutes); ARGS=
 	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 .PHONY: fault-plays
-fault-plays: setup ## raise a fault at random lines of the engine in 900 plays (some 2 minutes)
-	@$(BIN)/pytest -q -m long tests/service/engine/test_faults.py
+fault-plays: setup ## play everything at once, and faults at random lines of the engine; PLAYS=10 times as long
+	@PLAYS=$(or $(PLAYS),10) $(BIN)/pytest -q -m long tests/service/engine/test_faults.py tests/service/engine/test_everything_at_once.py
 
 .PHONY: read-fuzz
 read-fuzz: setup ## write 5,000 random files of known series, and hold what training reads against them; ARGS='--seed 9'

@@ -1,6 +1,7 @@
 """Engines made to measure: as many shards as wanted, on fake devices or on real ones."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -37,6 +38,7 @@ SMALL = {
     "inline_run_s": 1e9,
 }
 INLINE, WORKER = 1e9, 0.0  # settings of inline_run_s
+PLAYS = int(os.environ.get("PLAYS", "1"))  # times as many as `make test-long` has
 
 
 def promised_steps(served: ServedModel) -> int:

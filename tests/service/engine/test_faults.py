@@ -26,7 +26,7 @@ from service.engine.shard.shard import Shard
 from service.engine.work.columns import Ints
 from service.engine.work.work import Fork
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone
-from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on, leftovers
+from tests.service.engine.houses import INLINE, PLAYS, WORKER, Fakes, fakes_on, leftovers
 from tests.service.engine.test_everything_at_once import BOTH, NAMES, Play
 from tests.service.engine.wires import RAW, ask
 from tests.service.store.fake import FakeStore
@@ -190,10 +190,10 @@ async def test_a_fault_in_any_line_of_a_turn_is_contained(inline_run_s: float) -
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 * PLAYS)
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER, BOTH])
 async def test_faults_in_many_lines_are_contained(inline_run_s: float) -> None:
-    for seed in range(8):
+    for seed in range(3 * PLAYS):
         dice = random.Random(seed)
         lines = (await play(seed, 0, inline_run_s, calls=25)).lines
         for _ in range(25):
@@ -201,10 +201,10 @@ async def test_faults_in_many_lines_are_contained(inline_run_s: float) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 * PLAYS)
 @pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
 async def test_faults_in_many_lines_are_contained_where_there_is_a_log(inline_run_s: float) -> None:
-    for seed in range(6):
+    for seed in range(2 * PLAYS):
         dice = random.Random(seed)
         lines = (await play(seed, 0, inline_run_s, calls=25, store=FakeStore())).lines
         for _ in range(25):
