@@ -34,7 +34,7 @@ def server() -> Iterator[FakeServer]:
     """A server that is running."""
     server = FakeServer()
     yield server
-    server.stop()
+    server.end()
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ that follows. The prediction's raw output is [state], its most likely token stat
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -194,10 +196,12 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.lock = threading.RLock()
         self.release = threading.Event()
         self.port = port
+        self._held: socket.socket | None = None
         self.start()
 
     def start(self) -> None:
         """Listens, on the port that it had before, if any."""
+        self._let_go()
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         model_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, self._server)
@@ -205,10 +209,27 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self._server.start()
 
     def stop(self) -> None:
-        """Drops everything at once. Sessions survive, as if stored."""
+        """Drops everything at once. Sessions survive, as if stored.
+
+        The port is kept: no server of another test answers there meanwhile.
+        """
         self.release.set()
         self._server.stop(None).wait()
         self.release.clear()
+        if self._held is None:
+            self._held = socket.socket()
+            with suppress(OSError):
+                self._held.bind(("127.0.0.1", self.port))
+
+    def end(self) -> None:
+        """Stops it for good."""
+        self.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def crash(self, lost_steps: int, *, only: str | None = None) -> None:
         """As if it had come back without that many of the last steps of each session."""

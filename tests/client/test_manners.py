@@ -89,7 +89,7 @@ async def test_a_closing_that_fails_hides_nothing(
         with pytest.raises(cellar.DrainingError):
             await mine.close()
     assert f"session {mine.id} could not be closed" in caplog.text
-    server.stop()
+    server.end()
 
 
 def test_a_closing_takes_no_longer_than_anything_else(server: FakeServer) -> None:
@@ -136,15 +136,12 @@ def test_a_server_that_comes_back_within_the_timeout_is_found(
     with patient, patient.session("char") as session:
         session.step("a")
         server.stop()
-        again: list[FakeServer] = []
 
         def return_later() -> None:
             time.sleep(2)
-            again.append(FakeServer(server.port))
-            again[0].sessions = server.sessions
+            server.start()
 
         thread = threading.Thread(target=return_later)
         thread.start()
         assert session.step("b", timeout_s=15).position == 2
         thread.join()
-    again[0].stop()
