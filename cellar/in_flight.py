@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from cellar import arguments, status
 from cellar import inputs as inputs_
-from cellar import outputs as outputs_
 from cellar import predictions as predictions_
 from cellar.channels import Channels
 from cellar.connection import check_session_id
@@ -56,12 +55,10 @@ class InFlight:
         """Attaches sessions on free channels, a bounded number per message.
 
         Raises:
-            BadInputError: an id or an option cannot be sent, or there are too many ids.
+            BadInputError: an id cannot be sent, or there are too many.
         """
         for session_id in session_ids:
             check_session_id(session_id)
-        with outputs_.refusing():
-            outputs_.duration(None if opening is None else opening.idle_timeout_s)
         reserved = list(self.channels.reserve(session_ids).items())
         attaches = [
             Attach(dict(reserved[start : start + ATTACH_AT_ONCE]), opening=opening)

@@ -80,19 +80,16 @@ class Attach:
         return session_pb2.StreamRequest(attach=attach)
 
 
-class Reset:
-    """Channels whose sessions are being put back to position 0.
+class _OfChannels:
+    """What is asked for channels that are attached.
 
     Attributes:
         waiting: those that are not answered yet.
-        failures: those that were not reset.
         error: why it was given up, if it was.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
-        """Prepares it."""
         self.waiting = set(channels)
-        self.failures: list[RowFailure] = []
         self.error: CellarError | None = None
 
     @property
@@ -100,25 +97,32 @@ class Reset:
         """True once every channel has its answer."""
         return not self.waiting or self.error is not None
 
+
+class Reset(_OfChannels):
+    """Channels whose sessions are being put back to position 0.
+
+    Attributes:
+        failures: those that were not reset.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        """Prepares it."""
+        super().__init__(channels)
+        self.failures: list[RowFailure] = []
+
     def request(self) -> session_pb2.StreamRequest:
         """The message that asks for what is still waiting."""
         reset = session_pb2.StreamReset(channels=sorted(self.waiting))
         return session_pb2.StreamRequest(reset=reset)
 
 
-class Detach:
+class Detach(_OfChannels):
     """Channels on their way out."""
 
     def __init__(self, channels: Sequence[int], *, close: bool) -> None:
         """``close`` closes the sessions too."""
-        self.waiting = set(channels)
+        super().__init__(channels)
         self.close = close
-        self.error: CellarError | None = None
-
-    @property
-    def done(self) -> bool:
-        """True once every channel has been let go."""
-        return not self.waiting or self.error is not None
 
     def request(self) -> session_pb2.StreamRequest:
         """The message that asks for what is still waiting."""

@@ -299,13 +299,14 @@ class Server:
             self._http = None
 
     def _serve_http(self, port: int) -> HttpServer:
-        own = self.settings.host
-        host = self.settings.metrics_host or ("127.0.0.1" if own.startswith("unix:") else own)
+        endpoint = Endpoint(self.settings.metrics_host or self.settings.host, port)
+        if self.settings.metrics_host is None and endpoint.path is not None:
+            endpoint = Endpoint("127.0.0.1", port)
         pages = pages_of(self.health, self.metrics.registry)
         try:
-            return HttpServer(pages, Endpoint(host, port))
+            return HttpServer(pages, endpoint)
         except OSError as error:
-            another = "--metrics-host" if host.startswith("unix:") else "--metrics-port"
+            another = "--metrics-port" if endpoint.path is None else "--metrics-host"
             raise OSError(
                 f"metrics: {error}; choose another {another}, or --metrics-port off for none"
             ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from cellar.cli.shown import told
+from cellar.cli.shown import print_json, told
 from cellar.client import Client
 from cellar.errors import CellarError, SessionNotFoundError, StaleBranchError
 from cellar.model_info import SessionInfo
@@ -41,7 +40,7 @@ def run_sessions(client: Client, options: argparse.Namespace) -> None:
     """List the open sessions."""
     found = _listed(client, options)
     if options.json:
-        print(json.dumps([_json(info) for info in found], ensure_ascii=False))
+        print_json([_json(info) for info in found])
         return
     widths = [len(heading) for heading in _HEADINGS]
     first = True
@@ -81,7 +80,7 @@ def run_close(client: Client, options: argparse.Namespace) -> None:
         closed = sum(pool.map(lambda info: _close_if_same(client, info), found))
     gone = len(found) - closed
     if options.json:
-        print(json.dumps({"closed": closed, "gone": gone}))
+        print_json({"closed": closed, "gone": gone})
         return
     print(f"closed {_count(closed)}" + (f"; {_count(gone)} gone already" if gone else ""))
 
@@ -92,7 +91,7 @@ def run_reset(client: Client, options: argparse.Namespace) -> None:
     def reset(name: str) -> None:
         info = client.reset_session(name)
         if options.json:
-            print(json.dumps(_json(info), ensure_ascii=False))
+            print_json(_json(info))
         else:
             print(f"{name} is at position {info.position}")
 
@@ -102,7 +101,7 @@ def run_reset(client: Client, options: argparse.Namespace) -> None:
 def _closed(client: Client, name: str, options: argparse.Namespace) -> None:
     position = client.close_session(name)
     if options.json:
-        print(json.dumps({"id": name, "position": position}, ensure_ascii=False))
+        print_json({"id": name, "position": position})
     else:
         print(f"{name} is closed" + ("" if position is None else f", at position {position}"))
 

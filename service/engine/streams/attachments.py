@@ -53,7 +53,6 @@ class Attachments:
         self._last_alive = False
         self._stepped_singly: dict[int, tuple[Shard, int, int]] = {}  # slot and branch
         self._holds_ephemeral = False  # some were attached, and are to be let go
-        self._ended = False
 
     async def attach(
         self,
@@ -121,7 +120,7 @@ class Attachments:
         """
         known = self._channels.detach(channels)
         self._count(-len(known))
-        if self._holds_ephemeral and not self._ended:
+        if self._holds_ephemeral and self._attached is not None:
             self._let_go(self._channels.look_up(known))
         self._last_channels = self._last_channels[:0]
         self._stepped_singly.clear()
@@ -139,10 +138,11 @@ class Attachments:
 
     def end(self) -> None:
         """The stream ends: what it had attached is on it no longer, and its channels not shown."""
-        if self._holds_ephemeral and not self._ended:
+        if self._attached is None:
+            return
+        if self._holds_ephemeral:
             self._let_go(self._channels.attached())
-        self._ended = True
-        self._count(-(self._attached or 0))
+        self._count(-self._attached)
         self._attached = None
 
     def _count(self, channels: int) -> None:
@@ -301,7 +301,7 @@ class Attachments:
             slot=session.slot,
             branch=branch,
         )
-        if session.slot in shard.slots.ephemeral and not self._ended:
+        if session.slot in shard.slots.ephemeral and self._attached is not None:
             shard.slots.ephemeral.hold(session.slot)
             self._holds_ephemeral = True
         return shard.table.stands_at(session.slot), branch
