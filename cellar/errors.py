@@ -29,11 +29,14 @@
         ├── BusyError            try later
         │   ├── OverloadedError
         │   ├── SessionLimitError
+        │   ├── QuotaExceededError
         │   ├── StoreFullError
         │   ├── StoreUnavailableError
         │   ├── LoadingError
         │   └── DrainingError
         ├── NotAllowedError
+        │   ├── UnauthenticatedError
+        │   └── PermissionDeniedError
         ├── StateLostError
         └── InternalError
 
@@ -286,6 +289,10 @@ class SessionLimitError(BusyError):
     """The server holds as many sessions as it may."""
 
 
+class QuotaExceededError(BusyError):
+    """The caller has, or does, as much as it may; ``metadata["quota"]`` names which quota it is."""
+
+
 class StoreFullError(BusyError):
     """The disk of the server's store is full."""
 
@@ -309,6 +316,14 @@ class DrainingError(BusyError):
 
 class NotAllowedError(ServerError):
     """The credentials are missing or do not suffice."""
+
+
+class UnauthenticatedError(NotAllowedError):
+    """The server wants a token, and got none, or one that is not valid."""
+
+
+class PermissionDeniedError(NotAllowedError):
+    """The token is good, and does not allow this."""
 
 
 class StateLostError(ServerError):

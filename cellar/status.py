@@ -39,6 +39,9 @@ _KINDS: dict[int, type[errors.CellarError]] = {
     errors_pb2.ERROR_REASON_STORE_FULL: errors.StoreFullError,
     errors_pb2.ERROR_REASON_STORE_UNAVAILABLE: errors.StoreUnavailableError,
     errors_pb2.ERROR_REASON_MODEL_CHANGED: errors.ModelChangedError,
+    errors_pb2.ERROR_REASON_UNAUTHENTICATED: errors.UnauthenticatedError,
+    errors_pb2.ERROR_REASON_PERMISSION_DENIED: errors.PermissionDeniedError,
+    errors_pb2.ERROR_REASON_QUOTA_EXCEEDED: errors.QuotaExceededError,
 }
 # By what travels: the value's name without its prefix.
 _BY_REASON: dict[str, type[errors.CellarError]] = {
@@ -57,8 +60,8 @@ _BY_CODE: dict[str, type[errors.CellarError]] = {
     "INVALID_ARGUMENT": errors.BadInputError,
     "FAILED_PRECONDITION": errors.PreconditionError,
     "RESOURCE_EXHAUSTED": errors.BusyError,
-    "UNAUTHENTICATED": errors.NotAllowedError,
-    "PERMISSION_DENIED": errors.NotAllowedError,
+    "UNAUTHENTICATED": errors.UnauthenticatedError,
+    "PERMISSION_DENIED": errors.PermissionDeniedError,
     "DATA_LOSS": errors.StateLostError,
     "INTERNAL": errors.ConnectionLostError,
 }

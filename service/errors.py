@@ -206,6 +206,34 @@ class SessionLimitError(CellarError):
     retry_after_s = 1.0
 
 
+class UnauthenticatedError(CellarError):
+    """The call has no token, or one that is not valid; why it is not, nobody is told."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDeniedError(CellarError):
+    """The caller's roles do not allow this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class QuotaExceededError(CellarError):
+    """The caller has, or does, as much as it may: come again then."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, quota: str, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.quota = quota
+        self.retry_after_s = retry_after_s
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The quota, by its field in `Quota`."""
+        return {"quota": self.quota}
+
+
 class DrainingError(CellarError):
     """The server is shutting down and takes nothing new."""
 

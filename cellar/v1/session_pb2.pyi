@@ -90,14 +90,16 @@ class OpenSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
-    __slots__ = ("session_id", "settle", "branch")
+    __slots__ = ("session_id", "settle", "branch", "owner")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     SETTLE_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     settle: bool
     branch: int
-    def __init__(self, session_id: _Optional[str] = ..., settle: bool = ..., branch: _Optional[int] = ...) -> None: ...
+    owner: str
+    def __init__(self, session_id: _Optional[str] = ..., settle: bool = ..., branch: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class GetSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -106,18 +108,20 @@ class GetSessionResponse(_message.Message):
     def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
-    __slots__ = ("model", "model_version", "page_size", "page_token", "idle_for")
+    __slots__ = ("model", "model_version", "page_size", "page_token", "idle_for", "owner")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     IDLE_FOR_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_version: int
     page_size: int
     page_token: str
     idle_for: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., idle_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    owner: str
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., idle_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class ListSessionsResponse(_message.Message):
     __slots__ = ("sessions", "next_page_token")
@@ -128,12 +132,14 @@ class ListSessionsResponse(_message.Message):
     def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
-    __slots__ = ("session_id", "branch")
+    __slots__ = ("session_id", "branch", "owner")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     BRANCH_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     branch: int
-    def __init__(self, session_id: _Optional[str] = ..., branch: _Optional[int] = ...) -> None: ...
+    owner: str
+    def __init__(self, session_id: _Optional[str] = ..., branch: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class CloseSessionResponse(_message.Message):
     __slots__ = ("position",)

@@ -53,6 +53,9 @@ _CODES: dict[int, Code] = {
     errors_pb2.ERROR_REASON_STORE_FULL: Code.RESOURCE_EXHAUSTED,
     errors_pb2.ERROR_REASON_STORE_UNAVAILABLE: Code.UNAVAILABLE,
     errors_pb2.ERROR_REASON_MODEL_CHANGED: Code.FAILED_PRECONDITION,
+    errors_pb2.ERROR_REASON_UNAUTHENTICATED: Code.UNAUTHENTICATED,
+    errors_pb2.ERROR_REASON_PERMISSION_DENIED: Code.PERMISSION_DENIED,
+    errors_pb2.ERROR_REASON_QUOTA_EXCEEDED: Code.RESOURCE_EXHAUSTED,
 }
 # By what an error calls its reason, which is what travels.
 _CODES_BY_NAME: dict[str, Code] = {
@@ -72,6 +75,8 @@ _OF_CLIENTS = frozenset(
         Code.ABORTED,
         Code.FAILED_PRECONDITION,
         Code.UNIMPLEMENTED,
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
     }
 )
 _CODES_BY_NUMBER: dict[object, Code] = {code.value[0]: code for code in Code}

@@ -33,6 +33,9 @@ KINDS = {
     "STORE_FULL": cellar.StoreFullError,
     "STORE_UNAVAILABLE": cellar.StoreUnavailableError,
     "MODEL_CHANGED": cellar.ModelChangedError,
+    "UNAUTHENTICATED": cellar.UnauthenticatedError,
+    "PERMISSION_DENIED": cellar.PermissionDeniedError,
+    "QUOTA_EXCEEDED": cellar.QuotaExceededError,
     "STATE_LOST": cellar.StateLostError,
     "INTERNAL": cellar.InternalError,
 }
