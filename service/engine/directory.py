@@ -1,16 +1,19 @@
 """Session ids: which session each one names, or what became of it.
 
-Everything here runs on one event loop. Knows nothing of steps or gRPC.
+Every principal has ids of its own. What another has is found nowhere a caller looks, as what nobody
+has: there is no check that could be forgotten. Everything here runs on one event loop. Knows
+nothing of steps or gRPC.
 """
 
 import unicodedata
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from service.auth.principal import Role, calling
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.stored import StoredSession
@@ -21,6 +24,7 @@ from service.engine.work.flow import asked_model
 from service.errors import (
     BadInputError,
     ModelChangedError,
+    QuotaExceededError,
     SessionClosedError,
     SessionExistsError,
     SessionExpiredError,
@@ -30,14 +34,24 @@ from service.errors import (
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
+_NO_SESSIONS: Mapping[str, "Session"] = {}
+_NOBODYS = "\n"  # who has no sessions: no principal is called so
+_LEAST_RETRY_S = 0.05
+_LONGEST_RETRY_S = 10.0  # somebody may close one
 _EXPIRED_AT_ONCE = 256  # per shard and call, so that steps need not wait for long
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
-    """One client-visible sequence in progress, and where it lives."""
+    """One client-visible sequence in progress, and where it lives.
+
+    Attributes:
+        id: unique among its owner's.
+        owner: the principal that has opened it.
+    """
 
     id: str
+    owner: str
     served: ServedModel
     shard: Shard
     slot: int
@@ -58,11 +72,17 @@ class SessionInfo:
     idle_timeout_s: float
     ephemeral: bool
     tier: SessionTier
-    owner: str = ""  # nobody asks yet who calls
+    owner: str
+
+
+_Key = tuple[str, str]
+"""A session's owner and id."""
 
 
 class Directory:
-    """The sessions that are open, by id, and some of those that were.
+    """The sessions that are open, by owner and id, and some of those that were.
+
+    Whoever names a session means one of the calling principal's; an admin may name another owner.
 
     Args:
         clock: seconds, never going back: for idleness.
@@ -78,18 +98,43 @@ class Directory:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self.sessions: dict[str, Session] = {}
-        """Those that are open."""
+        self._open: dict[str, dict[str, Session]] = {}  # by owner, by id
         self._settings = settings
         self._metrics = metrics
         self._registry = registry
         self._clock = clock
         self._wall_clock = wall_clock
         # Those of the store whose model is not served.
-        self._stranded: dict[str, tuple[StoredSession, ModelChangedError, CommitLog]] = {}
-        self._stranded_order: list[str] = []  # their ids, also of those that were closed since
-        self._stranded_ephemeral: list[str] = []
-        self._gone: OrderedDict[str, type[SessionClosedError | SessionExpiredError]] = OrderedDict()
+        self._stranded: dict[_Key, tuple[StoredSession, ModelChangedError, CommitLog]] = {}
+        self._stranded_order: list[_Key] = []  # also of those that were closed since
+        self._stranded_ephemeral: list[_Key] = []
+        self._gone: OrderedDict[_Key, type[SessionClosedError | SessionExpiredError]]
+        self._gone = OrderedDict()
+        self._owners: dict[str, int] = {"": 0}  # numbers of theirs, for columns
+        self._due_s: dict[str, float] = {}  # by owner: none of its sessions expires before
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """Those of the calling principal that are open, by id."""
+        return self._open.get(calling.get().name, _NO_SESSIONS)
+
+    def open_sessions(self, owner: str) -> int:
+        """How many a principal has open."""
+        return len(self._open.get(owner, _NO_SESSIONS))
+
+    def owner_number(self, owner: str) -> int:
+        """What stands for a principal in `SlotManager.owners`; -1: it never had a session."""
+        return self._owners.get(owner, -1)
+
+    def wanted_owner(self, owner: str | None) -> str:
+        """Whose sessions a caller means who names this owner, or none.
+
+        Only an admin finds those of others: for the rest there are none.
+        """
+        who = calling.get()
+        if owner is None or owner == who.name:
+            return who.name
+        return owner if who.grant.has(Role.ADMIN) else _NOBODYS
 
     def open(
         self,
@@ -99,32 +144,42 @@ class Directory:
         idle_timeout_s: float | None = None,
         ephemeral: bool = False,
     ) -> Session:
-        """Open a session at position 0; where every slot is taken, those that are due expire now.
+        """Open a session of the calling principal at position 0.
+
+        Where every slot is taken, those that are due expire now.
 
         Args:
             served: the model.
             session_id: empty lets the server choose.
-            idle_timeout_s: ``None`` is the server's.
+            idle_timeout_s: ``None`` is the server's, or the longest that the principal may have.
             ephemeral: whether it ends with its last stream, see `EphemeralSessions`.
 
         Raises:
             BadInputError: the id or the timeout cannot be used.
             SessionExistsError: the id is open already.
             SessionLimitError: every slot is taken.
+            QuotaExceededError: the principal has as many as it may.
             NotStreamableError: the model has no states.
         """
         served.require_streamable()
+        who = calling.get()
+        quota, owned = who.grant.quota, self._open.get(who.name, _NO_SESSIONS)
         session_id = session_id or uuid.uuid4().hex
         settings = self._settings
         _check_id(session_id, settings.max_id_length)
-        if session_id in self.sessions or session_id in self._stranded:
+        if session_id in owned or (who.name, session_id) in self._stranded:
             raise SessionExistsError(f"session_id: '{session_id}' is open already")
-        timeout_s = settings.idle_timeout_s if idle_timeout_s is None else idle_timeout_s
-        if not 0 < timeout_s <= settings.max_idle_timeout_s:
+        longest_s = settings.max_idle_timeout_s
+        if quota.max_idle_timeout_s is not None:
+            longest_s = min(longest_s, quota.max_idle_timeout_s)
+        default_s = min(settings.idle_timeout_s, longest_s)
+        timeout_s = default_s if idle_timeout_s is None else idle_timeout_s
+        if not 0 < timeout_s <= longest_s:
             raise BadInputError(
-                "idle_timeout",
-                f"{timeout_s:g} s is not above 0 and at most {settings.max_idle_timeout_s:g} s",
+                "idle_timeout", f"{timeout_s:g} s is not above 0 and at most {longest_s:g} s"
             )
+        if quota.max_sessions is not None and len(owned) >= quota.max_sessions:
+            self._check_sessions(who.name, quota.max_sessions)
         try:
             shard = served.shard_for(session_id)
         except SessionLimitError:
@@ -132,7 +187,7 @@ class Directory:
                 raise
             shard = served.shard_for(session_id)
         slot = shard.slots.begin(
-            session_id,
+            owner=self._number(who.name),
             opened_s=self._wall_clock(),
             now_s=self._clock(),
             idle_timeout_s=timeout_s,
@@ -152,11 +207,12 @@ class Directory:
                     opened_s=float(table.opened_s[slot]),
                     idle_timeout_s=timeout_s,
                     ephemeral=ephemeral,
+                    owner=who.name,
                 ),
             )
-        session = Session(id=session_id, served=served, shard=shard, slot=slot)
-        self.sessions[session_id] = session
-        self._gone.pop(session_id, None)
+        session = self._begun(session_id, who.name, served, shard, slot)
+        self._gone.pop((who.name, session_id), None)
+        self._due_s.pop(who.name, None)
         self._metrics.session_events.labels("opened").inc()
         return session
 
@@ -169,7 +225,7 @@ class Directory:
         row = stored.row
         shard = served.shard_for(row.id)
         slot = shard.slots.begin(
-            row.id,
+            owner=self._number(row.owner),
             opened_s=row.opened_s,
             now_s=self._clock(),
             idle_timeout_s=row.idle_timeout_s,
@@ -178,18 +234,56 @@ class Directory:
         shard.store.restore(slot, stored)
         if row.ephemeral:  # its streams have ended with the process
             shard.slots.ephemeral.leave_alone(np.array([slot]), now_s=self._clock())
-        self.sessions[row.id] = Session(id=row.id, served=served, shard=shard, slot=slot)
+        self._begun(row.id, row.owner, served, shard, slot)
+
+    def _begun(
+        self, session_id: str, owner: str, served: ServedModel, shard: Shard, slot: int
+    ) -> Session:
+        session = Session(id=session_id, owner=owner, served=served, shard=shard, slot=slot)
+        shard.slots.settle(slot, session)
+        self._open.setdefault(owner, {})[session_id] = session
+        return session
+
+    def _number(self, owner: str) -> int:
+        return self._owners.setdefault(owner, len(self._owners))
+
+    def _check_sessions(self, owner: str, most: int) -> None:
+        """Let those of a principal expire that are due; it has as many as it may.
+
+        Raises:
+            QuotaExceededError: none was.
+        """
+        now_s = self._clock()
+        due_s = self._due_s.get(owner, 0.0)
+        if due_s < now_s:  # else none of them is: who comes again and again is refused cheaply
+            shards, number = self._registry.shards(), self.owner_number(owner)
+            while self._expire(shards, owner=number):
+                pass
+            due_s = min(
+                (shard.table.due_s(shard.slots.owned(number)) for shard in shards),
+                default=np.inf,
+            )
+            self._due_s[owner] = due_s
+        if self.open_sessions(owner) < most:
+            return
+        raise QuotaExceededError(
+            "max_sessions",
+            f"'{owner}' has {self.open_sessions(owner):,} sessions open and may have {most:,}: "
+            "close some, or wait until idle ones expire",
+            retry_after_s=min(max(due_s - now_s, _LEAST_RETRY_S), _LONGEST_RETRY_S),
+        )
 
     def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:
         """A session of the store cannot go on: it is kept, and can be closed."""
-        self._stranded[stored.row.id] = stored, why, log
-        self._stranded_order.append(stored.row.id)
+        key = stored.row.owner, stored.row.id
+        self._stranded[key] = stored, why, log
+        self._stranded_order.append(key)
         if stored.row.ephemeral:  # the file may be back at another start, and this is gone by then
-            self._stranded_ephemeral.append(stored.row.id)
+            self._stranded_ephemeral.append(key)
 
-    def is_stranded(self, session_id: str) -> bool:
+    def is_stranded(self, session_id: str, owner: str | None = None) -> bool:
         """Whether it is a session of the store whose model is not served."""
-        return session_id in self._stranded
+        return (self.wanted_owner(owner), session_id) in self._stranded
 
     @property
     def stranded(self) -> int:
@@ -220,6 +314,7 @@ class Directory:
             idle_timeout_s=row.idle_timeout_s,
             ephemeral=row.ephemeral,
             tier=SessionTier.STORE,
+            owner=row.owner,
         )
 
     def stranded_groups(self) -> list[int]:
@@ -238,19 +333,22 @@ class Directory:
         """
         session.shard.table.last_used_s[session.slot] = self._clock()
 
-    def find(self, session_id: str) -> Session:
-        """An open session.
+    def find(self, session_id: str, owner: str | None = None) -> Session:
+        """An open session; see `wanted_owner` for whose.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            ModelChangedError: its model is not served.
         """
-        session = self.sessions.get(session_id)
+        owner = self.wanted_owner(owner)
+        session = self._open.get(owner, _NO_SESSIONS).get(session_id)
         if session is not None:
             asked_model.set(session.served.label)
             return session
-        if session_id in self._stranded:
-            raise self._stranded[session_id][1]
-        gone = self._gone.get(session_id)
+        key = owner, session_id
+        if key in self._stranded:
+            raise self._stranded[key][1]
+        gone = self._gone.get(key)
         if gone is SessionExpiredError:
             raise SessionExpiredError(
                 f"session_id: '{session_id}' was idle for too long and expired; open a new session"
@@ -261,13 +359,13 @@ class Directory:
             raise SessionUnknownError("session_id: it is empty or was left out; name a session")
         raise SessionUnknownError(f"session_id: '{session_id}' is not open here; open it first")
 
-    def describe(self, session_id: str) -> SessionInfo:
+    def describe(self, session_id: str, owner: str | None = None) -> SessionInfo:
         """Where a session stands.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        return self.info(self.find(session_id))
+        return self.info(self.find(session_id, owner))
 
     def info(self, session: Session) -> SessionInfo:
         """Where an open session stands now."""
@@ -286,9 +384,10 @@ class Directory:
             idle_timeout_s=float(ephemeral.idle_timeout_s[slot]),
             ephemeral=slot in ephemeral,
             tier=SessionTier.STORE if table.cold[slot] else SessionTier.DEVICE,
+            owner=session.owner,
         )
 
-    def close(self, session_id: str) -> int:
+    def close(self, session_id: str, owner: str | None = None) -> int:
         """Close a session; steps that are queued, and not given to the device, are refused.
 
         Returns its position.
@@ -296,13 +395,18 @@ class Directory:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        stranded = self._stranded.pop(session_id, None)
-        if stranded is not None:
-            stored, _, log = stranded
-            log.close(stored.row.number, first_group=stored.first_group)
-            self._gone[session_id] = SessionClosedError
-            return stored.position
-        session = self.find(session_id)
+        key = self.wanted_owner(owner), session_id
+        if key in self._stranded:
+            return self._close_stranded(key)
+        return self._close(self.find(session_id, owner))
+
+    def _close_stranded(self, key: _Key) -> int:
+        stored, _, log = self._stranded.pop(key)
+        log.close(stored.row.number, first_group=stored.first_group)
+        self._gone[key] = SessionClosedError
+        return stored.position
+
+    def _close(self, session: Session) -> int:
         position = session.shard.table.stands_at(session.slot)
         self._end(session, SessionClosedError)
         self._metrics.session_events.labels("closed").inc()
@@ -310,24 +414,24 @@ class Directory:
 
     def close_slot(self, shard: Shard, slot: int, tenancy: int) -> None:
         """Close the session of a slot, unless the slot has changed hands since."""
-        tenant = shard.slots.tenant(slot, tenancy)
-        if tenant is not None:
-            self.close(tenant)
+        session: Session | None = shard.slots.tenant(slot, tenancy)
+        if session is not None:
+            self._close(session)
 
     def expire(self) -> int:
         """Close sessions that have been idle for too long, some at a time; returns how many."""
-        for session_id in self._stranded_ephemeral:
-            if session_id in self._stranded:
-                self.close(session_id)
+        for key in self._stranded_ephemeral:
+            if key in self._stranded:
+                self._close_stranded(key)
         self._stranded_ephemeral.clear()
         return self._expire(self._registry.shards())
 
-    def _expire(self, shards: Iterable[Shard]) -> int:
+    def _expire(self, shards: Iterable[Shard], *, owner: int | None = None) -> int:
         now_s = self._clock()
         count = 0
+        session: Session
         for shard in shards:
-            for session_id in shard.expired_sessions(now_s, at_most=_EXPIRED_AT_ONCE):
-                session = self.sessions[session_id]
+            for session in shard.expired_sessions(now_s, at_most=_EXPIRED_AT_ONCE, owner=owner):
                 left = shard.slots.ephemeral.is_alone(session.slot)  # it ends as its owner asked
                 self._end(session, SessionClosedError if left else SessionExpiredError)
                 self._metrics.session_events.labels("closed" if left else "expired").inc()
@@ -335,8 +439,11 @@ class Directory:
         return count
 
     def _end(self, session: Session, how: type[SessionClosedError | SessionExpiredError]) -> None:
-        del self.sessions[session.id]
-        self._gone[session.id] = how
+        own = self._open[session.owner]
+        del own[session.id]
+        if not own:
+            del self._open[session.owner]
+        self._gone[session.owner, session.id] = how
         while len(self._gone) > self._settings.remembered_sessions:
             self._gone.popitem(last=False)
         session.shard.end(session.slot)

@@ -171,7 +171,7 @@ class Engine:
         idle_timeout_s: float | None = None,
         ephemeral: bool = False,
     ) -> Session:
-        """Open a session at position 0; see `Directory.open`.
+        """Open a session of the caller at position 0; see `Directory.open`.
 
         Raises:
             DrainingError, LoadingError: the server takes no new work.
@@ -197,7 +197,12 @@ class Engine:
         return session
 
     async def describe(
-        self, session_id: str, *, settle: bool = False, branch: int = 0
+        self,
+        session_id: str,
+        *,
+        settle: bool = False,
+        branch: int = 0,
+        owner: str | None = None,
     ) -> SessionInfo:
         """Where a session stands, once what was taken for it before has run.
 
@@ -207,12 +212,13 @@ class Engine:
                 stands where they were written to, which may be on a new branch.
             branch: the branch that it must be on, before and then; 0 is unchecked. With ``settle``
                 it may be the one that the session has just gone back from.
+            owner: whose, see `Directory.wanted_owner`.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
             StaleBranchError: it is on another branch.
         """
-        session = self.directory.find(session_id)
+        session = self.directory.find(session_id, owner)
         shard, slot = session.shard, session.slot
         shard.on_branch(slot, branch, or_left=settle)
         if settle:
@@ -221,15 +227,15 @@ class Engine:
                 generation.break_off(left, at_once=True)
             branch = shard.on_branch(slot) if branch else 0
         if not shard.is_idle(slot):
-            await self.barrier(session_id)
-            session = self.directory.find(session_id)
+            await self.barrier(session_id, owner)
+            session = self.directory.find(session_id, owner)
             session.shard.on_branch(session.slot, branch)
             shard, slot = session.shard, session.slot
-        info = self.directory.describe(session_id)
+        info = self.directory.info(session)
         await shard.settled(np.array([slot]))
         return info
 
-    async def close(self, session_id: str, *, branch: int = 0) -> int:
+    async def close(self, session_id: str, *, branch: int = 0, owner: str | None = None) -> int:
         """Close a session; steps that are queued, and not given to the device, are refused.
 
         Returns its position, once what was given to the device has run.
@@ -237,21 +243,22 @@ class Engine:
         Args:
             session_id: which.
             branch: the branch that it must be on, or has gone back from; 0 is unchecked.
+            owner: whose, see `Directory.wanted_owner`.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
             StaleBranchError: it is on another branch.
         """
-        if self.directory.is_stranded(session_id):
-            position = self.directory.close(session_id)
+        if self.directory.is_stranded(session_id, owner):
+            position = self.directory.close(session_id, owner)
             if self.log is not None:
                 await self.log.flush()
             return position
-        session = self.directory.find(session_id)
+        session = self.directory.find(session_id, owner)
         shard, slot = session.shard, session.slot
         shard.on_branch(slot, branch, or_left=True)
         is_idle = shard.is_idle(slot)
-        position = self.directory.close(session_id)
+        position = self.directory.close(session_id, owner)
         if is_idle:
             await shard.settled(np.array([slot]))
             return position
@@ -288,13 +295,13 @@ class Engine:
             return replace(info, branch=barrier.new_branch, position=0)
         return info
 
-    async def barrier(self, session_id: str) -> int:
+    async def barrier(self, session_id: str, owner: str | None = None) -> int:
         """Wait until what is queued for a session now has run; returns the position then.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
-        session = self.directory.find(session_id)
+        session = self.directory.find(session_id, owner)
         barrier = Barrier(slots=np.array([session.slot], np.int64))
         (delivery,) = await session.shard.perform(barrier)
         return int(delivery.positions[0])

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from service.auth.principal import Role, calling
 from service.engine.directory import Directory, SessionInfo
 from service.engine.log.commit_log import CommitLog
 from service.engine.served.registry import Registry
@@ -59,12 +60,15 @@ class Wanted:
         version: of the model; 0: all.
         idle_for_s: only those that have been idle for so long at least; ``None``: all.
         page_size: at most; 0: some.
+        owner: only those of this principal, see `Directory.wanted_owner`; ``None``: of an admin's
+            view all, of others' their own.
     """
 
     model: str = ""
     version: int = 0
     idle_for_s: float | None = None
     page_size: int = 0
+    owner: str | None = None
 
     def is_of(self, model: str, version: int) -> bool:
         """Whether sessions of a model's version are wanted."""
@@ -110,14 +114,17 @@ class Listing:
         """
         start = self._read(token) if token else _FIRST
         self._check(wanted)
+        is_all = wanted.owner is None and calling.get().grant.has(Role.ADMIN)
+        owner = None if is_all else self._directory.wanted_owner(wanted.owner)
         found = _Found(wanted.page_size, self._page_bytes)
         end = None
         for place, shard in self._shards(wanted, start):
-            end = await self._of_shard(shard, place, wanted, found)
+            end = await self._of_shard(shard, place, wanted, owner, found)
             if end is not None:
                 break
         else:
-            end = await self._stranded(start.slot if start.is_stranded else 0, wanted, found)
+            behind = start.slot if start.is_stranded else 0
+            end = await self._stranded(behind, wanted, owner, found)
         if self._log is not None:
             await self._log.flush()  # who is not on the page has ended, and that is told by it
         return Page(sessions=tuple(found.sessions), next="" if end is None else self._token(end))
@@ -135,20 +142,23 @@ class Listing:
                     yield place, shard
 
     async def _of_shard(
-        self, shard: Shard, place: _Place, wanted: Wanted, found: "_Found"
+        self, shard: Shard, place: _Place, wanted: Wanted, owner: str | None, found: "_Found"
     ) -> _Place | None:
         """Add a shard's sessions; returns where the next page begins, if this one is full."""
         start, capacity = place.slot, shard.slots.sessions.capacity
+        owned = None if owner is None else self._directory.owner_number(owner)
         while start < capacity:
             stop = min(start + _SLOTS_AT_ONCE, capacity)
             before_s = None if wanted.idle_for_s is None else self._clock() - wanted.idle_for_s
             slots = shard.table.taken(start, stop, used_before_s=before_s)
+            if owned is not None:
+                slots = slots[shard.slots.owners[slots] == owned]
             if len(slots) > _SESSIONS_AT_ONCE:
                 slots = slots[:_SESSIONS_AT_ONCE]
                 stop = int(slots[-1]) + 1
             full = None
-            for slot, name in zip(slots.tolist(), shard.slots.tenants(slots), strict=True):
-                if not found.add(self._directory.info(self._directory.sessions[name])):
+            for slot, session in zip(slots.tolist(), shard.slots.tenants(slots), strict=True):
+                if not found.add(self._directory.info(session)):
                     full = place._replace(slot=slot)
                     break
             returning = slots[shard.table.returning[slots]]
@@ -162,7 +172,9 @@ class Listing:
             await asyncio.sleep(0)
         return None
 
-    async def _stranded(self, start: int, wanted: Wanted, found: "_Found") -> _Place | None:
+    async def _stranded(
+        self, start: int, wanted: Wanted, owner: str | None, found: "_Found"
+    ) -> _Place | None:
         """Add the sessions whose model is not served, from one on: none joins them any more."""
         for number in range(start, self._directory.stranded_before):
             if number % _SESSIONS_AT_ONCE == 0:
@@ -172,6 +184,8 @@ class Listing:
                 return at
             info = self._directory.stranded_session(number)
             if info is None or not wanted.is_of(info.model, info.version):
+                continue
+            if owner not in (None, info.owner):
                 continue
             idle_s = self._wall_clock() - info.last_used_s
             if wanted.idle_for_s is not None and idle_s < wanted.idle_for_s:
@@ -228,7 +242,7 @@ class _Found:
 
     def add(self, info: SessionInfo) -> bool:
         """Add a session; False where there is no room for it."""
-        size = _SESSION_BYTES + 4 * (len(info.id) + len(info.model))
+        size = _SESSION_BYTES + 4 * (len(info.id) + len(info.model) + len(info.owner))
         if len(self.sessions) == self._room or (self.sessions and size > self._bytes):
             return False
         self.sessions.append(info)

@@ -90,6 +90,8 @@ class SessionRow:
     """The branch that it has gone back from, see `SessionTable.go_back`; 0: none."""
     ephemeral: bool = False
     """See `EphemeralSessions`."""
+    owner: str = ""
+    """The principal that has opened it."""
 
     def pack(self) -> Section:
         """For the table."""
@@ -335,11 +337,11 @@ def with_seed(row: SessionRow, position: int, group: int, idle_s: float) -> Sess
 def _facts(row: SessionRow) -> dict[str, Any]:
     """For a store; what no crash and no way back has touched says nothing of these.
 
-    Nor does a session that is not ephemeral.
+    Nor does a session that is not ephemeral, or that nobody was asked about.
     """
     # `asdict` takes nine times as long, and there may be 100,000 at a stop.
     facts = {name: getattr(row, name) for name in row.__slots__}
-    for name in ("seed_branch", "past", "left", "ephemeral"):
+    for name in ("seed_branch", "past", "left", "ephemeral", "owner"):
         if not facts[name]:
             del facts[name]
     return facts

@@ -5,6 +5,7 @@ another. Knows nothing of models.
 """
 
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,32 +117,37 @@ class SlotManager:
         self._table = table
         self._forget = forget
         self._wake = wake
-        self._tenants: list[str | None] = []  # by slot; as long as slots were handed out
+        self.owners: NDArray[np.int32] = np.zeros(sessions, np.int32)
+        """Of each session's slot whose it is, by number."""
+        self._tenants: list[Any] = []  # by slot; as long as slots were handed out
 
     def begin(
         self,
-        session_id: str,
         *,
         opened_s: float,
         now_s: float,
         idle_timeout_s: float,
         ephemeral: bool = False,
+        owner: int = 0,
     ) -> int:
-        """Start a session; returns its slot.
+        """Start a session; returns its slot. Call `settle` next.
 
         Raises:
             SessionLimitError: every slot is taken.
         """
         slot = self.sessions.allocate()
         if slot == len(self._tenants):  # slots are handed out in order the first time
-            self._tenants.append(session_id)
-        else:
-            self._tenants[slot] = session_id
+            self._tenants.append(None)
+        self.owners[slot] = owner
         idle_timeout_s = self.ephemeral.begin(
             slot, idle_timeout_s=idle_timeout_s, ephemeral=ephemeral
         )
         self._table.open(slot, opened_s=opened_s, now_s=now_s, idle_timeout_s=idle_timeout_s)
         return slot
+
+    def settle(self, slot: int, tenant: Any) -> None:
+        """Note what `tenants` has for a slot while its session lasts."""
+        self._tenants[slot] = tenant
 
     def end(self, slot: int) -> None:
         """End the session of a slot, which is free once nothing is queued for it."""
@@ -152,18 +158,25 @@ class SlotManager:
         else:
             self.leaving.add(slot)
 
-    def tenants(self, slots: Ints) -> list[str]:
+    def tenants(self, slots: Ints) -> list[Any]:
         """The sessions of slots that have some, (rows,)."""
         found = (self._tenants[slot] for slot in slots.tolist())
         return [tenant for tenant in found if tenant is not None]
 
-    def tenant(self, slot: int, tenancy: int) -> str | None:
+    def tenant(self, slot: int, tenancy: int) -> Any:
         """The session of a slot, if the slot has not changed hands since that tenancy."""
         return self._tenants[slot] if self.tenancy[slot] == tenancy else None
 
-    def expired(self, now_s: float, *, at_most: int) -> list[str]:
-        """Sessions that have been idle for longer than their timeout."""
-        return self.tenants(self._table.expired(now_s, at_most=at_most))
+    def owned(self, owner: int) -> Ints:
+        """The slots of one owner's sessions, (rows,)."""
+        slots = np.flatnonzero(self.owners == owner)
+        return slots[self._table.idle_timeout_s[slots] > 0]
+
+    def expired(self, now_s: float, *, at_most: int, owner: int | None = None) -> list[Any]:
+        """Sessions, of one owner or of all, that have been idle for longer than their timeout."""
+        if owner is None:
+            return self.tenants(self._table.expired(now_s, at_most=at_most))
+        return self.tenants(self._table.due(self.owned(owner), now_s)[:at_most])
 
     def lend_spares(self, fork: Fork) -> None:
         """Give a fork the spare slots that it wants.

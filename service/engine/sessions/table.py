@@ -278,9 +278,8 @@ class SessionTable:
         found = self._next_expired(now_s, at_most)
         if not len(found) and self._due_s < now_s:  # mostly nobody goes over a million sessions
             slots = np.flatnonzero(self.idle_timeout_s)
-            due_s = self.last_used_s[slots] + self.idle_timeout_s[slots]
-            self._due_s = float(due_s.min(initial=np.inf))
-            self._due = slots[due_s < now_s]
+            self._due_s = self.due_s(slots)
+            self._due = slots[self.last_used_s[slots] + self.idle_timeout_s[slots] < now_s]
             found = self._next_expired(now_s, at_most)
         return found
 
@@ -288,12 +287,21 @@ class SessionTable:
         """Some of those that were due when all were looked at, and are so still."""
         while len(self._due):
             slots, self._due = self._due[:at_most], self._due[at_most:]
-            timeout = self.idle_timeout_s[slots]
-            due = (timeout > 0) & (self.last_used_s[slots] + timeout < now_s)
-            slots = slots[due & self.idle(slots)]
+            slots = self.due(slots, now_s)
             if len(slots):
                 return slots
         return self._due
+
+    def due(self, slots: Ints, now_s: float) -> Ints:
+        """Those whose session is idle, and has not been used for longer than its timeout."""
+        timeout = self.idle_timeout_s[slots]
+        due = (timeout > 0) & (self.last_used_s[slots] + timeout < now_s)
+        return slots[due & self.idle(slots)]
+
+    def due_s(self, slots: Ints) -> float:
+        """When the first of these sessions expires, if none is used before."""
+        due_s = self.last_used_s[slots] + self.idle_timeout_s[slots]
+        return float(due_s.min(initial=np.inf))
 
     def taken(self, start: int, stop: int, *, used_before_s: float | None = None) -> Ints:
         """The slots of a range that have sessions, ascending.

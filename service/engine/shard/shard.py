@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import structlog
@@ -347,10 +347,12 @@ class Shard:
         self.slots.end(slot)
         self.wake()
 
-    def expired_sessions(self, now_s: float, *, at_most: int) -> list[str]:
-        """Sessions that have been idle for longer than their timeout."""
+    def expired_sessions(
+        self, now_s: float, *, at_most: int, owner: int | None = None
+    ) -> list[Any]:
+        """Sessions, of one owner or of all, that have been idle for longer than their timeout."""
         self.admit_inbox()
-        return self.slots.expired(now_s, at_most=at_most)
+        return self.slots.expired(now_s, at_most=at_most, owner=owner)
 
     async def borrow(self, copies: int, flow: Flow) -> Fork:
         """Spare slots in the initial state, which the caller must return."""

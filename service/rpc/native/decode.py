@@ -106,6 +106,11 @@ def position(
     return min(message.position, LARGEST) if message.HasField("position") else None
 
 
+def optional(message: Message, field: str) -> str | None:
+    """A text, if it is set."""
+    return getattr(message, field) if message.HasField(field) else None
+
+
 def seconds(message: Message, field: str) -> float | None:
     """A duration, if it is set."""
     if not message.HasField(field):

@@ -42,7 +42,10 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> Any:
         self._check_loaded()
         info = await self._engine.describe(
-            request.session_id, settle=request.settle, branch=request.branch
+            request.session_id,
+            settle=request.settle,
+            branch=request.branch,
+            owner=decode.optional(request, "owner"),
         )
         return pb.GetSessionResponse(session=encode.session(info))
 
@@ -53,6 +56,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             version=request.model_version,
             idle_for_s=decode.seconds(request, "idle_for"),
             page_size=request.page_size,
+            owner=decode.optional(request, "owner"),
         )
         page = await self._engine.listing.page(wanted, request.page_token)
         return pb.ListSessionsResponse(
@@ -61,7 +65,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def CloseSession(self, request: pb.CloseSessionRequest, context: Any) -> Any:
         self._check_loaded()
-        position = await self._engine.close(request.session_id, branch=request.branch)
+        position = await self._engine.close(
+            request.session_id, branch=request.branch, owner=decode.optional(request, "owner")
+        )
         return pb.CloseSessionResponse(position=position)
 
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:

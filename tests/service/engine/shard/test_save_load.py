@@ -197,7 +197,7 @@ async def test_a_session_that_is_closed_is_not_loaded_and_its_slot_is_free(
         assert device.state[slot] == -7
         assert house.promised_steps() == 0
         assert not shard.slots.leaving
-        shard.slots.begin("c", opened_s=0.0, now_s=0.0, idle_timeout_s=1.0)
+        shard.slots.begin(opened_s=0.0, now_s=0.0, idle_timeout_s=1.0)
         assert house.served.shards[0].table.position[slot] == 0
 
 
