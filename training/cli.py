@@ -6,6 +6,7 @@ mistyped option need none of it.
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
@@ -48,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     whatever else ends a command.
     """
     given = vars(_parser().parse_args(arguments))
-    command = given.pop("command")
+    code = _run(given, given.pop("command"))
+    _leave_others(code)
+    return code
+
+
+def _run(given: Given, command: str) -> int:
     console = Console()
     try:
         with terminating_interrupts():
@@ -61,6 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = error.filename2 or error.filename
         place = "" if where is None else f"{where}: "
         return _end(f"{place}{error.strerror or error}", EXIT_FAILED)
+
+
+def _leave_others(code: int) -> None:
+    """End a process that shared a run, here and now.
+
+    Gloo's threads bring down a process at Python's own end, now and then (SIGABRT), and asked to
+    let go of its group before, it may wait for ever: one of them wants the lock that the wait has.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
 
 
 def _train(given: Given, command: str, console: Console) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
 from benchmarks.bench import Findings
@@ -56,8 +57,7 @@ def speed(steps: Iterator[None], seconds: float) -> float:
 
 def watched(config: CharConfig, course: Course) -> Iterator[None]:
     """A run's own steps, with its records and progress bar."""
-    with fabric_of(config) as fabric:
-        loop = Loop(prepare(config), fabric)
+    loop = Loop(prepare(config), fabric_of(config))
     return watch(loop, loop.run(), course.console)
 
 
@@ -65,8 +65,7 @@ def bare_steps(config: CharConfig) -> Iterator[None]:
     """The same network, trained by hand."""
     task = prepare(config)
     assert isinstance(task, CharTask), "the settings are for text"
-    with fabric_of(config) as fabric:  # for its precision alone
-        pass
+    fabric: Fabric = fabric_of(config)  # for its precision alone
     network, optimisers = task.network, optimisers_of(task.network, config)
     tokens = task.corpus.train
     state: State = network.initial_state(config.batch)

@@ -47,8 +47,9 @@ def train(
     """
     places = checked_places(config)
     config, start = start_of(config)
-    with fabric_of(config) as fabric, threads_of(config):
-        console = console_of(fabric, console)
+    fabric = fabric_of(config)
+    console = console_of(fabric, console)
+    with threads_of(config):
         task = prepared(config, console, start)
         places.check_room(task)
         report.announce(task, console)
@@ -84,8 +85,9 @@ def resume(
     if further is None and over and before is not None:
         raise RunError(_why_over(run, before))
     checked_places(config, run)
-    with fabric_of(config) as fabric, threads_of(config):
-        console = console_of(fabric, console)
+    fabric = fabric_of(config)
+    console = console_of(fabric, console)
+    with threads_of(config):
         task = prepared_again(run, config, checkpoint, console)
         loop = Loop(task, fabric, clock=clock)
         loop.restore(checkpoint)

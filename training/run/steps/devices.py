@@ -17,20 +17,8 @@ BF16_FROM_HIDDEN = 128
 """Narrower cells gain nothing from bf16 on CPUs."""
 
 
-@contextmanager
-def fabric_of(config: TrainingConfig) -> Iterator[Fabric]:
-    """One device; or, started by ``torchrun``, one per process, which share each batch.
-
-    Processes that have come to the end together let go of each other there: threads that Gloo has
-    left would else bring down (SIGABRT), now and then, a process whose run went well.
-    """
-    fabric = _launched(config)
-    yield fabric
-    if fabric.world_size > 1:
-        torch.distributed.destroy_process_group()
-
-
-def _launched(config: TrainingConfig) -> Fabric:
+def fabric_of(config: TrainingConfig) -> Fabric:
+    """One device; or, started by ``torchrun``, one per process, which share each batch."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise ConfigError("device: there is no CUDA device here; use --device cpu")
