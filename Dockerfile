@@ -9,7 +9,12 @@
 #
 #   docker run … --volume cellar-store:/data --env CELLAR_STORE=lmdb:/data/store cellar
 
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# What is built on. A tag can be moved, a digest cannot: for an image that you publish, ask for the
+# digest, read what has changed, and pass it on.
+#
+#   docker buildx imagetools inspect python:3.11.14-slim-bookworm --format '{{.Manifest.Digest}}'
+#   docker build --build-arg PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:… .
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 ARG VARIANT=cpu
 
 # ---- the environment, made from the wheel ----
@@ -19,6 +24,7 @@ ARG VARIANT
 WORKDIR /src
 COPY pyproject.toml constraints.txt LICENSE README.md ./
 COPY deploy/build_hook.py deploy/make-venv.sh deploy/
+COPY deploy/locks deploy/locks
 COPY cellar cellar
 COPY models models
 COPY proto proto
@@ -40,7 +46,11 @@ LABEL org.opencontainers.image.title="Cellar" \
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends tini \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/apt /var/log/dpkg.log
+# What serves installs nothing, and becomes nobody else: no pip, no program that changes its user.
+RUN python -m pip uninstall --yes --root-user-action=ignore setuptools wheel pip \
+ && rm -rf /usr/local/lib/python3*/ensurepip /root/.cache \
+ && find / -xdev -type f -perm /6000 -exec chmod a-s {} +
 RUN groupadd --gid 10001 cellar \
  && useradd --uid 10001 --gid cellar --no-create-home --home-dir /nonexistent \
       --shell /usr/sbin/nologin cellar \
@@ -61,10 +71,14 @@ ENV PATH=/opt/cellar/bin:$PATH \
     CELLAR_LOG_FORMAT=json \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/cellar
+# By its number, so that Kubernetes sees that it is not root's. It can write to /data and /tmp
+# alone: the root of the container may be read-only.
 USER 10001:10001
 # gRPC; metrics and probes
 EXPOSE 8001 9090
 STOPSIGNAL SIGTERM
+# Neither this nor the start wants a shell. The check reads the server's own variables: set what
+# concerns address and TLS by variables, and not by flags, so that it knows them too.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-m", "service.healthcheck"]
 ENTRYPOINT ["tini", "--", "cellar-serve"]

@@ -45,6 +45,10 @@ $(VENV)/.deploy-ready: $(VENV)/.ready
 	@$(PIP) install -c constraints.txt -e '.[deploy]'
 	@touch $@
 
+$(VENV)/.supply-ready: $(VENV)/.ready
+	@$(PIP) install -c constraints.txt -e '.[supply]'
+	@touch $@
+
 $(PROTO_VENV)/.ready: proto/requirements.txt
 	@test -x $(PROTO_VENV)/bin/python || $(PYTHON) -m venv $(PROTO_VENV)
 	@$(PROTO_VENV)/bin/pip --disable-pip-version-check --quiet --quiet install -r proto/requirements.txt
@@ -118,6 +122,10 @@ test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there 
 fuzz: setup ## send 100,000 hostile messages to a server (some 3 minutes); ARGS='--seed 2', ARGS='--case 1:0:36'
 	@$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
+.PHONY: attack
+attack: setup ## attack a server in every way, and hold who is polite against what he feels alone (some 15 minutes); ARGS='--quick'
+	@$(BIN)/python -m benchmarks.attack $(ARGS)
+
 .PHONY: fault-plays
 fault-plays: setup ## play everything at once, and faults at random lines of the engine; PLAYS=10 times as long
 	@PLAYS=$(or $(PLAYS),10) $(BIN)/pytest -q -m long tests/service/engine/test_faults.py tests/service/engine/test_everything_at_once.py
@@ -125,6 +133,11 @@ fault-plays: setup ## play everything at once, and faults at random lines of the
 .PHONY: read-fuzz
 read-fuzz: setup ## write 5,000 random files of known series, and hold what training reads against them; ARGS='--seed 9'
 	@$(BIN)/python -m tests.training.data.series.read_fuzz $(ARGS)
+
+.PHONY: file-fuzz
+file-fuzz: setup ## have a server load 5,000 bad model files, and bad stores be read; ARGS='--seed 2', ARGS='--case 36'
+	@$(BIN)/python -m tests.models.untrusted.file_fuzz $(ARGS)
+	@$(BIN)/pytest -q -m long tests/service/engine/log/test_foreign_stores.py
 
 .PHONY: soak
 soak: setup ## let callers come and vanish for 10 minutes, and see what grows; ARGS='--minutes 1'
@@ -143,7 +156,7 @@ restart: setup ## kill a server with 100,000 sessions, and see how soon they are
 	@$(BIN)/python -m benchmarks.restart $(ARGS)
 
 .PHONY: lint
-lint: lint-style lint-types lint-imports lint-proto lint-stubs lint-sync ## style, types, imports, protos and what is generated
+lint: lint-style lint-types lint-imports lint-proto lint-stubs lint-sync lint-deploy ## style, types, imports, protos, manifests and what is generated
 
 .PHONY: lint-style
 lint-style: setup
@@ -192,10 +205,17 @@ lint-sync: setup
 	done
 	@echo "synchronous client: ok"
 
-.PHONY: docker-check
-docker-check: $(VENV)/.deploy-ready ## lint Dockerfile and manifests; build, start and probe what the image holds
+.PHONY: lint-deploy
+lint-deploy: $(VENV)/.deploy-ready
 	@deploy/check.sh $(BIN)
+
+.PHONY: docker-check
+docker-check: lint-deploy ## lint Dockerfile and manifests; build, start and probe what the image holds
 	@deploy/replay.sh $(VARIANT)
+
+.PHONY: audit
+audit: $(VENV)/.supply-ready ## ask for known vulnerabilities of what the images hold; fails where it cannot tell
+	@$(BIN)/python -m deploy.supply.audit
 
 .PHONY: prometheus
 prometheus: .prometheus/usr/bin/promtool ## unpack Debian's Prometheus, with which tests try dashboard and alerts
@@ -222,6 +242,18 @@ proto: $(PROTO_VENV)/.ready ## write cellar/v1 and the table of docs/errors.md a
 .PHONY: release-proto
 release-proto: lint-proto ## what proto/ has gained is released: from now on it may not change
 	@node_modules/.bin/buf build proto --exclude-source-info --output $(RELEASED)
+
+.PHONY: lock
+lock: $(VENV)/.supply-ready ## write deploy/locks anew: what the images hold, by version and hash
+	@deploy/supply/lock.sh $(BIN)
+
+.PHONY: licences
+licences: $(VENV)/.supply-ready ## write docs/licences.md anew; fails where a licence may not be in an image
+	@$(BIN)/python -m deploy.supply.licences
+
+.PHONY: sbom
+sbom: $(VENV)/.supply-ready ## write build/sbom-VARIANT.json: what the image holds, as CycloneDX
+	@deploy/supply/sbom.sh $(BIN) $(VARIANT)
 
 .PHONY: sync-client
 sync-client: setup ## write the synchronous client anew from cellar/aio

@@ -11,7 +11,17 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.bench import Bench, Findings, Group
 from benchmarks.errors import UnmeasuredError
-from benchmarks.groups import chunk, forecast, frames, generate, int8, sessions, streams, unary
+from benchmarks.groups import (
+    chunk,
+    forecast,
+    frames,
+    generate,
+    int8,
+    security,
+    sessions,
+    streams,
+    unary,
+)
 from benchmarks.groups.durability import group as durability
 from benchmarks.report import keep, name_of_result, print_cases, print_figures, result
 from benchmarks.rounds import FULL, QUICK
@@ -27,6 +37,7 @@ GROUPS = {
         forecast.GROUP,
         chunk.GROUP,
         durability.GROUP,
+        security.GROUP,
         sessions.GROUP,
     )
 }

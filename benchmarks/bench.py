@@ -156,13 +156,20 @@ class Bench:
         )
 
     def frames(
-        self, server: CellarServer, load: Child, size: str, *, streams: int, rows: int
+        self,
+        server: CellarServer,
+        load: Child,
+        size: str,
+        *,
+        streams: int,
+        rows: int,
+        **papers: str,
     ) -> Loaded:
         """Frames as a contestant; with a row each, one stream per session."""
         case = f"frames {streams} × {rows}" if rows > 1 else _counted(streams, "stream")
         series = Series(case=case, contestant="Cellar", model=size)
         more = {"model": model_name(size), "streams": streams, "rows": rows}
-        return self.case("frames", series, server, load, **more)
+        return self.case("frames", series, server, load, **more, **papers)
 
     def _name(self) -> str:
         self._cases += 1

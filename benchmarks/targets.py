@@ -29,7 +29,26 @@ class Target:
 
 _CPU = "server CPU per step, two streams of 256, over bare ONNX Runtime's"
 _GRAPH = "CPU per step of the graph Cellar compiles, without a server, over the same"
+_LEVELS = {
+    "tokens": "tokens",
+    "tls": "TLS",
+    "tls_tokens": "TLS and tokens",
+    "mutual_tls_tokens": "mutual TLS and tokens",
+}
+_CASES = {
+    "unary": "64 unary callers",
+    "streams": "256 streams of one session",
+    "frames": "two streams of 256",
+}
+_SECURITY = {
+    f"security_{level}_{case}_cpu_ratio": Target(
+        meaning=f"CPU per step, {callers}, with {asked} over without any"
+    )
+    for case, callers in _CASES.items()
+    for level, asked in _LEVELS.items()
+}
 TARGETS = {
+    **_SECURITY,
     "frames_cpu_ratio_2x512": Target(meaning=_CPU, at_most=0.9),
     "frames_cpu_ratio_2x128": Target(meaning=_CPU, at_most=1.2),
     "graph_cpu_ratio_2x512": Target(meaning=_GRAPH),

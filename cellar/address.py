@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
@@ -18,7 +19,9 @@ DEFAULT_PORT = 8001
 _UNIX = ("unix:", "unix-abstract:")
 _OTHERS = ("xds:", "vsock:", "google-c2p:")
 _UNRESOLVED = ("errors resolving", "DNS resolution failed")  # of gRPC 1.85, and of older ones
-_NO_CONNECTION = ("failed to connect", "timed out", *_UNRESOLVED)
+_UNUSABLE = ("Failed to create security handshaker", "empty address list")  # of 1.85, and of 1.76
+_NO_CONNECTION = ("failed to connect", "timed out", *_UNRESOLVED, *_UNUSABLE)
+_CLOSED = "Socket closed"
 _SCHEME = re.compile(r"(https?|grpcs?|tcp|h2c?|wss?)://(?:[^/@]*@)?([^/?#]*)", re.IGNORECASE)
 # In gRPC's order: the first that is set counts.
 _PROXY_NAMES = ("grpc_proxy", "https_proxy", "http_proxy")
@@ -34,15 +37,19 @@ class Address:
         host: the host's name or number; empty for a socket file, or where gRPC alone can tell.
         port: None where none is named; gRPC then takes 443.
         is_secure: whether TLS is spoken there.
+        has_certificate: whether this side shows a certificate.
     """
 
     target: str
     host: str = ""
     port: int | None = None
     is_secure: bool = False
+    has_certificate: bool = False
 
     @classmethod
-    def parse(cls, server: str, *, is_secure: bool = False) -> Address:
+    def parse(
+        cls, server: str, *, is_secure: bool = False, has_certificate: bool = False
+    ) -> Address:
         """Reads host:port, [IPv6]:port, unix:PATH, or any other target of gRPC.
 
         Raises:
@@ -52,26 +59,27 @@ class Address:
             raise _refused(f"{server!r} is no address: say host:port, or unix:PATH")
         if not server.isprintable() or (" " in server and not server.startswith(_UNIX)):
             raise _refused(f"{server!r} has a space or another character that no address has")
+        make = partial(cls, target=server, is_secure=is_secure, has_certificate=has_certificate)
         scheme = _SCHEME.match(server)
         if scheme:
             secure = scheme[1].lower() in ("https", "grpcs", "wss")
-            tls = "; TLS is spoken with credentials=grpc.ssl_channel_credentials()"
+            tls = "; TLS is spoken with tls=True"
             raise _refused(
                 f"leave {scheme[1]}:// out: say {scheme[2] or 'host:port'!r}{tls if secure else ''}"
             )
         if server.startswith(("/", "./", "../")):
             raise _refused(f"a socket file is named 'unix:{server}'")
         if server.startswith(_UNIX):
-            return cls(target=server, is_secure=is_secure)
+            return make()
         plain = re.sub(r"^(dns:(//[^/]*/)?|ipv[46]:)", "", server)
         if path := re.fullmatch(r"([^/,]*:\d+)(/.*)", plain):
             raise _refused(f"leave {path[2]!r} out: say {path[1]!r}")
         if "/" in plain or "," in plain or plain.startswith(_OTHERS):
-            return cls(target=server, is_secure=is_secure)  # of another kind: gRPC's business
+            return make()  # of another kind: gRPC's business
         host, port = _split(plain)
         if port is not None and not 0 < port < 2**16:
             raise _refused(f"{port} is no port: in {server!r} say one of 1 to 65535")
-        return cls(target=server, host=host, port=port, is_secure=is_secure)
+        return make(host=host, port=port)
 
     @property
     def is_socket_file(self) -> bool:
@@ -111,6 +119,8 @@ class Address:
         named = self.port or 443
         proxy = self._proxy()
         unresolved = any(words in message for words in _UNRESOLVED)
+        if tls := self._tls(message):
+            return tls
         if "HTTP proxy" in message or (proxy and not unresolved):
             return self._through(proxy or "a proxy")
         if "http1" in message or "Failed parsing HTTP/2" in message:
@@ -119,10 +129,6 @@ class Address:
                 f"{what} answers there: {named} may be the port of the metrics, or another "
                 f"service's; gRPC is on {DEFAULT_PORT} unless --port says otherwise"
             )
-        if "WRONG_VERSION_NUMBER" in message:
-            return "what answers there does not speak TLS: leave the credentials out"
-        if "CERTIFICATE" in message or "Tls handshake" in message or "SSL" in message:
-            return "TLS fails: the server's certificate may be for another name, or not be trusted"
         if self.is_socket_file:
             return (
                 "is cellar-serve running with --host unix:PATH, and may you use its socket? It is "
@@ -147,12 +153,55 @@ class Address:
             )
         return self._silent()
 
+    def _tls(self, message: str) -> str:
+        """What is wrong with TLS, if it is that; gRPC 1.76 has other words for it than 1.85."""
+        if not self.is_secure:
+            if _CLOSED in message:
+                return (
+                    "it closes connections at once: it may speak TLS (say tls=True, or ca=FILE), "
+                    "or be another service's port"
+                )
+            return ""
+        if "WRONG_VERSION_NUMBER" in message:
+            return (
+                "what answers there does not speak TLS: leave tls, ca, cert, key and credentials "
+                "out, or name the port that does"
+            )
+        if "Hostname Verification" in message or "is not in peer certificate" in message:
+            return (
+                "the server's certificate is for another name: use that in the address, or say "
+                "server_name=NAME"
+            )
+        if "certificate has expired" in message or "certificate is not yet valid" in message:
+            return (
+                "the server's certificate has expired, or is not valid yet; or this clock is wrong"
+            )
+        if "CERTIFICATE_VERIFY_FAILED" in message:
+            return (
+                "the server's certificate is not trusted: ca=FILE names the authority that has "
+                "signed it"
+            )
+        if "PROTOCOL_VERSION" in message:
+            return "client and server have no version of TLS in common"
+        if any(words in message for words in _UNUSABLE):
+            return "gRPC cannot use the certificates or the key that it was given"
+        if "TLSV1_ALERT" in message or "SSLV3_ALERT" in message or _CLOSED in message:
+            if self.has_certificate:
+                return (
+                    "the server breaks TLS off: it may not trust the client's certificate, or that "
+                    "has expired"
+                )
+            return "the server breaks TLS off: it may want a client certificate (cert and key)"
+        if "CERTIFICATE" in message or "handshake failed" in message or "SSL" in message:
+            return "TLS fails"
+        return ""
+
     def _silent(self) -> str:
         if proxy := self._proxy():
             return self._through(proxy)
         if self.is_secure:
             return "it may be another service's port, or one that does not speak TLS"
-        return "it may be another service's port, or one that speaks TLS (give credentials)"
+        return "it may be another service's port, or one that speaks TLS (tls=True, or ca=FILE)"
 
     def _proxy(self) -> str:
         return "" if self.is_local else proxy_of(self.host, os.environ)

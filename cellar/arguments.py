@@ -113,6 +113,15 @@ def text(name: str, value: object) -> str:
     return value
 
 
+def optional_text(name: str, value: object) -> str | None:
+    """A string, or None.
+
+    Raises:
+        BadInputError: it is neither.
+    """
+    return None if value is None else text(name, value)
+
+
 def texts(name: str, value: object) -> list[str]:
     """Strings; one alone is meant as itself, not as its letters.
 

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 
 from cellar import status
-from cellar.errors import ClosedError
 from cellar.peer import Peer
 
 
@@ -21,9 +20,9 @@ def failures(peer: Peer) -> Iterator[None]:
     except grpc.RpcError as error:
         if peer.is_closed:
             raise peer.closed() from None
-        raise status.from_call(error, peer.explained) from None
+        raise peer.failed(status.from_call(error, peer.explained)) from None
     except ValueError as error:  # grpc's word for a channel that was closed
-        raise ClosedError(f"the client was closed: {error}") from None
+        raise peer.ended(error) from None
 
 
 def next_message(call: Any) -> Any:

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 import grpc
 
-from cellar.address import Address
-from cellar.arguments import refused
+from cellar.access.access import Access
 from cellar.channel_options import checked
 from cellar.client_protocol import ClientProtocol
 from cellar.connection import (
@@ -20,7 +20,6 @@ from cellar.connection import (
     Metadata,
     Options,
     channel_options,
-    wire_metadata,
 )
 from cellar.drive import drive
 from cellar.inputs import StepInputs
@@ -42,6 +41,14 @@ def connect(
     *,
     timeout_s: float = 30.0,
     retry: RetryPolicy | None = None,
+    tls: bool | None = None,
+    ca: str | os.PathLike[str] | None = None,
+    cert: str | os.PathLike[str] | None = None,
+    key: str | os.PathLike[str] | None = None,
+    server_name: str | None = None,
+    token: str | os.PathLike[str] | None = None,
+    allow_plaintext_token: bool = False,
+    headers: Mapping[str, str | bytes] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Metadata = (),
     keepalive_s: float | None = KEEPALIVE_S,
@@ -56,9 +63,22 @@ def connect(
             tries, pauses, reconnecting. Only while no server has ever answered, a client gives up
             after some seconds.
         retry: how failures are retried.
-        credentials: for TLS; without them the connection is in the clear.
-        metadata: sent with every call, such as ``("authorization", "Bearer …")``; values of other
-            than ASCII characters are percent-encoded.
+        tls: True speaks TLS, and trusts the authorities that gRPC brings, or those in the file that
+            ``GRPC_DEFAULT_SSL_ROOTS_FILE_PATH`` names; without it and the next three arguments the
+            connection is in the clear.
+        ca: a PEM file of the authorities to trust instead.
+        cert: a PEM file of the certificate to show, with what stands between it and its root.
+        key: the PEM file of its key. A connection that was lost is made with the files as they are
+            then.
+        server_name: the name that the server's certificate has to be for, where it is not the
+            address's.
+        token: says who calls; or the ``pathlib.Path`` of a file that has it and is read again when
+            it changes. It is sent to another machine only under TLS.
+        allow_plaintext_token: sends it without, where something else encrypts.
+        headers: sent with every call.
+        credentials: gRPC's own, in place of ``tls``, ``ca``, ``cert`` and ``key``.
+        metadata: as headers, in pairs, of which two may have one name; values of other than ASCII
+            characters are percent-encoded.
         keepalive_s: after so many seconds without a word the server is asked whether it is there,
             while calls run; when it does not answer they fail. None does not ask.
         options: further options of the gRPC channel, as pairs of a name and a value.
@@ -67,20 +87,33 @@ def connect(
     Raises:
         BadInputError: an argument is wrong; the message names it.
     """
-    if not isinstance(credentials, grpc.ChannelCredentials | None):
-        raise refused("credentials", "a grpc.ChannelCredentials, or None", credentials)
-    peer = Peer(Address.parse(server, is_secure=credentials is not None))
-    pairs = wire_metadata(metadata)
-    all_options = channel_options(peer.address, keepalive_s, checked(options))
+    access = Access(
+        server,
+        credentials=credentials,
+        tls=tls,
+        ca=ca,
+        cert=cert,
+        key=key,
+        server_name=server_name,
+        token=token,
+        allow_plaintext_token=allow_plaintext_token,
+        metadata=metadata,
+        headers=headers,
+    )
+    peer = Peer(access)
+    own_options = (*access.options, *checked(options))
+    all_options = channel_options(access.address, keepalive_s, own_options)
     policy = RetryPolicy() if retry is None else retry
     protocol = ClientProtocol(policy, timeout_s, peer.reached)
 
+    def dial() -> grpc.Channel:
+        secure = access.credentials()
+        if secure is None:
+            return grpc.insecure_channel(server, options=all_options)
+        return grpc.secure_channel(server, secure, options=all_options)
+
     def begin() -> Client:
-        if credentials is None:
-            channel = grpc.insecure_channel(server, options=all_options)
-        else:
-            channel = grpc.secure_channel(server, credentials, options=all_options)
-        return Client(Transport(channel, peer, pairs, sleep), protocol, server)
+        return Client(Transport(dial, peer, sleep), protocol, server)
 
     return begin()
 
@@ -205,6 +238,7 @@ class Client:
         *,
         version: int = 0,
         idle_for_s: float | None = None,
+        owner: str | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[SessionInfo]:
         """The sessions that are open on the server, as they stand; asks for pages as it goes.
@@ -215,6 +249,8 @@ class Client:
             model: only sessions of this model; empty: of all.
             version: only sessions of this version of it; 0: of all.
             idle_for_s: only sessions that have been idle for so many seconds at least.
+            owner: only sessions of this principal, for admins; None: an admin's view all, of others
+                their own.
             timeout_s: overrides the client's, for each page.
 
         Raises:
@@ -222,33 +258,39 @@ class Client:
         """
         page = ""
         while True:
-            procedure = self._protocol.sessions(model, version, idle_for_s, page, timeout_s)
+            procedure = self._protocol.sessions(model, version, idle_for_s, owner, page, timeout_s)
             infos, page = drive(procedure, self._transport.perform)
             yield from infos
             if not page:
                 return
 
     def close_session(
-        self, id: str, *, branch: int = 0, timeout_s: float | None = None
+        self,
+        id: str,
+        *,
+        branch: int = 0,
+        owner: str | None = None,
+        timeout_s: float | None = None,
     ) -> int | None:
-        """Closes a session by its id, whoever has opened it.
+        """Closes a session by its id, whichever client has opened it.
 
         Returns its position; None if an answer was lost, and the session was gone then.
 
         Args:
             id: the session's id.
             branch: that it must be on, see ``SessionInfo.branch``; 0 is unchecked.
+            owner: the principal whose session it is, for admins; None: the caller's own.
             timeout_s: overrides the client's.
 
         Raises:
             SessionNotFoundError: it is not open.
             StaleBranchError: it was reset, or opened anew.
         """
-        procedure = self._protocol.close_session(id, branch, timeout_s)
+        procedure = self._protocol.close_session(id, branch, owner, timeout_s)
         return drive(procedure, self._transport.perform)
 
     def reset_session(self, id: str, *, timeout_s: float | None = None) -> SessionInfo:
-        """Puts a session back to position 0 by its id, whoever has opened it.
+        """Puts a session back to position 0 by its id, whichever client has opened it.
 
         Raises:
             SessionNotFoundError: it is not open.

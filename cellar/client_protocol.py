@@ -137,6 +137,7 @@ class ClientProtocol:
         model: str,
         version: int,
         idle_for_s: float | None,
+        owner: str | None,
         page: str,
         timeout_s: float | None,
     ) -> Procedure[tuple[tuple[SessionInfo, ...], str]]:
@@ -148,19 +149,21 @@ class ClientProtocol:
                 page_size=_SESSIONS_A_PAGE,
                 page_token=page,
                 idle_for=outputs_.duration(arguments.optional_seconds("idle_for_s", idle_for_s)),
+                owner=arguments.optional_text("owner", owner),
             )
         response = yield from retried(LIST_SESSIONS, request, self.attempts(timeout_s))
         infos = tuple(SessionInfo.decode(session) for session in response.sessions)
         return infos, response.next_page_token
 
     def close_session(
-        self, session_id: str, branch: int, timeout_s: float | None
+        self, session_id: str, branch: int, owner: str | None, timeout_s: float | None
     ) -> Procedure[int | None]:
         """Closes a session; its position, or None where the answer was lost."""
         attempts = self.attempts(timeout_s)
         request = session_pb2.CloseSessionRequest(
             session_id=check_session_id(session_id, "id"),
             branch=arguments.whole("branch", branch, most=arguments.MOST_UINT64),
+            owner=arguments.optional_text("owner", owner),
         )
         try:
             response = yield from retried(CLOSE_SESSION, request, attempts, session_id=session_id)

@@ -22,7 +22,8 @@ _OURS = ("cellar", "models", "service", "training")
 
 def serve() -> Any:
     """Run ``cellar-serve``; returns its exit status."""
-    return _run("cellar-serve", package="service", extra="serve", load=_server)
+    load = _tokens if sys.argv[1:2] == ["token"] else _server
+    return _run("cellar-serve", package="service", extra="serve", load=load)
 
 
 def store() -> Any:
@@ -49,6 +50,10 @@ def _server() -> ModuleType:
 
 def _grpc_is_told() -> list[str | None]:
     return [os.environ.get(name) for name in ("GRPC_EXPERIMENTS", "GRPC_VERBOSITY")]
+
+
+def _tokens() -> ModuleType:
+    return import_module("service.auth.tool")
 
 
 def _store() -> ModuleType:

@@ -81,36 +81,38 @@ def check_session_id(session_id: object, name: str = "session_id") -> str:
     return session_id
 
 
-def wire_metadata(metadata: Metadata) -> WireMetadata:
+def wire_metadata(metadata: Metadata, field: str = "metadata") -> WireMetadata:
     """The caller's own metadata as gRPC sends them.
 
     Names are in lower case, as HTTP/2 has them. Values of other than ASCII characters are
-    percent-encoded; names that end in -bin have bytes.
+    percent-encoded; names that end in -bin have bytes. ``field`` is what the argument is called.
 
     Raises:
         BadInputError: a name or a value that cannot be sent.
     """
     pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
     if not isinstance(pairs, Iterable):
-        raise _refused("give pairs of a name and a value")
-    return tuple(_pair(pair) for pair in pairs)
+        raise _refused(field, "give pairs of a name and a value")
+    return tuple(_pair(pair, field) for pair in pairs)
 
 
-def _pair(pair: Any) -> tuple[str, str | bytes]:
+def _pair(pair: Any, field: str) -> tuple[str, str | bytes]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise _refused("give pairs of a name and a value")
+        raise _refused(field, "give pairs of a name and a value")
     name, value = pair
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
-        raise _refused(f"{name!r} is no name: use letters, digits, '-', '_' and '.'")
+        raise _refused(field, f"{name!r} is no name: use letters, digits, '-', '_' and '.'")
     name = name.lower()
     if name.endswith("-bin"):
         if not isinstance(value, bytes):
-            raise _refused(f"{name!r} ends in -bin: give bytes")
+            raise _refused(field, f"{name!r} ends in -bin: give bytes")
         return name, value
     if not isinstance(value, str):
-        raise _refused(f"the value of {name!r} is no text: bytes need a name that ends in -bin")
+        raise _refused(
+            field, f"the value of {name!r} is no text: bytes need a name that ends in -bin"
+        )
     if not value.isprintable():
-        raise _unprintable(f"metadata {name!r}", value)
+        raise _unprintable(f"{field} {name!r}", value)
     return name, value if value.isascii() else quote(value, safe=_ASCII.replace("%", ""))
 
 
@@ -125,5 +127,5 @@ def _unprintable(where: str, text: str) -> BadInputError:
     )
 
 
-def _refused(message: str) -> BadInputError:
-    return BadInputError(f"metadata: {message}", metadata={"field": "metadata"})
+def _refused(field: str, message: str) -> BadInputError:
+    return BadInputError(f"{field}: {message}", metadata={"field": field})

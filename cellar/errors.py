@@ -319,11 +319,23 @@ class NotAllowedError(ServerError):
 
 
 class UnauthenticatedError(NotAllowedError):
-    """The server wants a token, and got none, or one that is not valid."""
+    """The call brought no token, or one that is not valid.
+
+    Attributes:
+        has_another: the token's file has another one by now than the call is likely to have
+            brought; a client tries once more by itself then.
+    """
+
+    has_another: bool = False
+
+    @property
+    def retryable(self) -> bool:
+        """Only with another token."""
+        return self.has_another
 
 
 class PermissionDeniedError(NotAllowedError):
-    """The token is good, and does not allow this."""
+    """The token is valid, and its role or its models do not allow this."""
 
 
 class StateLostError(ServerError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cellar import arguments
-from cellar.errors import CellarError, DeadlineExceededError, ServerError
+from cellar.errors import CellarError, DeadlineExceededError, ServerError, UnauthenticatedError
 
 _log = logging.getLogger("cellar")
 
@@ -99,6 +99,7 @@ class Attempts:
         self._reached = reached or Reached()
         self._deadline = policy.clock() + timeout_s
         self._failures = 0
+        self._has_tried_another_token = False
         self.ambiguous = False
         """True once a try failed without telling whether it had been applied."""
 
@@ -130,6 +131,10 @@ class Attempts:
         most = self._policy.attempts
         if most is None and not self._reached.ever:
             most = _MOST_UNREACHED
+        if isinstance(error, UnauthenticatedError):
+            if self._has_tried_another_token:
+                raise error
+            self._has_tried_another_token = True
         if not error.retryable or (most is not None and self._failures >= most):
             raise error
         delay_s = self._policy.delay_s(self._failures, error.retry_after_s)

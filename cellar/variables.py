@@ -1,4 +1,4 @@
-"""What the environment says to the command: ``CELLAR_SERVER``, and whether it was misspelt."""
+"""Which server the environment names: ``CELLAR_SERVER``, and whether that was misspelt."""
 
 from __future__ import annotations
 

@@ -2,28 +2,42 @@
 # Makes the environment that the image holds: make-venv.sh cpu|cuda TARGET
 # Run from the root of the sources. The image is built with it, and so is its rehearsal without a
 # container engine (deploy/replay.sh).
+#
+# Every file that is fetched has to have a hash that stands in deploy/locks, those that build our
+# wheel too; `make lock` writes them. Nothing is built but our wheel.
 set -eu
 
 variant=$1
 target=$2
 case $variant in
-  cpu) extras=serve-cpu runtime=onnxruntime ;;
-  cuda) extras=serve,cuda runtime=onnxruntime-gpu ;;
+  cpu) runtime=onnxruntime ;;
+  cuda) runtime=onnxruntime-gpu ;;
   *) echo "make-venv.sh: variant is '$variant', not cpu or cuda" >&2; exit 2 ;;
 esac
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-pip() { "${PYTHON:-python3}" -m pip --disable-pip-version-check "$@"; }
+python=${PYTHON:-python3}
+pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+# into PYTHON LOCK
+into() {
+  pip --python "$1" install --quiet --quiet --no-deps --only-binary :all: --require-hashes \
+    --requirement "deploy/locks/$2.txt"
+}
 
+"$python" -m venv "$work/build"
+into "$work/build/bin/python" build
 # Not the client alone, which is what a wheel holds otherwise.
-CELLAR_PACKAGES=server pip wheel --quiet --quiet --no-deps --wheel-dir "$work" .
+CELLAR_PACKAGES=server "$work/build/bin/python" -m pip --disable-pip-version-check wheel \
+  --quiet --quiet --no-deps --no-build-isolation --no-index --wheel-dir "$work" .
 wheel=$(echo "$work"/cellar-*.whl)
+
 # Without pip: what is in the image serves, and installs nothing.
-"${PYTHON:-python3}" -m venv --without-pip "$target"
-pip --python "$target/bin/python" install --quiet --quiet --constraint constraints.txt \
-  "cellar[$extras] @ file://$wheel"
+"$python" -m venv --without-pip "$target"
+into "$target/bin/python" "$variant"
+pip --python "$target/bin/python" install --quiet --quiet --no-deps --no-index "$wheel"
+# A lock that lacks what the wheel asks for is found here.
 pip --python "$target/bin/python" check
 
 "$target/bin/python" - "$runtime" <<'PYTHON'

@@ -3,11 +3,13 @@
 #
 # In an empty folder: the sources that .dockerignore lets through, the environment that
 # make-venv.sh makes, the zoo as the models, then the Dockerfile's ENV, ENTRYPOINT, HEALTHCHECK and
-# STOPSIGNAL. It cannot show the base image, nor what is installed in it, nor the change of user.
+# STOPSIGNAL. For root, on Linux, as the image's user too, without capabilities, without a shell,
+# and with a root that is read-only but for /tmp and the store. It cannot show the base image, nor
+# what is installed in it.
 set -eu
 cd "$(dirname "$0")/.."
 variant=${1:-cpu}
-room=$(mktemp -d)
+room=$(mktemp -d /var/tmp/cellar.XXXXXX)
 server=
 cleanup() {
   [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true
@@ -16,10 +18,10 @@ cleanup() {
 trap cleanup EXIT
 trap 'exit 130' INT TERM
 
-mkdir -p "$room/src/deploy"
+mkdir -p "$room/src/deploy" "$room/data"
 cp -R pyproject.toml constraints.txt LICENSE README.md cellar models proto service training \
   "$room/src"
-cp deploy/build_hook.py deploy/make-venv.sh "$room/src/deploy"
+cp -R deploy/build_hook.py deploy/make-venv.sh deploy/locks "$room/src/deploy"
 find "$room/src" -name __pycache__ -type d -prune -exec rm -rf {} +
 cp -R models/zoo "$room/models"
 
@@ -42,9 +44,49 @@ print(*(one.getsockname()[1] for one in held))')
   echo "CELLAR_PORT=${ports% *}"
   echo "CELLAR_METRICS_PORT=${ports#* }"
   echo "CELLAR_MODELS=$room/models"
+  echo "CELLAR_STORE=lmdb:$room/data/store"
 } > "$room/environment"
+
+# What the examples ask of a container's host: see docker-compose.yml and kubernetes/.
+cat > "$room/confine" <<'CONFINE'
+set -eu
+room=$1
+python=$2
+shift 2
+case $python in
+  /root/*) # which is closed to others
+    mkdir -p "$room/python"
+    mount --bind "$python" "$room/python"
+    mount -t tmpfs -o mode=755 cellar-root /root
+    mkdir -p "$python"
+    mount --bind "$room/python" "$python"
+    ;;
+esac
+mount --bind "$room/data" "$room/data"
+mount -t tmpfs -o noexec,nosuid,nodev,mode=1777 cellar-tmp /tmp
+for shell in sh dash bash; do
+  path=$(readlink -f "$(command -v $shell)") || continue
+  [ ! -f "$path" ] || mount --bind /dev/null "$path"
+done
+mount -o bind,remount,ro /
+if touch "$room/written" 2> /dev/null; then
+  echo "replay.sh: the root can be written to" >&2
+  exit 1
+fi
+exec setpriv --reuid=10001 --regid=10001 --clear-groups --bounding-set=-all --no-new-privs "$@"
+CONFINE
+if [ "$(id -u)" = 0 ] && unshare --mount true 2> /dev/null && command -v setpriv > /dev/null; then
+  chmod 755 "$room"
+  chown -R 10001:10001 "$room/data"
+  base=$("$room/venv/bin/python" -c 'import sys; print(sys.base_prefix)')
+  confined="unshare --mount sh $room/confine $room $base"
+  echo "as user 10001, read-only, without capabilities and without a shell"
+else
+  confined=
+  echo "not root here, or no namespaces: rehearsed as this user, and nothing is read-only"
+fi
 # No path of this script holds a space: mktemp makes them.
-inside="env -i $(tr '\n' ' ' < "$room/environment")"
+inside="$confined env -i $(tr '\n' ' ' < "$room/environment")"
 
 # ENTRYPOINT ["a", "b"] as words: none of them holds a space. An init that is not on this machine
 # is left out.
@@ -61,6 +103,11 @@ esac
   echo "replay.sh: the Dockerfile has no ENTRYPOINT" >&2
   exit 1
 }
+
+if [ -n "$confined" ] && $inside sh -c true 2> /dev/null; then
+  echo "replay.sh: there is a shell" >&2
+  exit 1
+fi
 
 cd "$room/venv"
 if [ "$variant" = cuda ] && [ ! -e /proc/driver/nvidia ]; then

@@ -38,10 +38,17 @@ from pydantic import (
 from models.errors import ModelError
 
 METADATA_KEY = "cellar.manifest"
-FINGERPRINT_KEY = "cellar.fingerprint"
-"""Under it a published file carries what its `fingerprint` was; others read on without it."""
 
+MOST_TEXT = 8 * 2**20
+"""Bytes of a manifest."""
+MOST_WIDTH = 2**18
+"""Symbols of a vocabulary, features, labels or numbers of a prediction."""
+MOST_STATES = 1024
+MOST_SESSION_NUMBERS = 2**28
+"""Numbers of a session's state: 1 GiB."""
 _LARGEST = float(np.finfo(np.float32).max)
+_Name = Annotated[str, Field(max_length=1024)]
+_Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
 
 
 class _Part(BaseModel):
@@ -52,8 +59,8 @@ class TokensInput(_Part):
     """Token ids, one per step; token ``i`` stands for ``vocabulary[i]``."""
 
     kind: Literal["tokens"] = "tokens"
-    name: str = "tokens"
-    vocabulary: tuple[str, ...] = Field(min_length=1)
+    name: _Name = "tokens"
+    vocabulary: tuple[_Name, ...] = Field(min_length=1, max_length=MOST_WIDTH)
     unknown: int | None = Field(default=None, ge=0)
     """The token of every character that the vocabulary lacks; None: such characters are refused."""
 
@@ -82,9 +89,9 @@ class ValuesInput(_Part):
     """Rows of real values, one per step, in the user's own units."""
 
     kind: Literal["values"] = "values"
-    name: str = "values"
-    features: tuple[str, ...] = Field(min_length=1)
-    positive: bool | tuple[str, ...] = False
+    name: _Name = "values"
+    features: tuple[_Name, ...] = Field(min_length=1, max_length=MOST_WIDTH)
+    positive: bool | tuple[_Name, ...] = False
     """Features whose values must be above zero (the graph takes logarithms); True is all."""
 
     @property
@@ -110,9 +117,9 @@ class ValuesInput(_Part):
 class State(_Part):
     """One recurrent tensor: what the graph reads and what it hands back."""
 
-    input: str
-    output: str
-    shape: tuple[PositiveInt, ...] = Field(min_length=1)
+    input: _Name
+    output: _Name
+    shape: tuple[PositiveInt, ...] = Field(min_length=1, max_length=16)
     """Shape for one session, without the batch axis."""
     batch_axis: int = Field(default=0, ge=0)
     initial: float | tuple[float, ...] = 0.0
@@ -165,10 +172,10 @@ class PredictionKind(StrEnum):
 class Prediction(_Part):
     """The graph's answer: for every step, or one for the whole sequence."""
 
-    output: str
+    output: _Name
     kind: PredictionKind
-    width: int = Field(ge=1)
-    labels: tuple[str, ...] = ()
+    width: _Width
+    labels: tuple[_Name, ...] = Field(default=(), max_length=MOST_WIDTH)
     """What each column scores, where the kind is ``labels``."""
     per_step: bool = True
     """``output`` is ``(batch, time, width)``; otherwise ``(batch, width)``, of a whole sequence."""
@@ -191,8 +198,8 @@ class Quantiles(_Part):
     ``output (batch, time, levels)``, in the user's units.
     """
 
-    levels: str = "levels"
-    output: str = "quantiles"
+    levels: _Name = "levels"
+    output: _Name = "quantiles"
 
 
 class Provenance(_Part):
@@ -216,17 +223,28 @@ class Manifest(_Part):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     task: Literal["char", "series", "classify", "foreign"] = "foreign"
     input: Annotated[TokensInput | ValuesInput, Field(discriminator="kind")]
-    lengths: str | None = None
+    lengths: _Name | None = None
     """Input with the valid steps per row.
 
     Without it the graph takes one step at a time, or sequences of one length if it has no states.
     """
-    states: tuple[State, ...]
+    states: tuple[State, ...] = Field(max_length=MOST_STATES)
     """Empty: the model reads whole sequences only (a bidirectional one, say)."""
     prediction: Prediction
     quantiles: Quantiles | None = None
     provenance: Provenance | None = None
     scores: dict[str, float] = Field(default_factory=dict)
+
+    @field_validator("states")
+    @classmethod
+    def _can_be_kept(cls, states: tuple[State, ...]) -> tuple[State, ...]:
+        numbers = sum(math.prod(state.shape) for state in states)
+        if numbers > MOST_SESSION_NUMBERS:
+            raise ValueError(
+                f"one session's states have {numbers:,} numbers, and {MOST_SESSION_NUMBERS:,} are "
+                "the most"
+            )
+        return states
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -279,13 +297,11 @@ class Manifest(_Part):
         return 4 * numbers
 
     def embed(self, model: onnx.ModelProto) -> None:
-        """Write this manifest into an ONNX model, with its fingerprint, replacing what it has."""
-        ours = (METADATA_KEY, FINGERPRINT_KEY)
-        kept = [entry for entry in model.metadata_props if entry.key not in ours]
+        """Write this manifest into an ONNX model, replacing what it has."""
+        kept = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
         model.metadata_props.add(key=METADATA_KEY, value=self.model_dump_json())
-        model.metadata_props.add(key=FINGERPRINT_KEY, value=fingerprint(model))
 
     @classmethod
     def extract(cls, model: onnx.ModelProto) -> "Manifest | None":
@@ -306,6 +322,10 @@ class Manifest(_Part):
         Raises:
             ModelError: the text is no manifest; the message names the first wrong field.
         """
+        if len(text) > MOST_TEXT:
+            raise ModelError(
+                f"{where}: a manifest of {len(text):,} characters, and {MOST_TEXT:,} are the most"
+            )
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -331,9 +351,3 @@ def fingerprint(model: onnx.ModelProto) -> str:
         content = part.SerializeToString(deterministic=True)
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
-
-
-def is_as_written(model: onnx.ModelProto) -> bool:
-    """Whether a model still computes what it did when its manifest was embedded."""
-    told = [entry.value for entry in model.metadata_props if entry.key == FINGERPRINT_KEY]
-    return told == [fingerprint(model)]

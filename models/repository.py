@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from models.errors import ModelError, ModelNotFoundError
 from models.fit import check_fit, check_weights
-from models.manifest import Manifest, fingerprint, is_as_written
+from models.manifest import MOST_TEXT, Manifest, fingerprint
+from models.untrusted.reading import MOST_BYTES, read_bytes, read_onnx
 
 MODEL_FILE = "model.onnx"
 SIDECAR_FILE = "manifest.json"
@@ -27,6 +27,7 @@ _MISNAMED = (
     f"a version is a whole number from 1 to {HIGHEST_VERSION}, without leading zeros: rename the "
     "folder"
 )
+_LONGEST_NAME = 128
 _NO_MODELS = ("lost+found", "__pycache__")  # and whatever is hidden
 
 
@@ -54,14 +55,6 @@ class ModelFile:
     manifest: Manifest
     proto: onnx.ModelProto
     path: Path
-
-    @property
-    def is_as_exported(self) -> bool:
-        """Whether it is bit for bit what `cellar-train` wrote of a network of its own.
-
-        It has been run once then, by whoever exported it.
-        """
-        return self.manifest.task != "foreign" and is_as_written(self.proto)
 
     def check(self) -> Model:
         """Read its weights, and see that graph and manifest fit.
@@ -95,10 +88,16 @@ class Entry:
 
 
 class ModelRepository:
-    """Finds, reads and publishes models below one folder."""
+    """Finds, reads and publishes models below one folder.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder.
+        most_bytes: that a model may have, with the weights in its other files.
+    """
+
+    def __init__(self, root: Path, *, most_bytes: int = MOST_BYTES) -> None:
         self.root = root
+        self._most_bytes = most_bytes
 
     def names(self) -> list[str]:
         """The models that have at least one version, sorted."""
@@ -140,8 +139,12 @@ class ModelRepository:
         found: list[Entry] = []
         for folder in sorted(self.root.iterdir()):
             if not _is_ignored(folder):
-                found += _entries_of(folder)
+                found += _entries_of(folder, self.root)
         return found
+
+    def path(self, name: str, version: int) -> Path:
+        """Where the file of a version of a model is, or would be."""
+        return self.root / name / str(version) / MODEL_FILE
 
     def read(self, name: str, version: int) -> ModelFile:
         """Parse one version of a model, which may be anything but sound: see `ModelFile.check`.
@@ -149,7 +152,8 @@ class ModelRepository:
         Raises:
             ModelError: unreadable, no ONNX, or no manifest.
         """
-        return read_model(self.root / name / str(version) / MODEL_FILE, name=name, version=version)
+        path = self.path(name, version)
+        return read_model(path, name=name, version=version, most_bytes=self._most_bytes)
 
     def load(self, name: str, version: int | None = None) -> Model:
         """Read one version of a model, the highest when none is named.
@@ -164,7 +168,7 @@ class ModelRepository:
         elif version not in versions:
             known = ", ".join(map(str, versions))
             raise ModelNotFoundError(f"model '{name}' has no version {version} (it has: {known})")
-        return load_model(self.root / name / str(version) / MODEL_FILE, name=name, version=version)
+        return self.read(name, version).check()
 
     def publish(self, proto: onnx.ModelProto, manifest: Manifest) -> Path:
         """Write a model as the next version of its name; the file appears whole or not at all.
@@ -198,23 +202,26 @@ class ModelRepository:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def load_model(path: Path, *, name: str, version: int) -> Model:
-    """Read and validate one ONNX file.
+def load_model(path: Path, *, name: str, version: int, most_bytes: int = MOST_BYTES) -> Model:
+    """Read and validate one ONNX file of at most so many bytes, with the weights beside it.
 
     Raises:
         ModelError: unreadable, no ONNX, no manifest, or a manifest the graph does not fit.
     """
-    return read_model(path, name=name, version=version).check()
+    return read_model(path, name=name, version=version, most_bytes=most_bytes).check()
 
 
-def read_model(path: Path, *, name: str, version: int) -> ModelFile:
+def read_model(path: Path, *, name: str, version: int, most_bytes: int = MOST_BYTES) -> ModelFile:
     """Parse one ONNX file, and find its manifest.
 
     Raises:
         ModelError: unreadable, no ONNX, or no manifest.
     """
-    proto = _parse(path)
-    manifest = Manifest.extract(proto)
+    proto = read_onnx(path, most_bytes=most_bytes)
+    try:
+        manifest = Manifest.extract(proto)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     sidecar = path.parent / SIDECAR_FILE
     if manifest is None and sidecar.is_file():
         manifest = _read_sidecar(sidecar)
@@ -224,16 +231,6 @@ def read_model(path: Path, *, name: str, version: int) -> ModelFile:
             f"put a {SIDECAR_FILE} beside it"
         )
     return ModelFile(name=name, version=version, manifest=manifest, proto=proto, path=path)
-
-
-def _parse(path: Path) -> onnx.ModelProto:
-    try:
-        proto = onnx.load_model(str(path), load_external_data=False)
-    except (DecodeError, OSError) as error:
-        raise ModelError(f"{path}: not a readable ONNX model: {_first_line(error)}") from error
-    if not proto.HasField("graph"):  # so is a file of no bytes, and one that was cut off early
-        raise ModelError(f"{path}: not a readable ONNX model: there is no graph in it")
-    return proto
 
 
 def _read_weights(proto: onnx.ModelProto, path: Path) -> None:
@@ -251,7 +248,8 @@ def _read_weights(proto: onnx.ModelProto, path: Path) -> None:
 
 def _read_sidecar(path: Path) -> Manifest:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+        data = read_bytes(path, MOST_TEXT, what="")
+        text = data.decode("utf-8-sig")  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: not readable: {_first_line(error)}") from error
     return Manifest.parse(text, where=str(path))
@@ -274,10 +272,10 @@ def _is_ignored(path: Path) -> bool:
     return path.name.startswith(".") or path.name in _NO_MODELS
 
 
-def _entries_of(folder: Path) -> list[Entry]:
+def _entries_of(folder: Path, root: Path) -> list[Entry]:
     """What lies below one name."""
     name = folder.name
-    fault = _why_no_folder(folder)
+    fault = _why_no_folder(folder) or _why_no_name(name)
     if fault is not None:
         # A loose file beside the models is not one of them.
         return [] if _is_file(folder) else [_entry(name, None, folder, fault)]
@@ -288,7 +286,11 @@ def _entries_of(folder: Path) -> list[Entry]:
         return [_entry(name, None, folder, f"cannot be read: {error.strerror}")]
     for child in children:
         if _is_version(child.name):
-            fault = _why_no_folder(child) or _why_no_model(child / MODEL_FILE)
+            fault = (
+                _why_no_folder(child)
+                or _why_no_model(child / MODEL_FILE)
+                or _why_outside(child, root)
+            )
             found.append(_entry(name, int(child.name), child, fault))
         elif _why_no_folder(child) is None and _why_no_model(child / MODEL_FILE) is None:
             found.append(_entry(name, None, child, _MISNAMED))
@@ -319,6 +321,32 @@ def _why_no_model(path: Path) -> str | None:
         return f"its {path.name} is not a file" if path.exists() else f"there is no {path.name}"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+
+
+def _why_no_name(name: str) -> str | None:
+    """Why callers could not be told a name, or it would not be the same to all of them."""
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        return (
+            f"its name cannot be that of a model: at most {_LONGEST_NAME} printable characters, "
+            "in UTF-8: rename the folder"
+        )
+    return None
+
+
+def _why_outside(folder: Path, root: Path) -> str | None:
+    """Why a model's files are not its own: links lead out of its folder and of the repository."""
+    for file in (folder / MODEL_FILE, folder / SIDECAR_FILE):
+        try:
+            place = file.resolve()
+            if any(place.is_relative_to(one.resolve()) for one in (folder, root)):
+                continue
+        except (OSError, RuntimeError):  # links in a circle
+            return f"its {file.name} cannot be read: its links lead nowhere"
+        return (
+            f"its {file.name} is a link that leads out of the repository: copy the file itself "
+            "there"
+        )
+    return None
 
 
 def _is_file(path: Path) -> bool:

@@ -4,15 +4,19 @@ Listens to nothing and writes nothing: it may run beside the server whose settin
 """
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from models.errors import ModelError
 from models.repository import ModelRepository
+from service.auth import file as tokens
+from service.auth.file import TokenFileError
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import DeviceError
@@ -20,11 +24,14 @@ from service.engine.log.recovery.reading import read_store
 from service.loading import Loader
 from service.metrics import Metrics
 from service.settings import Reading
+from service.settings.exposure import exposures
 from service.store import folder as folders
 from service.store.embedded import BALLAST_BYTES, look_for_rest
 from service.store.journal.snapshot import JournalSnapshot
 from service.store.reading import Snapshot
 from service.store.store import Store, StoreError
+from service.tls.files import TlsError, TlsFiles
+from service.tls.files import read as read_tls
 
 _HEADS = ("MODEL", "VERSION", "SERVED", "")
 
@@ -35,6 +42,17 @@ async def check(reading: Reading) -> int:
     settings = reading.settings
     stored = Counter[tuple[str, int, str]]()
     _print_settings(reading)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        files = TlsFiles(
+            cert=settings.tls_cert, key=settings.tls_key, client_ca=settings.tls_client_ca
+        )
+        faults += _check_tls(files, notes)
+    notes += exposures(settings)
+    if settings.tokens is not None:
+        try:
+            print(f"tokens: {_look_at_tokens(settings.tokens, notes)}")
+        except TokenFileError as error:
+            faults.append(f"--tokens: {error}")
     try:
         told, stored, damage = _look_into(settings.store)
         print(f"store: {told}")
@@ -49,7 +67,8 @@ async def check(reading: Reading) -> int:
         if choice.sign is not None:
             notes.append(f"device: there is a GPU ({choice.sign}), unused: {choice.reason}")
         loader = Loader(engine, settings, choice.places, executor)
-        await loader.load(ModelRepository(settings.models))
+        most = settings.max_model_bytes
+        await loader.load(ModelRepository(settings.models, most_bytes=most))
     except (DeviceError, ModelError, OSError, MemoryError) as error:
         if not engine.registry.unavailable():  # the table has the reasons otherwise
             faults.append(str(error) or "there is not enough memory")
@@ -78,6 +97,54 @@ def _as_given(value: object) -> object:
     if value is None or isinstance(value, bool):
         return "on" if value else "off"
     return value
+
+
+def _check_tls(files: TlsFiles, notes: list[str]) -> list[str]:
+    """Print what TLS would be served with; returns what is wrong with that."""
+    try:
+        found = read_tls(files)
+    except TlsError as error:
+        return [f"tls: {error}"]
+    names = ", ".join(found.certificate.names) or "nobody"
+    print(f"tls: a certificate for {names}, valid until {found.ends:%Y-%m-%d %H:%M} UTC")
+    if found.client_ca_ends is not None:
+        print(
+            f"tls: clients show certificates of {files.client_ca}, "
+            f"valid until {found.client_ca_ends:%Y-%m-%d %H:%M} UTC"
+        )
+    if found.key_is_open:
+        notes.append(f"tls: everybody on this machine may read {files.key}: chmod 600")
+    if found.fault is not None:
+        return [f"tls: --tls-cert: {files.cert} cannot be served with: {found.fault}"]
+    if found.ends_soon:
+        notes.append(f"tls: the certificate ends soon, at {found.ends:%Y-%m-%d %H:%M} UTC")
+    return []
+
+
+# ---- tokens ----
+
+
+def _look_at_tokens(path: Path, notes: list[str]) -> str:
+    """What is in the file of tokens, as it is now.
+
+    Raises:
+        TokenFileError: it cannot be used.
+    """
+    file, now = tokens.read(path), datetime.now(UTC)
+    found = [token for _, token in file.tokens()]
+    expired = sum(token.is_expired(now) for token in found)
+    if expired == len(found):
+        notes.append("tokens: none is valid, so that nobody can call")
+    powerless = [name for name, each in file.principals.items() if each.tokens and not each.roles]
+    if powerless:
+        notes.append(
+            f"tokens: {', '.join(powerless[:3])} may do nothing ({len(powerless)} without a role): "
+            "cellar-serve token set NAME --role ROLE"
+        )
+    if path.stat().st_mode & stat.S_IROTH:
+        notes.append(f"tokens: everybody on this machine may read {path}: chmod o= {path}")
+    told = f"{_count(len(file.principals), 'principal')}, {_count(len(found), 'token')}"
+    return f"{path}: {told}, {expired} of them expired"
 
 
 # ---- models ----

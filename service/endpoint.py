@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 _UNIX = "unix:"
@@ -36,6 +37,17 @@ class Endpoint:
         if not self.host.startswith(_UNIX):
             return None
         return Path(self.host.removeprefix(_UNIX).replace("///", "/", 1))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; a name that is not known here is not."""
+        if self.path is not None:
+            return True
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            return False
+        return all(ip_address(address[0]).is_loopback for *_, address in found)
 
     def check_free(self) -> None:
         """Say why it cannot be had: gRPC's core writes that to stderr, and tells nobody.

@@ -5,11 +5,13 @@ Imports nothing that takes long: it has its say before everything else is import
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 _ENDING = (signal.SIGTERM, signal.SIGINT)
+_MOST_DESCRIPTORS = 2**20  # beyond that, programs that go through all of them take long
 _HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -20,6 +22,26 @@ def prepare() -> None:
         signal.signal(number, _end)
     if _HANG_UP is not None:
         signal.signal(_HANG_UP, signal.SIG_IGN)
+
+
+def raise_descriptors() -> int | None:
+    """Take all descriptors that this process may have: each connection is one.
+
+    Returns:
+        How many there may be; ``None`` where nobody knows.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = _MOST_DESCRIPTORS if hard == unlimited else min(hard, _MOST_DESCRIPTORS)
+    if soft != unlimited and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a limit below the hard one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == unlimited else soft
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import asyncio
 import atexit
 import gc
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from ssl import SSLContext
 from typing import NoReturn, TextIO, cast
 
 import grpc
@@ -25,6 +25,8 @@ from cellar.v1 import model_pb2, session_pb2
 from models.errors import ModelError
 from models.repository import ModelRepository
 from service import checking, process
+from service.auth import tool
+from service.auth.file import TokenFileError
 from service.endpoint import Endpoint
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
@@ -36,19 +38,28 @@ from service.http.server import HttpServer
 from service.loading import Loader
 from service.logs import Lines, configure_logs
 from service.metrics import Metrics
+from service.resources import (
+    certificates_of,
+    open_access,
+    open_store,
+    room_for_connections,
+    show_disk,
+)
 from service.rpc import reflection as reflection_rpc
-from service.rpc.accept_queue import CORE_OPTIONS
+from service.rpc.accept_queue import core_options
 from service.rpc.call_log import CallLog
 from service.rpc.calls import Calls
+from service.rpc.connections import connection_options
+from service.rpc.credentials import credentials_of
 from service.rpc.health import HealthServicer
 from service.rpc.listener import Listener, keepalive_options
 from service.rpc.native import models as model_rpc
 from service.rpc.native import sessions as session_rpc
 from service.settings import Reading, Settings
+from service.settings.exposure import exposures
 from service.settings.reading import read_or_exit
-from service.store.embedded import LmdbStore
-from service.store.journal.segments import SEGMENT_BYTES
-from service.store.store import Store, StoreError
+from service.store.store import StoreError
+from service.tls.files import TlsError
 
 _log = structlog.get_logger("cellar")
 _SERVICES = (
@@ -76,14 +87,18 @@ class Server:
 
     Raises:
         StoreError: the store that they name cannot be used.
+        TlsError: the certificate and the key that they name cannot be.
+        TokenFileError: the file of tokens cannot be used.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self._store = _open_store(settings)
+        self._certificates = tls = certificates_of(settings, self.metrics)
+        self.access = open_access(settings, self.metrics)
+        self._store = open_store(settings)
         if self._store is not None:
-            _show_disk(self.metrics, settings.store)
+            show_disk(self.metrics, settings.store)
         self.engine = Engine(settings, self.metrics, store=self._store)
         self.port = settings.port
         self.metrics_port: int | None = None
@@ -94,8 +109,10 @@ class Server:
             self.metrics,
             max_queue_s=settings.max_queue_s,
             others=self._other_calls,
+            receive_timeout_s=settings.receive_timeout_s,
             settle=None if self.engine.log is None else self.engine.log.flush,
             log=CallLog(settings, self.metrics.refusals),
+            access=self.access,
         )
         self._sessions = session_rpc.add_to(self._calls, self.engine)
         model_rpc.add_to(self._calls, self.engine)
@@ -112,13 +129,21 @@ class Server:
                 ("grpc.max_concurrent_streams", settings.max_connection_calls),
                 ("grpc.so_reuseport", 0),  # a second server on the port is a mistake: say so
                 ("grpc.max_metadata_size", _MOST_METADATA),
+                *connection_options(
+                    room_for_connections(settings),
+                    handshake_timeout_s=settings.handshake_timeout_s,
+                    max_idle_s=settings.max_connection_idle_s,
+                ),
                 *keepalive_options(settings.keepalive_s, settings.min_ping_s),
-                *CORE_OPTIONS,
+                *core_options(is_exposed=not Endpoint(settings.host, settings.port).is_loopback),
             ],
             add=self._add_services,
+            stray=self._calls.end_stray,
+            credentials=None if tls is None else lambda: credentials_of(tls),
         )
         self._expiry: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None  # of the file of tokens
         self._http: HttpServer | None = None
 
     def _other_calls(self) -> int:
@@ -127,8 +152,9 @@ class Server:
         return self._health.watching + reflection
 
     def _add_services(self, server: grpc.aio.Server) -> None:
+        self._calls.add_gate_to(server)
         if self._reflection is not None:
-            reflection_rpc.add_to(server, self._reflection)
+            reflection_rpc.add_to(server, self._reflection, is_guarded=self._calls.is_guarded)
         self._calls.add_to(server)
 
     async def start(self) -> None:
@@ -150,18 +176,23 @@ class Server:
             await self._listener.stop(0)
             await self._end(self._close_http)
             await self._end(self.engine.stop)
-            self._stop_beat()
+            self._stop_watches()
             self._close_store()
             raise
 
     async def _start(self) -> None:
+        if self._certificates is not None:
+            self._certificates.start()
         self.port = await self._listener.start(Endpoint(self.settings.host, self.settings.port))
         if self.settings.metrics_port is not None:
             self._http = self._serve_http(self.settings.metrics_port)
             self.metrics_port = self._http.port
         self._beat = asyncio.create_task(self.health.beat())
+        if self.access is not None:
+            self._watch = asyncio.create_task(self.access.watch())
         await self._load()
         self.engine.restore_sessions()
+        self._tell_of_nobodys()
         self.engine.loading = False
         self._expiry = asyncio.create_task(self._expire())
         self.health.look()
@@ -176,6 +207,17 @@ class Server:
             **self._unavailable(),
         )
 
+    def _tell_of_nobodys(self) -> None:
+        """Say who finds the sessions of before there were tokens: admins alone."""
+        sessions = self.engine.directory.open_sessions("")
+        if self.access is not None and sessions:
+            _log.warning(
+                "sessions without an owner",
+                sessions=sessions,
+                says="they were opened without tokens: an admin alone finds them, see "
+                "cellar sessions --owner ''",
+            )
+
     def _unavailable(self) -> dict[str, list[str]]:
         """For the log: the models that are not served, if there are any."""
         found = self.engine.registry.unavailable()
@@ -186,7 +228,8 @@ class Server:
         pool = ThreadPoolExecutor(max_workers=1)  # the loop keeps answering health checks
         try:
             loader = Loader(self.engine, self.settings, self.places, pool)
-            await loader.load(ModelRepository(self.settings.models))
+            most = self.settings.max_model_bytes
+            await loader.load(ModelRepository(self.settings.models, most_bytes=most))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # who has to end does not wait for it
 
@@ -261,7 +304,7 @@ class Server:
         await self._settle_store()
         # The last to go: it says until then that the process is alive, and what became of it.
         await asyncio.gather(self._end(self._close_http), self._end(self.engine.stop))
-        self._stop_beat()
+        self._stop_watches()
         self._close_store()
         self._calls.log.tell(all_of_them=True)
         _log.info("stopped")
@@ -289,9 +332,12 @@ class Server:
         closing = asyncio.create_task(asyncio.to_thread(close))
         await asyncio.wait((closing,), timeout=_THREADS_S)
 
-    def _stop_beat(self) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
+    def _stop_watches(self) -> None:
+        for task in (self._beat, self._watch):
+            if task is not None:
+                task.cancel()
+        if self._certificates is not None:
+            self._certificates.stop()
 
     def _close_http(self) -> None:
         if self._http is not None:
@@ -302,14 +348,18 @@ class Server:
         endpoint = Endpoint(self.settings.metrics_host or self.settings.host, port)
         if self.settings.metrics_host is None and endpoint.path is not None:
             endpoint = Endpoint("127.0.0.1", port)
-        pages = pages_of(self.health, self.metrics.registry)
+        pages = pages_of(self.health, self.metrics.registry, access=self.access)
         try:
-            return HttpServer(pages, endpoint)
+            return HttpServer(pages, endpoint, tls=self._context)
         except OSError as error:
             another = "--metrics-port" if endpoint.path is None else "--metrics-host"
             raise OSError(
                 f"metrics: {error}; choose another {another}, or --metrics-port off for none"
             ) from error
+
+    def _context(self) -> SSLContext | None:
+        """What TLS is served with over HTTP, for the next connection."""
+        return None if self._certificates is None else self._certificates.current.context
 
     async def _expire(self) -> None:
         while True:
@@ -317,24 +367,10 @@ class Server:
             try:
                 more = self.engine.directory.expire()
                 self._calls.log.tell()
+                self._calls.cut_slow()
             except Exception:  # memory may be short: sessions must expire all the more
                 _log.exception("expiry failed")
             await asyncio.sleep(_EXPIRY_PAUSE_S if more else _EXPIRY_PERIOD_S)
-
-
-def _open_store(settings: Settings) -> Store | None:
-    kind, _, path = settings.store.partition(":")
-    if kind != "lmdb":
-        return None
-    # What is let go leaves the disk a segment at a time.
-    segment_bytes = min(SEGMENT_BYTES, max(1 << 20, settings.journal_bytes // 16))
-    return LmdbStore.open(Path(path), segment_bytes=segment_bytes)
-
-
-def _show_disk(metrics: Metrics, store: str) -> None:
-    """Let metrics tell whenever they are read what is free on the disk of a store."""
-    kind, _, path = store.partition(":")
-    metrics.store_free_bytes.labels(kind).set_function(lambda: shutil.disk_usage(path).free)
 
 
 async def serve(settings: Settings) -> None:
@@ -342,7 +378,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         DeviceLostError: a device has failed for good.
-        DeviceError, ModelError, OSError, SessionLimitError, StoreError: see `Server`.
+        DeviceError, ModelError, OSError, SessionLimitError, StoreError, TlsError: see `Server`.
     """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -395,9 +431,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run ``cellar-serve``; it ends the process."""
     out, err = Lines(1), Lines(2)
     sys.stderr = cast(TextIO, err)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["token"]:
+        raise SystemExit(tool.main(arguments[1:]))
     for lines in (out, err):  # of a start that fails, when everything else has been said
         atexit.register(lines.settle, _LAST_LINES_S)
-    reading = read_or_exit(sys.argv[1:] if arguments is None else arguments)
+    reading = read_or_exit(arguments)
     settings = reading.settings
     if reading.check:
         _leave(_check(reading, out, err), out, err)
@@ -409,7 +448,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         print(f"cellar-serve: {error}", file=sys.stderr)
         # To take leave of a device that has failed may hang, and a supervisor waits for the end.
         _leave(1, out, err)
-    except (DeviceError, ModelError, OSError, StoreError, SessionLimitError) as error:
+    except (
+        DeviceError,
+        ModelError,
+        OSError,
+        StoreError,
+        SessionLimitError,
+        TlsError,
+        TokenFileError,
+    ) as error:
         print(f"cellar-serve: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except MemoryError:
@@ -436,6 +483,8 @@ def _tell(reading: Reading) -> None:
     """Let the log say with which settings the server starts, and where they came from."""
     for warning in reading.warnings:
         _log.warning("setting without effect", says=warning)
+    for exposure in exposures(reading.settings):
+        _log.warning("exposed", says=exposure)
     _log.info("settings", **(reading.told() or {"flags": {}}))
     _log.debug("all settings", **reading.settings.model_dump(mode="json"))
 

@@ -6,7 +6,7 @@ import socket
 import struct
 
 _DATA, _HEADERS, _SETTINGS, _PING, _GOAWAY = 0, 1, 4, 6, 7
-_END_STREAM, _END_HEADERS = 1, 4
+_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _INITIAL_WINDOW_SIZE = 4
 
 
@@ -18,8 +18,31 @@ def connect(port: int, *, window: int | None = None) -> socket.socket:
     return peer
 
 
-def call(peer: socket.socket, path: bytes, message: bytes = b"") -> None:
+def call(
+    peer: socket.socket, path: bytes, message: bytes = b"", *, authorization: bytes | None = None
+) -> None:
     """The first call on a connection, with its message."""
+    data = b"\x00" + struct.pack(">I", len(message)) + message
+    peer.sendall(_head(path, authorization) + _frame(_DATA, _END_STREAM, 1, data))
+
+
+def half_call(peer: socket.socket, path: bytes, *, length: int, sent: bytes = b"") -> None:
+    """The first call on a connection, whose message of a length does not come to its end."""
+    more(peer, b"", _head(path))
+    more(peer, b"\x00" + struct.pack(">I", length) + sent)
+
+
+def more(peer: socket.socket, data: bytes, before: bytes = b"") -> None:
+    """What comes next of the message of the first call."""
+    peer.sendall(before + (_frame(_DATA, 0, 1, data) if data else b""))
+
+
+def settle(peer: socket.socket) -> None:
+    """The answer to the settings of the other side."""
+    peer.sendall(_frame(_SETTINGS, _ACK, 0, b""))
+
+
+def _head(path: bytes, authorization: bytes | None = None) -> bytes:
     headers = {
         b":method": b"POST",
         b":scheme": b"http",
@@ -28,12 +51,13 @@ def call(peer: socket.socket, path: bytes, message: bytes = b"") -> None:
         b"content-type": b"application/grpc",
         b"te": b"trailers",
     }
+    if authorization is not None:
+        headers[b"authorization"] = authorization
     block = b"".join(
         b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
         for name, value in headers.items()
     )
-    data = b"\x00" + struct.pack(">I", len(message)) + message
-    peer.sendall(_frame(_HEADERS, _END_HEADERS, 1, block) + _frame(_DATA, _END_STREAM, 1, data))
+    return _frame(_HEADERS, _END_HEADERS, 1, block)
 
 
 def ping(peer: socket.socket) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 import cellar
 from service.settings import ZOO
+from tests.client.access.certificates import Authority, server_credentials
+from tests.client.fake import FakeServer
 from tests.documents import ROOT, Page
 from tests.e2e.process import ServerProcess, running
 from tests.e2e.proxy import proxied
@@ -79,10 +81,11 @@ def zoo() -> Iterator[ServerProcess]:
         yield server
 
 
-def start(node: str, *arguments: str) -> subprocess.Popen[str]:
+def start(node: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     """A program, with a proxy in its environment that leads nowhere."""
     mine = {name: value for name, value in os.environ.items() if name != "no_proxy"}
     mine |= {"grpc_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+    mine |= variables
     pipe = subprocess.PIPE
     return subprocess.Popen([node, *arguments], env=mine, stdout=pipe, stderr=pipe, text=True)
 
@@ -98,10 +101,12 @@ def told(program: subprocess.Popen[str]) -> str:
     return printed
 
 
-def play(node: str, name: str, address: str, *more: object) -> subprocess.Popen[str]:
+def play(
+    node: str, name: str, address: str, *more: object, **variables: str
+) -> subprocess.Popen[str]:
     """Starts a play of ``tests/node/plays.mjs``."""
     plays = ROOT / "tests" / "node" / "plays.mjs"
-    return start(node, str(plays), name, address, *map(str, more))
+    return start(node, str(plays), name, address, *map(str, more), **variables)
 
 
 def result(program: subprocess.Popen[str]) -> Any:
@@ -169,6 +174,7 @@ def break_often(proxy: Any, stop: threading.Event) -> None:
         proxy.cut()
 
 
+@pytest.mark.long
 def test_a_stream_goes_on_on_the_next_server(
     node: str, alone: list[list[int]], tmp_path: Path
 ) -> None:
@@ -210,6 +216,35 @@ def test_who_finds_no_server_is_told_so(node: str) -> None:
     assert found["code"] == 14
     assert found["given"]["code"] == 14
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("token", ["one.SECRET", "one.WRONG", ""])
+def test_tls_and_tokens(node: str, token: str, tmp_path: Path) -> None:
+    authority, local, alice = (tmp_path / name for name in ("authority", "local", "alice"))
+    ca = Authority(tmp_path, authority.name)
+    server = FakeServer(credentials=server_credentials(ca.pair(local.name, "localhost"), ca))
+    ca.pair(alice.name, "alice@cellar.example")
+    server.tokens = {"one.SECRET"}
+    shown = {
+        "PLAY_CA": f"{authority}.pem",
+        "PLAY_CERT": f"{alice}.pem",
+        "PLAY_KEY": f"{alice}.key",
+        "CELLAR_TOKEN": token,
+    }
+    try:
+        found = result(play(node, "access", f"localhost:{server.port}", **shown))
+    finally:
+        server.end()
+    told = "none" if token == "one.SECRET" else "UNAUTHENTICATED"
+    assert found == dict.fromkeys(("ListModels", "OpenSession", "Generate", "Stream"), told)
+
+
+def test_a_token_leaves_the_machine_under_tls_alone(node: str) -> None:
+    program = play(node, "access", "192.0.2.1:1", CELLAR_TOKEN="one.SECRET")
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == 1
+    assert "token: others can read it on the way" in errors
+    assert "SECRET" not in errors
 
 
 def test_a_generation_that_was_left_is_settled(node: str, zoo: ServerProcess) -> None:

@@ -184,7 +184,7 @@ def test_the_client_runs_on_what_it_says(protobuf: str, wheel: Path, tmp_path: P
         assert all("==" in each for each in wanted)
     environment = Environment(tmp_path)
     # The tests see the checkout's cellar, which is the wheel's; what it stands on is this one's.
-    tools = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout")
+    tools = ("hypothesis", "pytest", "pytest-asyncio", "pytest-timeout", "trustme")
     pins = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if line]
     chosen = [pin for pin in pins if pin.partition("==")[0] in tools]
     assert len(chosen) == len(tools)

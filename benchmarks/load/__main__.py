@@ -1,9 +1,8 @@
 """The load process: commands in JSON lines, see `Cases`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
 import uvloop
 
@@ -17,7 +16,7 @@ from benchmarks.load.calls import (
 )
 from benchmarks.load.frames import EchoStreamLane, FrameLane, SessionLane
 from benchmarks.load.lane import Lane, drive
-from benchmarks.load.wire import channel_to
+from benchmarks.load.wire import Papers, Wire
 from benchmarks.pipe import Reply, answer
 
 
@@ -26,18 +25,25 @@ class Cases:
 
     Commands are ``frames``, ``steps``, ``generations``, ``forecasts``, ``echo_streams`` and
     ``echo_calls``, which prepare a case and answer with the sizes of its messages in bytes
-    (frames and steps), then ``run`` and ``close``.
+    (frames and steps), then ``run`` and ``close``. What callers show, see `Papers`, may be added.
     """
 
     def __init__(self) -> None:
         self._lanes: dict[str, Sequence[Lane]] = {}
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[str, Wire] = {}
 
     async def frames(
-        self, case: str, address: str, model: str, streams: int, rows: int, sessions: int = 0
+        self,
+        case: str,
+        address: str,
+        model: str,
+        streams: int,
+        rows: int,
+        sessions: int = 0,
+        **papers: str,
     ) -> Reply:
         """Streams with frames of ``rows`` out of ``sessions`` per stream; 0 means ``rows``."""
-        channel = self._channel(case, address)
+        channel = self._channel(case, address, papers)
         names = [f"{case}-{number}" for number in range(streams)]
         lanes = [
             SessionLane(channel, prefix=name, seed=seed)
@@ -52,10 +58,10 @@ class Cases:
         return await self._sizes(lanes[0])
 
     async def steps(
-        self, case: str, address: str, model: str, sessions: int, steps: int = 1
+        self, case: str, address: str, model: str, sessions: int, steps: int = 1, **papers: str
     ) -> Reply:
         """Unary steps, or chunks of them."""
-        channel = self._channel(case, address)
+        channel = self._channel(case, address, papers)
         lanes = []
         for number in range(sessions):
             session = f"{case}-{number}"
@@ -65,10 +71,10 @@ class Cases:
         return await self._sizes(lanes[0])
 
     async def generations(
-        self, case: str, address: str, model: str, sessions: int, steps: int
+        self, case: str, address: str, model: str, sessions: int, steps: int, **papers: str
     ) -> Reply:
         """Generations of so many steps."""
-        channel = self._channel(case, address)
+        channel = self._channel(case, address, papers)
         lanes = []
         for number in range(sessions):
             session = f"{case}-{number}"
@@ -78,10 +84,10 @@ class Cases:
         return {}
 
     async def forecasts(
-        self, case: str, address: str, model: str, horizon: int, paths: int
+        self, case: str, address: str, model: str, horizon: int, paths: int, **papers: str
     ) -> Reply:
         """Forecasts of one session, after a random walk of 100 values."""
-        channel = self._channel(case, address)
+        channel = self._channel(case, address, papers)
         session = f"{case}-0"
         await open_session(channel, model, session)
         lane = ForecastLane(channel, session=session, horizon=horizon, paths=paths)
@@ -94,7 +100,7 @@ class Cases:
         self, case: str, address: str, streams: int, request_bytes: int
     ) -> Reply:
         """Streams to the echo."""
-        channel = self._channel(case, address)
+        channel = self._channel(case, address, {})
         method = f"/{ECHO}/Stream"
         self._lanes[case] = [
             EchoStreamLane(channel, method=method, request_bytes=request_bytes)
@@ -104,7 +110,7 @@ class Cases:
 
     async def echo_calls(self, case: str, address: str, calls: int, request_bytes: int) -> Reply:
         """Unary calls to the echo."""
-        channel = self._channel(case, address)
+        channel = self._channel(case, address, {})
         method = f"/{ECHO}/Call"
         self._lanes[case] = [
             EchoCallLane(channel, method=method, request_bytes=request_bytes) for _ in range(calls)
@@ -121,8 +127,8 @@ class Cases:
         await self._channels.pop(case).close()
         return {}
 
-    def _channel(self, case: str, address: str) -> grpc.aio.Channel:
-        channel = self._channels[case] = channel_to(address)
+    def _channel(self, case: str, address: str, papers: Mapping[str, str]) -> Wire:
+        channel = self._channels[case] = Wire(address, Papers(**papers))
         return channel
 
     @staticmethod

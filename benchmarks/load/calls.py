@@ -5,11 +5,11 @@ from typing import Any
 import grpc
 import numpy as np
 
-from benchmarks.load.wire import SERVICE, TOKENS, StepBytes
+from benchmarks.load.wire import SERVICE, TOKENS, StepBytes, Wire
 from cellar.v1 import session_pb2, values_pb2
 
 
-async def open_session(channel: grpc.aio.Channel, model: str, session: str) -> None:
+async def open_session(channel: Wire, model: str, session: str) -> None:
     """Open a session by its id."""
     request = session_pb2.OpenSessionRequest(model=model, session_id=session)
     call: Any = channel.unary_unary(SERVICE + "OpenSession")
@@ -19,7 +19,7 @@ async def open_session(channel: grpc.aio.Channel, model: str, session: str) -> N
 class StepLane:
     """Unary steps of one session: one each, or many as a chunk."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, session: str, steps: int, seed: int) -> None:
+    def __init__(self, channel: Wire, *, session: str, steps: int, seed: int) -> None:
         tokens = np.random.default_rng(seed).integers(TOKENS, size=steps).tolist()
         self.steps = steps
         self.request_bytes = 0
@@ -48,7 +48,7 @@ class EchoCallLane:
 
     steps = 1
 
-    def __init__(self, channel: grpc.aio.Channel, *, method: str, request_bytes: int) -> None:
+    def __init__(self, channel: Wire, *, method: str, request_bytes: int) -> None:
         self._call: Any = channel.unary_unary(method)
         self._request = bytes(request_bytes)
 
@@ -66,7 +66,7 @@ class GenerateLane:
     ``steps`` are those generated.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, session: str, steps: int, seed: int) -> None:
+    def __init__(self, channel: Wire, *, session: str, steps: int, seed: int) -> None:
         self.steps = steps
         self.pieces = 0
         request = session_pb2.GenerateRequest(
@@ -99,9 +99,7 @@ class GenerateLane:
 class ForecastLane:
     """Forecasts of one session that has read some values; ``steps`` are path-steps."""
 
-    def __init__(
-        self, channel: grpc.aio.Channel, *, session: str, horizon: int, paths: int
-    ) -> None:
+    def __init__(self, channel: Wire, *, session: str, horizon: int, paths: int) -> None:
         self.steps = horizon * paths
         self._horizon = horizon
         self._session = session

@@ -6,7 +6,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.load.wire import SERVICE, FrameBytes, stream_attach, stream_start
+from benchmarks.load.wire import SERVICE, FrameBytes, Wire, stream_attach, stream_start
 from cellar.v1 import session_pb2
 
 ATTACHED_AT_ONCE = 65_536
@@ -24,9 +24,7 @@ class FrameLane:
         seed: of tokens and draws.
     """
 
-    def __init__(
-        self, channel: grpc.aio.Channel, *, rows: int, sessions: int, prefix: str, seed: int
-    ) -> None:
+    def __init__(self, channel: Wire, *, rows: int, sessions: int, prefix: str, seed: int) -> None:
         self.steps = rows
         self.request_bytes = 0
         self.reply_bytes = 0
@@ -129,7 +127,7 @@ class FrameLane:
 class SessionLane(FrameLane):
     """A stream with one session. A message costs the caller little more than one of an echo."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, prefix: str, seed: int) -> None:
+    def __init__(self, channel: Wire, *, prefix: str, seed: int) -> None:
         super().__init__(channel, rows=1, sessions=1, prefix=prefix, seed=seed)
         self._position = self._bytes.positions.view(np.uint8).data.cast("Q")
         self._count = self._bytes.number.view(np.uint8).data.cast("Q")
@@ -161,7 +159,7 @@ class EchoStreamLane:
 
     steps = 1
 
-    def __init__(self, channel: grpc.aio.Channel, *, method: str, request_bytes: int) -> None:
+    def __init__(self, channel: Wire, *, method: str, request_bytes: int) -> None:
         self._call: Any = channel.stream_stream(method)()
         self._request = bytes(request_bytes)
 

@@ -1,5 +1,8 @@
 """Bytes of requests, made once: what changes from one message to the next is written in place."""
 
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -77,17 +80,71 @@ def stream_attach(sessions: list[str], first_channel: int) -> bytes:
     return session_pb2.StreamRequest(attach=attach).SerializeToString()
 
 
-def channel_to(address: str) -> grpc.aio.Channel:
-    """A connection of its own, that takes large answers."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.enable_http_proxy", 0),
-        ],
-    )
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Papers:
+    """What a caller shows; nothing of it where nothing is asked for.
+
+    Attributes:
+        authority: a PEM file of the server's authority: TLS.
+        certificate, key: PEM files of his own.
+        token: of a principal.
+    """
+
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+    token: str = field(default="", repr=False)
+
+
+class Wire:
+    """A connection of its own, that takes large answers; a token goes along with every call.
+
+    Args:
+        address: of the server.
+        papers: see `Papers`.
+    """
+
+    def __init__(self, address: str, papers: Papers | None = None) -> None:
+        papers = papers or Papers()
+        self._metadata = None
+        if papers.token:
+            self._metadata = (("authorization", f"Bearer {papers.token}"),)
+        if not papers.authority:
+            self._channel = grpc.aio.insecure_channel(address, _OPTIONS)
+            return
+        credentials = grpc.ssl_channel_credentials(
+            Path(papers.authority).read_bytes(),
+            Path(papers.key).read_bytes() if papers.key else None,
+            Path(papers.certificate).read_bytes() if papers.certificate else None,
+        )
+        self._channel = grpc.aio.secure_channel(address, credentials, _OPTIONS)
+
+    def unary_unary(self, method: str) -> Any:
+        """As a channel's; what is made of it takes bytes alone."""
+        return self._with_token(self._channel.unary_unary(method))
+
+    def unary_stream(self, method: str) -> Any:
+        """See `unary_unary`."""
+        return self._with_token(self._channel.unary_stream(method))
+
+    def stream_stream(self, method: str) -> Any:
+        """See `unary_unary`."""
+        return self._with_token(self._channel.stream_stream(method))
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._channel.close()
+
+    def _with_token(self, call: Any) -> Any:
+        return call if self._metadata is None else partial(call, metadata=self._metadata)
 
 
 def _varint(number: int) -> bytes:
@@ -104,8 +161,9 @@ __all__ = [
     "SERVICE",
     "TOKENS",
     "FrameBytes",
+    "Papers",
     "StepBytes",
-    "channel_to",
+    "Wire",
     "stream_attach",
     "stream_start",
 ]

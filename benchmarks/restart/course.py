@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.errors import UnmeasuredError
-from benchmarks.load.wire import SERVICE, StepBytes, channel_to
+from benchmarks.load.wire import SERVICE, StepBytes, Wire
 from benchmarks.networks import model_name, publish
 from benchmarks.processes import CellarServer, LoadProcess
 from cellar.v1 import session_pb2
@@ -171,7 +171,7 @@ async def _watch(server: CellarServer, plan: Plan, serving_s: float) -> Start:
     """Step one session after another until all are there."""
     dice, began_s = random.Random(1), time.monotonic()
     took_s: list[float] = []
-    channel = channel_to(server.address)
+    channel = Wire(server.address)
     call: Any = channel.unary_unary(SERVICE + "Step")
     restored_s = None
     while restored_s is None:

@@ -33,11 +33,11 @@ def failures(peer: Peer) -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         if peer.is_closed:
             raise peer.closed() from None
-        raise status.from_call(error, peer.explained) from None
+        raise peer.failed(status.from_call(error, peer.explained)) from None
     except asyncio.InvalidStateError as error:
         raise ConnectionLostError(f"the call has ended: {error}") from None
     except grpc.aio.UsageError as error:  # grpc's word for a channel that was closed
-        raise ClosedError(f"the client was closed: {error}") from None
+        raise peer.ended(error) from None
     except (grpc.aio.BaseError, grpc.aio.InternalError) as error:  # of what a call is made of
         raise ConnectionLostError(f"the call failed within gRPC: {error}") from None
     except RuntimeError as error:  # the loop is closed, or another than the client was made in

@@ -28,7 +28,7 @@ class Duplex:
         if isinstance(effect, Reopen):
             self.close()
             with failures(self._transport.peer):
-                self._call = self._transport.duplex()
+                self._call = await self._transport.duplex()
             return None
         if isinstance(effect, Write):
             await self.write(effect.request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,6 @@ from weakref import WeakSet
 import grpc
 
 from cellar.aio.calls import failures, next_message
-from cellar.connection import WireMetadata, call_metadata
 from cellar.errors import BadInputError, CellarError
 from cellar.methods import STREAM, Method
 from cellar.peer import Peer
@@ -33,15 +33,15 @@ class Transport:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
+        dial: Callable[[], grpc.aio.Channel],
         peer: Peer,
-        metadata: WireMetadata,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Takes over a channel."""
+        """``dial`` makes a channel: now, and whenever certificates have changed."""
         self.peer = peer
-        self._channel = channel
-        self._metadata = metadata
+        self._dial = dial
+        self._channel = dial()
+        self._renewing = threading.Lock()
         self._sleep = sleep
         self._calls: dict[str, Any] = {}
         self._streams: WeakSet[Any] = WeakSet()
@@ -65,13 +65,12 @@ class Transport:
         if isinstance(effect, Sleep):
             await self._sleep(effect.seconds)
             return None
-        if self.peer.is_closed:
-            raise self.peer.closed()
+        await self._look()
         with failures(self.peer):
             return await self._multicallable(effect.method)(
                 effect.request,
                 timeout=effect.timeout_s,
-                metadata=call_metadata(self._metadata, effect.session_id),
+                metadata=self.peer.access.metadata(effect.session_id),
             )
 
     async def generate(self, procedure: GenerateProcedure) -> AsyncGenerator[Piece, None]:
@@ -98,10 +97,9 @@ class Transport:
             procedure.close()
             listener.close()
 
-    def listen(self, effect: Listen) -> Any:
+    async def listen(self, effect: Listen) -> Any:
         """Starts a call whose response is a stream."""
-        if self.peer.is_closed:
-            raise self.peer.closed()
+        await self._look()
         method = effect.method
         multicallable: Any = self._channel.unary_stream(
             method.path,
@@ -111,23 +109,44 @@ class Transport:
         call = multicallable(
             effect.request,
             timeout=effect.timeout_s,
-            metadata=call_metadata(self._metadata, effect.session_id),
+            metadata=self.peer.access.metadata(effect.session_id),
         )
         self._streams.add(call)
         return call
 
-    def duplex(self, requests: AsyncIterator[Any] | None = None) -> Any:
+    async def duplex(self, requests: AsyncIterator[Any] | None = None) -> Any:
         """Starts a call with streams both ways; without ``requests`` they are written to it."""
-        if self.peer.is_closed:
-            raise self.peer.closed()
+        await self._look()
         multicallable: Any = self._channel.stream_stream(
             STREAM.path,
             request_serializer=STREAM.request.SerializeToString,
             response_deserializer=STREAM.response.FromString,
         )
-        call = multicallable(requests, metadata=call_metadata(self._metadata))
+        call = multicallable(requests, metadata=self.peer.access.metadata())
         self._streams.add(call)
         return call
+
+    async def _look(self) -> None:
+        """Before a call: where the last connection is lost, the next one has today's certificates.
+
+        gRPC connects again by itself, with those that its channel was made with.
+        """
+        if self.peer.is_closed:
+            raise self.peer.closed()
+        if self.peer.is_lost:
+            before = self._renewed()
+            if before is not None:
+                await before.close()
+
+    def _renewed(self) -> grpc.aio.Channel | None:
+        """Puts another channel in the place of the one that is returned, if there is to be one."""
+        with self._renewing:
+            is_lost, self.peer.is_lost = self.peer.is_lost, False
+            if not is_lost or not self.peer.access.renewed():
+                return None
+            before, self._channel, self._calls = self._channel, self._dial(), {}
+            self.peer.is_renewed = True
+            return before
 
     def _multicallable(self, method: Method[Any, Any]) -> Any:
         known = self._calls.get(method.path)
@@ -152,7 +171,7 @@ class Listener:
         """Does one effect."""
         if isinstance(effect, Listen):
             with failures(self._transport.peer):
-                self._call = self._transport.listen(effect)
+                self._call = await self._transport.listen(effect)
             return None
         if isinstance(effect, Next):
             with failures(self._transport.peer):

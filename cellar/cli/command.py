@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import os
@@ -9,10 +10,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from cellar.cli.access import access
 from cellar.cli.arguments import UsageError
 from cellar.cli.parser import parser
 from cellar.cli.shown import told
-from cellar.client import connect
+from cellar.client import Client, connect
 from cellar.errors import BadInputError, CellarError, ServerError
 from cellar.reading.errors import TableError
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         if getattr(options, "needs_server", True):
-            with _noted(), connect(options.server, timeout_s=options.timeout) as client:
+            with _noted(), _connected(options) as client:
                 options.run(client, options)
         else:
             options.run(options)
@@ -41,11 +43,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_line = isinstance(error, BadInputError) and not error.reason
         return _say(told(error), USAGE if is_line else FAILED)
     except OSError as error:
+        if not error.filename:  # a disk that is full, and what is in the buffer does not fit later
+            with suppress(OSError, ValueError):
+                _drop_output()
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}", USAGE if error.filename else FAILED)
     except KeyboardInterrupt:
         return _say("stopped", INTERRUPTED)
     return DONE
+
+
+def _connected(options: argparse.Namespace) -> Client:
+    with access(options, os.environ) as given:
+        return connect(options.server, timeout_s=options.timeout, **given)
 
 
 @contextmanager
@@ -85,7 +95,12 @@ def _say(text: str, status: int) -> int:
 
 def _cut_off() -> int:
     """Whoever read what this prints has had enough: ``cellar generate … | head -1``."""
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, sys.stdout.fileno())  # what is still in the buffer goes nowhere at the end
-    os.close(quiet)
+    _drop_output()
     return CUT_OFF
+
+
+def _drop_output() -> None:
+    """What is still in the buffer goes nowhere at the end."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, sys.stdout.fileno())
+    os.close(quiet)

@@ -8,6 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from cellar.cli.access import add_access
 from cellar.cli.arguments import duration, levels, model, number, positive, whole
 from cellar.cli.commands.completion import SHELLS, run_completion
 from cellar.cli.commands.forecast import run_forecast
@@ -200,23 +201,30 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="the model's name")
 
 
+def _add_owner(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--owner", metavar="PRINCIPAL", help="for admins: sessions of this one")
+
+
 def _add_sessions(commands: Any) -> None:
     """The commands for sessions that are open, whoever has opened them."""
     sessions = commands.add_parser(
         "sessions",
         help="list the open sessions",
-        description="List the sessions that are open on the server, of all clients.",
+        description="List the sessions that are open on the server, of all its clients. Where the "
+        "server asks for tokens: those of the token's principal, and of all for an admin.",
         examples=("cellar sessions", "cellar sessions --model prices --idle-for 1h"),
     )
     sessions.add_argument("--model", type=model, metavar="NAME[/VERSION]", help="only of this one")
     sessions.add_argument("--idle-for", type=duration, metavar="TIME", help="idle so long: 90s, 1h")
+    _add_owner(sessions)
     sessions.set_defaults(run=run_sessions)
     _add_connection(sessions)
 
     close = commands.add_parser(
         "close",
         help="close sessions",
-        description="Close sessions, whoever has opened them; their state is gone then.",
+        description="Close sessions of yours, whichever client has opened them; their state is "
+        "gone then.",
         examples=("cellar close today", "cellar close --model prices --all --idle-for 1h"),
     )
     close.add_argument("ids", nargs="*", metavar="ID", help="a session's id")
@@ -225,6 +233,7 @@ def _add_sessions(commands: Any) -> None:
     close.add_argument(
         "--idle-for", type=duration, metavar="TIME", help="with --all: idle so long: 90s, 1h"
     )
+    _add_owner(close)
     close.add_argument("--yes", action="store_true", help="with --all: do not ask")
     close.set_defaults(run=run_close, refuse=close.error)
     _add_connection(close)
@@ -259,3 +268,4 @@ def _add_connection(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--timeout", type=positive, default=30.0, metavar="S", help="seconds per request [30]"
     )
+    add_access(command)

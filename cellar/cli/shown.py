@@ -10,7 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cellar.errors import BadInputError, CellarError, ConnectionLostError
+from cellar.cli.access import in_options
+from cellar.errors import BadInputError, CellarError, ConnectionLostError, UnauthenticatedError
 from cellar.predictions import Prediction
 
 _WIDE = 1000
@@ -82,8 +83,8 @@ def print_table(table: Table) -> None:
 def told(error: CellarError) -> str:
     """What went wrong: its kind, where the message does not say that, and the message."""
     if isinstance(error, ConnectionLostError):  # which says what is likely to be wrong
-        return error.message
+        return in_options(error.message)
     if isinstance(error, BadInputError) and not error.reason:  # this side's own
-        # The flag has the argument's name.
-        return f"--{error.message}" if error.field == "server" else error.message
-    return f"{error.reason or error.code or type(error).__name__}: {error.message}"
+        return error.message
+    hint = " (--token-file FILE or CELLAR_TOKEN)" if isinstance(error, UnauthenticatedError) else ""
+    return f"{error.reason or error.code or type(error).__name__}: {error.message}{hint}"

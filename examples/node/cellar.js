@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import grpc from '@grpc/grpc-js';
 import protoLoader from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
+import { access, isLocal } from './access.js';
 
 // Where this project's proto/ lies: say so if you copy these files.
 const PROTO = fileURLToPath(new URL('../../proto', import.meta.url));
@@ -15,16 +16,18 @@ const LOADED = protoLoader.loadSync(['cellar/v1/session.proto', 'cellar/v1/model
   defaults: true,
   oneofs: true, // which of several fields is set, by the name of the choice
 });
-const LOOPBACK = /^(unix:|localhost(:|$)|127\.[\d.]+(:|$)|\[::1\])/;
 const { cellar } = grpc.loadPackageDefinition(LOADED);
 
-// Clients of both services on one connection: {sessions, models, close}.
-export function connect(address, credentials = grpc.credentials.createInsecure()) {
+// Clients of both services on one connection: {sessions, models, close}. What the server wants to see,
+// such as {ca, token}, is explained in access.js.
+export function connect(address, shown = {}) {
+  const { credentials, interceptors } = access(address, shown);
   const options = {
+    interceptors,
     'grpc.max_receive_message_length': 16 * 2 ** 20, // the server's own limit; gRPC's is 4 MiB
     'grpc.keepalive_time_ms': 10_000, // finds out about a server that has vanished
     'grpc.keepalive_timeout_ms': 10_000,
-    'grpc.enable_http_proxy': LOOPBACK.test(address) ? 0 : 1, // no proxy leads to this machine
+    'grpc.enable_http_proxy': isLocal(address) ? 0 : 1, // no proxy leads to this machine
   };
   const sessions = new cellar.v1.SessionService(address, credentials, options);
   const models = new cellar.v1.ModelService(address, credentials, {
@@ -45,7 +48,9 @@ export function call(client, method, request, { timeoutS = 30 } = {}) {
 
 // Tries something until it succeeds, fails for good, or time is up. Safe for reads, and for steps
 // that carry their position: the server applies such a step once, however often it comes.
-export async function retrying(attempt, { timeoutS = 30 } = {}) {
+// `onRetry` is told the errors that are tried again: a wrong address, or TLS on one side only, looks
+// like a server that is not there yet.
+export async function retrying(attempt, { timeoutS = 30, onRetry } = {}) {
   const giveUp = Date.now() + timeoutS * 1000;
   for (let failures = 1; ; failures++) {
     try {
@@ -53,6 +58,7 @@ export async function retrying(attempt, { timeoutS = 30 } = {}) {
     } catch (error) {
       const pauseS = pauseAfter(failures, error);
       if (!error.retryable || Date.now() + pauseS * 1000 > giveUp) throw error;
+      onRetry?.(error);
       await sleep(pauseS * 1000);
     }
   }

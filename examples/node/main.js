@@ -1,12 +1,25 @@
-// A tour: node main.js [HOST:PORT], beside a cellar-serve with the models that come with Cellar.
+// A tour: node main.js [HOST:PORT] [--tls] [--ca FILE] [--cert FILE --key FILE], beside a cellar-serve
+// with the models that come with Cellar. A token comes from the variable CELLAR_TOKEN.
 import { randomUUID } from 'node:crypto';
+import { parseArgs } from 'node:util';
 import { call, CellarError, connect, retrying } from './cellar.js';
 import { SessionStream } from './session.js';
 
-const client = connect(process.argv[2] ?? 'localhost:8001');
+const file = { type: 'string' };
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: { tls: { type: 'boolean' }, ca: file, cert: file, key: file },
+});
+const token = process.env.CELLAR_TOKEN?.trim();
+const client = connect(positionals[0] ?? 'localhost:8001', { ...values, token });
 
-// What is served.
-const { models } = await retrying(() => call(client.models, 'ListModels', {}));
+// What is served. Who waits at a terminal is told for what, once.
+let told = false;
+const onRetry = ({ message }) => {
+  if (!told) console.error(`trying again: ${message}`);
+  told = true;
+};
+const { models } = await retrying(() => call(client.models, 'ListModels', {}), { onRetry });
 console.log(models.map(({ name, version }) => `${name} ${version}`).join(', '));
 
 // One session: open, step, generate. Under an id of your own, a step that carries its position may

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
+from service.errors import PermissionDeniedError
+
 
 class Role(StrEnum):
     """What kind of calls a principal may make.
@@ -90,3 +92,19 @@ calling: ContextVar[Principal] = ContextVar("calling", default=NOBODY)
 def names(roles: Iterable[Role]) -> str:
     """Roles as people read them."""
     return " or ".join(sorted(roles))
+
+
+def require_model(model: str) -> None:
+    """Check that who calls may use the model of a session that is his own.
+
+    Where a model is named, `Registry.find` knows none that the caller may not use. To look at such
+    a session, and to close it, is left to its owner: it counts among his.
+
+    Raises:
+        PermissionDeniedError: he may not any more.
+    """
+    principal = calling.get()
+    if principal.grant.models is not None and not principal.grant.may_use(model):
+        raise PermissionDeniedError(
+            f"model: '{principal.name}' may not use '{model}' any more: ask who runs the server"
+        )

@@ -180,7 +180,7 @@ class Checkpoints:
         """The first group that somebody needs."""
         needed = [
             *self._saving,
-            *self._directory.stranded_groups(),
+            *self._directory.stranded.groups(),
             *self._log.left_groups(),
         ]
         for shard in self._registry.shards():

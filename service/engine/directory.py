@@ -18,8 +18,10 @@ from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.served.registry import Registry, ServedModel
+from service.engine.sessions.info import SessionInfo
 from service.engine.sessions.table import SessionStatus, SessionTier
 from service.engine.shard.shard import Shard
+from service.engine.stranded import Key, Stranded
 from service.engine.work.flow import asked_model
 from service.errors import (
     BadInputError,
@@ -34,7 +36,7 @@ from service.errors import (
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-_NO_SESSIONS: Mapping[str, "Session"] = {}
+NO_SESSIONS: Mapping[str, "Session"] = {}
 _NOBODYS = "\n"  # who has no sessions: no principal is called so
 _LEAST_RETRY_S = 0.05
 _LONGEST_RETRY_S = 10.0  # somebody may close one
@@ -57,28 +59,6 @@ class Session:
     slot: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionInfo:
-    """A session as a client sees it; times are seconds since the epoch."""
-
-    id: str
-    model: str
-    version: int
-    status: SessionStatus
-    branch: int
-    position: int
-    opened_s: float
-    last_used_s: float
-    idle_timeout_s: float
-    ephemeral: bool
-    tier: SessionTier
-    owner: str
-
-
-_Key = tuple[str, str]
-"""A session's owner and id."""
-
-
 class Directory:
     """The sessions that are open, by owner and id, and some of those that were.
 
@@ -98,17 +78,16 @@ class Directory:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        self._open: dict[str, dict[str, Session]] = {}  # by owner, by id
+        self.by_owner: dict[str, dict[str, Session]] = {}
+        """Those that are open, by owner, by id."""
         self._settings = settings
         self._metrics = metrics
         self._registry = registry
         self._clock = clock
         self._wall_clock = wall_clock
-        # Those of the store whose model is not served.
-        self._stranded: dict[_Key, tuple[StoredSession, ModelChangedError, CommitLog]] = {}
-        self._stranded_order: list[_Key] = []  # also of those that were closed since
-        self._stranded_ephemeral: list[_Key] = []
-        self._gone: OrderedDict[_Key, type[SessionClosedError | SessionExpiredError]]
+        self.stranded = Stranded(wall_clock)
+        """Those of the store whose model is not served."""
+        self._gone: OrderedDict[Key, type[SessionClosedError | SessionExpiredError]]
         self._gone = OrderedDict()
         self._owners: dict[str, int] = {"": 0}  # numbers of theirs, for columns
         self._due_s: dict[str, float] = {}  # by owner: none of its sessions expires before
@@ -116,11 +95,15 @@ class Directory:
     @property
     def sessions(self) -> Mapping[str, Session]:
         """Those of the calling principal that are open, by id."""
-        return self._open.get(calling.get().name, _NO_SESSIONS)
+        return self.by_owner.get(calling.get().name, NO_SESSIONS)
 
     def open_sessions(self, owner: str) -> int:
         """How many a principal has open."""
-        return len(self._open.get(owner, _NO_SESSIONS))
+        return len(self.by_owner.get(owner, NO_SESSIONS))
+
+    def open_by_owner(self) -> dict[str, int]:
+        """How many each principal has open, by its name; any thread may ask."""
+        return {owner: len(own) for owner, own in list(self.by_owner.items()) if owner}
 
     def owner_number(self, owner: str) -> int:
         """What stands for a principal in `SlotManager.owners`; -1: it never had a session."""
@@ -163,11 +146,11 @@ class Directory:
         """
         served.require_streamable()
         who = calling.get()
-        quota, owned = who.grant.quota, self._open.get(who.name, _NO_SESSIONS)
+        quota, owned = who.grant.quota, self.by_owner.get(who.name, NO_SESSIONS)
         session_id = session_id or uuid.uuid4().hex
         settings = self._settings
         _check_id(session_id, settings.max_id_length)
-        if session_id in owned or (who.name, session_id) in self._stranded:
+        if session_id in owned or (who.name, session_id) in self.stranded:
             raise SessionExistsError(f"session_id: '{session_id}' is open already")
         longest_s = settings.max_idle_timeout_s
         if quota.max_idle_timeout_s is not None:
@@ -241,7 +224,7 @@ class Directory:
     ) -> Session:
         session = Session(id=session_id, owner=owner, served=served, shard=shard, slot=slot)
         shard.slots.settle(slot, session)
-        self._open.setdefault(owner, {})[session_id] = session
+        self.by_owner.setdefault(owner, {})[session_id] = session
         return session
 
     def _number(self, owner: str) -> int:
@@ -257,8 +240,7 @@ class Directory:
         due_s = self._due_s.get(owner, 0.0)
         if due_s < now_s:  # else none of them is: who comes again and again is refused cheaply
             shards, number = self._registry.shards(), self.owner_number(owner)
-            while self._expire(shards, owner=number):
-                pass
+            self._expire(shards, owner=number)
             due_s = min(
                 (shard.table.due_s(shard.slots.owned(number)) for shard in shards),
                 default=np.inf,
@@ -266,60 +248,21 @@ class Directory:
             self._due_s[owner] = due_s
         if self.open_sessions(owner) < most:
             return
+        mend = "close some, or wait until idle ones expire" if most else "ask who runs the server"
         raise QuotaExceededError(
             "max_sessions",
             f"'{owner}' has {self.open_sessions(owner):,} sessions open and may have {most:,}: "
-            "close some, or wait until idle ones expire",
+            f"{mend}",
             retry_after_s=min(max(due_s - now_s, _LEAST_RETRY_S), _LONGEST_RETRY_S),
         )
 
     def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:
         """A session of the store cannot go on: it is kept, and can be closed."""
-        key = stored.row.owner, stored.row.id
-        self._stranded[key] = stored, why, log
-        self._stranded_order.append(key)
-        if stored.row.ephemeral:  # the file may be back at another start, and this is gone by then
-            self._stranded_ephemeral.append(key)
+        self.stranded.add(stored, why, log)
 
     def is_stranded(self, session_id: str, owner: str | None = None) -> bool:
         """Whether it is a session of the store whose model is not served."""
-        return (self.wanted_owner(owner), session_id) in self._stranded
-
-    @property
-    def stranded(self) -> int:
-        """How many sessions of the store have a model that is not served."""
-        return len(self._stranded)
-
-    @property
-    def stranded_before(self) -> int:
-        """The same, and those that were closed since."""
-        return len(self._stranded_order)
-
-    def stranded_session(self, number: int) -> SessionInfo | None:
-        """One of those, counted from 0, as it stands; ``None`` where it was closed."""
-        found = self._stranded.get(self._stranded_order[number])
-        if found is None:
-            return None
-        stored, _, _ = found
-        row = stored.row
-        return SessionInfo(
-            id=row.id,
-            model=row.model,
-            version=row.version,
-            status=SessionStatus.MODEL_CHANGED,
-            branch=row.branch,
-            position=stored.position,
-            opened_s=row.opened_s,
-            last_used_s=self._wall_clock() - row.idle_s,
-            idle_timeout_s=row.idle_timeout_s,
-            ephemeral=row.ephemeral,
-            tier=SessionTier.STORE,
-            owner=row.owner,
-        )
-
-    def stranded_groups(self) -> list[int]:
-        """Where the tails of the sessions begin whose model is not served."""
-        return [own.first_group for own, _, _ in self._stranded.values() if own.first_group]
+        return (self.wanted_owner(owner), session_id) in self.stranded
 
     @property
     def now_s(self) -> float:
@@ -341,13 +284,12 @@ class Directory:
             ModelChangedError: its model is not served.
         """
         owner = self.wanted_owner(owner)
-        session = self._open.get(owner, _NO_SESSIONS).get(session_id)
+        session = self.by_owner.get(owner, NO_SESSIONS).get(session_id)
         if session is not None:
             asked_model.set(session.served.label)
             return session
         key = owner, session_id
-        if key in self._stranded:
-            raise self._stranded[key][1]
+        self.stranded.check(key)
         gone = self._gone.get(key)
         if gone is SessionExpiredError:
             raise SessionExpiredError(
@@ -396,15 +338,13 @@ class Directory:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
         """
         key = self.wanted_owner(owner), session_id
-        if key in self._stranded:
+        if key in self.stranded:
             return self._close_stranded(key)
         return self._close(self.find(session_id, owner))
 
-    def _close_stranded(self, key: _Key) -> int:
-        stored, _, log = self._stranded.pop(key)
-        log.close(stored.row.number, first_group=stored.first_group)
+    def _close_stranded(self, key: Key) -> int:
         self._gone[key] = SessionClosedError
-        return stored.position
+        return self.stranded.close(key)
 
     def _close(self, session: Session) -> int:
         position = session.shard.table.stands_at(session.slot)
@@ -420,10 +360,8 @@ class Directory:
 
     def expire(self) -> int:
         """Close sessions that have been idle for too long, some at a time; returns how many."""
-        for key in self._stranded_ephemeral:
-            if key in self._stranded:
-                self._close_stranded(key)
-        self._stranded_ephemeral.clear()
+        for key in self.stranded.take_ephemeral():
+            self._close_stranded(key)
         return self._expire(self._registry.shards())
 
     def _expire(self, shards: Iterable[Shard], *, owner: int | None = None) -> int:
@@ -439,10 +377,10 @@ class Directory:
         return count
 
     def _end(self, session: Session, how: type[SessionClosedError | SessionExpiredError]) -> None:
-        own = self._open[session.owner]
+        own = self.by_owner[session.owner]
         del own[session.id]
         if not own:
-            del self._open[session.owner]
+            del self.by_owner[session.owner]
         self._gone[session.owner, session.id] = how
         while len(self._gone) > self._settings.remembered_sessions:
             self._gone.popitem(last=False)

@@ -14,14 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 import structlog
 
-from service.engine.directory import Directory, Session, SessionInfo
+from service.auth.principal import calling, require_model
+from service.engine.directory import NO_SESSIONS, Directory, Session
 from service.engine.listing import Listing
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.recovery import doubt
 from service.engine.log.recovery.reading import read_store
 from service.engine.log.recovery.stored import Stored
+from service.engine.quotas.allowance import Allowances
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
+from service.engine.sessions.info import SessionInfo
 from service.engine.upkeep import Upkeep
 from service.engine.work.columns import Answers, Inputs, Outputs
 from service.engine.work.flow import Flow, Flows, asked_model
@@ -66,6 +69,7 @@ class Engine:
     Attributes:
         directory: the sessions, by id.
         listing: the same, page by page.
+        allowances: what each principal has under way.
         flows: whose turn is whose, by who calls.
         memory: what callers have the server hold.
 
@@ -92,7 +96,9 @@ class Engine:
         self.metrics = metrics
         self.loading = True
         self.draining = False
-        self.flows = Flows()
+        self.allowances = Allowances()
+        metrics.principal_steps.read = self.allowances.steps
+        self.flows = Flows(self.allowances)
         self.failed = asyncio.Event()
         """Set when a device, or the store's disk, has failed for good: whoever runs the server has
         to end it."""
@@ -102,7 +108,7 @@ class Engine:
             stored = read_store(store)
             doubt.resolve(store, stored)
         self.log = None if store is None or stored is None else self._open_log(store, stored)
-        self.memory = BufferMemory(settings.buffer_memory)
+        self.memory = BufferMemory(settings.buffer_memory, self.allowances)
         limits = ["buffer_memory"] + ["max_undurable_bytes", "journal_bytes"] * (store is not None)
         for limit in limits:
             metrics.limit_bytes.labels(limit).set(getattr(settings, limit))
@@ -115,6 +121,7 @@ class Engine:
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
+        metrics.principal_sessions.read = self.directory.open_by_owner
         self.listing = Listing(
             self.registry,
             self.directory,
@@ -186,12 +193,17 @@ class Engine:
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            PermissionDeniedError: the caller may not use its model any more.
             DrainingError, LoadingError: the server takes no new work.
         """
         if self.draining or self.loading:
             self.check_ready()
-        session = self.directory.sessions.get(session_id) or self.directory.find(session_id)
+        who = calling.get()
+        own = self.directory.by_owner.get(who.name, NO_SESSIONS)
+        session = own.get(session_id) or self.directory.find(session_id)
         asked_model.set(session.served.label)
+        if who.grant.models is not None:  # a call less for all others
+            require_model(session.served.name)
         if session.shard.slots.ephemeral.marks.item(session.slot):
             self.directory.touch(session)
         return session
@@ -278,10 +290,12 @@ class Engine:
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
             StaleBranchError: it is on another branch.
+            PermissionDeniedError: the caller may not use its model any more.
             DrainingError, LoadingError: the server takes no new work.
         """
         self.check_ready()
         session = self.directory.find(session_id)
+        require_model(session.served.name)
         present = session.shard.on_branch(session.slot, branch, or_left=True)
         barrier = Barrier(
             slots=np.array([session.slot], np.int64),
@@ -357,6 +371,7 @@ class Engine:
         account.take(Held.REQUEST, held)
         try:
             session.shard.check_room(count, flow)
+            flow.charge(count)
             call = _call(session, branch, sampling, flow, count)
         except CellarError:
             account.close()
@@ -402,6 +417,8 @@ class Engine:
             kind = session.served.single_kind(outputs, sampling, _results)
         flow = self.flows.current
         session.shard.check_room(1, flow)
+        if flow.allowance is not None:
+            flow.allowance.charge(1)
         call = _call(session, branch, sampling, flow, 1)
         claimed = UNCHECKED if position is None else position
         session.shard.add((kind, session.slot, step, claimed, branch, 0, 0, call))

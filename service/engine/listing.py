@@ -7,8 +7,10 @@ Nothing of it depends on how many sessions there are, and cold ones stay where t
 
 import asyncio
 import base64
-import binascii
+import hashlib
+import hmac
 import json
+import operator
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,9 +18,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.auth.principal import Role, calling
-from service.engine.directory import Directory, SessionInfo
+from service.engine.directory import Directory
 from service.engine.log.commit_log import CommitLog
 from service.engine.served.registry import Registry
+from service.engine.sessions.info import SessionInfo
 from service.engine.shard.shard import Shard
 from service.errors import BadInputError, ModelUnavailableError
 
@@ -27,6 +30,8 @@ _MOST_SESSIONS = 1000
 _SESSIONS_AT_ONCE = 100  # described before others on the event loop have a turn
 _SLOTS_AT_ONCE = 2**16  # looked at, likewise: some 100 µs
 _SLOTS_A_PAGE = 2**20
+_SIGN_BYTES = 16
+_TOKEN_BYTES = 96  # whole multiples of it
 _SESSION_BYTES = 200  # what a session takes in a message beside its names, at most
 
 
@@ -101,7 +106,7 @@ class Listing:
         self._page_bytes = page_bytes
         self._clock = clock
         self._wall_clock = wall_clock
-        self._run = secrets.token_hex(4)  # another process has the sessions in other slots
+        self._secret = secrets.token_bytes(32)  # of this process: others have other slots
 
     async def page(self, wanted: Wanted, token: str = "") -> Page:
         """One page; the next begins at its token.
@@ -113,9 +118,9 @@ class Listing:
             StoreUnavailableError: what is told must be durable, and the store does not answer.
         """
         start = self._read(token) if token else _FIRST
-        self._check(wanted)
         is_all = wanted.owner is None and calling.get().grant.has(Role.ADMIN)
         owner = None if is_all else self._directory.wanted_owner(wanted.owner)
+        self._check(wanted, owner)
         found = _Found(wanted.page_size, self._page_bytes)
         end = None
         for place, shard in self._shards(wanted, start):
@@ -176,13 +181,13 @@ class Listing:
         self, start: int, wanted: Wanted, owner: str | None, found: "_Found"
     ) -> _Place | None:
         """Add the sessions whose model is not served, from one on: none joins them any more."""
-        for number in range(start, self._directory.stranded_before):
+        for number in range(start, self._directory.stranded.before):
             if number % _SESSIONS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             at = _Place(True, "", 0, 0, number)
             if found.looked_at(1):
                 return at
-            info = self._directory.stranded_session(number)
+            info = self._directory.stranded.info(number)
             if info is None or not wanted.is_of(info.model, info.version):
                 continue
             if owner not in (None, info.owner):
@@ -194,31 +199,50 @@ class Listing:
                 return at
         return None
 
-    def _check(self, wanted: Wanted) -> None:
+    def _check(self, wanted: Wanted, owner: str | None) -> None:
         if wanted.idle_for_s is not None and wanted.idle_for_s < 0:
             raise BadInputError("idle_for", f"{wanted.idle_for_s:g} s is below 0")
         if not wanted.model:
             if wanted.version:
                 raise BadInputError("model_version", "name the model too")
             return
-        if any(wanted.is_of(served.name, served.version) for served in self._registry.all()):
+        may_use = calling.get().grant.may_use(wanted.model)
+        number = self._directory.owner_number(calling.get().name)
+        if any(
+            # Of a model that he may not use he is told of the sessions alone that he has still.
+            may_use or any(len(shard.slots.owned(number)) for shard in served.shards)
+            for served in self._registry.all()
+            if wanted.is_of(served.name, served.version)
+        ):
             return
-        if self._directory.stranded:  # their models need not be here
+        if self._directory.stranded.are_of(owner):  # their models need not be here
             return
         with suppress(ModelUnavailableError):
             self._registry.find(wanted.model, wanted.version)
 
     def _token(self, place: _Place) -> str:
-        return base64.urlsafe_b64encode(json.dumps([self._run, *place]).encode()).decode()
+        """A place that nobody reads or makes: by slots one could count what others have."""
+        data = json.dumps(place).encode()
+        data = data.ljust(-(-len(data) // _TOKEN_BYTES) * _TOKEN_BYTES)  # its length tells, too
+        sign = self._sign(data)
+        return base64.urlsafe_b64encode(sign + self._masked(data, sign)).decode()
+
+    def _sign(self, data: bytes) -> bytes:
+        return hashlib.blake2b(data, key=self._secret, digest_size=_SIGN_BYTES).digest()
+
+    def _masked(self, data: bytes, sign: bytes) -> bytes:
+        """Data that is masked, or that was."""
+        mask = hashlib.shake_256(self._secret + sign).digest(len(data))
+        return bytes(map(operator.xor, data, mask))
 
     def _read(self, token: str) -> _Place:
         try:
-            run, *fields = json.loads(base64.urlsafe_b64decode(token.encode()))
-            place = _Place(*fields)
-            types_fit = list(map(type, place)) == list(map(type, _FIRST))
-            if run == self._run and types_fit and place.slot >= 0:
-                return place
-        except (TypeError, ValueError, binascii.Error, RecursionError):
+            found = base64.urlsafe_b64decode(token.encode())
+            sign = found[:_SIGN_BYTES]
+            data = self._masked(found[_SIGN_BYTES:], sign)
+            if hmac.compare_digest(self._sign(data), sign):
+                return _Place(*json.loads(data))
+        except ValueError:  # it is no base64
             pass
         raise BadInputError(
             "page_token",

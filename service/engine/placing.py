@@ -6,6 +6,7 @@ import time
 import structlog
 
 from service.engine.directory import Directory
+from service.engine.log.checking import read_of
 from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
 from service.engine.log.keys import ARITHMETIC
@@ -91,7 +92,8 @@ class Placing:
                 continue
             label = f"{served.name}/{served.version}"
             row = self._store.row(ARITHMETIC + label.encode())
-            before = Arithmetics() if row is None else Arithmetics.unpack(unpack(row))
+            with read_of(f"what it notes of {label}"):
+                before = Arithmetics() if row is None else Arithmetics.unpack(unpack(row))
             now = before.followed_by(served.arithmetic, self._log.group, oldest=oldest)
             if now is not before:
                 rows[ARITHMETIC + label.encode()] = pack(now.pack())

@@ -86,7 +86,7 @@ class Upkeep:
         states("cold").set_function(lambda: sum(own.store.cold for own in shards()))
         states("restored").set_function(lambda: sum(own.store.restored for own in shards()))
         states("set_aside").set_function(lambda: sum(own.store.not_restored for own in shards()))
-        states("other_model").set_function(lambda: self._directory.stranded)
+        states("other_model").set_function(lambda: len(self._directory.stranded))
 
     # -- a start --------------------------------------------------------------------------
 

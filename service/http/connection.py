@@ -12,9 +12,9 @@ import h11
 import structlog
 
 from service.http.messages import Page, Request, Response, text
+from service.http.streams import Stream
 
 _log = structlog.get_logger("cellar")
-_READ_BYTES = 16_384
 _VERSIONS = (b"1.0", b"1.1")
 
 
@@ -25,7 +25,8 @@ class Limits:
     Attributes:
         connections: at once; beyond them the one goes that has kept us waiting for longest.
         head_bytes: of a request's line and headers.
-        head_s: for all of them, from the first byte on; and for the first byte of a connection.
+        head_s: for all of them, from the first byte on; and for the first byte of a connection, and
+            for the handshake of TLS before it.
         idle_s: between an answer and the next request.
         answer_s: for an answer to be taken, however large it is.
         linger_s: for what is still coming when an answer ends the connection.
@@ -58,26 +59,24 @@ class Connection:
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        stream: Stream,
         *,
         answer: Page,
         limits: Limits,
         waits: Callable[[Waits], None],
     ) -> None:
-        self._reader = reader
-        self._writer = writer
+        self._stream = stream
         self._answer = answer
         self._limits = limits
         self._waits = waits
         self._wire = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
-        # An answer is written when all of it has left: what lies in a buffer is not.
-        writer.transport.set_write_buffer_limits(high=0)
 
     async def run(self) -> None:
         """Answer until either side ends it, or somebody is too slow."""
         try:
             within_s = self._limits.head_s
+            async with asyncio.timeout(within_s):
+                await self._stream.open()
             while await self._exchange(within_s):
                 self._wire.start_next_cycle()
                 within_s = self._limits.idle_s
@@ -85,7 +84,7 @@ class Connection:
         except (TimeoutError, OSError):
             pass  # who is too slow, or gone, is told nothing
         finally:
-            self._writer.transport.abort()
+            self._stream.abort()
 
     async def _exchange(self, within_s: float) -> bool:
         """One request and its answer; whether there may be another."""
@@ -114,7 +113,7 @@ class Connection:
         has_begun = bool(wire.trailing_data[0])
         async with asyncio.timeout(limits.head_s if has_begun else within_s) as deadline:
             while (event := wire.next_event()) is h11.NEED_DATA:
-                data = await self._reader.read(_READ_BYTES)
+                data = await self._stream.read()
                 if not has_begun:
                     has_begun = True
                     deadline.reschedule(now() + limits.head_s)
@@ -134,7 +133,10 @@ class Connection:
         self._wire.next_event()  # of the body, or that there is none
         has_body = self._wire.their_state is h11.SEND_BODY
         path, _, query = head.target.decode("ascii").partition("?")
-        headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
+        headers: dict[str, str] = {}
+        for raw, value in head.headers:
+            name, given = raw.decode("ascii"), value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {given}" if name in headers else given
         request = Request(
             method=head.method.decode("ascii"),
             path=path,
@@ -174,19 +176,18 @@ class Connection:
         )
         body = [] if is_head else [h11.Data(data=response.body)]
         parts = [self._wire.send(event) or b"" for event in (head, *body, h11.EndOfMessage())]
-        self._writer.write(b"".join(parts))
         self._waits(Waits.TO_BE_READ)
         async with asyncio.timeout(self._limits.answer_s):
-            await self._writer.drain()
+            await self._stream.send(b"".join(parts))
 
     async def _linger(self) -> None:
         """Take what is still coming: to end at once would take the answer away from who reads."""
         self._waits(Waits.TO_BE_ASKED)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.linger_s):
-                self._writer.write_eof()
+                await self._stream.end()
                 left = self._limits.linger_bytes
-                while data := await self._reader.read(_READ_BYTES):
+                while data := await self._stream.read():
                     left -= len(data)
                     if left < 0:  # no more is taken; the answer has time to be read
                         await asyncio.sleep(self._limits.linger_s)

@@ -12,7 +12,7 @@ class Request:
         method: such as GET.
         path: without the query.
         query: what follows the question mark, or nothing.
-        headers: by their names in lower case; of those that come twice, the last.
+        headers: by their names in lower case; of those that come twice, all, with commas.
         has_body: whether it brings one.
     """
 

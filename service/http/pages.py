@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from service.auth.access import Access
+from service.auth.principal import Role
+from service.errors import UnauthenticatedError
 from service.health import Health, State
 from service.http.messages import Page, Request, Response, text
 
@@ -13,15 +16,37 @@ _METHODS = ("GET", "HEAD")
 _RESERVED = ("/v2", "/live")
 
 
-def pages_of(health: Health, registry: CollectorRegistry) -> Page:
-    """All pages of a server."""
+def pages_of(health: Health, registry: CollectorRegistry, *, access: Access | None = None) -> Page:
+    """All pages of a server; with ``access``, what they tell of models is for its readers alone."""
+    metrics = metrics_page(registry)
     return site(
         {
             "/livez": lambda _: _live(health),
-            "/readyz": lambda _: _ready(health),
-            "/metrics": metrics_page(registry),
+            "/readyz": lambda request: _ready(health, tells_models=_may_see(access, request)),
+            "/metrics": lambda request: _refusal(access, request) or metrics(request),
         }
     )
+
+
+def _may_see(access: Access | None, request: Request) -> bool:
+    """Whether who asks may read; a probe that has no token is no failed attempt to."""
+    if access is not None and "authorization" not in request.headers:
+        return False
+    return _refusal(access, request) is None
+
+
+def _refusal(access: Access | None, request: Request) -> Response | None:
+    """What is answered to who may not read; nothing where he may."""
+    if access is None:
+        return None
+    header = request.headers.get("authorization")
+    try:
+        token = access.authenticator.admit([] if header is None else [header], port="http")
+    except UnauthenticatedError as error:
+        return text(401, str(error), headers=(("WWW-Authenticate", "Bearer"),))
+    if not token.principal.grant.has(Role.READ):
+        return text(403, f"this wants the role {Role.READ} or {Role.ADMIN}")
+    return None
 
 
 def site(pages: Mapping[str, Page]) -> Page:
@@ -77,14 +102,14 @@ def _live(health: Health) -> Response:
     return text(200, "ok") if fault is None else text(503, fault)
 
 
-def _ready(health: Health) -> Response:
+def _ready(health: Health, *, tells_models: bool) -> Response:
     state, fault = health.state, health.fault
     is_ready = state.is_ready and fault is None
     answer = {
         "ready": is_ready,
         "status": state.phase.value,
         **({} if is_ready else {"reason": fault or state.reason}),
-        "models": _models(state),
+        **({"models": _models(state)} if tells_models else {}),
     }
     body = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
     return Response(

@@ -8,12 +8,15 @@ import asyncio
 import os
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from ssl import SSLContext
 
 from service.endpoint import Endpoint
 from service.http.connection import Connection, Limits, Waits
 from service.http.messages import Page
+from service.http.streams import PlainStream, Stream, TlsStream
 
 _BACKLOG = 1024
 _LAST_WORDS_S = 0.3  # for answers that are under way at the end
@@ -30,13 +33,22 @@ class HttpServer:
         answer: the page of all paths; called on the server's thread, one request at a time.
         endpoint: where to listen.
         limits: what one who asks may take.
+        tls: what TLS is served with, asked for each connection; ``None`` for no TLS.
 
     Raises:
         OSError: the address cannot be had.
     """
 
-    def __init__(self, answer: Page, endpoint: Endpoint, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        answer: Page,
+        endpoint: Endpoint,
+        *,
+        limits: Limits | None = None,
+        tls: Callable[[], SSLContext | None] = lambda: None,
+    ) -> None:
         self._answer = answer
+        self._tls = tls
         self._limits = limits or Limits()
         self._endpoint = endpoint
         self._socket = _listen(endpoint)
@@ -119,9 +131,11 @@ class HttpServer:
             if what is not Waits.FOR_US and task in self._open:
                 self._waiting[task] = what
 
-        connection = Connection(
-            reader, writer, answer=self._answer, limits=self._limits, waits=waits
-        )
+        stream: Stream = PlainStream(reader, writer)
+        context = self._tls()
+        if context is not None:
+            stream = TlsStream(stream, context)
+        connection = Connection(stream, answer=self._answer, limits=self._limits, waits=waits)
         await connection.run()
 
     def _forget(self, task: asyncio.Task[None]) -> None:

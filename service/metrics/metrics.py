@@ -8,10 +8,14 @@ from prometheus_client import (
     Gauge,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from service.metrics.authentications import Authentications
 from service.metrics.distributions import Distribution, Distributions
+from service.metrics.principals import ByPrincipal
 from service.metrics.process import show_build, show_process
 from service.metrics.refusals import Refusals
+from service.tls.files import TlsMaterial
 
 _SECONDS = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
@@ -97,11 +101,23 @@ class Metrics:
             "cellar_device_fallback",
             "1 where the machine has a GPU and models run on its CPU all the same; else 0.",
         )
+        self.certificate_expiry = self._gauge(
+            "cellar_tls_certificate_expiry_timestamp_seconds",
+            "When what TLS is served with ends, in seconds since 1970: the server's certificate or "
+            "one of its chain, and the last of the authorities of clients; nothing without TLS.",
+            ("certificate",),
+        )
         self.model_available = self._gauge(
             "cellar_model_available",
             "1 for each version of a model that is served, 0 for one that cannot be.",
             ("model",),
         )
+
+    def show_certificates(self, material: TlsMaterial) -> None:
+        """Say until when certificates are valid."""
+        self.certificate_expiry.labels("server").set(material.ends.timestamp())
+        if material.client_ca_ends is not None:
+            self.certificate_expiry.labels("client_ca").set(material.client_ca_ends.timestamp())
 
     def _show_requests(self) -> None:
         self.requests = self._counter(
@@ -117,15 +133,38 @@ class Metrics:
             ("method", "model", "code_class"),
         )
         self.refusals = Refusals(
-            *self._describe(
+            self._describe(
                 "cellar_refusals_total",
                 "counter",
                 "Calls that ended in an error, and rows of frames, attaches and resets that were "
                 "refused alone, by the reason of the error; faults of the server too.",
                 ("reason", "kind"),
-            )
+            ),
+            self._describe(
+                "cellar_quota_refusals_total",
+                "counter",
+                "Calls, and rows of frames, that were refused as their principal has or does as "
+                "much as it may, by the quota.",
+                ("principal", "quota"),
+            ),
         )
         self.registry.register(self.refusals)
+        self.authentications = Authentications(
+            *self._describe(
+                "cellar_authentications_total",
+                "counter",
+                "Calls and requests that wanted a token, by the port and what became of them: ok, "
+                "none, wrong (unknown or revoked ones too), expired. Without --tokens none do.",
+                ("port", "result"),
+            )
+        )
+        self.registry.register(self.authentications)
+        self.tokens_file_ok = self._gauge(
+            "cellar_tokens_file_ok",
+            "1 while the file of tokens can be used, 0 while that of before holds since it cannot; "
+            "1 without --tokens.",
+        )
+        self.tokens_file_ok.set(1)
         self.waiting_calls = self._gauge(
             "cellar_waiting_calls", "Calls that wait inside gRPC to be accepted."
         )
@@ -143,6 +182,26 @@ class Metrics:
             "ones are not.",
             ("model",),
         )
+        self.principal_steps = ByPrincipal(
+            CounterMetricFamily,
+            *self._describe(
+                "cellar_principal_steps_total",
+                "counter",
+                "Time steps taken of each principal, by what counts for its quota.",
+                ("principal",),
+            ),
+        )
+        self.registry.register(self.principal_steps)
+        self.principal_sessions = ByPrincipal(
+            GaugeMetricFamily,
+            *self._describe(
+                "cellar_principal_sessions",
+                "gauge",
+                "Sessions that are open of each principal.",
+                ("principal",),
+            ),
+        )
+        self.registry.register(self.principal_sessions)
         self.generated_tokens = self._counter(
             "cellar_generated_tokens",
             "Time steps drawn by Generate, of series models too.",

@@ -2,12 +2,12 @@
 
 `grpc.aio` accepts one call per turn of the event loop. What comes faster than the server can answer
 waits in gRPC's core, where nobody sees it and its own limits cut it off with a bare CANCELLED; so
-those limits are lifted, and the queue is looked at here.
+those limits are raised, and the queue is looked at here.
 """
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -18,16 +18,28 @@ try:
 except ImportError:  # another build of gRPC: then nothing is refused here
     cygrpc = None
 
-# Calls that gRPC's core lets wait before it cuts some of them, or all, off. How many there can be
-# is bounded by the connections, and by what each of them may have open.
-CORE_OPTIONS = (
-    ("grpc.server.max_pending_requests", 2**30),
-    ("grpc.server.max_pending_requests_hard_limit", 2**30),
-    ("grpc.enable_channelz", 1),
-    # Else a call that the client knows to be over counts until the core has cleared it up, and the
-    # client's next one is reset: under load, every third.
-    ("grpc.http.overload_protection", 0),
-)
+# Calls that gRPC's core lets wait before it cuts some of them, or all, off: some 20 KB each. Those
+# who are refused in time stay far below that.
+_SOME_WAIT, _ALL_WAIT = 20_000, 40_000
+
+
+def core_options(*, is_exposed: bool) -> Sequence[tuple[str, int]]:
+    """The options of gRPC's servers for calls that wait to be accepted.
+
+    Args:
+        is_exposed: strangers reach the port. Then a call that its client has reset counts among
+            those of its connection until the core has cleared it up; else a connection that resets
+            its calls at once has the server hold tens of thousands a second. The price: of a client
+            that has as many calls open on a connection as it may, every third is reset.
+    """
+    return (
+        ("grpc.server.max_pending_requests", _SOME_WAIT),
+        ("grpc.server.max_pending_requests_hard_limit", _ALL_WAIT),
+        ("grpc.enable_channelz", 1),
+        ("grpc.http.overload_protection", int(is_exposed)),
+    )
+
+
 _LOOK_S = 0.05  # a look at the queue costs .3 ms
 _LONGEST_LOOK_S = 0.5
 _WORTH_A_LOOK = 16  # calls accepted since the last one: fewer are no load
@@ -91,6 +103,10 @@ class AcceptQueue:
         if self._owed >= 1.0:
             self._owed -= 1.0
             raise self._refusal()
+
+    def note(self) -> None:
+        """Count a call that was accepted and refused at once, however few wait."""
+        self._accepted += 1
 
     def _look(self, now_s: float) -> None:
         took_s, accepted = now_s - self._looked_s, self._accepted

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from service.auth.principal import calling
 from service.engine.streams.frame import Refusal
 from service.errors import CellarError
 from service.metrics import Refusals
@@ -25,6 +26,7 @@ REQUEST_ID = "x-request-id"
 
 _log = structlog.get_logger("cellar")
 _LONGEST_ID = 128
+_MOST_PEERS = 8  # that an entry of refusals names
 # These are no refusals: the caller has left, or the fault is ours and has an entry of its own.
 _NOT_REFUSED = frozenset({"CANCELLED", "INTERNAL"})
 # What the server lacks; all others are about what was asked of it.
@@ -48,6 +50,7 @@ class _Burst:
     since_s: float
     rows: int = 0
     methods: Counter[str] = field(default_factory=Counter)
+    peers: Counter[str] = field(default_factory=Counter)  # by address, where they were told
 
 
 class CallLog:
@@ -76,16 +79,22 @@ class CallLog:
 
     # -- refusals -------------------------------------------------------------------------
 
-    def refused(self, method: str, error: CellarError) -> None:
-        """Count a call that ends with an error."""
-        self._refusals.count_call(error)
-        if error.reason not in _NOT_REFUSED:
-            self._burst(error.reason).methods[method] += 1
+    def refused(self, method: str, error: CellarError, *, peer: str = "") -> None:
+        """Count a call that ends with an error; of some, the log tells the addresses too."""
+        self._refusals.count_call(error, calling.get().name)
+        if error.reason in _NOT_REFUSED:
+            return
+        burst = self._burst(error.reason)
+        burst.methods[method] += 1
+        if peer:
+            address = _address(peer)
+            is_named = address in burst.peers or len(burst.peers) < _MOST_PEERS
+            burst.peers[address if is_named else "others"] += 1
 
     def rows_refused(self, refusals: Iterable[Refusal]) -> None:
         """Count rows of a stream that are told errors; each has one."""
         for error, count in Counter(map(_error, refusals)).items():
-            self._refusals.count_rows(error, count)
+            self._refusals.count_rows(error, count, calling.get().name)
             if error.reason not in _NOT_REFUSED:
                 self._burst(error.reason).rows += count
 
@@ -111,6 +120,7 @@ class CallLog:
                 reason=reason,
                 **(calls if burst.methods else {}),
                 **(rows if burst.rows else {}),
+                **({"peers": dict(burst.peers)} if burst.peers else {}),
                 seconds=round(seconds, 1),
             )
 
@@ -130,6 +140,7 @@ class CallLog:
             context: the call, of gRPC.
         """
         facts = {
+            "principal": calling.get().name,
             "session": getattr(request, "session_id", "") or _opened(reply),
             "request": _metadata(context, REQUEST_ID),
         }
@@ -143,6 +154,11 @@ class CallLog:
             **{name: _printable(value) for name, value in facts.items() if value},
             **{name: size for name, size in sizes.items() if size is not None},
         )
+
+
+def _address(peer: str) -> str:
+    """Where a connection comes from, without its port: each has another one."""
+    return peer.rpartition(":")[0] if peer.startswith("ip") else peer
 
 
 def _opened(reply: Any) -> str:

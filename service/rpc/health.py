@@ -6,9 +6,12 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.errors import OverloadedError
 from service.health import Health
 from service.rpc import status
 
+_MOST_WATCHES = 4096
+"""Of all callers, who need no token: each takes 20 KB, and lasts as long as its client likes."""
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -54,7 +57,13 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Any) -> None:
-        """See the service's definition."""
+        """See the service's definition.
+
+        Raises:
+            OverloadedError: there are as many watchers as may be.
+        """
+        if self.watching >= _MOST_WATCHES:
+            raise OverloadedError(f"{self.watching} calls watch: use Check", retry_after_s=5.0)
         await context.send_initial_metadata(())  # so that the call can end, whatever it reads
         told = None
         self.watching += 1

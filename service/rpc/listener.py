@@ -9,6 +9,7 @@ import grpc
 import structlog
 
 from service.endpoint import Endpoint
+from service.rpc.strays import Answer, make_server
 
 _log = structlog.get_logger("cellar")
 _LOGGER = logging.getLogger("grpc._cython.cygrpc")
@@ -41,20 +42,29 @@ def keepalive_options(keepalive_s: float, min_ping_s: float) -> Sequence[tuple[s
 class Listener:
     """Serves on one port or socket file until it is stopped.
 
-    gRPC's Python server (1.85) falls when the path of a call is no UTF-8: it takes no connection
-    any more, and says so in nobody's call. Anybody can send that, so another one then takes the
-    port over. What runs on the one that fell is finished there.
+    Where gRPC's Python server falls, see `strays`, it takes no connection any more, and says so in
+    nobody's call; another one then takes the port over. What runs on the one that fell is finished
+    there.
 
     Args:
         options: of gRPC's servers.
         add: registers the services with a server.
+        stray: ends calls of paths that nobody serves.
+        credentials: for each that takes the port, what TLS is served with; ``None`` for no TLS.
     """
 
     def __init__(
-        self, options: Sequence[tuple[str, Any]], add: Callable[[grpc.aio.Server], None]
+        self,
+        options: Sequence[tuple[str, Any]],
+        add: Callable[[grpc.aio.Server], None],
+        *,
+        stray: Answer,
+        credentials: Callable[[], grpc.ServerCredentials] | None = None,
     ) -> None:
         self._options = options
+        self._stray = stray
         self._add = add
+        self._credentials = credentials
         self._server = self._make()
         self._fallen: dict[grpc.aio.Server, asyncio.Task[None]] = {}  # with what ends them
         self._watch: asyncio.Task[None] | None = None
@@ -99,13 +109,16 @@ class Listener:
             self._endpoint.remove(self._file)
 
     def _make(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=self._options)
+        server = make_server(self._options, self._stray)
         self._add(server)
         return server
 
     def _bind(self, endpoint: Endpoint) -> int:
         with endpoint.binding():
-            port: int = self._server.add_insecure_port(str(endpoint))
+            if self._credentials is None:
+                port: int = self._server.add_insecure_port(str(endpoint))
+            else:
+                port = self._server.add_secure_port(str(endpoint), self._credentials())
         self._file = endpoint.id_of_file()
         return port
 

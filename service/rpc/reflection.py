@@ -7,9 +7,10 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.errors import BadInputError
+from service.errors import CellarError
 from service.rpc import status
-from service.rpc.calls import parsed
+from service.rpc.calls import parsed, register
+from service.rpc.gate import lasting
 
 
 class ReflectionServicer(reflection.aio.ReflectionServicer):
@@ -26,24 +27,31 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
 
     async def ServerReflectionInfo(self, request_iterator: Any, unused_context: Any) -> Any:
         """See the service's definition; requests come as bytes."""
-        requests = self._until_ended(request_iterator)
+        call, over = lasting.get(), asyncio.Event()
+        if call is not None:
+            call.when_over(lambda _: over.set())
+        requests = self._until_ended(request_iterator, over)
         answers: Any = super().ServerReflectionInfo(_parsed(requests), unused_context)
         self.running += 1
         try:
             async for answer in answers:
                 yield answer
-        except BadInputError as error:
+            if call is not None and call.error is not None:
+                raise call.error
+        except CellarError as error:
             await status.abort(unused_context, error)
         finally:
             self.running -= 1
 
-    async def _until_ended(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        ending = asyncio.create_task(self._ending.wait())
+    async def _until_ended(
+        self, requests: AsyncIterator[Any], over: asyncio.Event
+    ) -> AsyncIterator[Any]:
+        ends = [asyncio.create_task(event.wait()) for event in (self._ending, over)]
         try:
             while True:
                 reading = asyncio.ensure_future(anext(requests))
                 try:
-                    await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait((reading, *ends), return_when=asyncio.FIRST_COMPLETED)
                     if not reading.done():
                         return
                     yield reading.result()
@@ -52,7 +60,8 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):
                 finally:
                     reading.cancel()
         finally:
-            ending.cancel()
+            for ending in ends:
+                ending.cancel()
 
 
 def servicer_of(service_names: tuple[str, ...]) -> ReflectionServicer:
@@ -60,8 +69,8 @@ def servicer_of(service_names: tuple[str, ...]) -> ReflectionServicer:
     return ReflectionServicer((*service_names, reflection.SERVICE_NAME))
 
 
-def add_to(server: grpc.aio.Server, servicer: ReflectionServicer) -> None:
-    """Register the service."""
+def add_to(server: grpc.aio.Server, servicer: ReflectionServicer, *, is_guarded: bool) -> None:
+    """Register the service; where there is a `Gate`, behind it."""
     reply: Any = reflection_pb2.ServerReflectionResponse
     method: Any = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo, response_serializer=reply.SerializeToString
@@ -69,7 +78,7 @@ def add_to(server: grpc.aio.Server, servicer: ReflectionServicer) -> None:
     handlers = {"ServerReflectionInfo": method}
     generic = grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, handlers)
     server.add_generic_rpc_handlers((generic,))
-    server.add_registered_method_handlers(reflection.SERVICE_NAME, handlers)
+    register(server, reflection.SERVICE_NAME, handlers, is_guarded=is_guarded)
 
 
 async def _parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -1,7 +1,7 @@
 """The one table from errors to gRPC status codes; no other module of the server names one."""
 
 import asyncio
-from functools import partial
+from functools import lru_cache, partial
 from typing import NoReturn
 
 import grpc
@@ -15,11 +15,13 @@ from cellar.v1 import errors_pb2
 from service import errors
 
 DOMAIN = "cellar"
+Metadata = tuple[tuple[str, str | bytes], ...]
 # What a caller sent may be quoted in a message, at whatever length. Statuses travel as metadata,
 # of which a call has 8 KiB in all; rows share one message with many others.
 _CALL_BYTES = 1024
 ROW_BYTES = 160
 _FACT_BYTES = 128
+_LONGEST_DELAY_S = 366 * 24 * 3600.0  # of a rate near zero: more than a message can say
 
 Code = grpc.StatusCode
 OK = Code.OK
@@ -129,7 +131,8 @@ def retry_delay(error: errors.CellarError) -> Duration | None:
     """When to try again, where that makes sense."""
     if error.retry_after_s is None:
         return None
-    return Duration(nanos=int(error.retry_after_s % 1 * 1e9), seconds=int(error.retry_after_s))
+    delay_s = min(error.retry_after_s, _LONGEST_DELAY_S)
+    return Duration(nanos=int(delay_s % 1 * 1e9), seconds=int(delay_s))
 
 
 def row_message(error: errors.CellarError) -> str:
@@ -141,9 +144,32 @@ async def abort(
     context: "grpc.aio.ServicerContext[object, object]", error: errors.CellarError
 ) -> NoReturn:
     """End a call with an error, from the task that is the call."""
-    status = rpc_status.to_status(to_status(error))
+    if type(error) is errors.UnauthenticatedError:
+        status = _unauthenticated(str(error))
+    else:
+        status = rpc_status.to_status(to_status(error))
+    await _end(context, status.code, status.details, status.trailing_metadata)
+
+
+@lru_cache(maxsize=8)
+def _unauthenticated(message: str) -> grpc.Status:
+    """Made once for each of the few messages: who tries wrong tokens is to cost little."""
+    return rpc_status.to_status(to_status(errors.UnauthenticatedError(message)))
+
+
+async def abort_unknown(context: "grpc.aio.ServicerContext[object, object]") -> NoReturn:
+    """End a call of a method that nobody serves, in gRPC's words."""
+    await _end(context, UNIMPLEMENTED, "Method not found!", ())
+
+
+async def _end(
+    context: "grpc.aio.ServicerContext[object, object]",
+    code: Code,
+    details: str,
+    trailing: Metadata,
+) -> NoReturn:
     try:
-        await context.abort(status.code, status.details, status.trailing_metadata)
+        await context.abort(code, details, trailing)
     except grpc.aio.AbortError as end:
         task = asyncio.current_task()
         assert task is not None, "a call is a task"

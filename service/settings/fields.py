@@ -64,7 +64,7 @@ class EngineSettings(BaseModel):
     it the stream that holds most is ended, and requests are refused with RESOURCE_EXHAUSTED."""
     max_history_bytes: Size = Field(default=256 * 2**20, ge=0)
     """Of the buffer memory, for replies of several predictions, until their sessions go on."""
-    max_levels: int = Field(default=100, ge=1)
+    max_levels: int = Field(default=100, ge=1, le=2**14)
     """Quantile levels in one request."""
     max_message_bytes: Size = Field(default=16 * 2**20, ge=1024)
     """The largest message accepted or sent. Stock gRPC clients take 4 MiB unless told otherwise;
@@ -147,8 +147,12 @@ class Settings(EngineSettings):
     """Refuse to start where a model in the repository cannot be served; else it is listed as
     unavailable, with its reason, and the others are served."""
     load_timeout_s: Seconds = Field(default=120.0, gt=0)
-    """How long it may take to load a model file that cellar-train did not write, and to run it
-    once, in a process of its own; a file that takes longer is unavailable."""
+    """How long it may take to load a model file that did not come with Cellar, and to run it once,
+    in a process of its own; a file that takes longer is unavailable."""
+    load_memory: Size = Field(default=4 * 2**30, ge=2**28)
+    """Memory that this may take; a file that takes more is unavailable."""
+    max_model_bytes: Size = Field(default=2**30, ge=2**10, lt=2**31)
+    """The largest model, with the weights that it keeps in other files."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 or :: for all, unix:PATH for a socket file."""
     port: int = Field(default=8001, ge=0, le=65535)
@@ -157,6 +161,12 @@ class Settings(EngineSettings):
     """HTTP port, for /metrics, /livez and /readyz; 0 lets the system choose, "off" serves none."""
     metrics_host: str | None = None
     """Address of the HTTP port, or unix:PATH for a socket; that of gRPC unless told otherwise."""
+    tokens: Path | None = None
+    """The file of tokens, see cellar-serve token: every call needs one, but for health. It is read
+    again when it changes."""
+    require_auth: bool = False
+    """Refuse to start where other machines can reach the server without a token, or would send
+    theirs as plain text."""
     store: str = "memory"
     """Where what sessions have read is kept: "memory", so that they end with the process, or
     "lmdb:PATH", a folder, so that they outlive it."""
@@ -174,6 +184,23 @@ class Settings(EngineSettings):
     how many others run with it. On the CPU they never do."""
     tf32: bool = False
     """On GPUs, let products round their factors to 10 bits: faster, and less exact."""
+    tls_cert: Path | None = None
+    """Serve TLS with this certificate, PEM, with those between it and its authority; it is read
+    again when it changes, and so are the other two. TLS 1.2 and newer, on the HTTP port too."""
+    tls_key: Path | None = None
+    """The key of the certificate: PEM, not encrypted."""
+    tls_client_ca: Path | None = None
+    """Clients of gRPC must show a certificate of one of the authorities in this file, PEM; the HTTP
+    port never asks for one."""
+    max_connections: int = Field(default=10_000, ge=1)
+    """Connections to the gRPC port at once, of those that have not said anything yet too; beyond
+    them, or what the limit of descriptors has room for, new ones are closed at once."""
+    handshake_timeout_s: Seconds = Field(default=10.0, gt=0, le=3600)
+    """How long a new connection may take for the handshakes of TLS and HTTP/2."""
+    max_connection_idle_s: Seconds = Field(default=300.0, gt=0, le=86_400)
+    """A connection that has had no call for so long is ended; clients connect anew."""
+    receive_timeout_s: Seconds = Field(default=60.0, gt=0, le=86_400)
+    """How long a request may take to come, from its first byte on, and the first of a stream."""
     max_connection_calls: int = Field(default=1000, ge=1)
     """Concurrent calls per connection, streams included; more of them wait in the client, which is
     the one place where they cost the server nothing."""

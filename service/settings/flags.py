@@ -63,12 +63,25 @@ _GROUPS: Mapping[str, Sequence[str]] = {
     "Models and devices": (
         "strict",
         "load_timeout_s",
+        "load_memory",
+        "max_model_bytes",
         "precision",
         "shards",
         "deterministic",
         "tf32",
     ),
-    "Connections": ("max_connection_calls", "keepalive_s", "min_ping_s", "reflection"),
+    "TLS": ("tls_cert", "tls_key", "tls_client_ca"),
+    "Who may call": ("tokens", "require_auth"),
+    "Connections": (
+        "max_connections",
+        "handshake_timeout_s",
+        "max_connection_idle_s",
+        "receive_timeout_s",
+        "max_connection_calls",
+        "keepalive_s",
+        "min_ping_s",
+        "reflection",
+    ),
     "Logs": ("log_level", "log_format", "access_log"),
     "Stop": ("drain_timeout_s", "drain_delay_s"),
     "The store": OF_STORE,
@@ -185,7 +198,10 @@ def _parser() -> ArgumentParser:
         formatter_class=lambda prog: HelpFormatter(prog, max_help_position=30, width=_WIDTH),
     )
     version = next((each.version for each in distributions(name="cellar")), "not installed")
-    commands = parser.add_argument_group("Instead of serving")
+    commands = parser.add_argument_group(
+        "Instead of serving",
+        "cellar-serve token makes, lists, changes and revokes tokens; see its --help.",
+    )
     commands.add_argument("-h", "--help", action="help", help="show this, and exit")
     commands.add_argument(
         "--version", action="version", version=f"cellar-serve {version}", help="show it, and exit"

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.settings.exposure import exposures
 from service.settings.fields import Settings
 from service.settings.flags import OF_STORE, from_flags
 from service.settings.sources import (
@@ -23,6 +24,8 @@ from service.settings.sources import (
 )
 
 _OF_GPU = ("deterministic", "tf32")
+_NEEDED_BY_TLS = ("tls_cert", "tls_key")
+_OF_TLS = (*_NEEDED_BY_TLS, "tls_client_ca")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +204,13 @@ def _contradictions(settings: Settings, given: Mapping[str, Given]) -> Iterator[
             f"{durability.origin}: nothing is durable without a store: name one with "
             "--store lmdb:PATH, or leave durability out"
         )
+    named = [given[name].origin for name in _OF_TLS if getattr(settings, name) is not None]
+    missing = [flag(name) for name in _NEEDED_BY_TLS if getattr(settings, name) is None]
+    if named and missing:
+        yield f"{', '.join(named)}: TLS needs {' and '.join(missing)} too, each a PEM file"
+    if settings.require_auth:
+        for exposure in exposures(settings):
+            yield f"{given['require_auth'].origin}: {exposure}"
     if settings.port and settings.port == settings.metrics_port:
         origins = [given[name].origin for name in ("port", "metrics_port") if name in given]
         yield f"{', '.join(origins)}: port and metrics_port are both {settings.port}"

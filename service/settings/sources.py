@@ -11,7 +11,10 @@ from service.settings.fields import Settings
 
 PREFIX = "CELLAR_"
 # Of the client, the tests, the benchmarks and the builds: they may stand in the same environment.
-OF_OTHERS = frozenset({"DATA", "PACKAGES", "ROOT", "SERVER"})
+OF_OTHERS = frozenset(
+    {"CA", "CERT", "DATA", "KEY", "PACKAGES", "ROOT", "SERVER", "SERVER_NAME", "TLS", "TOKEN"}
+    | {"TOKEN_FILE"}
+)
 # Kubernetes and Docker set such for every Service or container called cellar, or cellar-and-more.
 _LINK = re.compile(r"(.*_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")

@@ -128,16 +128,30 @@ def unpack(data: bytes) -> list[Section]:
         DamagedError: The bytes are not what ``pack`` made; it has what is sound of them.
         NewerError: The record has a format version that is not known here.
     """
+    try:
+        return _sections(data)
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # Its checksum holds, so it was written so: not by `pack`.
+        raise DamagedError(f"its header describes no columns ({type(error).__name__})") from error
+
+
+def _sections(data: bytes) -> list[Section]:
     header, checksums, at = _head(data)
+    if sum(len(columns) for _, _, columns in header) != len(checksums):
+        raise ValueError("it has not as many columns as checksums")
     view = memoryview(data)
     bad: list[str] = []
     sections: list[Section] = []
     damaged: set[int] = set()
     checksum = iter(checksums)
     for kind, meta, described in header:
+        if not isinstance(kind, str) or not isinstance(meta, dict):
+            raise TypeError("a section without a name, or without values")
         columns: dict[str, NDArray[Any]] = {}
         for name, text, shape in described:
             dtype, itemsize = _dtype(text)
+            if not all(isinstance(axis, int) and axis >= 0 for axis in shape):
+                raise ValueError("an axis of negative length")
             length = math.prod(shape) * itemsize
             end = at + length + -length % _ALIGNMENT
             expected = next(checksum)
@@ -192,4 +206,6 @@ def _written_as(dtype: np.dtype[Any]) -> str | None:
 @lru_cache(maxsize=256)
 def _dtype(text: str) -> tuple[np.dtype[Any], int]:
     dtype = np.dtype(text)
+    if _written_as(dtype) != text:
+        raise ValueError("a type that records do not hold")
     return dtype, dtype.itemsize

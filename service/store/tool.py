@@ -34,7 +34,7 @@ EXIT_FAILED = 1
 
 _KINDS = {b"s": "sessions", b"c": "checkpoints", b"m": "meta"}
 _NUMBERED = (b"s", b"c")
-_COLUMNS = ("number", "id", "model", "version", "seed")
+_COLUMNS = ("number", "id", "model", "version", "seed", "owner")
 _BATCH_BYTES = 1 << 20
 
 

@@ -28,7 +28,8 @@ async def hurt(folder: Path, server: StandIn, durability: str, *, seconds: float
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("durability", ["commit", pytest.param("interval", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("durability", ["commit", "interval"])
 async def test_a_good_server_is_not_accused(durability: str, tmp_path: Path) -> None:
     server = StandIn(loses_tails=durability == "interval")
     outcome = await hurt(tmp_path, server, durability, seconds=4.0)

@@ -166,9 +166,11 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         kill_before_resets: breaks a stream when so many more resets come, before they are applied.
         kill_after_resets: the same, once they are applied, replies unsent.
         split: rows per reply message on a stream, in reversed order; 0 sends frames whole.
+        credentials: of TLS, from the next start on; None: in the clear.
+        tokens: those that are valid; None: no call needs one.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.sessions: dict[str, FakeSession] = {}
         self.closed: set[str] = set()
         self.calls: Counter[str] = Counter()
@@ -196,6 +198,8 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.lock = threading.RLock()
         self.release = threading.Event()
         self.port = port
+        self.credentials = credentials
+        self.tokens: set[str] | None = None
         self._held: socket.socket | None = None
         self.start()
 
@@ -205,7 +209,11 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         model_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        where = f"127.0.0.1:{self.port}"
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(where)
+        else:
+            self.port = self._server.add_secure_port(where, self.credentials)
         self._server.start()
 
     def stop(self) -> None:
@@ -683,6 +691,10 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             self.calls[method] += 1
             self.requests.append(request)
             self.metadata = dict(context.invocation_metadata())
+            if self.tokens is not None:
+                shown = self.metadata.get("authorization", "")
+                if shown.removeprefix("Bearer ") not in self.tokens:
+                    abort(context, Refusal("UNAUTHENTICATED"))
             fault = self.faults.get(method)
             if fault is None or not fault.count:
                 return lambda: None

@@ -60,7 +60,10 @@ def test_addresses(server: str, host: str, port: int | None, is_local: bool) -> 
     ("server", "says"),
     [
         ("http://localhost:8001", "leave http:// out: say 'localhost:8001'"),
-        ("https://me:secret@cellar.example:443/path", "'cellar.example:443'; TLS is spoken"),
+        (
+            "https://me:secret@cellar.example:443/path",
+            "'cellar.example:443'; TLS is spoken with tls=True",
+        ),
         ("grpc://cellar:1", "leave grpc:// out"),
         ("localhost:web", "'web' is no port: say 'localhost:8001'"),
         ("localhost:70000", "70000 is no port"),
@@ -278,7 +281,7 @@ def test_tls_where_none_is_spoken(server: FakeServer) -> None:
     credentials = grpc.ssl_channel_credentials()
     with (
         cellar.connect(server.address, credentials=credentials, retry=ONCE) as client,
-        pytest.raises(cellar.ConnectionLostError, match="leave the credentials out"),
+        pytest.raises(cellar.ConnectionLostError, match="does not speak TLS: leave tls, ca"),
     ):
         client.models()
 

@@ -43,6 +43,7 @@ def test_sessions_are_listed_over_pages(client: cellar.Client, server: FakeServe
     assert isinstance(asked, session_pb2.ListSessionsRequest)
     assert (asked.model, asked.model_version) == ("char", 3)
     assert asked.idle_for.ToMilliseconds() == 1500
+    assert not asked.HasField("owner")
     assert len(list(client.list_sessions())) == 6
 
 
@@ -80,6 +81,19 @@ def test_sessions_are_closed_and_reset_by_id(client: cellar.Client, server: Fake
     client.session("char", id="mine")
     server.fail("CloseSession", after=True)
     assert client.close_session("mine") is None
+
+
+def test_an_admin_names_the_owner(client: cellar.Client, server: FakeServer) -> None:
+    client.session("char", id="a")
+    assert len(list(client.list_sessions(owner="alice"))) == 1
+    asked = last(server, session_pb2.ListSessionsRequest)
+    assert isinstance(asked, session_pb2.ListSessionsRequest)
+    assert asked.owner == "alice"
+    client.close_session("a", owner="")
+    closed = last(server, session_pb2.CloseSessionRequest)
+    assert isinstance(closed, session_pb2.CloseSessionRequest)
+    assert closed.HasField("owner")
+    assert closed.owner == ""
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+import trustme
+
 import cellar
+from tests.certificates import written
 from tests.e2e.process import launch, running
 
 
@@ -76,6 +80,7 @@ def test_a_check_finds_what_would_not_be_served(repository: Path, tmp_path: Path
         assert fault in found.told
 
 
+@pytest.mark.long
 def test_a_check_finds_what_a_store_has_lost(repository: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     with running(repository, f"--store=lmdb:{store}") as server:
@@ -116,3 +121,19 @@ def test_a_check_finds_no_models_and_no_settings(tmp_path: Path) -> None:
     wrong = checked("--max-session=1")
     assert (wrong.status, wrong.told) == (2, "")
     assert "did you mean --max-sessions?" in wrong.errors
+
+
+def test_a_check_says_what_tls_would_be_served_with(repository: Path, tmp_path: Path) -> None:
+    made = written(tmp_path, trustme.CA(), "a.example", "10.0.0.1", days=40)
+    others = written(tmp_path / "others", trustme.CA(), days=-1, begins=-9)
+    flags = (f"--models={repository}", f"--tls-cert={made.cert}", f"--tls-key={made.key}")
+    made.key.chmod(0o644)
+    well = checked(*flags, f"--tls-client-ca={made.ca}")
+    assert "note: tls: everybody on this machine may read" in well.told
+    assert (well.status, well.errors) == (0, "")
+    assert "tls: a certificate for a.example, 10.0.0.1, valid until 20" in well.told
+    assert f"tls: clients show certificates of {made.ca}, valid until " in well.told
+    expired = checked(*flags, f"--tls-cert={others.cert}", f"--tls-key={others.key}")
+    assert expired.status == 1
+    assert "fault: tls: --tls-cert: " in expired.told
+    assert "cannot be served with: it expired at 20" in expired.told

@@ -9,12 +9,13 @@ import pytest
 from benchmarks.hops import Route, trace
 
 CEILINGS: dict[str, tuple[int, int | None]] = {
-    # call: (files entered, moves between files)
-    "step": (15, None),
+    # call: (files entered, moves between files). Those that are not streams have `rpc/strays.py`,
+    # by which gRPC's loop asks for the next call.
+    "step": (16, None),
     "frame": (16, None),
     "row": (15, None),
-    "generate": (22, 140),  # it keeps the state that it may have to go back to
-    "forecast": (20, 124),
+    "generate": (24, 144),  # it keeps the state that it may have to go back to
+    "forecast": (22, 128),
 }
 
 

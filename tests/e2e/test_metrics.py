@@ -14,8 +14,14 @@ from tests.e2e.page import Page
 from tests.e2e.process import ServerProcess
 
 ROUNDS = 3
-# That occur only where something is refused for load, or where there was a store before.
-SILENT = {"cellar_overloaded_steps_total"}
+# That occur only where something is refused for load, or where there are principals or TLS.
+SILENT = {
+    "cellar_overloaded_steps_total",
+    "cellar_principal_sessions",
+    "cellar_principal_steps_total",
+    "cellar_quota_refusals_total",
+    "cellar_tls_certificate_expiry_timestamp_seconds",
+}
 
 
 def settled(server: ServerProcess, has_come: Callable[[Page], bool]) -> Page:

@@ -251,7 +251,7 @@ def test_weights_missing_from_another_file_are_named(tmp_path: Path, content: by
     (folder / "weights.bin").unlink()
     if content is not None:
         (folder / "weights.bin").write_bytes(content)
-    with pytest.raises(ModelError, match=r"letters/1/model.onnx: the weights .* cannot be read: "):
+    with pytest.raises(ModelError, match=r"letters/1/model.onnx: tensor '\w+' keeps its data"):
         repository.load("letters")
 
 

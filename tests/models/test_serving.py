@@ -43,8 +43,8 @@ async def test_a_first_run_that_fails_names_the_file(tmp_path: Path) -> None:
 
 async def test_an_operator_that_the_runtime_lacks_names_the_file(tmp_path: Path) -> None:
     model = decaying_sum(0)
-    model.proto.graph.node[0].domain = "elsewhere"
-    model.proto.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    model.proto.graph.node[0].domain = "com.microsoft"
+    model.proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     path = ModelRepository(tmp_path).publish(model.proto, model.manifest)
     assert f"{path}: cannot be run: " in await refusal(tmp_path)
 

@@ -5,7 +5,9 @@ import { call, CellarError, connect, retrying } from '../../examples/node/cellar
 import { SessionStream } from '../../examples/node/session.js';
 
 const [play, address, ...more] = process.argv.slice(2);
-const client = connect(address);
+const { CELLAR_TOKEN: token, ...files } = process.env;
+const { PLAY_CA: ca, PLAY_CERT: cert, PLAY_KEY: key } = files;
+const client = connect(address, { ca, cert, key, token });
 const ids = (count) => Array.from({ length: count }, () => randomUUID());
 const refusal = (promise) =>
   promise.then(
@@ -69,6 +71,27 @@ const PLAYS = {
     const stream = new SessionStream(client, { model: 'stdlib-text', patienceS: 0.5 });
     const given = await refusal(stream.attach(ids(1)));
     return { ours: error instanceof CellarError, code: error.code, given };
+  },
+
+  // Each kind of call once, with what the environment has to show.
+  async access() {
+    const [sessionId] = ids(1);
+    const told = {};
+    const note = (name, promise) => refusal(promise).then(({ reason }) => (told[name] = reason));
+    await note('ListModels', call(client.models, 'ListModels', {}));
+    await note('OpenSession', call(client.sessions, 'OpenSession', { sessionId, model: 'char' }));
+    await note('Generate', (async () => {
+      try {
+        const request = { sessionId, prompt: { text: 'a' }, maxSteps: 2 };
+        for await (const _ of client.sessions.Generate(request));
+      } catch (error) {
+        throw new CellarError(error);
+      }
+    })());
+    const stream = new SessionStream(client, { model: 'char', patienceS: 1 });
+    await note('Stream', stream.attach(ids(1)));
+    if (told.Stream === 'none') await stream.close({ closeSessions: true });
+    return told;
   },
 
   // What is asked for last can be told from the answer alone.

@@ -14,6 +14,7 @@ from cellar.connection import DEFAULT_SERVER
 from cellar.variables import default_server
 from service.healthcheck import address_of
 from service.settings import Durability, Settings, read, read_settings
+from service.settings.exposure import exposures
 from service.settings.flags import groups
 from service.settings.sources import OF_OTHERS, SettingsError
 from service.settings.values import seconds, size
@@ -348,6 +349,13 @@ def test_of_a_flag_that_is_given_twice_the_last_one_holds_and_that_is_said() -> 
     ("arguments", "words"),
     [
         (["--durability=commit"], "--durability: nothing is durable without a store"),
+        (["--tls-cert=a"], "--tls-cert: TLS needs --tls-key too"),
+        (["--tls-key=a"], "--tls-key: TLS needs --tls-cert too"),
+        (["--tls-client-ca=a"], "--tls-client-ca: TLS needs --tls-cert and --tls-key too"),
+        (
+            ["--tls-client-ca=a", "--tls-key=b"],
+            "--tls-key, --tls-client-ca: TLS needs --tls-cert too",
+        ),
         (["--port=9", "--metrics-port=9"], "--port, --metrics-port: port and metrics_port are"),
         (["--idle-timeout-s=30d"], "--idle-timeout-s: idle_timeout_s must not exceed max_idle"),
     ],
@@ -425,6 +433,19 @@ def test_every_setting_is_in_one_group() -> None:
         (["there:7"], {"CELLAR_HOST": "10.1.2.3"}, "there:7"),
         (["unix:/run/s"], {"CELLAR_HOST": "10.1.2.3"}, "unix:/run/s"),
         ([], {"CELLAR_HOST": "unix:/run/s", "CELLAR_PORT": "9"}, "unix:/run/s"),
+        ([], {"CELLAR_TLS_CERT": "c", "CELLAR_PORT": "9"}, "https://127.0.0.1:9090"),
+        (
+            [],
+            {"CELLAR_TLS_CERT": "c", "CELLAR_HOST": "::", "CELLAR_METRICS_PORT": "7"},
+            "https://127.0.0.1:7",
+        ),
+        ([], {"CELLAR_TLS_CERT": "c", "CELLAR_HOST": "unix:/run/s"}, "https://127.0.0.1:9090"),
+        (
+            [],
+            {"CELLAR_TLS_CERT": "c", "CELLAR_METRICS_HOST": "unix:/run/h"},
+            "https://unix:/run/h",
+        ),
+        (["there:7"], {"CELLAR_TLS_CERT": "c"}, "there:7"),
     ],
 )
 def test_the_health_check_asks_where_the_server_listens(
@@ -436,3 +457,46 @@ def test_the_health_check_asks_where_the_server_listens(
 def test_the_health_check_takes_one_address() -> None:
     with pytest.raises(ValueError, match="usage"):
         address_of(["a:1", "b:2"], {})
+    with pytest.raises(ValueError, match="let CELLAR_METRICS_PORT name one"):
+        address_of([], {"CELLAR_TLS_CERT": "c", "CELLAR_METRICS_PORT": "Off"})
+
+
+# ---- who may reach it ----
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--host=127.0.0.1"],
+        ["--host=127.8.9.1"],
+        ["--host=::1"],
+        ["--host=[::1]"],
+        ["--host=localhost"],
+        ["--host=unix:/run/cellar.sock"],
+        ["--metrics-host=0.0.0.0", "--metrics-port=off"],
+    ],
+)
+def test_what_only_this_machine_reaches_is_not_exposed(flags: list[str]) -> None:
+    assert not list(exposures(read([*flags, "--require-auth"], {}).settings))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--host=0.0.0.0"],
+            "0.0.0.0 can be reached from other machines, and whoever does may use",
+        ),
+        (["--host=::"], ":: can be reached"),
+        (["--host=10.0.0.1"], "10.0.0.1 can be reached"),
+        (["--host=cellar.example"], "cellar.example can be reached"),
+        (["--metrics-host=0.0.0.0"], "may read the metrics: name a file of tokens with --tokens"),
+        (["--host=unix:/run/x", "--metrics-host=::"], ":: can be reached"),
+        (["--host=0.0.0.0", "--tokens=t.json"], "tokens are sent as plain text"),
+    ],
+)
+def test_what_others_reach_is_said_or_refused(flags: list[str], words: str) -> None:
+    (said,) = exposures(read(flags, {}).settings)
+    assert words in said
+    (refused,) = problems(*flags, "--require-auth")
+    assert refused == f"--require-auth: {said}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 import structlog
 
 from models.errors import ModelError
-from models.repository import ModelRepository
+from models.untrusted.reading import MOST_BYTES
 from service import trials as trials_module
 from service.trials import COMMAND, Trial, Trials, TrialsClosedError, try_file
 from tests.recurrent import char_case, write_repository
@@ -34,6 +35,8 @@ def attempt(path):
         time.sleep(1000)
     if deed == "end":
         os._exit(3)
+    if deed == "greedy":
+        bytearray(2**29)
     if deed == "raise":
         raise RecursionError("too deep")
     if deed == "print":
@@ -48,7 +51,7 @@ FAKE = (
 print("ready", flush=True)
 for line in sys.stdin:
     attempt(json.loads(line)["path"])
-    print("done", flush=True)
+    print("passed", flush=True)
 """
 )
 # ... and as the server's own does it.
@@ -56,7 +59,7 @@ OWN = (
     DEEDS
     + """
 from service import trials
-trials._MOST_BYTES = int(sys.argv[1])
+trials._GROWN_BYTES = int(sys.argv[1])
 trials.work(lambda trial: attempt(trial.path))
 """
 )
@@ -64,9 +67,13 @@ trials.work(lambda trial: attempt(trial.path))
 
 @contextmanager
 def trying(
-    limit_s: float = LONG_S, command: tuple[str, ...] = (sys.executable, "-c", FAKE)
+    limit_s: float = LONG_S,
+    command: tuple[str, ...] = (sys.executable, "-c", FAKE),
+    most_memory: int = 2**30,
 ) -> Iterator[Trials]:
-    trials = Trials(limit_s=limit_s, command=command)
+    trials = Trials(
+        limit_s=limit_s, most_memory=most_memory, most_bytes=MOST_BYTES, command=command
+    )
     try:
         yield trials
     finally:
@@ -104,7 +111,10 @@ def test_one_process_tries_file_after_file(tmp_path: Path) -> None:
     One that nobody ends in time ends itself: a server that was killed leaves nobody behind.
     """
     with trying(command=(sys.executable, "-c", OWN, str(2**40))) as trials:
-        for name in ("one", "raise", "print", "two"):
+        attempt(trials, tmp_path / "one")
+        with pytest.raises(ModelError, match=r"raise: cannot be run: too deep"):
+            attempt(trials, tmp_path / "raise")
+        for name in ("print", "two"):
             attempt(trials, tmp_path / name)
         assert (tmp_path / "one").read_text() == (tmp_path / "two").read_text() != ""
         process = trials._process
@@ -116,6 +126,8 @@ def test_one_process_tries_file_after_file(tmp_path: Path) -> None:
             max_batch=4,
             chunk_steps=2,
             limit_s=soon_s,
+            most_memory=2**30,
+            most_bytes=MOST_BYTES,
         )
         assert process.ask(json.dumps(asdict(hanging)), LONG_S) == ""
         assert process.end() == "crashed (SIGALRM)"
@@ -181,7 +193,8 @@ def test_real_files_are_loaded_and_run(tmp_path: Path) -> None:
     broken.write_bytes(sound.read_bytes()[:500])
     with trying(command=COMMAND) as trials:
         attempt(trials, sound)
-        attempt(trials, broken)
+        with pytest.raises(ModelError, match=r"broken.onnx: not a readable ONNX model"):
+            attempt(trials, broken)
         first = trials._process
         assert first is not None, "and it is still there"
         trials._limit_s = 0.3
@@ -191,21 +204,42 @@ def test_real_files_are_loaded_and_run(tmp_path: Path) -> None:
 
 def test_a_trial_does_what_loading_does(tmp_path: Path) -> None:
     path = publish_foreign(tmp_path, "sound")
-    try_file(Trial(path=str(path), precision="fp32", max_batch=4, chunk_steps=2, limit_s=1))
+    trial = Trial(
+        path=str(path),
+        precision="fp32",
+        max_batch=4,
+        chunk_steps=2,
+        limit_s=1,
+        most_memory=2**30,
+        most_bytes=MOST_BYTES,
+    )
+    try_file(trial)
     path.write_bytes(b"nonsense")
     with pytest.raises(ModelError):
-        try_file(Trial(path=str(path), precision="fp32", max_batch=4, chunk_steps=2, limit_s=1))
+        try_file(trial)
 
 
-def test_what_is_bit_for_bit_as_exported_is_told_from_the_rest(tmp_path: Path) -> None:
-    root = write_repository(tmp_path, char_case())
-    repository = ModelRepository(root)
-    assert repository.read("letters", 1).is_as_exported
-    path = root / "letters" / "1" / "model.onnx"
-    data = bytearray(path.read_bytes())
-    at = data.index(char_case().model.proto.graph.initializer[0].raw_data)
-    data[at] ^= 1  # one bit of one weight
-    path.write_bytes(data)
-    assert not repository.read("letters", 1).is_as_exported
-    publish_foreign(tmp_path, "foreign")
-    assert not repository.read("foreign", 1).is_as_exported
+def test_what_has_passed_is_known_by_its_content_alone(tmp_path: Path) -> None:
+    """The same bytes in another place pass; one bit more, or a file beside them, is tried."""
+    first = publish_foreign(tmp_path, "first", gain=0.25)
+    second = tmp_path / "second" / "7" / "model.onnx"
+    shutil.copytree(first.parent, second.parent)
+    with trying(command=COMMAND) as trials:
+        attempt(trials, first)
+    with trying(command=COMMAND) as trials:
+        attempt(trials, second)
+        assert trials._process is None, "nothing had to be started"
+        (second.parent / "weights.bin").write_bytes(b"1")
+        attempt(trials, second)
+        assert trials._process is not None
+
+
+def test_whoever_takes_too_much_memory_is_told_so(tmp_path: Path) -> None:
+    """And the next one is tried by another process."""
+    greedy = tmp_path / "greedy"
+    with trying(command=(sys.executable, "-c", OWN, str(2**40)), most_memory=2**28) as trials:
+        attempt(trials, tmp_path / "before")
+        with pytest.raises(ModelError, match=r"more than 268,435,456 bytes .*--load-memory"):
+            attempt(trials, greedy)
+        attempt(trials, tmp_path / "after")
+    assert (tmp_path / "before").read_text() != (tmp_path / "after").read_text()

@@ -1,22 +1,28 @@
 """The files of a folder or an archive, by their path in it. Nothing is unpacked to the disk."""
 
+import bz2
+import gzip
+import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, cast
 
-from training.data.files import read_bytes
+from training.data.files import most_unpacked, read_bytes, too_much
 from training.errors import DataError
 
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 ZIP = (".zip",)
-LARGEST_ARCHIVE = 2 << 30
-"""Bytes that an archive may unpack to: it is read into memory."""
+MOST_FILES = 1_000_000
+"""In an archive."""
 _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
 _OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"
 
 Parts = tuple[str, ...]
 Files = Mapping[Parts, bytes]
@@ -55,34 +61,76 @@ def _of_archive(path: Path, encoding: str | None) -> Iterator[tuple[Parts, bytes
             yield from _of_tar(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+        ValueError, OverflowError,
+    ) as error:  # fmt: skip
         raise DataError(f"{path}: not a readable archive: {error}; unpack it yourself") from error
     except (NotImplementedError, RuntimeError) as error:  # zipfile: packed in a rare way, or secret
         raise DataError(f"{path}: cannot be unpacked: {error}; unpack it yourself") from error
 
 
+class _Bounded:
+    """Reads a file, as whoever unpacks a tar does, up to a number of bytes."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._most = self._left = most_unpacked(path.stat().st_size)
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, or what is left of the file.
+
+        Raises:
+            DataError: that is more in all than may be.
+        """
+        found = self._file.read(min(size, self._left + 1))
+        self._left -= len(found)
+        if self._left < 0:
+            raise DataError(too_much(self._path, self._most))
+        return found
+
+
+def _unpacking(file: IO[bytes]) -> IO[bytes]:
+    """What a file packs, unpacked as it is read."""
+    magic = file.read(6)
+    file.seek(0)
+    if magic.startswith(_GZIP):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
+    if magic.startswith(_BZIP2):
+        return cast("IO[bytes]", bz2.BZ2File(file))
+    return cast("IO[bytes]", lzma.LZMAFile(file)) if magic.startswith(_XZ) else file
+
+
 def _of_tar(path: Path) -> Iterator[tuple[Parts, bytes]]:
-    total = 0
-    with tarfile.open(path) as archive:
-        for member in archive:
+    # As a stream, so that what tarfile skips or reads for itself counts as well.
+    with (
+        path.open("rb") as file,
+        _unpacking(file) as content,
+        tarfile.open(fileobj=cast("IO[bytes]", _Bounded(content, path)), mode="r|") as archive,
+    ):
+        for count, member in enumerate(archive):
+            _check_count(path, count)
             parts = _parts(member.name)
             if not member.isreg() or not _visible(parts):
                 continue
-            total = _within_limit(path, total + member.size)
-            file = archive.extractfile(member)
-            yield parts, b"" if file is None else file.read()
+            text = archive.extractfile(member)
+            yield parts, b"" if text is None else text.read()
 
 
 def _of_zip(path: Path, encoding: str | None) -> Iterator[tuple[Parts, bytes]]:
-    total = 0
+    total, most = 0, most_unpacked(path.stat().st_size)
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
+        for count, member in enumerate(archive.infolist()):
+            _check_count(path, count)
             parts = _parts(_zip_name(path, member, encoding))
             if member.is_dir() or stat.S_ISLNK(member.external_attr >> 16) or not _visible(parts):
                 continue
             if member.flag_bits & _ENCRYPTED:
                 raise DataError(f"{path}: it is encrypted; unpack it yourself")
-            total = _within_limit(path, total + member.file_size)
+            total += member.file_size  # more of it is not unpacked, whatever there is
+            if total > most:
+                raise DataError(too_much(path, most))
             yield parts, archive.read(member)
 
 
@@ -136,7 +184,6 @@ def _visible(parts: Parts) -> bool:
     return bool(parts) and not any(part.startswith((".", *_OF_SYSTEMS)) for part in parts)
 
 
-def _within_limit(path: Path, total: int) -> int:
-    if total > LARGEST_ARCHIVE:
-        raise DataError(f"{path}: more than 2 GiB of text; unpack it, and take a part")
-    return total
+def _check_count(path: Path, count: int) -> None:
+    if count >= MOST_FILES:
+        raise DataError(f"{path}: more than {MOST_FILES:,} files; unpack it, and take a part")

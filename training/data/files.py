@@ -1,6 +1,7 @@
 """Read what people give: a file of text, packed or not, in the encoding they name."""
 
 import gzip
+import io
 import re
 import zlib
 from pathlib import Path
@@ -10,6 +11,10 @@ from training.errors import DataError
 
 SURELY_UTF8 = 4
 """So many characters beyond ASCII are valid UTF-8 by accident in no other encoding's text."""
+LARGEST_UNPACKED = 2 << 30
+"""Bytes that a packed file may unpack to: it is read into memory."""
+_SURELY_HARMLESS = 64 << 20
+_MOST_TIMES = 250
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
 _BEYOND_ASCII = re.compile(rb"[\xc2-\xf4][\x80-\xbf]+")
@@ -47,9 +52,30 @@ def unpacked(data: bytes, path: Path) -> bytes:
     if not data.startswith(_GZIP):
         return data
     try:
-        return gzip.decompress(data)
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            most = most_unpacked(len(data))
+            found = packed.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: broken gzip file: {error}; fetch it again") from error
+    if len(found) > most:
+        raise DataError(too_much(path, most))
+    return found
+
+
+def most_unpacked(packed: int) -> int:
+    """Bytes that a packed file of so many may unpack to: text shrinks to a tenth, not to nothing.
+
+    What unpacks to more was made to fill somebody's memory, or is of one letter.
+    """
+    return min(LARGEST_UNPACKED, max(_SURELY_HARMLESS, _MOST_TIMES * packed))
+
+
+def too_much(path: Path, most: int) -> str:
+    """What to say of a file that unpacks to more."""
+    return (
+        f"{path}: unpacks to more than {most:,} bytes, the most for a file of its size and at all "
+        f"{LARGEST_UNPACKED:,}; unpack it, and take a part"
+    )
 
 
 def decode(data: bytes, path: Path, encoding: str | None = None) -> str:

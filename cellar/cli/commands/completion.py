@@ -6,8 +6,10 @@ import argparse
 
 import shtab
 
+from cellar.cli.access import FILES as ACCESS_FILES
+
 SHELLS = ("bash", "zsh", "fish", "tcsh")
-_FILES = ("--csv", "--future")
+_FILES = ("--csv", "--future", *ACCESS_FILES)
 
 
 def run_completion(options: argparse.Namespace) -> None:

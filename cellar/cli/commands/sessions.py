@@ -99,7 +99,7 @@ def run_reset(client: Client, options: argparse.Namespace) -> None:
 
 
 def _closed(client: Client, name: str, options: argparse.Namespace) -> None:
-    position = client.close_session(name)
+    position = client.close_session(name, owner=options.owner)
     if options.json:
         print_json({"id": name, "position": position})
     else:
@@ -109,7 +109,7 @@ def _closed(client: Client, name: str, options: argparse.Namespace) -> None:
 def _close_if_same(client: Client, info: SessionInfo) -> bool:
     """Closes a session that was listed, unless it has ended since or begun anew."""
     try:
-        client.close_session(info.id, branch=info.branch)
+        client.close_session(info.id, branch=info.branch, owner=info.owner)
     except (SessionNotFoundError, StaleBranchError):
         return False
     return True
@@ -135,7 +135,9 @@ def _for_each(names: Iterable[str], do: Any) -> None:
 
 def _listed(client: Client, options: argparse.Namespace) -> Iterator[SessionInfo]:
     name, version = options.model or ("", 0)
-    return client.list_sessions(name, version=version, idle_for_s=options.idle_for)
+    return client.list_sessions(
+        name, version=version, idle_for_s=options.idle_for, owner=options.owner
+    )
 
 
 def _row(info: SessionInfo) -> list[str]:

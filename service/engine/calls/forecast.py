@@ -19,6 +19,7 @@ from service.engine.engine import Engine
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
+from service.engine.work.flow import Flow
 from service.engine.work.memory import Held
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from service.engine.work.work import Fork
@@ -134,12 +135,16 @@ async def forecast(
         flow=flow,
     )
     held = _COPIES * 4 * paths * horizon + (0 if beside is None else beside.nbytes)
-    with engine.memory.holding(Held.REQUEST, held) if held > _COUNTED else nullcontext():
+    with (
+        flow.generating(),
+        engine.memory.holding(Held.REQUEST, held) if held > _COUNTED else nullcontext(),
+    ):
+        flow.charge(paths * horizon, pending=paths)
         flow.take(paths)
         try:
             (forked,) = await session.shard.perform(fork)
             assert forked.answers is not None, "errors are raised"
-            sampled = await _sampled(session, fork, forked.answers, horizon, beside)
+            sampled = await _sampled(session, fork, forked.answers, horizon, beside, flow)
         finally:
             flow.answered(paths)
             session.shard.slots.return_spares(fork)
@@ -164,7 +169,12 @@ def _too_long(settings: EngineSettings, size: int, *, include_paths: bool) -> Ba
 
 
 async def _sampled(
-    session: Session, fork: Fork, drawn: Answers, horizon: int, beside: Floats | None
+    session: Session,
+    fork: Fork,
+    drawn: Answers,
+    horizon: int,
+    beside: Floats | None,
+    flow: Flow,
 ) -> Floats:
     """Let the copies of a session read what they have drawn, and so on: (paths, horizon).
 
@@ -176,6 +186,7 @@ async def _sampled(
     if horizon == 1:
         return first[:, None]
     call = _Paths(len(first), horizon, beside)
+    call.allowance = flow.allowance
     rows = feedback.start(
         call,
         slots=fork.spares,

@@ -112,7 +112,7 @@ class _Generation(FeedbackCall):
 
     def _count(self, size: int) -> None:
         if self._account is None:
-            self._account = self._memory.account(who=self._caller)
+            self._account = self._memory.account(who=(self._caller() or "-", self.allowance))
         try:
             self._account.take(Held.GENERATION, size)
         except CellarError as error:  # they were read, and are told; none follows
@@ -233,7 +233,8 @@ async def generate(
 
     flow = engine.flows.current
     call = _Generation(session.shard.feedback, served.reader.symbols, stop, engine.memory)
-    with engine.generating(session, call):
+    call.allowance = flow.allowance
+    with flow.generating(), engine.generating(session, call):
         try:
             drawn, at = await _first_draw(
                 engine, session, call, prompt, sampling, position, branch, flow
@@ -299,7 +300,7 @@ def _way_back(session: Session, branch: int, first: Answers, at: int) -> WayBack
 
 
 def _check_open(engine: Engine, session: Session) -> None:
-    if engine.directory.sessions.get(session.id) is not session:
+    if engine.directory.by_owner.get(session.owner, {}).get(session.id) is not session:
         engine.directory.find(session.id)  # closed meanwhile, if nobody opened it anew
         raise SessionClosedError(f"session_id: '{session.id}' was closed before it generated")
 
@@ -331,6 +332,7 @@ async def _first_draw(
     """
     if prompt is None or not len(prompt):
         session.shard.check_room(1, flow)
+        flow.charge(1)
         drawn, at = await _draw_again(session, sampling, position, branch, flow)
     else:
         call.prompt = engine.step(

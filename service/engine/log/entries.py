@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.log.checking import check_entries, check_facts
 from service.engine.log.seeds import Seed
 from service.engine.work.columns import Inputs, Ints, Mask
 from service.store.records import Section
@@ -243,7 +244,9 @@ def events_of(section: Section) -> list[Event]:
         if kind == "opened":
             events.append(Opened(row=_row(found)))
         else:
-            events.append(_EVENTS[kind](**found))
+            event = _EVENTS[kind](**found)
+            check_facts(event)
+            events.append(event)
     return events
 
 
@@ -261,21 +264,32 @@ class Steps:
 
     @classmethod
     def of(cls, section: Section) -> "Steps":
-        """What `steps_section` was given."""
+        """What `steps_section` was given.
+
+        Raises:
+            ValueError: its numbers are none.
+        """
         columns, rows = section.columns, len(section.columns["session"])
         found = {
-            name: columns.get(stored, np.zeros(rows)).astype(np.int64) + least
+            name: _whole(columns.get(stored, np.zeros(rows, np.int64))) + least
             for name, (stored, least) in _STORED.items()
         }
         return cls(**found, inputs=columns["inputs"])
 
     @classmethod
     def joined(cls, parts: "Sequence[Steps]") -> "Steps":
-        """All entries, in order."""
+        """All entries, in order.
+
+        Raises:
+            ValueError: they have other steps than inputs, or numbers that cannot be.
+        """
         names = (*_STORED, "inputs")
-        return cls(
+        found = cls(
             **{name: np.concatenate([getattr(own, name) for own in parts]) for name in names}
         )
+        columns = (getattr(found, name) for name in _STORED)
+        check_entries(columns, found.steps, len(found.inputs))
+        return found
 
     def take(self, entries: Ints) -> "Steps":
         """Some of the entries, in that order."""
@@ -351,11 +365,19 @@ def _row(facts: dict[str, Any]) -> SessionRow:
     """What `_facts` told of."""
     if "past" in facts:
         facts["past"] = tuple((int(branch), int(steps)) for branch, steps in facts["past"])
-    return SessionRow(**facts)
+    row = SessionRow(**facts)
+    check_facts(row)
+    return row
 
 
 def _joined(columns: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _whole(column: NDArray[Any]) -> Ints:
+    if column.dtype.kind not in "iu":
+        raise ValueError(f"a column of {column.dtype} for whole numbers")
+    return column.astype(np.int64)
 
 
 def _small(column: NDArray[Any]) -> NDArray[Any]:

@@ -265,6 +265,7 @@ class Admission:
                 feeds_back=request.feeds_back,
                 flow=request.flow,
                 round=request.round,
+                turns_of=request.turns_of,
                 replays=True,
             )
             if request.outputs.every_step:

@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service.engine.quotas.allowance import Allowance
 from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import SAMPLE, Answers, Branches, Floats, Inputs, Ints, Mask
 from service.engine.work.replies import Delivery
@@ -33,6 +34,7 @@ _UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond thi
 _PIECES_PER_S = 1500.0
 _BURST = 64.0  # pieces
 _FIRST_ROWS = 16
+_PARTIES = 2**15  # that are told apart
 _DRAWS = ("temperature", "top_k", "top_p", "seed")
 _LATEST_S = 0.1  # what was generated is sent by then if nothing follows
 _log = structlog.get_logger(__name__)
@@ -51,6 +53,7 @@ class FeedbackCall(ABC):
     Attributes:
         is_paced: it wants what its rows have read as it comes, and tells how much it has taken.
         watches: it looks at each step, and may end a row with it.
+        allowance: of the principal whose it is; where it is paced, what it reads is paid from that.
         beside: what each of its rows reads beside its draws, (steps, columns); ``None``: nothing.
         cancelled: nobody waits for it any more.
         error: what ended it.
@@ -61,6 +64,7 @@ class FeedbackCall(ABC):
     is_torn = False
     is_paced = False
     watches = False
+    allowance: Allowance | None = None
     beside: Floats | None = None
     cancelled = False
     error: CellarError | None = None
@@ -130,6 +134,8 @@ def _record(step: type[np.generic]) -> np.dtype[np.void]:
             ("is_paced", np.bool_),
             ("special", np.bool_),  # its call watches it, or was cancelled: looked at one by one
             ("held", np.bool_),  # waits for its client to read
+            ("paused", np.bool_),  # waits until its principal may take steps again
+            ("party", np.int16),  # whose it is, by the allowance's number; 0: nobody is asked
             ("next", step),  # the step to read next
             ("temperature", np.float32),
             ("top_k", np.int64),
@@ -190,6 +196,7 @@ class Feedback:
         self._allowance = _BURST  # pieces that may be sent now
         self._allowed_s = time.monotonic()
         self._timer: Any = None
+        self._has_parties = False  # some row has had one
 
     # -- calls ----------------------------------------------------------------------------
 
@@ -238,6 +245,9 @@ class Feedback:
         rows["is_paced"] = call.is_paced
         rows["special"] = call.watches
         rows["next"] = self.within(first)
+        if call.allowance is not None:
+            rows["party"] = call.allowance.number % _PARTIES
+            self._has_parties = True
         for name in _DRAWS:
             rows[name] = getattr(draws, name)
         self._rows[new] = rows
@@ -256,8 +266,7 @@ class Feedback:
         self._rows["unread"][row] = 0
         if self._rows["held"][row]:
             self._rows["held"][row] = False
-            self._go_on(np.array([row]))
-            self._wake()
+            self._go_on_if_free(row)
 
     def cancel(self, call: FeedbackCall, rows: Ints) -> None:
         """Nobody waits for a call any more; a batch that holds its rows may still run."""
@@ -265,7 +274,7 @@ class Feedback:
         for row in rows.tolist():
             if self._calls[row] is call:
                 self._rows["special"][row] = True
-                if self._rows["held"][row]:
+                if self._rows["held"][row] or self._rows["paused"][row]:
                     self._rows["fate"][row] = _Fate.CANCELLED
                     self._end(np.array([row]))
         self._wake()
@@ -337,7 +346,8 @@ class Feedback:
             special = rows["special"][ready]
             indices = np.flatnonzero(special == special[0])
             steps = 1 if special[0] else steps
-        indices = indices[:room]
+        if len(indices) > room:
+            indices = self._in_turn(ready, indices)[:room] if self._has_parties else indices[:room]
         taken = ready[indices]
         steps = min(steps, int(rows["left"][taken].min()))
         self._ready[0] = np.delete(ready, indices)
@@ -398,6 +408,9 @@ class Feedback:
         self._decide(done)
         held = (rows["fate"][done] == _Fate.GOES_ON) & (rows["unread"][done] > _UNREAD_STEPS)
         rows["held"][done] = held
+        if self._has_parties:
+            self._pay(done[paced & (rows["party"][done] > 0)], steps)
+            held |= rows["paused"][done]
         self._go_on(done[(rows["fate"][done] == _Fate.GOES_ON) & ~held])
 
     def deliver(self, delivery: Delivery) -> None:
@@ -503,6 +516,46 @@ class Feedback:
         if len(rows):
             self._ready.append(rows)
             self.ready_rows += len(rows)
+
+    def _go_on_if_free(self, row: int) -> None:
+        """It waits for one thing less."""
+        if not (self._rows["held"][row] or self._rows["paused"][row]):
+            self._go_on(np.array([row]))
+            self._wake()
+
+    def _in_turn(self, ready: Ints, indices: Ints) -> Ints:
+        """Some ready rows in the order in which they run where there is no room for all.
+
+        First one of each party's, then the second of each, and so on; those of one as they came.
+        """
+        party = self._rows["party"][ready[indices]]
+        order = np.argsort(party, kind="stable")
+        starts = np.flatnonzero(np.diff(party[order], prepend=-1))
+        counts = np.diff(starts, append=len(order))
+        turns = np.empty(len(order), np.int64)
+        turns[order] = np.arange(len(order)) - np.repeat(starts, counts)
+        in_turn: Ints = indices[np.argsort(turns, kind="stable")]
+        return in_turn
+
+    def _pay(self, done: Ints, steps: int) -> None:
+        """Rows have read so many steps each: those that may not go on yet are paused.
+
+        From then on such a row reads one step at a time, so that it is slow and not in leaps.
+        """
+        rows = self._rows
+        for row in done.tolist():
+            call = self._call(row)
+            assert call.allowance is not None, "its party is known by that"
+            wait_s = call.allowance.pay(steps)
+            if wait_s > 0 and rows["fate"][row] == _Fate.GOES_ON:
+                rows["paused"][row] = rows["special"][row] = True
+                self._call_later(wait_s, partial(self._resume, call, row))
+
+    def _resume(self, call: FeedbackCall, row: int) -> None:
+        """A paused row may go on."""
+        if self._calls[row] is call and self._rows["paused"][row]:
+            self._rows["paused"][row] = False
+            self._go_on_if_free(row)
 
     def _recount(self) -> None:
         """Count anew what is counted as it comes."""

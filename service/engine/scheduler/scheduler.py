@@ -15,7 +15,7 @@ nothing.
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,12 +88,12 @@ class Scheduler:
         self._feedback = feedback
         self._holds: dict[object, Ints] = {}  # slots by token, see `hold`
         self._left: dict[Work, int] = {}  # rows of each piece of work that have not finished
-        self._ready: dict[Kind, FairQueue[_Entry]] = {kind: FairQueue(QUANTUM) for kind in _KINDS}
+        self._ready = self._queues(chunk_steps)
         self._next_kind = 0
         self._slots = slots
         self._chunk_spares = chunk_spares
         self._spareless: dict[Flow | None, deque[_Entry]] = {}  # chunks that want a spare slot
-        self._borrowed: Counter[Flow | None] = Counter()  # spare slots of chunks
+        self._borrowed: Counter[Hashable] = Counter()  # spare slots of chunks, see `Work.party`
         self._max_batch = max_batch
         self._chunk_steps = chunk_steps
 
@@ -123,9 +123,15 @@ class Scheduler:
         if self.parked:
             self.unpark(slots)
 
-    def place(self, flow: Flow, rows: int) -> int:
-        """The round in which the next single steps of a flow begin, see `FairQueue.place`."""
-        return self._ready[Kind.STEPS].place(flow, rows)
+    @staticmethod
+    def _queues(chunk_steps: int) -> dict[Kind, FairQueue[_Entry]]:
+        sizes: dict[Kind, Callable[[_Entry], int]] = {Kind.CHUNKS: lambda _: chunk_steps}
+        rows: Callable[[_Entry], int] = lambda entry: len(entry.rows)  # noqa: E731
+        return {kind: FairQueue(QUANTUM, size=sizes.get(kind, rows)) for kind in _KINDS}
+
+    def place(self, flow: Flow, rows: int) -> tuple[int, Hashable | None]:
+        """The round in which the next single steps of a flow begin, see `FairQueue.join`."""
+        return self._ready[Kind.STEPS].join(flow, rows, flow.allowance)
 
     def schedule(
         self, *, decode_steps: int = 1, feedback_rows: int | None = None, room: int | None = None
@@ -183,9 +189,9 @@ class Scheduler:
         if isinstance(work, Chunk) and work.spare is not None:
             self._chunk_spares.release(work.spare)
             work.spare = None
-            self._borrowed[work.flow] -= 1
-            if not self._borrowed[work.flow]:
-                del self._borrowed[work.flow]
+            self._borrowed[work.party] -= 1
+            if not self._borrowed[work.party]:
+                del self._borrowed[work.party]
         self.pending_steps -= work.row_steps * len(part.slots)
         self._table.serving[part.slots] += 1
         # Last: after a fault above, whoever waits for it is still known.
@@ -224,14 +230,14 @@ class Scheduler:
         for part in running:
             if part.work in known:
                 self._left[part.work] = self._left.get(part.work, 0) + len(part.slots)
-        self._ready = {kind: FairQueue(QUANTUM) for kind in _KINDS}
+        self._ready = self._queues(self._chunk_steps)
         self._spareless = {}
         self.parked = {}
         self.waiting = self.ready_rows = 0
         self.pending_steps = sum(part.work.row_steps * len(part.slots) for part in running)
         chunks = [part.work for part in running if isinstance(part.work, Chunk)]
         self._chunk_spares.keep_only({chunk.spare for chunk in chunks if chunk.spare is not None})
-        self._borrowed = Counter(chunk.flow for chunk in chunks if chunk.spare is not None)
+        self._borrowed = Counter(chunk.party for chunk in chunks if chunk.spare is not None)
         for work in works:
             if isinstance(work, Chunk) and work not in self._left:
                 work.spare = None
@@ -261,7 +267,7 @@ class Scheduler:
             own = [entry for entry in entries if entry.work.slots[0] == slot]
             for entry in own:
                 entries.remove(entry)
-                self._ready[Kind.CHUNKS].append(entry)
+                self._ready[Kind.CHUNKS].append(entry, 0, entry.work.principal)
             if not entries:
                 del self._spareless[flow]
             chunks += own
@@ -281,16 +287,18 @@ class Scheduler:
 
     def _make_ready(self, entry: _Entry) -> None:
         work, ready = entry.work, self._ready[entry.work.kind]
-        start = work.round
-        if work.flow is not None and ready:
-            rows = self._chunk_steps if work.kind is Kind.CHUNKS else len(entry.rows)
-            start = ready.place(work.flow, rows)
-        ready.append(entry, start)
+        start, principal, flow = work.round, work.turns_of, work.flow
+        if flow is not None:
+            principal = flow.allowance
+            if ready:
+                rows = self._chunk_steps if work.kind is Kind.CHUNKS else len(entry.rows)
+                start = ready.place(flow, rows, principal)
+        ready.append(entry, start, principal)
         self._count_ready(entry, 1)
 
     def _put_back(self, entry: _Entry, rows_taken: int = 0) -> None:
         """What was taken last is to be the first again, but for some of its rows."""
-        self._ready[entry.work.kind].put_back(entry, rows_taken)
+        self._ready[entry.work.kind].put_back(entry, rows_taken, entry.work.principal)
         self._count_ready(entry, 1)
 
     def _take(self, ready: FairQueue[_Entry]) -> _Entry:
@@ -314,7 +322,8 @@ class Scheduler:
         while ready and room > 0 and ready.first().work.bucket == bucket:
             entry = self._take(ready)
             part = entry.part
-            most = min(room, QUANTUM) if ready.is_shared and part.work.flow is not None else room
+            has_turns = part.work.flow is not None or part.work.principal is not None
+            most = min(room, QUANTUM) if has_turns and ready.is_shared else room
             runnable = self._table.serving[part.slots] == entry.tickets
             if len(part.slots) <= most and runnable.all():
                 parts.append(part)
@@ -393,19 +402,19 @@ class Scheduler:
                 work = entry.work
                 assert isinstance(work, Chunk), "nothing else wants one"
                 self._borrow(work)
-                self._ready[Kind.CHUNKS].append(entry)
+                self._ready[Kind.CHUNKS].append(entry, 0, work.principal)
                 served = True
 
     def _borrow(self, work: Chunk) -> None:
         work.spare = self._chunk_spares.allocate()
-        self._borrowed[work.flow] += 1
+        self._borrowed[work.party] += 1
 
     def _may_borrow(self, flow: Flow | None) -> bool:
-        """Whether there is a spare slot for a chunk; half of them are left to other flows."""
+        """Whether there is a spare slot for a chunk; half of them are left to other parties."""
         spares = self._chunk_spares
         if flow is None:
             return spares.free > 0
-        return spares.free > 0 and self._borrowed[flow] < max(1, spares.capacity // 2)
+        return spares.free > 0 and self._borrowed[flow.party] < max(1, spares.capacity // 2)
 
     def _fork(self, ready: FairQueue[_Entry]) -> list[Part]:
         """The first fork, once all its copies have a slot; a smaller one does not overtake it."""

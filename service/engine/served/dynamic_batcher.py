@@ -5,7 +5,7 @@ The runs happen on threads of their own. Knows nothing of gRPC.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,7 @@ class _Job:
     found: list[Floats | None]  # by sequence
     left: int  # sequences
     done: asyncio.Future[Answers]
+    principal: Hashable | None  # whose it is, where it takes turns
     submitted_s: float = field(default_factory=time.monotonic)
 
     @property
@@ -98,7 +99,9 @@ class DynamicBatcher(Predictor):
         self._most_rows = 1 if runner.isolated else settings.max_batch
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
         # A flow has an eighth of a run in each round.
-        self._queue: FairQueue[_Queued] = FairQueue(max(1, self._most_steps // 8))
+        self._queue: FairQueue[_Queued] = FairQueue(
+            max(1, self._most_steps // 8), size=lambda queued: len(queued.steps)
+        )
         self._limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._jobs: set[_Job] = set()  # that are not answered
         self._running = 0
@@ -130,6 +133,7 @@ class DynamicBatcher(Predictor):
             found=[None] * len(sequences),
             left=len(sequences),
             done=asyncio.get_running_loop().create_future(),
+            principal=flow.allowance,
         )
         parts = sequences.split()
         # Those of similar length side by side, to pad less.
@@ -138,7 +142,8 @@ class DynamicBatcher(Predictor):
         try:
             for row in order:
                 queued = _Queued(job, row, parts[row])
-                self._queue.append(queued, self._queue.place(flow, len(queued.steps)))
+                start = self._queue.place(flow, len(queued.steps), flow.allowance)
+                self._queue.append(queued, start, flow.allowance)
             self._start()
             return await job.done
         except asyncio.CancelledError:  # nor may what was queued for nobody pile up
@@ -195,7 +200,7 @@ class DynamicBatcher(Predictor):
             if len(batch) == self._most_rows or len(passed) > self._settings.max_batch:
                 break
         for queued in reversed(passed):
-            self._queue.put_back(queued)
+            self._queue.put_back(queued, 0, queued.job.principal)
         return batch
 
     def _of_queue(self) -> Iterator[_Queued]:

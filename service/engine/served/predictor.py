@@ -55,10 +55,12 @@ class Predictor(ABC):
 
         Raises:
             OverloadedError: too much is queued.
+            QuotaExceededError: of the caller's.
             InternalError: the model could not be run.
         """
         steps = len(sequences.inputs)
         self._check_room(steps, flow)
+        flow.charge(steps)
         promised = Promised(self, steps)
         flow.take(steps)
         try:

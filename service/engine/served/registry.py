@@ -10,6 +10,7 @@ from functools import partial
 
 from models.errors import ModelError
 from models.manifest import Manifest
+from service.auth.principal import calling
 from service.engine.execution.probe import SHARED, Findings
 from service.engine.execution.runner import Runner
 from service.engine.execution.stateless import StatelessRunner
@@ -331,13 +332,15 @@ class Registry:
         """One model; version 0 is the highest there is, an empty name the only one.
 
         What is unavailable counts, so that nobody is given another model, or an older version,
-        than would be meant if it were sound.
+        than would be meant if it were sound. What the caller may not use does not.
 
         Raises:
             ModelUnknownError: no such model.
             ModelUnavailableError: it cannot be served.
         """
-        names = sorted({known for known, _ in (*self._models, *self._unavailable)})
+        may_use = calling.get().grant.may_use
+        known = {name for name, _ in (*self._models, *self._unavailable)}
+        names = sorted(filter(may_use, known))
         if not name:
             if len(names) != 1:
                 raise ModelUnknownError(f"model: name one of: {', '.join(names) or 'none loaded'}")

@@ -19,8 +19,8 @@ class QueueLimit:
     """The bound of one queue, in expected time.
 
     What a flow waits for is its own steps and as many of each rival's, for the queue takes turns
-    (see `FairQueue`), but never more than all that is queued. Where that takes too long, the flow
-    is refused: others are not.
+    (see `FairQueue` and `Flow.before`), but never more than all that is queued. Where that takes
+    too long, the flow is refused: others are not.
 
     Attributes:
         roomy_steps: up to here nobody waits too long.
@@ -93,8 +93,9 @@ class QueueLimit:
         # Those who are refused come again one after the other, as they can be served.
         now_s = self._clock()
         roomy_s = now_s + max(ahead - self.roomy_steps, 0) * step_s
-        flow.retry_s = min(max(flow.retry_s, roomy_s) + steps * step_s, now_s + _LONGEST_RETRY_S)
-        retry_s = max(flow.retry_s - now_s, OverloadedError.retry_after_s)
+        party = flow.party
+        party.retry_s = min(max(party.retry_s, roomy_s) + steps * step_s, now_s + _LONGEST_RETRY_S)
+        retry_s = max(party.retry_s - now_s, OverloadedError.retry_after_s)
         if full:
             raise OverloadedError(
                 f"{pending_steps} steps are queued, the limit is {most}: try again in "
@@ -110,14 +111,14 @@ class QueueLimit:
     @staticmethod
     def _ahead(pending_steps: int, flow: Flow) -> int:
         """Steps that run before the next of a flow."""
-        return min(pending_steps, (flow.pending_steps + 1) * flow.rivals)
+        return min(pending_steps, flow.before(1))
 
     def _is_full(self, pending_steps: int, steps: int, flow: Flow) -> bool:
         """Whether there are too many by number; what comes to an empty queue is not."""
         most = self._settings.max_pending_steps
         if not pending_steps or pending_steps + steps <= most:
             return False
-        return (flow.pending_steps + steps) * flow.rivals > most
+        return flow.before(steps) > most
 
     def _measured(self) -> None:
         steps = self._settings.max_queue_s / max(self.step_s, 1e-9)

@@ -36,7 +36,7 @@ from service.engine.work.columns import Ints
 from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import BufferMemory
 from service.engine.work.replies import UNKNOWN, Delivery, Receiver, SingleReceiver
-from service.engine.work.request import Request, SingleStep, SingleSteps
+from service.engine.work.request import Place, Request, SingleStep, SingleSteps
 from service.engine.work.work import Barrier, Fork, Kind, Work, hand_over
 from service.errors import (
     BadInputError,
@@ -645,9 +645,7 @@ class Shard:
 
     # -- faults ---------------------------------------------------------------------------
 
-    def _admit(
-        self, entry: Request | SingleSteps, place: Callable[[Flow, int], int] | None = None
-    ) -> None:
+    def _admit(self, entry: Request | SingleSteps, place: Place | None = None) -> None:
         """Queue what came in; a fault is told to its callers, and the others' goes on."""
         try:
             requests = list(entry.requests(place)) if isinstance(entry, SingleSteps) else [entry]

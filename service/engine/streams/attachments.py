@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.auth.principal import require_model
 from service.engine.directory import Session
 from service.engine.engine import Engine
 from service.engine.served.registry import ServedModel
@@ -117,7 +118,13 @@ class Attachments:
 
         Steps sent before are still applied and answered; but with ``close``, what has not run by
         then is refused. A session that somebody else has reset since is not closed.
+
+        Raises:
+            BadInputError: there are more than there can be.
         """
+        most = self._engine.settings.max_channels
+        if len(channels) > most:
+            raise BadInputError("detach.channels", f"{len(channels)} exceed the limit of {most}")
         known = self._channels.detach(channels)
         self._count(-len(known))
         if self._holds_ephemeral and self._attached is not None:
@@ -314,6 +321,7 @@ class Attachments:
         while True:
             session = self._engine.directory.find(session_id)
             served = session.served
+            require_model(served.name)
             if served is not self._served:
                 raise BadInputError(
                     "attach.session_ids",

@@ -4,8 +4,9 @@ Knows channels and columns; nothing of gRPC or protobuf.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.engine import Engine
+from service.engine.quotas.allowance import Allowance
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.outputs import prediction_bytes
 from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
-from service.engine.work.columns import Inputs, Ints, Outputs
+from service.engine.work.columns import Inputs, Ints, Mask, Outputs
 from service.engine.work.memory import STEP_BYTES
 from service.engine.work.replies import UNKNOWN, Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
@@ -36,6 +38,7 @@ from service.errors import (
 
 _log = structlog.get_logger(__name__)
 _NONE = np.empty(0, np.int64)
+_EXPLAINED = 10  # steps that are refused for load cost as much as one that is explained
 _ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
 
 
@@ -93,7 +96,7 @@ class SessionStream:
         sampling: how every step draws, where samples are wanted.
         flow: whose steps they are.
         pending_steps: steps of its frames that are not answered.
-        turned_away: steps that were refused for want of room, to be reset by who looks at it.
+        turned_away: steps that were refused, to be reset by who looks at it.
         account: the memory that it takes.
         step_bytes: how much of it a step takes from when it is queued until its reply is written.
 
@@ -225,6 +228,9 @@ class SessionStream:
         claimed = UNCHECKED if position is None else position
         if not shard.has_room(self.flow):
             return False
+        allowance = self.flow.allowance
+        if allowance is not None and not allowance.take_one():
+            return False
         shard.add((self._single_kind, slot, step, claimed, branch, channel, number, self))
         self._take(1)
         return True
@@ -311,6 +317,10 @@ class SessionStream:
         refused = self._without_room(places, len(inputs))
         if refused:
             self.turned_away += len(inputs)
+        over: dict[int, CellarError] = {}
+        if self.flow.allowance is not None:
+            good = alive if readable is None else alive & readable
+            over = self._over_quota(self.flow.allowance, frame, good, places, refused)
         self._take(len(inputs))
         for first in range(0, len(channels), _ROWS_AT_ONCE):
             if first:
@@ -321,7 +331,10 @@ class SessionStream:
             bad = ~alive[rows] if readable is None else ~(alive[rows] & readable[rows])
             if bad.any():
                 self._refuse(frame, rows[bad], self._explain(frame, rows[bad], inputs))
+                self.turned_away += _EXPLAINED * int(bad.sum())
                 rows, whole = rows[~bad], False
+            if over:
+                rows, whole = self._without(over, frame, rows, places), False
             for shard, own in self._by_shard(places, rows):
                 if shard in refused:
                     # What is queued before this runs all the same.
@@ -342,6 +355,52 @@ class SessionStream:
             except OverloadedError as error:
                 refused[shard] = error
         return refused
+
+    def _over_quota(
+        self,
+        allowance: Allowance,
+        frame: Frame,
+        good: Mask,
+        places: NDArray[np.void],
+        refused: Mapping[Shard, CellarError],
+    ) -> dict[int, CellarError]:
+        """The rows of a frame that its principal may not take now, and why; it takes the others."""
+        wanted = good
+        if refused:
+            takes = [shard not in refused for shard in self.served.shards]
+            wanted = good & np.array(takes)[places["shard"]]
+        rows = np.flatnonzero(wanted)
+        counts = [1] * len(rows) if frame.steps is None else frame.steps[rows].tolist()
+        taken, errors = allowance.take_rows(counts)
+        if taken == len(rows):
+            return {}
+        self.turned_away += sum(counts[taken:])
+        why = chain.from_iterable(repeat(error, times) for times, error in errors)
+        return dict(zip(rows[taken:].tolist(), why, strict=True))
+
+    def _without(
+        self,
+        over: Mapping[int, CellarError],
+        frame: Frame,
+        rows: Ints,
+        places: NDArray[np.void],
+    ) -> Ints:
+        """Refuse those rows that are over a quota; returns the others."""
+        is_over = np.array([row in over for row in rows.tolist()], np.bool_)
+        for shard, own in self._by_shard(places, rows[is_over]):
+            if not len(own):
+                continue
+            now = shard.told(places["slot"][own]).tolist()  # what is queued before this runs
+            refusals = [
+                Refusal(
+                    channel=int(frame.channels[row]),
+                    error=over[row],
+                    position=None if at == UNKNOWN else at,
+                )
+                for row, at in zip(own.tolist(), now, strict=True)
+            ]
+            self._refuse(frame, own, refusals)
+        return rows[~is_over]
 
     def _by_shard(self, places: NDArray[np.void], rows: Ints) -> Iterator[tuple[Shard, Ints]]:
         shards = self.served.shards

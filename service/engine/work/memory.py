@@ -1,8 +1,9 @@
 """How much memory callers have the server hold, and who is refused when it is too much.
 
-Counted in bytes, and asked before work is taken in. Nobody may hold more than a half. When all of
-it is taken, replies that are kept for repetitions go first, and then the stream of whoever holds
-most; whoever holds little finds room. Knows nothing of what is held.
+Counted in bytes, and asked before work is taken in. Nobody may hold more than a half: no principal
+on all its connections, each of which may hold a half of that; and where nobody is asked who he is,
+no connection. When all of it is taken, replies that are kept for repetitions go first, and then the
+stream of whoever holds most; whoever holds little finds room. Knows nothing of what is held.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +11,17 @@ from contextlib import contextmanager
 from enum import Enum
 from weakref import WeakMethod
 
+from service.auth.principal import calling
+from service.engine.quotas.allowance import Allowance, Allowances
 from service.engine.work.flow import caller
 from service.errors import BadInputError, CellarError, OverloadedError
 
 STEP_BYTES = 256  # of a step that waits, or of its reply, beside its numbers
 
 _SHARES = 2  # of the memory, one of which a caller may hold
+
+Key = tuple[str, Allowance | None]
+"""Who calls: a connection, and the principal whose calls on it they are."""
 
 
 class Held(Enum):
@@ -37,13 +43,15 @@ class BufferMemory:
 
     Args:
         limit: bytes in all.
+        allowances: the principals'.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, allowances: Allowances | None = None) -> None:
         self.limit = limit
+        self._allowances = allowances or Allowances()
         self.used = 0
         self.by_kind = dict.fromkeys(Held, 0)
-        self._by_caller: dict[str, int] = {}
+        self._by_caller: dict[Key, int] = {}
         self._accounts: set[Account] = set()  # that can be cut
         self._reclaims: list[WeakMethod[Callable[[], bool]]] = []
 
@@ -58,16 +66,23 @@ class BufferMemory:
         self,
         cut: Callable[[CellarError], None] | None = None,
         *,
-        who: Callable[[], str] | None = None,
+        who: Key | None = None,
     ) -> "Account":
         """An account of the caller; ``cut`` ends what it is for, where others need the room.
 
         ``who`` says the caller where it is opened in a shard's turn, which is nobody's.
         """
-        account = Account(self, (who or caller.get())(), cut)
+        account = Account(self, who or self.caller, cut)
         if cut is not None:
             self._accounts.add(account)
         return account
+
+    @property
+    def caller(self) -> Key:
+        """Who calls."""
+        principal = calling.get()
+        own = self._allowances.of(principal) if principal.name else None
+        return caller.get()() or "-", own
 
     @contextmanager
     def holding(self, kind: Held, size: int) -> Iterator[None]:
@@ -84,36 +99,52 @@ class BufferMemory:
         finally:
             account.close()
 
-    def count(self, kind: Held, size: int, name: str = "") -> None:
+    def count(self, kind: Held, size: int, who: Key | None = None) -> None:
         """Count bytes as held, or given back if they are below 0, without asking."""
         self.used += size
         self.by_kind[kind] += size
-        if name:
-            held = self._by_caller.get(name, 0) + size
-            if held:
-                self._by_caller[name] = held
-            else:
-                self._by_caller.pop(name, None)
+        if who is None:
+            return
+        held = self._by_caller.get(who, 0) + size
+        if held:
+            self._by_caller[who] = held
+        else:
+            self._by_caller.pop(who, None)
+        if who[1] is not None:
+            who[1].held_bytes += size
 
-    def make_room(self, name: str, size: int) -> None:
+    def make_room(self, who: Key, size: int) -> None:
         """See that there is room for so many bytes more.
 
         Raises:
             OverloadedError: there is none that this caller should have now.
+            QuotaExceededError: the principal holds as much as it may.
             BadInputError: there is none that he should ever have.
         """
-        held, share = self._by_caller.get(name, 0), self.limit // _SHARES
+        held, share, part = self._by_caller.get(who, 0), self.limit // _SHARES, "half"
+        allowance = who[1]
+        if allowance is not None:
+            allowance.check_bytes(size)
+            share, part = share // _SHARES, "a quarter"
         if size > share:
             raise BadInputError(
                 "message",
                 f"it would have the server hold {size:,} bytes at once, a connection may have it "
-                f"hold {share:,} (half of --buffer-memory): send it in parts, ask for less",
+                f"hold {share:,} ({part} of --buffer-memory): send it in parts, ask for less",
             )
         if held + size > share:
             raise OverloadedError(
                 f"this connection has the server hold {held:,} bytes, and {size:,} more would be "
                 f"over its share of {share:,}: read replies, send less at once"
             )
+        if allowance is not None:
+            held = allowance.held_bytes
+            if held + size > share * _SHARES:
+                raise OverloadedError(
+                    f"you have the server hold {held:,} bytes on all your connections, and "
+                    f"{size:,} more would be over your share of {share * _SHARES:,}: read replies, "
+                    "send less at once"
+                )
         while self.used + size > self.limit:
             if not (self.reclaim() or self._cut_the_largest(held + size)):
                 raise OverloadedError(
@@ -138,21 +169,26 @@ class BufferMemory:
 
         Who holds it in requests alone has no stream that could end.
         """
-        held = self._by_caller
-        streams = [one for one in self._accounts if one.held and held[one.name] > more_than]
+        held = self._held_with
+        streams = [one for one in self._accounts if one.held and held(one.who)[0] > more_than]
         if not streams:
             return False
-        max(streams, key=lambda one: (held[one.name], one.held)).cut_off()
+        max(streams, key=lambda one: (*held(one.who), one.held)).cut_off()
         return True
+
+    def _held_with(self, who: Key) -> tuple[int, int]:
+        """What a caller holds on all its connections, and on this one."""
+        own = self._by_caller[who]
+        return own if who[1] is None else who[1].held_bytes, own
 
 
 class Account:
     """What one call holds."""
 
     def __init__(
-        self, memory: BufferMemory, name: str, cut: Callable[[CellarError], None] | None
+        self, memory: BufferMemory, who: Key, cut: Callable[[CellarError], None] | None
     ) -> None:
-        self.name = name or "-"
+        self.who = who
         self.held = 0
         self._memory = memory
         self._cut = cut
@@ -167,7 +203,7 @@ class Account:
             BadInputError: there never is.
         """
         if not self._is_closed:
-            self._memory.make_room(self.name, size)
+            self._memory.make_room(self.who, size)
             self._count(kind, size)
 
     def give(self, kind: Held, size: int) -> None:
@@ -178,7 +214,7 @@ class Account:
     def close(self) -> None:
         """Give back all of it; nothing is counted from here on."""
         for kind, size in self._by_kind.items():
-            self._memory.count(kind, -size, self.name)
+            self._memory.count(kind, -size, self.who)
         self._by_kind, self.held, self._is_closed = {}, 0, True
         self._memory.forget(self)
 
@@ -195,6 +231,6 @@ class Account:
         )
 
     def _count(self, kind: Held, size: int) -> None:
-        self._memory.count(kind, size, self.name)
+        self._memory.count(kind, size, self.who)
         self.held += size
         self._by_kind[kind] = self._by_kind.get(kind, 0) + size

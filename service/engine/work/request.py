@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -77,6 +77,7 @@ class Request(Work):
             submitted_s=self.submitted_s,
             flow=self.flow,
             round=self.round,
+            turns_of=self.turns_of,
             inputs=inputs,
             steps=steps,
             positions=None if self.positions is None else self.positions[indices],
@@ -125,6 +126,13 @@ SingleStep: TypeAlias = tuple[SingleKind, int, int | Inputs, int, int, int, int,
 whom."""
 
 
+Round: TypeAlias = tuple[int, Hashable | None]
+"""Its number; the principal whose it is, or ``None`` for the rounds of all."""
+
+Place: TypeAlias = Callable[[Flow, int], Round]
+"""Says the round in which so many more rows of a flow begin."""
+
+
 @dataclass(slots=True, eq=False)
 class SingleSteps:
     """Single steps of many callers, gathered until the next tick, in the order they came.
@@ -141,23 +149,23 @@ class SingleSteps:
         """Steps in all."""
         return len(self.rows)
 
-    def requests(self, place: Callable[[Flow, int], int] | None = None) -> Iterator[Request]:
+    def requests(self, place: Place | None = None) -> Iterator[Request]:
         """Requests of different sessions each, in order.
 
         Args:
-            place: says in which round a flow's next rows begin, where they must wait for each
-                other; without it all are in the present one.
+            place: says in which round a flow's next rows begin, and of whose, where they must wait
+                for each other; without it all are in the present one.
         """
         if place is None:
-            yield from self._by_session(self.rows, 0)
+            yield from self._by_session(self.rows, (0, None))
             return
-        rounds: dict[int, list[SingleStep]] = {}
+        rounds: dict[Round, list[SingleStep]] = {}
         for row in self.rows:
             rounds.setdefault(place(row[-1].flow, 1), []).append(row)
         for number, rows in rounds.items():  # a flow's rows are in order
             yield from self._by_session(rows, number)
 
-    def _by_session(self, rows: Sequence[SingleStep], number: int) -> Iterator[Request]:
+    def _by_session(self, rows: Sequence[SingleStep], number: Round) -> Iterator[Request]:
         if len({row[1] for row in rows}) == len(rows):
             yield from self._by_kind(rows, number)
             return
@@ -169,13 +177,13 @@ class SingleSteps:
             seen.add(row[1])
         yield from self._by_kind(rows[start:], number)
 
-    def _by_kind(self, rows: Sequence[SingleStep], number: int) -> Iterator[Request]:
+    def _by_kind(self, rows: Sequence[SingleStep], number: Round) -> Iterator[Request]:
         kinds = {row[0]: None for row in rows}
         for kind in kinds:
             own = [row for row in rows if row[0] is kind] if len(kinds) > 1 else rows
             yield self._request(own, number)
 
-    def _request(self, rows: Sequence[SingleStep], number: int) -> Request:
+    def _request(self, rows: Sequence[SingleStep], number: Round) -> Request:
         kinds, slots, inputs, positions, branches, channels, numbers, receivers = zip(
             *rows, strict=True
         )
@@ -195,7 +203,8 @@ class SingleSteps:
             draws=Draws.of([one.sampling for one in receivers]) if outputs.sample else None,
             reply_to=_Singles(kinds[0].encode, channels, numbers, receivers),
             submitted_s=self.submitted_s,
-            round=number,
+            round=number[0],
+            turns_of=number[1],
         )
 
 

@@ -10,6 +10,7 @@ slots. `Barrier` takes its turn and does nothing on the device.
 
 import time
 from bisect import bisect_right
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, NamedTuple
@@ -69,9 +70,20 @@ class Work:
     tickets: NDArray[np.int32] = field(default_factory=_NO_TICKETS.view)  # (rows,) see `Scheduler`
     flow: Flow | None = None  # whose rows they all are
     round: int = 0  # of work of several flows: when it may run, see `FairQueue`
+    turns_of: Hashable | None = None  # of such work: the principal in whose rounds that is
     is_fold: bool = False  # it was applied before, and is read again from the log
     bucket: int = 0  # of single steps that are read again: what their run is padded to; 0: any
     failure: CellarError | None = None  # it must not run any more, and this is why
+
+    @property
+    def party(self) -> Hashable:
+        """Whom it is, where queues are fair between parties, see `Flow.party`."""
+        return None if self.flow is None else self.flow.party
+
+    @property
+    def principal(self) -> Hashable | None:
+        """In whose rounds it has its turns; ``None``: in those of all."""
+        return self.turns_of if self.flow is None else self.flow.allowance
 
     @property
     def cancelled(self) -> bool:

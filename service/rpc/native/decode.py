@@ -12,19 +12,31 @@ from service.engine.served.inputs import CheckedSteps, InputReader
 from service.engine.work.columns import Floats, Ints, Outputs
 from service.engine.work.sampling import Sampling
 from service.errors import BadInputError, unapplied
+from service.settings import EngineSettings
 
 # Positions are 64-bit and unsigned on the wire, signed in the columns: none is ever so large.
 LARGEST = 2**63 - 1
 
 
-def inputs(message: values_pb2.Inputs, reader: InputReader) -> CheckedSteps:
+_MOST_STEPS = 2**18
+"""Of a message, unless the limits allow more: to look at so many takes some 20 ms, and a message
+that was packed may hold millions in some kilobytes."""
+_MOST_LEVELS = 2**14  # and so with quantiles
+_KEPT_BYTES = 1024  # of what is remembered of a message
+
+
+def inputs(message: values_pb2.Inputs, reader: InputReader, limits: EngineSettings) -> CheckedSteps:
     """Steps as the model takes them.
 
     Raises:
-        BadInputError: no form is set, or the model does not take this one.
+        BadInputError: no form is set, the model does not take this one, or they are far too many.
         OverloadedError: there is no memory for them.
     """
     kind = message.WhichOneof("kind")
+    count = len(message.text) + len(message.tokens.ids) + len(message.values.data) // reader.width
+    most = max(limits.max_request_steps, limits.max_frame_steps)
+    if count > max(most, _MOST_STEPS):
+        raise BadInputError("inputs", f"{count} steps exceed the limit of {most} per request")
     try:
         if kind == "text":
             return reader.text(message.text)
@@ -63,11 +75,16 @@ def one_step(message: values_pb2.Inputs, reader: InputReader) -> int | Floats | 
 
 
 def outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
-    """What the caller wants, and how it draws."""
+    """What the caller wants, and how it draws.
+
+    Raises:
+        BadInputError: it wants far too many quantiles.
+    """
     if message.HasField("sample"):  # seeds differ: nothing to remember
         return _outputs(message)
     # .5 us to serialise and look up; to read the fields and make what they say takes 2.5.
-    return _known_outputs(message.SerializeToString())
+    data = message.SerializeToString()
+    return _known_outputs(data) if len(data) <= _KEPT_BYTES else _outputs(message)
 
 
 @lru_cache(maxsize=256)
@@ -82,11 +99,22 @@ def _outputs(message: values_pb2.Outputs) -> tuple[Outputs, Sampling | None]:
         top_k=message.top_k,
         probabilities=message.probabilities,
         sample=drawn is not None,
-        quantiles=tuple(round(level, 6) for level in message.quantiles),  # free of float32's tail
+        quantiles=levels("outputs.quantiles", message.quantiles),
         raw=message.raw,
         every_step=message.every_step,
     )
     return wanted, drawn
+
+
+def levels(field: str, given: Sequence[float]) -> tuple[float, ...]:
+    """Quantile levels, free of the last digits of float32.
+
+    Raises:
+        BadInputError: they are far too many; the engine judges the others.
+    """
+    if len(given) > _MOST_LEVELS:
+        raise BadInputError(field, f"{len(given)} levels are more than anybody may ask for")
+    return tuple(round(level, 6) for level in given)
 
 
 def sampling(message: values_pb2.Sampling) -> Sampling:

@@ -14,6 +14,7 @@ from service.engine.served.outputs import DEFAULT_LEVELS
 from service.errors import DrainingError
 from service.rpc.call_log import CallLog
 from service.rpc.calls import Calls
+from service.rpc.gate import lasting
 from service.rpc.native import decode, encode
 from service.rpc.native.streams import StreamCall
 
@@ -21,7 +22,8 @@ from service.rpc.native.streams import StreamCall
 class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     """Sessions over gRPC. Errors leave as exceptions; `Calls` gives them their status."""
 
-    def __init__(self, engine: Engine, log: CallLog) -> None:
+    def __init__(self, engine: Engine, log: CallLog, receive_timeout_s: float) -> None:
+        self._receive_timeout_s = receive_timeout_s
         self._engine = engine
         self._log = log
         self._streams: set[StreamCall] = set()
@@ -87,7 +89,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         else:
             call = self._engine.step(
                 session,
-                decode.inputs(request.inputs, served.reader),
+                decode.inputs(request.inputs, served.reader, self._engine.settings),
                 outputs=outputs,
                 sampling=sampling,
                 position=position,
@@ -108,7 +110,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
         )
 
     async def Stream(self, requests: Any, context: Any) -> None:
-        call = StreamCall(self._engine, context, self._log)
+        call = StreamCall(
+            self._engine, context, self._log, receive_timeout_s=self._receive_timeout_s
+        )
         self._streams.add(call)
         try:
             await call.serve()
@@ -117,16 +121,19 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         session, prompt = self._engine.session(request.session_id), None
+        call = lasting.get()
+        if call is not None:
+            call.model = session.served.name
         branch = session.shard.on_branch(session.slot, request.branch)
         if request.HasField("prompt") and request.prompt.WhichOneof("kind") is not None:
-            prompt = decode.inputs(request.prompt, session.served.reader)
+            prompt = decode.inputs(request.prompt, session.served.reader, self._engine.settings)
         pieces: AsyncGenerator[Piece, None] = generate(
             self._engine,
             request.session_id,
             prompt=prompt,
             max_steps=request.max_steps,
             sampling=decode.sampling(request.sampling),
-            stop=list(request.stop),
+            stop=request.stop,
             position=decode.position(request),
             branch=branch,
         )
@@ -143,7 +150,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             request.session_id,
             horizon=request.horizon,
             paths=request.paths,
-            levels=tuple(request.quantiles) or DEFAULT_LEVELS,
+            levels=decode.levels("quantiles", request.quantiles) or DEFAULT_LEVELS,
             seed=request.seed,
             include_paths=request.include_paths,
             branch=request.branch,
@@ -170,6 +177,6 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
 
 def add_to(calls: Calls, engine: Engine) -> SessionServicer:
     """Register the service."""
-    servicer = SessionServicer(engine, calls.log)
+    servicer = SessionServicer(engine, calls.log, calls.receive_timeout_s)
     session_pb2_grpc.add_SessionServiceServicer_to_server(servicer, calls)
     return servicer

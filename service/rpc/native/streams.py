@@ -24,6 +24,7 @@ from service.errors import (
     unapplied,
 )
 from service.rpc.call_log import CallLog
+from service.rpc.gate import lasting
 from service.rpc.native import decode, encode, frame_encoder, frame_layout
 
 _REFUSED_STEP_S = 1e-6  # to read a step, refuse it and say so takes half of it
@@ -47,9 +48,13 @@ class StreamCall:
     Args:
         context: the call; read and write are used, not iterated.
         call_log: is told of rows that are refused.
+        receive_timeout_s: how long its first message may take.
     """
 
-    def __init__(self, engine: Engine, context: Any, call_log: CallLog) -> None:
+    def __init__(
+        self, engine: Engine, context: Any, call_log: CallLog, *, receive_timeout_s: float
+    ) -> None:
+        self._receive_timeout_s = receive_timeout_s
         self._engine = engine
         self._call_log = call_log
         self._context = context
@@ -71,12 +76,24 @@ class StreamCall:
         self._progress = asyncio.Event()  # something was answered or written
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._draining = asyncio.Event()
+        self._over: CellarError | None = None
+        call = lasting.get()
+        if call is not None:
+            call.when_over(self._end)
         if engine.draining:
             self._draining.set()
 
     def drain(self) -> None:
         """Read nothing more; end once what is queued has been answered."""
         self._draining.set()
+
+    def _end(self, error: CellarError) -> None:
+        """As `drain`, where the caller may not go on."""
+        self._over = error
+        self._draining.set()
+
+    def _why_over(self) -> CellarError:
+        return self._over or _draining_error()
 
     def cut(self) -> None:
         """Refuse what the device has not been given, and end."""
@@ -110,7 +127,7 @@ class StreamCall:
             if refusal is not None:
                 raise refusal
             if draining.done():
-                raise _draining_error()
+                raise self._why_over()
         finally:
             for task in (reader, draining):
                 task.cancel()
@@ -169,6 +186,9 @@ class StreamCall:
             raise BadInputError("start", "the first message of a stream must be start")
         self._engine.check_ready()
         served = self._engine.registry.find(request.start.model, request.start.model_version)
+        call = lasting.get()
+        if call is not None:
+            call.model = served.name
         outputs, sampling = decode.outputs(request.start.outputs)
         stream = SessionStream(
             self._engine,
@@ -195,9 +215,16 @@ class StreamCall:
         reading = asyncio.create_task(self._context.read())
         draining = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait((reading, draining), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (reading, draining),
+                timeout=self._receive_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if draining.done() and not reading.done():
+                raise self._why_over()
             if not reading.done():
-                raise _draining_error()
+                limit_s = self._receive_timeout_s
+                raise BadInputError("start", f"it has not come within {limit_s:g} s")
             data = reading.result()
             return data if data is grpc.aio.EOF else _parsed(data)
         finally:
@@ -209,14 +236,20 @@ class StreamCall:
         self._at_once = max(1, _RESERVED_BYTES // stream.step_bytes)
         self._spare = 4 * self._at_once
         self._reserved_steps = self._at_once  # what is small is not counted
+        rows = 1  # of the frame before
         while True:
             if stream.turned_away:  # who sends on regardless must not keep the server busy with it
-                pause_s, stream.turned_away = stream.turned_away * _REFUSED_STEP_S, 0
-                await asyncio.sleep(pause_s)
+                turned_away, stream.turned_away = stream.turned_away, 0
+                own = stream.flow.allowance
+                pause_s = turned_away * _REFUSED_STEP_S
+                await asyncio.sleep(pause_s if own is None else own.pause(turned_away))
             waiting, has_room = stream.pending_steps + self._unwritten_steps, True
             is_reserved = waiting < self._reserved_steps <= waiting + self._spare
             if self._unwritten_steps > limit or not is_reserved:
                 has_room = await self._room(stream)
+            own = stream.flow.allowance
+            if own is not None and own.active > 1 and self._engine.flows.are_shared():
+                await own.turn(rows)
             data = await self._context.read()
             if data is grpc.aio.EOF:
                 return
@@ -228,6 +261,7 @@ class StreamCall:
             match request.WhichOneof("message"):
                 case "frame":
                     frame = request.frame
+                    rows = len(frame.channels)
                     if has_room and len(frame.channels) == 1 and _submit_one(stream, frame):
                         continue
                     try:
@@ -263,12 +297,12 @@ class StreamCall:
         """Queue a frame, or refuse its rows where there is no memory for it."""
         channels = decode.integers(frame.channels)
         steps = decode.column(frame.steps)
-        inputs = decode.inputs(frame.inputs, stream.served.reader)
+        inputs = decode.inputs(frame.inputs, stream.served.reader, self._engine.settings)
         count = max(len(inputs), len(channels))
         try:
             has_room = self._reserve(stream, count) or await self._room(stream, count)
         except asyncio.CancelledError:  # it was read, so it is answered
-            stream.refuse(channels, steps, inputs, _draining_error(), number=frame.number)
+            stream.refuse(channels, steps, inputs, self._why_over(), number=frame.number)
             raise
         if not has_room:
             assert self._no_room is not None, "it says why"

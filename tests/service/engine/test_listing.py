@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
-from service.engine.directory import SessionInfo
 from service.engine.listing import Wanted
+from service.engine.sessions.info import SessionInfo
 from service.engine.sessions.table import SessionStatus, SessionTier
 from service.engine.work.flow import asked_model
 from tests.service.engine.fakes import DecodingRunner

@@ -1,9 +1,11 @@
 """Sessions belong to who has opened them: nobody else finds, steps, lists or ends them."""
 
 import asyncio
+import base64
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,3 +258,65 @@ async def test_principals_that_are_interleaved_are_as_each_alone(seed: int) -> N
                         assert await house.engine.close(name) == len(own.pop(name))
 
         await asyncio.gather(*map(play, range(4)))
+
+
+async def test_of_a_model_that_one_may_not_use_any_more_a_session_can_be_seen_and_closed() -> None:
+    async with fakes(1) as house:
+        with called_by(principal("fickle")) as who:
+            house.open("mine")
+            await read(house, "mine", 1, 2)
+            who.grant = replace(who.grant, models=("another",))
+            for use in ("step", "reset", "generate"):
+                with pytest.raises(errors.PermissionDeniedError, match="not use 'fake' any more"):
+                    await USES[use](house, "mine")
+            told = await Wire(house).stream.attachments.attach(
+                ["mine"], np.array([0]), open_sessions=False
+            )
+            assert [type(each.error) for each in told.refusals] == [errors.PermissionDeniedError]
+            with pytest.raises(errors.SessionUnknownError):
+                await read(house, "none", 1)
+            assert (await house.engine.describe("mine")).position == 2
+            assert await listed(house) == ["fickle/mine"]
+            who.grant = replace(who.grant, models=("*",))
+            assert await read(house, "mine", 3) == run_alone([1, 2, 3])[-1:]
+            who.grant = replace(who.grant, models=())
+            assert await house.engine.close("mine") == 3
+
+
+async def test_a_model_that_one_may_not_use_is_listed_as_one_that_is_not_there() -> None:
+    store = FakeStore()
+    async with fakes_on(DecodingRunner, store=store) as house:
+        with called_by(ALICE):
+            house.open("a")
+    limited = principal("limited")
+    limited.grant = replace(limited.grant, models=("another",))
+    for fingerprint in ("f", "another"):  # as it was; then alice's has no model
+        async with fakes_on(DecodingRunner, store=store, fingerprint=fingerprint) as house:
+            told = set()
+            with called_by(limited):
+                for model in (house.served.name, "none"):
+                    with pytest.raises(errors.ModelUnknownError) as refused:
+                        await house.engine.listing.page(Wanted(model=model))
+                    told.add(str(refused.value).replace(f"'{model}'", "…"))
+            assert len(told) == 1
+
+
+async def test_a_page_token_tells_nothing() -> None:
+    """Not in which slot the next page begins, by which one could count what others have."""
+    async with fakes(1) as house:
+        with called_by(ALICE):
+            for name in "abc":
+                house.open(name)
+            token, first = "", []
+            for _ in range(2):
+                page = await house.engine.listing.page(Wanted(page_size=1), token)
+                token = page.next
+                first.append(base64.urlsafe_b64decode(token))
+                assert len(first[-1]) == 16 + 96
+            assert sum(map(int.__ne__, *first)) > 80, "none is like another"
+            assert not any(each.isascii() for each in first)
+            for spoilt in (token[:-4], token[4:], token.swapcase(), token[:-8] + "AAAAAAAA"):
+                with pytest.raises(errors.BadInputError, match="page_token"):
+                    await house.engine.listing.page(Wanted(), spoilt)
+            page = await house.engine.listing.page(Wanted(page_size=1), token)
+            assert [info.id for info in page.sessions] == ["c"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service import errors
+from service.auth.principal import NOBODY, Principal, calling
 from service.engine.engine import StepCall, StepResult
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
@@ -47,13 +48,20 @@ class Row:
 class Wire:
     """A stream as a client sees it: it sends frames and files the answers under their rows."""
 
-    def __init__(self, house: Fakes, outputs: Outputs = RAW, caller: str = "") -> None:
+    def __init__(
+        self,
+        house: Fakes,
+        outputs: Outputs = RAW,
+        caller: str = "",
+        principal: Principal = NOBODY,
+    ) -> None:
         self.rows: dict[tuple[int, int], Row] = {}  # by frame number and channel
         self.order: dict[int, list[int]] = {}  # by channel: numbers of frames that were applied
         self.is_broken = False  # it lost a reply, and ends
         self._house = house
+        self._principal = principal
         self._numbers = 0
-        token = flow.caller.set(lambda: caller)
+        token, whose = flow.caller.set(lambda: caller), calling.set(principal)
         self.stream = SessionStream(
             house.engine,
             house.served,
@@ -63,10 +71,13 @@ class Wire:
             break_off=self._broken_off,
         )
         flow.caller.reset(token)
+        calling.reset(whose)
 
     async def attach(self, *names: str, first: int = 0) -> "Wire":
         channels = np.arange(first, first + len(names))
+        whose = calling.set(self._principal)
         attached = await self.stream.attachments.attach(names, channels, open_sessions=False)
+        calling.reset(whose)
         assert not attached.refusals
         return self
 

@@ -3,16 +3,20 @@
 import gzip
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from service.auth.access import Access
+from service.auth.principal import Role
 from service.engine.engine import Engine
 from service.health import Health
 from service.http.messages import Page, Request
 from service.http.pages import pages_of
 from service.metrics import Metrics
 from service.settings import Settings
+from tests.service.auth.tokens import Tokens
 
 
 @dataclass
@@ -114,3 +118,39 @@ async def test_other_methods_are_refused(site: Site) -> None:
         found = site.answer(Request(method=method, path="/metrics", has_body=True))
         assert (found.status, found.headers) == (405, (("Allow", "GET, HEAD"),))
     assert site.answer(Request(method="GET", path="/metrics", has_body=True)).status == 413
+
+
+async def test_metrics_want_a_token_of_a_reader_and_probes_none(site: Site, tmp_path: Path) -> None:
+    tokens = Tokens(tmp_path / "tokens.json")
+    right = {role: tokens.add(role, role) for role in Role}
+    expired = tokens.add("expired", *Role, expires_in_s=-1)
+    counts = site.engine.metrics.authentications.counts
+    access = Access(tokens.path, counts=counts)
+    guarded = pages_of(site.health, site.engine.metrics.registry, access=access)
+
+    def get(path: str, **headers: str) -> tuple[int, str, dict[str, str]]:
+        found = guarded(Request(method="GET", path=path, headers=headers))
+        return found.status, found.body.decode(), dict(found.headers)
+
+    status, body, headers = get("/metrics")
+    assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert "authorization: Bearer ID.SECRET" in body
+    for wrong in (expired, right[Role.READ] + "x", "", "x" * 8000, "\udcff\xe9"):
+        status, body, headers = get("/metrics", authorization=f"Bearer {wrong}")
+        assert (status, body) == (401, "the token is not valid\n")
+        assert headers["WWW-Authenticate"] == "Bearer"
+    assert get("/metrics", authorization=f"Bearer {right[Role.STEP]}")[0] == 403
+    for role in (Role.READ, Role.ADMIN):
+        status, body, _ = get("/metrics", authorization=f"bearer {right[role]}")
+        assert status == 200
+        assert "cellar_authentications_total" in body
+    before = dict(counts)
+    assert get("/livez")[:2] == (200, "ok\n")
+    site.engine.loading = False
+    site.engine.registry.add_unavailable("private", 1, "a reason")
+    site.health.look()
+    status, body, _ = get("/readyz")
+    assert (status, "private" in body) == (200, False)
+    assert dict(counts) == before, "a probe is no attempt"
+    assert "private" in get("/readyz", authorization=f"Bearer {right[Role.READ]}")[1]
+    assert "private" not in get("/readyz", authorization=f"Bearer {right[Role.STEP]}")[1]

@@ -39,6 +39,8 @@ def answer(request: Request) -> Response:
         return Response(status=200, body=bytes(LARGE))
     if request.path == "/of":
         return Response(status=200, body=bytes(int(request.query)))
+    if request.path == "/headers":
+        return text(200, request.headers.get("authorization", "none"))
     if request.path == "/fault":
         raise RuntimeError("the page is torn")
     return text(200, f"{request.method} {request.path}?{request.query}")
@@ -114,6 +116,16 @@ def test_requests_follow_one_another_on_a_connection_and_all_at_once() -> None:
         found = rest(peer)
     assert found.count(b"HTTP/1.1 200 OK\r\n") == 51
     assert found.endswith(b"GET /b?c=d\n")
+
+
+def test_a_header_that_comes_twice_is_not_one_of_the_two() -> None:
+    """A proxy may look at the first, and another at the last: who is let in by one alone?"""
+    twice = b"Authorization: Bearer a\r\nX-Other: b\r\nauthorization: Bearer b\r\n\r\n"
+    with (
+        serving() as server,
+        connect(server, GET.replace(b"/ ", b"/headers ")[:-2] + twice) as peer,
+    ):
+        assert peer.recv(4096).endswith(b"\r\n\r\nBearer a, Bearer b\n")
 
 
 def test_head_is_get_without_a_body() -> None:

@@ -15,7 +15,7 @@ from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc, values_pb2
 from service.errors import OverloadedError
 from service.rpc import calls
-from service.rpc.accept_queue import CORE_OPTIONS, AcceptQueue, calls_of_newest_server
+from service.rpc.accept_queue import AcceptQueue, calls_of_newest_server, core_options
 from tests.service.rpc.conftest import Wire
 
 
@@ -89,7 +89,7 @@ async def blocked() -> AsyncIterator[tuple[Any, asyncio.Event, Callable[[], int]
         await free.wait()
         return request
 
-    server = grpc.aio.server(options=CORE_OPTIONS)
+    server = grpc.aio.server(options=core_options(is_exposed=False))
     started = calls_of_newest_server()
     method: Any = grpc.unary_unary_rpc_method_handler(handler)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x", {"S": method}),))

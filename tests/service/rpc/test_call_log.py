@@ -13,11 +13,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellar.v1 import model_pb2, values_pb2
 from cellar.v1 import session_pb2 as pb
-from service.errors import BadInputError, CallerGoneError, InternalError, OverloadedError
+from service.auth.principal import Role
+from service.errors import (
+    BadInputError,
+    CallerGoneError,
+    InternalError,
+    OverloadedError,
+    UnauthenticatedError,
+)
 from service.logs import Lines, configure_logs
 from service.metrics import Metrics
 from service.rpc.call_log import PERIOD_S, CallLog
 from service.settings import Settings
+from tests.service.auth.tokens import Tokens, bearer
 from tests.service.rpc.conftest import Wire, serving
 from tests.service.rpc.native.test_sessions import text
 
@@ -186,3 +194,48 @@ async def test_without_one_no_call_has_an_entry(log: Path, repository: Path) -> 
         await hurt(wire)
     assert entries(log, "call") == []
     assert entries(log, "refused")
+
+
+async def test_who_is_not_let_in_is_in_the_log_and_no_token_is(
+    log: Path, repository: Path, tmp_path: Path
+) -> None:
+    tokens = Tokens(tmp_path / "tokens.json")
+    right = tokens.add("alice", Role.STEP)
+    wrong = right[:-4] + "wxyz"
+    listing = model_pb2.ListModelsRequest()
+    async with logging_to(log, repository, access_log=True, tokens=tokens.path) as wire:
+        await wire.models.ListModels(listing, metadata=bearer(right))
+        for metadata in ((), bearer(wrong), bearer(wrong), bearer(f"{SECRET}.{SECRET}")):
+            with suppress(grpc.aio.AioRpcError):
+                await wire.models.ListModels(listing, metadata=metadata)
+                raise AssertionError("it was let in")
+        assert dict(wire.server.metrics.authentications.counts) == {
+            **dict.fromkeys(wire.server.metrics.authentications.counts, 0),
+            ("grpc", "ok"): 1,
+            ("grpc", "none"): 1,
+            ("grpc", "wrong"): 3,
+        }
+    calls = [(call["code"], call.get("principal")) for call in entries(log, "call")]
+    assert calls == [("OK", "alice"), *[("UNAUTHENTICATED", None)] * 4]
+    (refused,) = entries(log, "refused")
+    assert (refused["reason"], refused["methods"]) == ("UNAUTHENTICATED", {"ListModels": 4})
+    assert refused["peers"] == {"ipv4:127.0.0.1": 4}
+    for said in (right, wrong, right.rpartition(".")[2], wrong.rpartition(".")[2], SECRET):
+        assert said not in lines_of(log)
+
+
+def test_so_many_addresses_are_named_and_no_more(log: Path, clock: Clock) -> None:
+    with log.open("wb") as file:
+        lines = Lines(file.fileno())
+        configure_logs(Settings(log_format="json"), lines)
+        calls = CallLog(Settings(), Metrics().refusals, clock)
+        for number in range(100):
+            for port in (1, 2):
+                peer = f"ipv4:10.0.0.{number}:{port}"
+                calls.refused("Step", UnauthenticatedError("no"), peer=peer)
+        calls.tell(all_of_them=True)
+        assert lines.settle(10)
+    (refused,) = entries(log, "refused")
+    assert len(refused["peers"]) == 9
+    assert refused["peers"]["others"] == 2 * 92
+    assert refused["peers"]["ipv4:10.0.0.1"] == 2

@@ -6,6 +6,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -87,7 +88,11 @@ async def test_another_server_takes_the_file_over(endpoint: Endpoint) -> None:
     """gRPC removes the file by its name when it stops: never that of the next one."""
     path = endpoint.path
     assert path is not None
-    listener = Listener(options=(), add=lambda _: None)
+
+    async def stray(context: Any) -> None:
+        del context
+
+    listener = Listener(options=(), add=lambda _: None, stray=stray)
     await listener.start(endpoint)
     first = path.stat().st_ino
     await listener._replace(endpoint)
@@ -165,3 +170,21 @@ async def test_the_longest_id_there_can_be(repository: Path) -> None:
             for _ in range(20):  # gRPC refuses by chance what is a little too long
                 with pytest.raises(cellar.SessionExistsError, match="is open already"):
                     await client.session("letters", id=longest)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("unix:/run/s", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.1.2.3", False),
+        ("no.such.host.invalid", False),
+    ],
+)
+def test_what_only_this_machine_reaches_is_loopback(host: str, is_loopback: bool) -> None:
+    assert Endpoint(host, 8001).is_loopback is is_loopback

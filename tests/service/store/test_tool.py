@@ -25,18 +25,19 @@ def group(number: int) -> bytes:
     return pack([Section("steps", {}, {"token": np.full(9, number, np.int32)})])
 
 
-def session(name: str, position: int) -> bytes:
+def session(name: str, position: int, **more: str) -> bytes:
     meta: dict[str, str | int | float] = {
         "id": name,
         "model": "text",
         "version": 3,
         "seed": position,
+        **more,
     }
     return pack([Section("session", meta, {})])
 
 
 ROWS = {
-    b"s" + (1).to_bytes(8): session("a" * 32, 90),
+    b"s" + (1).to_bytes(8): session("a" * 32, 90, owner="alice"),
     b"s" + (300).to_bytes(8): session("ring \x07 the bell", 0),
     b"c" + (1).to_bytes(8): pack([Section("rows", {}, {"h": np.ones((2, 8), np.float32)})]),
     b"mowner": b"plain text",
@@ -97,8 +98,8 @@ def test_list_shows_what_is_there(path: Path, capsys: pytest.CaptureFixture[str]
     assert told[1].startswith("journal: 17 groups, 8 to 24; ")
     assert told[2].startswith("table: 2 sessions, 1 checkpoints, 1 meta, 0 other; ")
     assert [line.split() for line in told[3:5]] == [
-        ["number", "id", "model", "version", "seed"],
-        ["1", "a" * 32, "text", "3", "90"],
+        ["number", "id", "model", "version", "seed", "owner"],
+        ["1", "a" * 32, "text", "3", "90", "alice"],
     ]
     # Ids are callers' words.
     assert "'ring \\x07 the bell'" in told[5]

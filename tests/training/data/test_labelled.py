@@ -3,12 +3,16 @@
 import gzip
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from training.data import archives, files
+from training.data.archives import read_files
+from training.data.files import read_text
 from training.data.labelled.cleaning import without
 from training.data.labelled.examples import Labelled
 from training.data.labelled.japanese_vowels import TEST_COUNTS, write_tables
@@ -83,6 +87,56 @@ def test_an_archive_writes_nothing_and_follows_no_links(tmp_path: Path) -> None:
         file.addfile(link)
     assert read_labelled(path).labels == ("A", "B")
     assert [child.name for child in tmp_path.iterdir()] == ["bad.tar"]
+
+
+def tar_of(member: tarfile.TarInfo, content: bytes = b"") -> bytes:
+    """A tar with one entry, and whatever follows its header."""
+    return member.tobuf(tarfile.GNU_FORMAT) + content
+
+
+@pytest.mark.parametrize("way", ["zip", "member", "hidden", "name", "text"])
+def test_what_unpacks_to_far_more_than_text_does_is_refused(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is in what nobody reads: hidden files, or the names of others."""
+    monkeypatch.setattr(files, "_SURELY_HARMLESS", 2**20)
+    zeros = bytes(2**23)
+    path = tmp_path / ("bomb.zip" if way == "zip" else "bomb.tar.gz")
+    if way == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.txt", zeros)
+    elif way == "text":
+        path = tmp_path / "bomb.txt.gz"
+        path.write_bytes(gzip.compress(zeros))
+    else:
+        member = tarfile.TarInfo(".hidden" if way == "hidden" else "a.txt")
+        member.size = len(zeros)
+        member.type = tarfile.GNUTYPE_LONGNAME if way == "name" else tarfile.REGTYPE
+        path.write_bytes(gzip.compress(tar_of(member, zeros)))
+    with pytest.raises(DataError, match=r"bomb.*: unpacks to more than [0-9,]+ bytes.*take a part"):
+        read_text(path) if way == "text" else read_files(path)
+
+
+@pytest.mark.parametrize("packed", ["tar.bz2", "tar.xz", "tgz", "zip"])
+def test_the_number_of_files_is_bounded_and_what_is_broken_is_told(
+    tmp_path: Path, packed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_FILES", 3)
+    path = tmp_path / f"many.{packed}"
+    if packed == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(4):
+                archive.writestr(f"{number}.txt", "x")
+    else:
+        mode: Any = f"w:{packed.replace('tgz', 'gz').removeprefix('tar.')}"
+        with tarfile.open(path, mode) as tar:
+            for number in range(4):
+                tar.addfile(tarfile.TarInfo(f"{number}.txt"))
+    with pytest.raises(DataError, match="more than 3 files"):
+        read_files(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match="not a readable archive"):
+        read_files(path)
 
 
 @pytest.mark.parametrize(

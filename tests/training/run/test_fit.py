@@ -74,7 +74,7 @@ def weights_of(run: TrainedRun) -> dict[str, torch.Tensor]:
         ("char", {"cell": "lstm", "layers": 2}),
         ("char", {"cell": "gru", "precision": "bf16"}),
         ("series", {"cell": "lstm"}),
-        ("series", {"cell": "rnn", "layers": 2}),
+        pytest.param("series", {"cell": "rnn", "layers": 2}, marks=pytest.mark.long),
     ],
 )
 def test_resumed_run_ends_with_the_same_bits(

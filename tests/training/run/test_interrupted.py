@@ -94,6 +94,7 @@ def test_a_run_can_be_resumed_from_before_its_first_step(tmp_path: Path, text: P
     assert all(torch.equal(weights(stopped.folder)[name], expected[name]) for name in expected)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_processes_share_a_run_and_end_where_one_does(tmp_path: Path, text: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -1,19 +1,19 @@
 """What runs in the process beside: it reads, opens and runs graphs, one request after the other.
 
-A request and its answer are each one pickle with its length before it. Standard output belongs to
+A request and its answer are each one message with its length before it. Standard output belongs to
 the answers, so that whatever the runtime prints goes to standard error.
 """
 
 import contextlib
 import math
 import os
-import pickle
 import signal
 import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from models.compile.portable import normalised
 from models.errors import ModelError
+from models.untrusted.reading import check_untrusted
+from training.importing.isolated.messages import packed, unpacked
 
 MOST_BYTES = 2**31 - 2**20
 """Of a model with its weights; a message of protobuf holds less than 2 GiB."""
@@ -31,7 +33,7 @@ LENGTH = struct.Struct("<Q")
 
 def send(stream: IO[bytes], message: object) -> None:
     """Write one message."""
-    content = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    content = packed(message)
     stream.write(LENGTH.pack(len(content)))
     stream.write(content)
     stream.flush()
@@ -95,7 +97,12 @@ def _loaded(path: str) -> onnx.ModelProto:
             f"with its weights it has {size / 2**30:.1f} GiB, and 2 are the most that is served: "
             "export it in float32 and not float64, or with fewer units"
         )
-    onnx.load_external_data_for_model(proto, os.path.dirname(path))
+    folder = os.path.dirname(path)
+    # Also by a server, later; what is at fault is said of the file as it was given here.
+    check_untrusted(
+        proto, Path(folder), where="", most_bytes=MOST_BYTES, size=os.path.getsize(path)
+    )
+    onnx.load_external_data_for_model(proto, folder)
     return proto
 
 
@@ -107,12 +114,12 @@ def main() -> None:
     os.dup2(2, 1)
     sessions = Sessions()
     while header := requests.read(LENGTH.size):
-        name, arguments = pickle.loads(requests.read(*LENGTH.unpack(header)))
+        name, arguments = unpacked(requests.read(*LENGTH.unpack(header)))
         method: Callable[..., object] = getattr(sessions, name)
         try:
             answer: tuple[str, object] = "found", method(*arguments)
         except ModelError as error:
-            answer = "model", str(error)
+            answer = "model", str(error).removeprefix(": ")
         except MemoryError as error:
             answer = "memory", str(error)
         except Exception as error:  # of many kinds; the other side says what it means

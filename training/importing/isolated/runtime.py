@@ -3,7 +3,6 @@
 import atexit
 import itertools
 import os
-import pickle
 import select
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from models.errors import ModelError
 from training.errors import DataError
 from training.importing.isolated import SECONDS
 from training.importing.isolated.child import LENGTH, send
+from training.importing.isolated.messages import unpacked
 
 _IN_ALL = 5
 """As many times that for all requests together."""
@@ -196,7 +196,7 @@ def _answer(stream: IO[bytes], deadline: float) -> tuple[str, Any]:
     """One message, before a time of the monotonic clock."""
     header = _read(stream, LENGTH.size, deadline)
     (size,) = LENGTH.unpack(header)
-    kind, found = pickle.loads(_read(stream, size, deadline))
+    kind, found = unpacked(_read(stream, size, deadline))
     return kind, found
 
 

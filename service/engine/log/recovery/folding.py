@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from service.engine.log.checking import read_of
 from service.engine.log.entries import SessionRow
 from service.engine.log.keys import META
 from service.store.records import Section, pack, unpack
@@ -63,7 +64,8 @@ class Folding:
     ) -> None:
         self._write_row = write
         value = store.row(FOLDING)
-        self._suspects = {} if value is None else _read(unpack(value)[0])  # not under way
+        with read_of("its note of what was being read again"):
+            self._suspects = {} if value is None else _read(unpack(value)[0])  # not under way
         self._is_there = value is not None
         self._under_way: dict[int, _Noted] = {}
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()  # suspects

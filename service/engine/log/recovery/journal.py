@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from service.engine.log.checking import read_of
 from service.engine.log.entries import Event, Moved, Opened, Rebranched, Reset, Steps, events_of
 from service.engine.log.recovery.stored import StoredSession
 from service.store.records import DamagedError, Section, unpack
@@ -83,22 +84,27 @@ class Found:
 
 
 def read_journal(store: Store, happened: Callable[[int, list[Event]], None]) -> Found:
-    """Read the journal; ``happened`` is told the number of each group's events, and these."""
+    """Read the journal; ``happened`` is told the number of each group's events, and these.
+
+    Raises:
+        StoreError: something in it makes no sense, though its checksum holds.
+    """
     found, place = Found(), 0
     for number, data in store.groups():
         found.last_group = number
-        for section in _sections(number, data, found, place):
-            place += 1
-            if section.kind in ("events", "moved"):
-                events = events_of(section)
-                for own in events:
-                    found.happened(own, place=place, group=number)
-                happened(number, events)
-            elif section.kind == "steps":
-                model = str(section.meta["model"])
-                found.parts.setdefault(model, []).append(Steps.of(section))
-                found.groups.setdefault(model, []).append(number)
-                found.places.setdefault(model, []).append(place)
+        with read_of(f"group {number} of the journal"):
+            for section in _sections(number, data, found, place):
+                place += 1
+                if section.kind in ("events", "moved"):
+                    events = events_of(section)
+                    for own in events:
+                        found.happened(own, place=place, group=number)
+                    happened(number, events)
+                elif section.kind == "steps":
+                    model = str(section.meta["model"])
+                    found.parts.setdefault(model, []).append(Steps.of(section))
+                    found.groups.setdefault(model, []).append(number)
+                    found.places.setdefault(model, []).append(place)
         place += 1
     return found
 

@@ -6,6 +6,7 @@ the journal, and so is what each session has read since its checkpoint. Knows no
 
 from collections.abc import Mapping
 
+from service.engine.log.checking import read_of, whole
 from service.engine.log.entries import (
     Closed,
     Event,
@@ -27,15 +28,21 @@ from service.store.store import Store
 
 
 def read_store(store: Store) -> Stored:
-    """Read what is in a store."""
+    """Read what is in a store.
+
+    Raises:
+        StoreError: it cannot be read, or something in it makes no sense.
+    """
     stored, rows = Stored(), dict[int, SessionRow]()
-    for _, value in store.rows(SESSION):
-        row = SessionRow.unpack(unpack(value)[0])
-        rows[row.number] = row
-    applied = store.row(APPLIED)
-    if applied is not None:
-        stored.applied = stored.last_group = int(unpack(applied)[0].meta["group"])
-        stored.next_number = int(unpack(applied)[0].meta["next_number"])
+    with read_of("its catalogue"):
+        for _, value in store.rows(SESSION):
+            row = SessionRow.unpack(unpack(value)[0])
+            rows[row.number] = row
+        applied = store.row(APPLIED)
+        if applied is not None:
+            meta = unpack(applied)[0].meta
+            stored.applied = stored.last_group = whole(meta["group"])
+            stored.next_number = whole(meta["next_number"])
 
     def happened(number: int, events: list[Event]) -> None:
         if number > stored.applied:
@@ -44,7 +51,8 @@ def read_store(store: Store) -> Stored:
     found = read_journal(store, happened)
     stored.last_group = max(stored.last_group, found.last_group)
     stored.damaged_groups = found.damaged_groups
-    stored.sessions = with_tails(rows, found)
+    with read_of("its journal"):
+        stored.sessions = with_tails(rows, found)
     stored.next_number = max([stored.next_number, *[number + 1 for number in rows]])
     return stored
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import structlog
 
+from service.engine.log.checking import read_of
 from service.engine.log.entries import SessionRow, Steps
 from service.engine.log.keys import CHECKPOINT, key
 from service.engine.log.recovery.arithmetics import Arithmetics
@@ -184,7 +185,8 @@ class Restorer:
         value = self._store.row(key(CHECKPOINT, row.number))
         if value is None:
             raise StoreError("its checkpoint is not in the store")
-        seed = Seed.unpack(unpack(value)[0])
+        with read_of("its checkpoint"):
+            seed = Seed.unpack(unpack(value)[0])
         if (
             seed.branch not in (row.branch, row.seed_branch or row.branch)
             or not row.seed <= seed.position <= session.position

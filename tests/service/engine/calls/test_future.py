@@ -14,7 +14,7 @@ from service import errors
 from service.engine.calls.forecast import ForecastResult, forecast
 from service.engine.served.inputs import InputReader
 from service.engine.work.columns import Outputs
-from service.engine.work.memory import Held
+from service.engine.work.memory import Held, Key
 from service.engine.work.sampling import Sampling, path_seeds
 from tests.recurrent import series_case
 from tests.service.engine.houses import INLINE, WORKER, Reals, leftovers, reals
@@ -158,9 +158,9 @@ async def test_a_future_counts_as_held(monkeypatch: pytest.MonkeyPatch) -> None:
         held: list[int] = []
         count = house.engine.memory.count
 
-        def spy(kind: Held, size: int, name: str = "") -> None:
+        def spy(kind: Held, size: int, who: Key | None = None) -> None:
             held.append(size if kind is Held.REQUEST else 0)
-            count(kind, size, name)
+            count(kind, size, who)
 
         monkeypatch.setattr(house.engine.memory, "count", spy)
         await run(house, "a", ahead(5), 6, paths=5)

@@ -10,7 +10,7 @@ import pytest
 
 from service import errors
 from service.engine.calls.generate import Piece, generate
-from service.engine.directory import SessionInfo
+from service.engine.sessions.info import SessionInfo
 from service.engine.work.sampling import Sampling
 from tests.service.engine.fakes import DecodingRunner, run_alone
 from tests.service.engine.houses import (

@@ -4,9 +4,11 @@ import weakref
 
 import pytest
 
+from service.auth.principal import Grant, Principal, Quota
+from service.engine.quotas.allowance import Allowance, Allowances
 from service.engine.work.flow import caller
 from service.engine.work.memory import Account, BufferMemory, Held
-from service.errors import BadInputError, CellarError, OverloadedError
+from service.errors import BadInputError, CellarError, OverloadedError, QuotaExceededError
 
 LIMIT = 1000
 
@@ -130,3 +132,54 @@ def test_bytes_that_are_held_for_a_while_are_given_back_whatever_happens() -> No
     with pytest.raises(KeyError):
         fail()
     assert memory.used == 0
+
+
+def principals_account(
+    memory: BufferMemory, own: Allowance, connection: str, cuts: list[str] | None = None
+) -> Account:
+    cut = None if cuts is None else lambda _: cuts.append(connection)
+    return memory.account(cut, who=(connection, own))
+
+
+def allowance_of(name: str, **quota: int) -> Allowance:
+    return Allowances().of(Principal(name, Grant(quota=Quota(**quota))))
+
+
+def test_a_principal_holds_a_half_on_all_connections_and_a_quarter_on_one() -> None:
+    memory, own = BufferMemory(LIMIT), allowance_of("alice")
+    with pytest.raises(BadInputError, match="a quarter of --buffer-memory"):
+        principals_account(memory, own, "a").take(Held.STREAM, 251)
+    one = principals_account(memory, own, "a")
+    one.take(Held.STREAM, 250)
+    principals_account(memory, own, "b").take(Held.STREAM, 200)
+    with pytest.raises(OverloadedError, match="on all your connections"):
+        principals_account(memory, own, "c").take(Held.STREAM, 60)
+    principals_account(memory, allowance_of("bob"), "a").take(Held.STREAM, 250)
+    one.close()
+    assert own.held_bytes == 200
+    principals_account(memory, own, "c").take(Held.STREAM, 60)
+
+
+def test_a_principal_holds_no_more_than_its_quota() -> None:
+    memory, own = BufferMemory(LIMIT), allowance_of("alice", max_waiting_bytes=100)
+    principals_account(memory, own, "a").take(Held.STREAM, 60)
+    with pytest.raises(QuotaExceededError) as caught:
+        principals_account(memory, own, "b").take(Held.STREAM, 60)
+    assert caught.value.metadata == {"quota": "max_waiting_bytes"}
+    with pytest.raises(BadInputError, match="you may have it hold 100"):
+        principals_account(memory, own, "b").take(Held.STREAM, 101)
+    assert memory.used == own.held_bytes == 60
+
+
+def test_the_principal_that_holds_most_loses_its_largest_stream() -> None:
+    """Its connections count together, though each holds less than another's."""
+    memory, cuts = BufferMemory(LIMIT), list[str]()
+    many, other = allowance_of("many"), allowance_of("other")
+    for name, size in (("m1", 100), ("m2", 150), ("m3", 200)):
+        principals_account(memory, many, name, cuts).take(Held.STREAM, size)
+    principals_account(memory, other, "o1", cuts).take(Held.STREAM, 250)
+    principals_account(memory, other, "o2", cuts).take(Held.STREAM, 100)
+    small = allowance_of("small")
+    principals_account(memory, small, "s").take(Held.REQUEST, 220)
+    assert cuts == ["m3"]
+    assert many.held_bytes == 250

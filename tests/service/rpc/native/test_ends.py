@@ -105,7 +105,9 @@ class Call:
 def begun(wire: Wire, call: Call) -> asyncio.Task[None]:
     """The stream, which is being served."""
     log = CallLog(Settings(), Metrics().refusals)
-    return asyncio.create_task(StreamCall(wire.server.engine, call, log).serve())
+    return asyncio.create_task(
+        StreamCall(wire.server.engine, call, log, receive_timeout_s=60).serve()
+    )
 
 
 async def test_a_write_under_way_ends_before_the_status(wire: Wire) -> None:
@@ -251,7 +253,9 @@ async def test_a_drain_that_runs_out_of_time_tells_each_call_so(
 async def test_rows_that_a_drain_leaves_no_time_for_are_refused(wire: Wire) -> None:
     call = Call(start(), attach("a", open=True), *[frame(0, 900 * n, 900) for n in range(3)])
     call.reads.set()
-    stream = StreamCall(wire.server.engine, call, CallLog(Settings(), Metrics().refusals))
+    stream = StreamCall(
+        wire.server.engine, call, CallLog(Settings(), Metrics().refusals), receive_timeout_s=60
+    )
     ending = asyncio.create_task(stream.serve())
     letters = wire.server.engine.registry.find("letters", 0)
     async with asyncio.timeout(SOON_S):

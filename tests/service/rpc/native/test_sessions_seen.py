@@ -74,8 +74,10 @@ async def test_sessions_are_listed_by_model_and_page(wire: Wire) -> None:
     assert {session.id for session in everybody} == {f"s{n}" for n in range(5)} | {"p", "old"}
     for session in everybody:
         got = await wire.sessions.GetSession(pb.GetSessionRequest(session_id=session.id))
-        for times in (session, got.session):  # told anew from an age
-            times.last_used_time.nanos = times.last_used_time.nanos // 10**8 * 10**8
+        apart_ns = session.last_used_time.ToNanoseconds()  # told anew from an age
+        apart_ns -= got.session.last_used_time.ToNanoseconds()
+        assert abs(apart_ns) < 10**8
+        got.session.last_used_time.CopyFrom(session.last_used_time)
         assert session == got.session
         assert session.tier == pb.SESSION_TIER_DEVICE
         assert session.owner == ""

@@ -34,7 +34,7 @@ print("ready", flush=True)
 for line in sys.stdin:
     if "crashing" in json.loads(line)["path"]:
         os.kill(os.getpid(), signal.SIGSEGV)
-    print("done", flush=True)
+    print("passed", flush=True)
 """
 
 
@@ -42,8 +42,13 @@ for line in sys.stdin:
 def tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are tried by a process that needs nothing but Python."""
 
-    def trials(*, limit_s: float) -> Trials:
-        return Trials(limit_s=limit_s, command=(sys.executable, "-c", CRASHING))
+    def trials(*, limit_s: float, most_memory: int, most_bytes: int) -> Trials:
+        return Trials(
+            limit_s=limit_s,
+            most_memory=most_memory,
+            most_bytes=most_bytes,
+            command=(sys.executable, "-c", CRASHING),
+        )
 
     monkeypatch.setattr(loading, "Trials", trials)
 
@@ -248,8 +253,13 @@ async def test_a_start_that_is_given_up_ends_its_trial(
     begun = tmp_path / "begun"
     hanging = f"print('ready', flush=True); input(); open({str(begun)!r}, 'w'); input()"
 
-    def trials(*, limit_s: float) -> Trials:
-        return Trials(limit_s=limit_s, command=(sys.executable, "-c", hanging))
+    def trials(*, limit_s: float, most_memory: int, most_bytes: int) -> Trials:
+        return Trials(
+            limit_s=limit_s,
+            most_memory=most_memory,
+            most_bytes=most_bytes,
+            command=(sys.executable, "-c", hanging),
+        )
 
     monkeypatch.setattr(loading, "Trials", trials)
     publish_foreign(tmp_path / "models", "own")

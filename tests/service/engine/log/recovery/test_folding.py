@@ -182,9 +182,11 @@ async def test_suspects_wait_for_their_turn_and_can_be_closed() -> None:
     store = store.crash()
     async with fakes_on(DecodingRunner, store=store) as house:
         closing = asyncio.create_task(house.engine.close("f"))
-        again, _ = ask(house, "c", [3], 2)
+        again, call = ask(house, "c", [3], 2)
         await restored(house)
         assert await closing == 2
+        assert call is not None
+        await call  # what it tells is durable by then
         assert again.reply[1] == run_alone([1, 2, 3])[-1]
         for name in "abde":
             assert await read(house, name, 5, position=2) == run_alone([1, 2, 5])[-1:]

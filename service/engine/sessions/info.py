@@ -1,0 +1,23 @@
+"""What is told of a session."""
+
+from dataclasses import dataclass
+
+from service.engine.sessions.table import SessionStatus, SessionTier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """A session as a client sees it; times are seconds since the epoch."""
+
+    id: str
+    model: str
+    version: int
+    status: SessionStatus
+    branch: int
+    position: int
+    opened_s: float
+    last_used_s: float
+    idle_timeout_s: float
+    ephemeral: bool
+    tier: SessionTier
+    owner: str

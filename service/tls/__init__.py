@@ -1,0 +1,1 @@
+"""Certificates: read from files, checked, and read again when they change. Knows no transport."""
