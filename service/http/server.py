@@ -127,6 +127,8 @@ class HttpServer:
         assert task is not None, "a connection is a task"
 
         def waits(what: Waits) -> None:
+            if self._waiting.get(task) is what:  # since it was accepted: it keeps its place
+                return
             self._waiting.pop(task, None)
             if what is not Waits.FOR_US and task in self._open:
                 self._waiting[task] = what
