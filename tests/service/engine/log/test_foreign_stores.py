@@ -69,8 +69,8 @@ def another(section: Section, dice: random.Random) -> tuple[str, Section]:
     meta, columns = dict(section.meta), dict(section.columns)
     if "json" in columns:
         events = json.loads(columns["json"].tobytes())
-        if not isinstance(events, list):  # it has been changed before
-            return "nothing", section
+        if not (isinstance(events, list) and events and isinstance(events[0], dict)):
+            return "nothing", section  # it has been changed before
         event = dice.choice(events)
         name, value = dice.choice([*event, "new"]), dice.choice(_VALUES)
         event[name] = value
