@@ -12,6 +12,7 @@ from functools import partial
 from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 
+from cellar.arguments import unusable
 from cellar.errors import BadInputError
 
 DEFAULT_PORT = 8001
@@ -265,4 +266,4 @@ def _join(host: str, port: int) -> str:
 
 
 def _refused(message: str) -> BadInputError:
-    return BadInputError(f"server: {message}", metadata={"field": "server"})
+    return unusable("server", message)

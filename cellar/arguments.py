@@ -177,7 +177,12 @@ def nearest(name: str, names: Collection[str]) -> str:
 
 def refused(name: str, wanted: str, value: object) -> BadInputError:
     """What is wrong with an argument."""
-    return BadInputError(f"{name}: {wanted}, not {shown(value)}", metadata={"field": name})
+    return unusable(name, f"{wanted}, not {shown(value)}")
+
+
+def unusable(name: str, message: str) -> BadInputError:
+    """The same, of a value that is not shown: it may be a secret."""
+    return BadInputError(f"{name}: {message}", metadata={"field": name})
 
 
 def shown(value: Any) -> str:

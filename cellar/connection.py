@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from cellar import arguments
 from cellar.address import DEFAULT_PORT, Address
+from cellar.arguments import unusable
 from cellar.errors import BadInputError
 
 Metadata = Sequence[tuple[str, str | bytes]] | Mapping[str, str | bytes]
@@ -92,23 +93,23 @@ def wire_metadata(metadata: Metadata, field: str = "metadata") -> WireMetadata:
     """
     pairs = metadata.items() if isinstance(metadata, Mapping) else metadata
     if not isinstance(pairs, Iterable):
-        raise _refused(field, "give pairs of a name and a value")
+        raise unusable(field, "give pairs of a name and a value")
     return tuple(_pair(pair, field) for pair in pairs)
 
 
 def _pair(pair: Any, field: str) -> tuple[str, str | bytes]:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise _refused(field, "give pairs of a name and a value")
+        raise unusable(field, "give pairs of a name and a value")
     name, value = pair
     if not isinstance(name, str) or not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
-        raise _refused(field, f"{name!r} is no name: use letters, digits, '-', '_' and '.'")
+        raise unusable(field, f"{name!r} is no name: use letters, digits, '-', '_' and '.'")
     name = name.lower()
     if name.endswith("-bin"):
         if not isinstance(value, bytes):
-            raise _refused(field, f"{name!r} ends in -bin: give bytes")
+            raise unusable(field, f"{name!r} ends in -bin: give bytes")
         return name, value
     if not isinstance(value, str):
-        raise _refused(
+        raise unusable(
             field, f"the value of {name!r} is no text: bytes need a name that ends in -bin"
         )
     if not value.isprintable():
@@ -125,7 +126,3 @@ def _unprintable(where: str, text: str) -> BadInputError:
         f"{where}: character {number}, {character!a}, is {what}: leave it out",
         metadata={"field": where.partition(" ")[0]},
     )
-
-
-def _refused(field: str, message: str) -> BadInputError:
-    return BadInputError(f"{field}: {message}", metadata={"field": field})

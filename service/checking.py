@@ -4,7 +4,6 @@ Listens to nothing and writes nothing: it may run beside the server whose settin
 """
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from service.store.reading import Snapshot
 from service.store.store import Store, StoreError
 from service.tls.files import TlsError, TlsFiles
 from service.tls.files import read as read_tls
+from service.watched import is_open_to_all
 
 _HEADS = ("MODEL", "VERSION", "SERVED", "")
 
@@ -141,7 +141,7 @@ def _look_at_tokens(path: Path, notes: list[str]) -> str:
             f"tokens: {', '.join(powerless[:3])} may do nothing ({len(powerless)} without a role): "
             "cellar-serve token set NAME --role ROLE"
         )
-    if path.stat().st_mode & stat.S_IROTH:
+    if is_open_to_all(path):
         notes.append(f"tokens: everybody on this machine may read {path}: chmod o= {path}")
     told = f"{_count(len(file.principals), 'principal')}, {_count(len(found), 'token')}"
     return f"{path}: {told}, {expired} of them expired"

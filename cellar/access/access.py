@@ -11,8 +11,8 @@ from cellar import arguments
 from cellar.access.tls import Tls
 from cellar.access.token import Token
 from cellar.address import Address
+from cellar.arguments import unusable
 from cellar.connection import Metadata, Options, WireMetadata, call_metadata, wire_metadata
-from cellar.errors import BadInputError
 
 # What gRPC, HTTP/2 and the client itself say; a caller's own would be lost, or contradict them.
 _RESERVED = frozenset(
@@ -57,7 +57,7 @@ class Access:
         self._credentials = credentials
         self._tls = Tls.chosen(tls, ca, cert, key, server_name)
         if credentials is not None and (self._tls is not None or tls is False):
-            raise _refused("credentials", "they say all of TLS: leave tls, ca, cert and key out")
+            raise unusable("credentials", "they say all of TLS: leave tls, ca, cert and key out")
         self.address = Address.parse(
             server,
             is_secure=credentials is not None or self._tls is not None,
@@ -68,11 +68,11 @@ class Access:
         self.token = None if token is None else Token(token)
         names = {name for name, _ in self._metadata}
         if self.token is not None and _AUTHORIZATION in names:
-            raise _refused("token", "authorization is among headers or metadata: leave one out")
+            raise unusable("token", "authorization is among headers or metadata: leave one out")
         allow_plaintext_token = arguments.flag("allow_plaintext_token", allow_plaintext_token)
         secret = "token" if self.token else "headers" if _AUTHORIZATION in dict(own) else ""
         if secret and not (self.is_private or allow_plaintext_token):
-            raise _refused(
+            raise unusable(
                 secret,
                 "whoever is on the way to another machine reads it without TLS: add tls=True, or "
                 "ca=FILE; or allow_plaintext_token=True where something else encrypts",
@@ -112,20 +112,16 @@ def _headers(headers: object) -> WireMetadata:
     if headers is None:
         return ()
     if not isinstance(headers, Mapping):
-        raise _refused("headers", "give a mapping of names and values")
+        raise unusable("headers", "give a mapping of names and values")
     pairs = wire_metadata(list(headers.items()), "headers")
     for name, value in pairs:
         if name in _RESERVED or name.startswith("grpc-"):
-            raise _refused("headers", f"{name!r} is said by gRPC or by the client itself")
+            raise unusable("headers", f"{name!r} is said by gRPC or by the client itself")
         given = next(own for each, own in headers.items() if each.lower() == name)
         if isinstance(given, str) and not given.isascii():
-            raise _refused("headers", f"the value of {name!r} has characters other than ASCII")
+            raise unusable("headers", f"the value of {name!r} has characters other than ASCII")
         if isinstance(value, str) and value != value.strip():
-            raise _refused("headers", f"the value of {name!r} begins or ends with a space")
+            raise unusable("headers", f"the value of {name!r} begins or ends with a space")
     if len({name for name, _ in pairs}) < len(pairs):
-        raise _refused("headers", "two names differ in their case alone")
+        raise unusable("headers", "two names differ in their case alone")
     return pairs
-
-
-def _refused(field: str, message: str) -> BadInputError:
-    return BadInputError(f"{field}: {message}", metadata={"field": field})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cellar.arguments import unusable
 from cellar.errors import BadInputError
 
 _MOST_BYTES = 2**20
@@ -17,12 +18,12 @@ def path_of(field: str, value: object) -> str:
         BadInputError: it is none.
     """
     if not isinstance(value, str | os.PathLike):
-        raise _refused(field, f"give the path of a file, not {type(value).__name__}")
+        raise unusable(field, f"give the path of a file, not {type(value).__name__}")
     path = os.fsdecode(os.fspath(value))
     if not path.isprintable() or "-----BEGIN" in path:  # which is not shown: it may be a key
-        raise _refused(field, "give the path of a file, not what is in it")
+        raise unusable(field, "give the path of a file, not what is in it")
     if not path:
-        raise _refused(field, "the path of the file is empty")
+        raise unusable(field, "the path of the file is empty")
     return path
 
 
@@ -46,8 +47,4 @@ def read(field: str, path: str) -> bytes:
 
 def refused(field: str, path: str, message: str) -> BadInputError:
     """What is wrong with a file."""
-    return _refused(field, f"{path}: {message}")
-
-
-def _refused(field: str, message: str) -> BadInputError:
-    return BadInputError(f"{field}: {message}", metadata={"field": field})
+    return unusable(field, f"{path}: {message}")

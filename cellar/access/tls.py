@@ -10,6 +10,7 @@ import grpc
 
 from cellar.access.files import path_of, read
 from cellar.access.pem import check_chain, check_key, check_roots
+from cellar.arguments import unusable
 from cellar.errors import BadInputError
 
 _log = logging.getLogger("cellar")
@@ -57,22 +58,22 @@ class Tls:
             BadInputError: they contradict each other, or a file cannot be used.
         """
         if tls is not None and not isinstance(tls, bool):
-            raise _refused("tls", f"{tls!r}: say True, False or None")
+            raise unusable("tls", f"{tls!r}: say True, False or None")
         named = {"ca": ca, "cert": cert, "key": key}
         paths = {name: path_of(name, value) for name, value in named.items() if value is not None}
         if tls is False and paths:
-            raise _refused("tls", f"False contradicts {' and '.join(paths)}: leave one of them out")
+            raise unusable("tls", f"False contradicts {' and '.join(paths)}: leave one of them out")
         for one, other in (("cert", "key"), ("key", "cert")):
             if one in paths and other not in paths:
-                raise _refused(other, f"{one} is named, and {other} is not: a client shows both")
+                raise unusable(other, f"{one} is named, and {other} is not: a client shows both")
         speaks = tls or bool(paths)
         if server_name is not None:
             if not isinstance(server_name, str) or not server_name.isascii() or not server_name:
-                raise _refused("server_name", f"{server_name!r} is no host's name")
+                raise unusable("server_name", f"{server_name!r} is no host's name")
             if set(server_name) & set(":/@ ") or not server_name.isprintable():
-                raise _refused("server_name", f"{server_name!r} is no host's name: no port, no URL")
+                raise unusable("server_name", f"{server_name!r} is no host's name: no port, no URL")
             if not speaks:
-                raise _refused(
+                raise unusable(
                     "server_name", "without TLS no name is checked: add tls=True, or ca=FILE"
                 )
         if not speaks:
@@ -124,7 +125,3 @@ class Tls:
             check_chain(self._cert, pem.cert, now)
         if self._key is not None and self._cert is not None and pem.key is not None:
             check_key(self._key, pem.key, self._cert)
-
-
-def _refused(name: str, message: str) -> BadInputError:
-    return BadInputError(f"{name}: {message}", metadata={"field": name})

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cellar.access.files import path_of, read, refused
+from cellar.arguments import unusable
 from cellar.errors import BadInputError
 
 _log = logging.getLogger("cellar")
@@ -115,4 +116,4 @@ def _checked(text: str, wrong: Callable[[str], BadInputError]) -> str:
 
 
 def _refused(message: str) -> BadInputError:
-    return BadInputError(f"token: {message}", metadata={"field": "token"})
+    return unusable("token", message)

@@ -1,8 +1,6 @@
 """Who may call: read from the file of tokens, and again whenever it changes."""
 
 import asyncio
-import os
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,12 +11,11 @@ from service.auth import file as files
 from service.auth.authenticator import Authenticator, KnownToken
 from service.auth.file import TokenFile, TokenFileError
 from service.auth.principals import Principals
+from service.watched import is_open_to_all, mark_of
 
 _log = structlog.get_logger("cellar")
 _PERIOD_S = 1.0
 _NAMED = 20  # principals or tokens in one entry of the log
-
-_Mark = tuple[int, int, int, int, int]
 
 
 class Access:
@@ -42,7 +39,7 @@ class Access:
 
     def __init__(self, path: Path, *, counts: Counter[tuple[str, str]] | None = None) -> None:
         self._path = path
-        self._mark = _mark_of(path)
+        self._mark = mark_of(path)
         self._file = files.read(path)
         self.principals = Principals()
         self.authenticator = Authenticator({}, counts=counts)
@@ -87,7 +84,7 @@ class Access:
         Its mark is taken before it is read: what is written meanwhile is read the next time. A
         link is followed, so that Kubernetes' secrets are seen to change.
         """
-        mark = await asyncio.to_thread(_mark_of, self._path)
+        mark = await asyncio.to_thread(mark_of, self._path)
         if mark is not None and mark == self._mark:
             return
         try:
@@ -144,25 +141,12 @@ class Access:
         _log.info("the file of tokens was read again", **told)
 
     def _look_at_mode(self) -> None:
-        try:
-            mode = self._path.stat().st_mode
-        except OSError:
-            return
-        if mode & stat.S_IROTH:
+        if is_open_to_all(self._path):
             _log.warning(
                 "the file of tokens can be read by everybody on this machine",
                 path=str(self._path),
                 mend=f"chmod o= {self._path}",
             )
-
-
-def _mark_of(path: Path) -> _Mark | None:
-    """Tells a file from what it was before; ``None`` where there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
 
 def _few(names: Iterable[str]) -> list[str]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.auth.principal import Role, calling
-from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.served.registry import Registry, ServedModel
@@ -25,7 +24,6 @@ from service.engine.stranded import Key, Stranded
 from service.engine.work.flow import asked_model
 from service.errors import (
     BadInputError,
-    ModelChangedError,
     QuotaExceededError,
     SessionClosedError,
     SessionExistsError,
@@ -255,10 +253,6 @@ class Directory:
             f"{mend}",
             retry_after_s=min(max(due_s - now_s, _LEAST_RETRY_S), _LONGEST_RETRY_S),
         )
-
-    def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:
-        """A session of the store cannot go on: it is kept, and can be closed."""
-        self.stranded.add(stored, why, log)
 
     def is_stranded(self, session_id: str, owner: str | None = None) -> bool:
         """Whether it is a session of the store whose model is not served."""

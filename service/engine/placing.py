@@ -66,7 +66,7 @@ class Placing:
             served = self._model_of(session.row)
             if isinstance(served, ModelChangedError):
                 stranded += 1
-                self._directory.strand(session, served, self._log)
+                self._directory.stranded.add(session, served, self._log)
             else:
                 self._directory.restore(served, session)
         if stored.sessions:

@@ -2,15 +2,15 @@
 
 import os
 import ssl
-import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from service.tls.certificate import Certificate, certificates
+from service.watched import is_open_to_all
 
 _MOST_BYTES = 1 << 20
 _SOON = timedelta(days=14)
@@ -90,7 +90,7 @@ def read(files: TlsFiles) -> TlsMaterial:
             now is not looked at.
     """
     chain = _read(files.cert, "--tls-cert")
-    key, is_open = _read(files.key, "--tls-key"), _is_open(files.key)
+    key, is_open = _read(files.key, "--tls-key"), is_open_to_all(files.key)
     of_chain = _certificates(chain, files.cert, "--tls-cert")
     client_ca, of_clients = None, []
     if files.client_ca is not None:
@@ -117,12 +117,6 @@ def _read(path: Path, flag: str) -> bytes:
     if len(data) > _MOST_BYTES:
         raise TlsError(f"{flag}: {path} is too large: a PEM file is wanted")
     return data
-
-
-def _is_open(key: Path) -> bool:
-    with suppress(OSError):
-        return os.name == "posix" and bool(key.stat().st_mode & stat.S_IROTH)
-    return False
 
 
 def _certificates(pem: bytes, path: Path, flag: str) -> list[Certificate]:

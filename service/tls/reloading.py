@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from service.tls.files import TlsError, TlsFiles, TlsMaterial, read
+from service.watched import mark_of
 
 _log = structlog.get_logger("cellar")
 _LOOK_S = 1.0
@@ -30,7 +31,7 @@ class Certificates:
     def __init__(self, files: TlsFiles, *, show: Callable[[TlsMaterial], None]) -> None:
         self._files = files
         self._show = show
-        self._looked = _signs(files)
+        self._looked = [mark_of(path) for path in files.paths]
         self.current = read(files)
         if self.current.fault is not None:
             raise TlsError(f"--tls-cert: {files.cert} cannot be served with: {self.current.fault}")
@@ -51,7 +52,7 @@ class Certificates:
     def look(self) -> None:
         """Take what is in the files, if that has changed and fits together."""
         self._remind()
-        signs = _signs(self._files)
+        signs = [mark_of(path) for path in self._files.paths]
         if signs == self._looked and not self._told:
             return
         self._looked = signs  # before they are read: what changes meanwhile is seen next time
@@ -113,16 +114,3 @@ class Certificates:
                 self.look()
             except Exception:  # the next look may do better
                 _log.exception("certificates could not be looked at")
-
-
-def _signs(files: TlsFiles) -> list[tuple[int, int, int, int] | None]:
-    """What tells a file from one that was put in its place, or written anew."""
-    signs: list[tuple[int, int, int, int] | None] = []
-    for path in files.paths:
-        try:
-            found = path.stat()
-        except OSError:
-            signs.append(None)
-        else:
-            signs.append((found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-    return signs
