@@ -51,15 +51,24 @@ def server(repository: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
-def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with a store, and a model that it cannot serve; of one module alone."""
-    root = tmp_path_factory.mktemp("served")
+def served_models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, and one that a server cannot serve."""
+    root = tmp_path_factory.mktemp("models")
     for name in ("letters", "prices"):
-        shutil.copytree(repository / name, root / "models" / name)
-    (root / "models" / "cut" / "1").mkdir(parents=True)
-    (root / "models" / "cut" / "1" / "model.onnx").write_bytes(b"\x08")
-    flags = (f"--store=lmdb:{root / 'store'}", f"--max-sessions={CAPACITY}")
-    with running(root / "models", *flags) as server:
+        shutil.copytree(repository / name, root / name)
+    (root / "cut" / "1").mkdir(parents=True)
+    (root / "cut" / "1" / "model.onnx").write_bytes(b"\x08")
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(
+    served_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server of them with a store; of one module alone."""
+    store = tmp_path_factory.mktemp("served") / "store"
+    flags = (f"--store=lmdb:{store}", f"--max-sessions={CAPACITY}")
+    with running(served_models, *flags) as server:
         yield server
 
 

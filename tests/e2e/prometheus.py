@@ -39,6 +39,9 @@ global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: ["{rules}"]
 scrape_configs:
   - job_name: cellar
+    scheme: https
+    tls_config: {{ca_file: "{ca}"}}
+    authorization: {{credentials: "{token}"}}
     static_configs: [{{targets: ["{target}"]}}]
 """
 
@@ -69,7 +72,7 @@ def panel_expressions() -> dict[str, str]:
 
 def without_threshold(expression: str) -> str:
     """What an alert looks at: its expression up to the last comparison."""
-    found, threshold = re.subn(r"\s*(>|<|==)\s*[\d.e+]+$", "", expression.strip())
+    found, threshold = re.subn(r"\s*(>|<|==)\s*[\d.e+* ]+$", "", expression.strip())
     assert threshold == 1, f"no threshold ends it: {expression}"
     return found
 
@@ -108,12 +111,19 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(target: str, folder: Path, rules: Path = ALERTS) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a server every second, by its host:port, and knows the alerts."""
+def scraping(target: str, ca: Path, token: str, folder: Path) -> Iterator[Prometheus]:
+    """A Prometheus that knows the alerts and scrapes a server every second, by TLS and a token.
+
+    Args:
+        target: host:port of the server's pages.
+        ca: who has issued its certificate.
+        token: that may read them.
+        folder: where it keeps what it reads.
+    """
     binary = program("prometheus")
     assert binary is not None, "who asks has looked"
     config = folder / "prometheus.yml"
-    config.write_text(_CONFIG.format(rules=rules, target=target), "utf-8")
+    config.write_text(_CONFIG.format(rules=ALERTS, target=target, ca=ca, token=token), "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with (folder / "prometheus.log").open("wb") as log:

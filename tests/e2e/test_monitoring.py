@@ -6,16 +6,23 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import pytest
+import trustme
 
+from cellar.v1 import session_pb2, session_pb2_grpc
+from service.auth.file import QuotaRecord
+from service.auth.principal import Role
+from tests.certificates import written
 from tests.documents import described_metrics
-from tests.e2e.load import Load
+from tests.e2e.load import CAPACITY, Load
 from tests.e2e.page import Page
-from tests.e2e.process import ServerProcess
+from tests.e2e.process import ServerProcess, running
 from tests.e2e.prometheus import (
     ALERTS,
     DASHBOARD,
@@ -26,6 +33,7 @@ from tests.e2e.prometheus import (
     scraping,
     without_threshold,
 )
+from tests.service.auth.tokens import Tokens
 
 OF_PROMETHEUS = {"job", "instance", "alertname"}  # labels that a scrape adds
 NAME = re.compile(r"\b((?:cellar|process)_\w+|up)\b(?:\{([^}]*)\})?")
@@ -119,31 +127,69 @@ def test_every_alert_is_tried() -> None:
     assert [name for name in alerts if f'alertname="{name}"' not in tried] == []
 
 
+@dataclass(frozen=True)
+class Guarded:
+    """A server with TLS that asks for tokens, and who may come."""
+
+    server: ServerProcess
+    ca: Path
+    named: dict[str, str]
+
+    def channel(self, name: str) -> grpc.Channel:
+        """A connection of a principal."""
+        return grpc.secure_channel(
+            self.server.address,
+            grpc.composite_channel_credentials(
+                grpc.ssl_channel_credentials(self.ca.read_bytes()),
+                grpc.access_token_call_credentials(self.named[name]),
+            ),
+        )
+
+
+@pytest.fixture
+def guarded(served_models: Path, tmp_path: Path) -> Iterator[Guarded]:
+    """One that has everything there is a metric of."""
+    files, tokens = written(tmp_path, trustme.CA()), Tokens(tmp_path / "tokens.json")
+    named = {
+        "steady": tokens.add("steady", *Role),
+        "greedy": tokens.add("greedy", Role.STEP, quota=QuotaRecord(max_sessions=0)),
+    }
+    flags = (
+        f"--store=lmdb:{tmp_path / 'store'}", f"--max-sessions={CAPACITY}",
+        f"--tokens={tokens.path}", f"--tls-cert={files.cert}", f"--tls-key={files.key}",
+    )  # fmt: skip
+    with running(served_models, *flags) as server:
+        yield Guarded(server, files.ca, named)
+
+
 @contextmanager
-def under_load(server: ServerProcess) -> Iterator[Load]:
-    """A server that has calls of all kinds for as long as it takes."""
+def under_load(guarded: Guarded) -> Iterator[None]:
+    """Calls of all kinds for as long as it takes, some of them above a quota."""
     over = threading.Event()
-    with grpc.insecure_channel(server.address) as channel:
-        load = Load(channel)
+    with guarded.channel("steady") as steady, guarded.channel("greedy") as greedy:
+        load, opens = Load(steady), session_pb2_grpc.SessionServiceStub(greedy).OpenSession
 
         def send() -> None:
             while not over.is_set():
                 load.send(1)
+                with pytest.raises(grpc.RpcError, match="may have 0"):
+                    opens(session_pb2.OpenSessionRequest(model="letters"))
 
-        caller = threading.Thread(target=send)
-        caller.start()
-        try:
-            yield load
-        finally:
-            over.set()
-            caller.join()
+        with ThreadPoolExecutor(1) as caller:
+            sent = caller.submit(send)
+            try:
+                yield
+            finally:
+                over.set()
+                sent.result()
 
 
 @needs_prometheus
 @pytest.mark.long
-def test_every_expression_has_an_answer(served: ServerProcess, tmp_path: Path) -> None:
-    target = f"127.0.0.1:{served.wait_for('serving', 1)['metrics_port']}"
-    with under_load(served), scraping(target, tmp_path) as prometheus:
+def test_every_expression_has_an_answer(guarded: Guarded, tmp_path: Path) -> None:
+    target = f"localhost:{guarded.server.wait_for('serving', 1)['metrics_port']}"
+    scrapes = scraping(target, guarded.ca, guarded.named["steady"], tmp_path)
+    with under_load(guarded), scrapes as prometheus:
         prometheus.wait_for("min(count_over_time(cellar_steps_total[1m]))", 4)
         silent = {
             title: expression
