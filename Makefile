@@ -106,12 +106,12 @@ scores: setup ## train and score on public data (some 25 minutes); ARGS='--only 
 # ---- check ----
 
 .PHONY: test
-test: setup ## run the tests, one process per core; ARGS='-k arena'
+test: setup ## run the tests side by side; ARGS='-k arena'
 	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 .PHONY: test-long
 test-long: setup ## run the tests that take minutes, or install packages
-	@$(BIN)/pytest -m 'long and not gpu' $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal -m 'long and not gpu' $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: setup ## run the tests that need an NVIDIA GPU; they fail where there is none
@@ -138,6 +138,10 @@ read-fuzz: setup ## write 5,000 random files of known series, and hold what trai
 file-fuzz: setup ## have a server load 5,000 bad model files, and bad stores be read; ARGS='--seed 2', ARGS='--case 36'
 	@$(BIN)/python -m tests.models.untrusted.file_fuzz $(ARGS)
 	@$(BIN)/pytest -q -m long tests/service/engine/log/test_foreign_stores.py
+
+.PHONY: snapshot-fuzz
+snapshot-fuzz: setup ## have an engine import 20,000 snapshots that were changed; ARGS='--seed 2'
+	@$(BIN)/python -m tests.service.engine.calls.snapshots.snapshot_fuzz $(ARGS)
 
 .PHONY: soak
 soak: setup ## let callers come and vanish for 10 minutes, and see what grows; ARGS='--minutes 1'

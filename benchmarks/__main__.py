@@ -19,7 +19,9 @@ from benchmarks.groups import (
     int8,
     security,
     sessions,
+    state,
     streams,
+    tiers,
     unary,
 )
 from benchmarks.groups.durability import group as durability
@@ -39,6 +41,8 @@ GROUPS = {
         durability.GROUP,
         security.GROUP,
         sessions.GROUP,
+        state.GROUP,
+        tiers.GROUP,
     )
 }
 

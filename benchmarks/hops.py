@@ -201,7 +201,10 @@ async def _route(tracer: Tracer, prepare: Prepare, client: cellar.aio.Client) ->
 
 @asynccontextmanager
 async def _serving() -> AsyncIterator[cellar.aio.Client]:
-    server = Server(Settings(port=0, metrics_port=None, device="cpu", shards=1))
+    # However long a run takes on a busy machine, it stays on the event loop, as these do: its
+    # route is not that of a large one.
+    settings = Settings(port=0, metrics_port=None, device="cpu", shards=1, inline_run_s=1)
+    server = Server(settings)
     await server.start()
     try:
         async with cellar.aio.connect(f"127.0.0.1:{server.port}") as client:

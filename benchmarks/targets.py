@@ -47,6 +47,10 @@ _SECURITY = {
     for case, callers in _CASES.items()
     for level, asked in _LEVELS.items()
 }
+_TIERS = {
+    "host": "the others in host memory",
+    "store": "most of them in a store",
+}
 TARGETS = {
     **_SECURITY,
     "frames_cpu_ratio_2x512": Target(meaning=_CPU, at_most=0.9),
@@ -75,6 +79,23 @@ TARGETS = {
     "million_sessions_bare_cost_ratio": Target(
         meaning="the same of bare ONNX Runtime: what the memory itself costs"
     ),
+    "rewind_1000_ms": Target(meaning="a rewind of one session by 1,000 steps, in memory, ms"),
+    "rewind_1000_durable_ms": Target(meaning="the same with a store, until it is durable, ms"),
+    **{
+        f"tiers_{tier}_{key}": Target(meaning=f"{meaning}, {words}", at_most=at_most)
+        for tier, words in _TIERS.items()
+        for key, meaning, at_most in (
+            ("hit_cpu_us", "CPU per step where all have rows, µs", None),
+            ("miss_cpu_us", "CPU per step of a session that is out, µs", None),
+            ("misses_per_s", "sessions that come back in a second", None),
+            ("hot_ratio", "p50 of a steady caller beside random ones over alone", 3.0),
+            ("hot_resident_ratio", "the same beside frames of sessions that stay", None),
+        )
+    },
+    "upgrade_10000_ms": Target(
+        meaning="an upgrade of one session that has read 10,000 steps, in memory, ms"
+    ),
+    "upgrade_10000_durable_ms": Target(meaning="the same with a store, until it is durable, ms"),
     "generate_ratio": Target(
         meaning="generated steps/s, 256 at once, over bare ONNX Runtime's", at_least=0.8
     ),

@@ -39,7 +39,7 @@ def look_at(pid: int, metrics: str) -> Vitals:
     Raises:
         OSError: one of the two does not answer.
     """
-    page = _BROWSER.open(f"http://{metrics}/metrics", timeout=_PAGE_S).read().decode()
+    page = _page(metrics)
     sums = {"cellar_sessions": 0.0, "cellar_pending_steps": 0.0}
     requests: dict[tuple[str, str], int] = {}
     for family in text_string_to_metric_families(page):
@@ -58,4 +58,19 @@ def look_at(pid: int, metrics: str) -> Vitals:
     )
 
 
-__all__ = ["Vitals", "look_at"]
+def total(metrics: str, name: str) -> float:
+    """The sum of one metric's samples, whatever their labels; 0 where there is none.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    families = text_string_to_metric_families(_page(metrics))
+    return sum(own.value for family in families for own in family.samples if own.name == name)
+
+
+def _page(metrics: str) -> str:
+    page: bytes = _BROWSER.open(f"http://{metrics}/metrics", timeout=_PAGE_S).read()
+    return page.decode()
+
+
+__all__ = ["Vitals", "look_at", "total"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ConnectionLostError,
         DeadlineExceededError,
         DrainingError,
+        HistoryMissingError,
         InternalError,
         LoadingError,
         ModelChangedError,
@@ -45,10 +46,13 @@ if TYPE_CHECKING:
         SessionExistsError,
         SessionExpiredError,
         SessionLimitError,
+        SessionMovingError,
         SessionNotFoundError,
         SessionUnknownError,
+        SnapshotInvalidError,
         StaleBranchError,
         StateLostError,
+        StateMismatchError,
         StepConflictError,
         StoreFullError,
         StoreUnavailableError,
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
         UnauthenticatedError,
     )
     from cellar.future import Future
+    from cellar.generation import Generation, Generations
     from cellar.inputs import FrameInputs, StepInputs
     from cellar.model_info import (
         InputKind,
@@ -77,7 +82,7 @@ if TYPE_CHECKING:
         StreamReply,
     )
     from cellar.retry import RetryPolicy
-    from cellar.session import Generation, Session
+    from cellar.session import Session
     from cellar.stream import Stream
 
 __all__ = [
@@ -95,6 +100,8 @@ __all__ = [
     "FrameInputs",
     "Future",
     "Generation",
+    "Generations",
+    "HistoryMissingError",
     "InputKind",
     "InternalError",
     "LoadingError",
@@ -129,12 +136,15 @@ __all__ = [
     "SessionExpiredError",
     "SessionInfo",
     "SessionLimitError",
+    "SessionMovingError",
     "SessionNotFoundError",
     "SessionStatus",
     "SessionTier",
     "SessionUnknownError",
+    "SnapshotInvalidError",
     "StaleBranchError",
     "StateLostError",
+    "StateMismatchError",
     "StepConflictError",
     "StepInputs",
     "StoreFullError",
@@ -159,6 +169,7 @@ _HOMES = {
     "ConnectionLostError": "cellar.errors",
     "DeadlineExceededError": "cellar.errors",
     "DrainingError": "cellar.errors",
+    "HistoryMissingError": "cellar.errors",
     "InternalError": "cellar.errors",
     "LoadingError": "cellar.errors",
     "ModelChangedError": "cellar.errors",
@@ -179,16 +190,21 @@ _HOMES = {
     "SessionExistsError": "cellar.errors",
     "SessionExpiredError": "cellar.errors",
     "SessionLimitError": "cellar.errors",
+    "SessionMovingError": "cellar.errors",
     "SessionNotFoundError": "cellar.errors",
     "SessionUnknownError": "cellar.errors",
+    "SnapshotInvalidError": "cellar.errors",
     "StaleBranchError": "cellar.errors",
     "StateLostError": "cellar.errors",
+    "StateMismatchError": "cellar.errors",
     "StepConflictError": "cellar.errors",
     "StoreFullError": "cellar.errors",
     "StoreUnavailableError": "cellar.errors",
     "UnansweredError": "cellar.errors",
     "UnauthenticatedError": "cellar.errors",
     "Future": "cellar.future",
+    "Generation": "cellar.generation",
+    "Generations": "cellar.generation",
     "FrameInputs": "cellar.inputs",
     "StepInputs": "cellar.inputs",
     "InputKind": "cellar.model_info",
@@ -210,7 +226,6 @@ _HOMES = {
     "SequencePredictions": "cellar.results",
     "StreamReply": "cellar.results",
     "RetryPolicy": "cellar.retry",
-    "Generation": "cellar.session",
     "Session": "cellar.session",
     "Stream": "cellar.stream",
 }

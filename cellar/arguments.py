@@ -20,6 +20,8 @@ from cellar.errors import BadInputError
 
 MOST_UINT32 = 2**32 - 1
 MOST_UINT64 = 2**64 - 1
+ALL_STEPS = 2**53
+"""So many steps of history and more are all."""
 MOST_CHANNELS = 2**20
 """Channel numbers of a stream are below this."""
 MOST_SECONDS = 10 * 365 * 86_400
@@ -113,6 +115,17 @@ def text(name: str, value: object) -> str:
     return value
 
 
+def data(name: str, value: object) -> bytes:
+    """Bytes.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise refused(name, "bytes", value)
+    return bytes(value)
+
+
 def optional_text(name: str, value: object) -> str | None:
     """A string, or None.
 
@@ -133,6 +146,21 @@ def texts(name: str, value: object) -> list[str]:
     if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping):
         raise refused(name, "a string, or a list of strings", value)
     return [text(f"{name}[{place}]", each) for place, each in enumerate(value)]
+
+
+def history_steps(value: object) -> int | None:
+    """How many steps of history a session keeps, for the wire; None: as the server is set.
+
+    Raises:
+        BadInputError: it is no number of steps, nor "all".
+    """
+    if value is None:
+        return None
+    if value == "all":
+        return ALL_STEPS
+    if isinstance(value, str):
+        raise refused("history_steps", 'a number of steps, or "all"', value)
+    return whole("history_steps", value, most=MOST_UINT64)
 
 
 def channels(value: object) -> npt.NDArray[np.int64]:

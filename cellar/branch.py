@@ -22,6 +22,10 @@ Branched: TypeAlias = (
     | session_pb2.GetSessionRequest
     | session_pb2.ResetSessionRequest
     | session_pb2.CloseSessionRequest
+    | session_pb2.ExportSessionRequest
+    | session_pb2.ForkSessionRequest
+    | session_pb2.RewindSessionRequest
+    | session_pb2.UpgradeSessionRequest
 )
 B = TypeVar(
     "B",
@@ -30,6 +34,10 @@ B = TypeVar(
     session_pb2.GetSessionRequest,
     session_pb2.ResetSessionRequest,
     session_pb2.CloseSessionRequest,
+    session_pb2.ExportSessionRequest,
+    session_pb2.ForkSessionRequest,
+    session_pb2.RewindSessionRequest,
+    session_pb2.UpgradeSessionRequest,
 )
 
 
@@ -52,7 +60,8 @@ class OnBranch:
         self.id = info.id
         self.position = info.position
         self.branch = info.branch
-        self._reset_unanswered = False  # a reset of ours may have begun another branch
+        # Where a reset or a rewind of ours that nobody answered may have put it, on another branch.
+        self._unanswered: int | None = None
         self._tail = Tail()
         self._played: int | None = None  # what is behind this is to be played, up to position
 
@@ -70,9 +79,11 @@ class OnBranch:
                 self._put_branch(request)
                 return (yield from retried(method, request, attempts, session_id=self.id))
             except StaleBranchError as error:
-                lost = self._reset_unanswered or (method is RESET_SESSION and attempts.ambiguous)
-                if lost and error.position == 0 and error.branch:
-                    self.branch, self._reset_unanswered = error.branch, False
+                moved = self._unanswered
+                if method is RESET_SESSION and attempts.ambiguous:
+                    moved = 0
+                if moved is not None and error.position == moved and error.branch:
+                    self.branch, self.position, self._unanswered = error.branch, moved, None
                     self._forget_tail()
                 else:
                     self._take_branch(error)

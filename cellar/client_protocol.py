@@ -5,19 +5,21 @@ Knows nothing of channels, threads or event loops: see ``procedures.py``.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy.typing as npt
 
 from cellar import arguments
 from cellar import inputs as inputs_
 from cellar import outputs as outputs_
-from cellar.connection import check_session_id
+from cellar.connection import check_session_id, new_session_id
 from cellar.errors import BadInputError, SessionExistsError, SessionNotFoundError
 from cellar.inputs import StepInputs
 from cellar.methods import (
     CLOSE_SESSION,
     GET_MODEL,
     GET_SESSION,
+    IMPORT_SESSION,
     LIST_MODELS,
     LIST_SESSIONS,
     OPEN_SESSION,
@@ -25,6 +27,7 @@ from cellar.methods import (
     RESET_SESSION,
 )
 from cellar.model_info import ModelInfo, SessionInfo
+from cellar.moving import Moves
 from cellar.outputs import OutputOptions
 from cellar.procedures import Procedure, retried
 from cellar.results import SequencePredictions
@@ -38,11 +41,6 @@ _SESSIONS_A_PAGE = 1000  # as many as a server lists at once
 
 def _label(model: str, version: int) -> str:
     return f"{model}/{version}" if version else model
-
-
-def new_session_id() -> str:
-    """An id that no other session has: the client chooses, so an open can be repeated."""
-    return str(uuid.uuid4())
 
 
 class ClientProtocol:
@@ -60,6 +58,8 @@ class ClientProtocol:
         self._timeout_s = arguments.seconds("timeout_s", timeout_s)
         self._known: dict[tuple[str, int], ModelInfo] = {}
         self._reached = reached
+        self.moves = Moves(self.attempts)
+        """What moves sessions from and to this server."""
 
     def attempts(self, timeout_s: float | None) -> Attempts:
         """The tries of a new request."""
@@ -83,6 +83,8 @@ class ClientProtocol:
         session_id: str | None,
         idle_timeout_s: float | None,
         ephemeral: bool,
+        initial_state: Mapping[str, npt.ArrayLike] | None,
+        history_steps: object,
         resume: bool,
         timeout_s: float | None,
     ) -> Procedure[SessionProtocol]:
@@ -96,6 +98,8 @@ class ClientProtocol:
                 model_version=arguments.whole("version", version),
                 session_id=chosen_id or new_session_id(),
                 ephemeral=arguments.flag("ephemeral", ephemeral),
+                initial_state=inputs_.encode_states("initial_state", initial_state),
+                history_steps=arguments.history_steps(history_steps),
                 idle_timeout=outputs_.duration(
                     arguments.optional_seconds("idle_timeout_s", idle_timeout_s)
                 ),
@@ -122,6 +126,31 @@ class ClientProtocol:
             if info.position and not resume:
                 raise  # it exists, but it is not the one that was asked for
             return (yield from self._session(info, attempts))
+        return (yield from self._session(SessionInfo.decode(response.session), attempts))
+
+    def import_session(
+        self,
+        snapshot: bytes,
+        session_id: str | None,
+        idle_timeout_s: float | None,
+        timeout_s: float | None,
+    ) -> Procedure[SessionProtocol]:
+        """Opens a session that stands where a snapshot was taken.
+
+        Where an answer was lost and a session of that id is there, nobody can say whose it is.
+        """
+        attempts = self.attempts(timeout_s)
+        with outputs_.refusing():
+            request = session_pb2.ImportSessionRequest(
+                snapshot=arguments.data("snapshot", snapshot),
+                session_id="" if session_id is None else check_session_id(session_id, "id"),
+                idle_timeout=outputs_.duration(
+                    arguments.optional_seconds("idle_timeout_s", idle_timeout_s)
+                ),
+            )
+        response = yield from retried(
+            IMPORT_SESSION, request, attempts, session_id=request.session_id
+        )
         return (yield from self._session(SessionInfo.decode(response.session), attempts))
 
     def attach_session(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -80,6 +81,11 @@ def check_session_id(session_id: object, name: str = "session_id") -> str:
     if not session_id.isprintable():
         raise _unprintable(name, session_id)
     return session_id
+
+
+def new_session_id() -> str:
+    """An id that no other session has: the client chooses, so that it can ask once more."""
+    return str(uuid.uuid4())
 
 
 def wire_metadata(metadata: Metadata, field: str = "metadata") -> WireMetadata:

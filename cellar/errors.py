@@ -18,6 +18,7 @@
         ├── SessionExistsError
         ├── ModelUnknownError
         ├── BadInputError        (also a ValueError; raised before sending where possible)
+        ├── SnapshotInvalidError
         ├── StepConflictError
         ├── PositionMismatchError
         ├── PreconditionError
@@ -25,7 +26,10 @@
         │   ├── ModelUnavailableError
         │   ├── ModelChangedError
         │   ├── NotStartedError
-        │   └── NotStreamableError
+        │   ├── NotStreamableError
+        │   ├── HistoryMissingError
+        │   ├── StateMismatchError
+        │   └── SessionMovingError
         ├── BusyError            try later
         │   ├── OverloadedError
         │   ├── SessionLimitError
@@ -217,6 +221,10 @@ class BadInputError(ServerError, ValueError):
     """An input or an option is wrong; ``row`` and ``field`` tell which where known."""
 
 
+class SnapshotInvalidError(ServerError):
+    """The snapshot is damaged, not signed as it has to be, or no session can stand there."""
+
+
 class StepConflictError(ServerError):
     """Another step was applied at this position before."""
 
@@ -270,6 +278,29 @@ class NotStartedError(PreconditionError):
 
 class NotStreamableError(PreconditionError):
     """The model cannot be served step by step."""
+
+
+class HistoryMissingError(PreconditionError):
+    """What the session read at the position asked for is not kept."""
+
+    @property
+    def history_position(self) -> int | None:
+        """The earliest position that can be had; ``None``: the session keeps no history."""
+        found = self.metadata.get("history_position")
+        return None if found is None else int(found)
+
+
+class StateMismatchError(PreconditionError):
+    """The state is of another model than the session is to be of."""
+
+
+class SessionMovingError(PreconditionError):
+    """The session moves to another server, or has moved there."""
+
+    @property
+    def move_to(self) -> str:
+        """Where to, in the words of whoever moves it."""
+        return self.metadata.get("move_to", "")
 
 
 class BusyError(ServerError):

@@ -5,7 +5,7 @@ Checks forms and shapes only: the server judges the values, and names the row it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cellar import arguments
 from cellar.errors import BadInputError
 from cellar.model_info import InputKind, ModelInfo
-from cellar.v1 import values_pb2
+from cellar.v1 import session_pb2, values_pb2
 
 StepInputs = (
     str
@@ -131,6 +131,35 @@ def encode_sequences(sequences: Sequence[StepInputs], model: ModelInfo) -> Steps
     if not encoded:
         raise BadInputError("no sequence: send at least one")
     return _join(encoded)
+
+
+def encode_states(
+    name: str, states: Mapping[str, npt.ArrayLike] | None
+) -> session_pb2.SessionState | None:
+    """A session's state, by the names of the model's state inputs; ``name`` is the argument's.
+
+    Raises:
+        BadInputError: it is no such mapping, or one holds other things than numbers.
+    """
+    if states is None:
+        return None
+    if not isinstance(states, Mapping) or not all(isinstance(key, str) for key in states):
+        raise arguments.refused(name, "a dict of arrays by the names of states, or None", states)
+    message = session_pb2.SessionState()
+    for key, values in states.items():
+        own = f"{name}[{key!r}]"
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            raise arguments.refused(own, "an array of numbers", values) from None
+        if array.dtype.kind not in "iuf":
+            raise arguments.refused(own, "an array of numbers", values)
+        with np.errstate(over="ignore"):
+            flat = array.astype(np.float32).ravel()
+        if not np.isfinite(flat).all():
+            raise arguments.refused(own, "numbers that are finite in float32", values)
+        message.tensors.add(name=key, values=flat.tolist())
+    return message
 
 
 def _reads_values(model: ModelInfo) -> bool:

@@ -44,7 +44,25 @@ CLOSE_SESSION = Method(
 RESET_SESSION = Method(
     _SESSIONS + "ResetSession", sessions.ResetSessionRequest, sessions.ResetSessionResponse
 )
+REWIND_SESSION = Method(
+    _SESSIONS + "RewindSession", sessions.RewindSessionRequest, sessions.RewindSessionResponse
+)
+UPGRADE_SESSION = Method(
+    _SESSIONS + "UpgradeSession", sessions.UpgradeSessionRequest, sessions.UpgradeSessionResponse
+)
 STEP = Method(_SESSIONS + "Step", sessions.StepRequest, sessions.StepResponse)
 STREAM = Method(_SESSIONS + "Stream", sessions.StreamRequest, sessions.StreamResponse)
 GENERATE = Method(_SESSIONS + "Generate", sessions.GenerateRequest, sessions.GenerateResponse)
 FORECAST = Method(_SESSIONS + "Forecast", sessions.ForecastRequest, sessions.ForecastResponse)
+EXPORT_SESSION = Method(
+    _SESSIONS + "ExportSession", sessions.ExportSessionRequest, sessions.ExportSessionResponse
+)
+IMPORT_SESSION = Method(
+    _SESSIONS + "ImportSession", sessions.ImportSessionRequest, sessions.ImportSessionResponse
+)
+RELEASE_SESSION = Method(
+    _SESSIONS + "ReleaseSession", sessions.ReleaseSessionRequest, sessions.ReleaseSessionResponse
+)
+FORK_SESSION = Method(
+    _SESSIONS + "ForkSession", sessions.ForkSessionRequest, sessions.ForkSessionResponse
+)

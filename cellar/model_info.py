@@ -42,6 +42,7 @@ class SessionTier(StrEnum):
 
     UNKNOWN = "unknown"
     DEVICE = "device"
+    HOST = "host"
     STORE = "store"
 
 
@@ -57,6 +58,7 @@ _STATUSES = {
 }
 _TIERS = {
     session_pb2.SESSION_TIER_DEVICE: SessionTier.DEVICE,
+    session_pb2.SESSION_TIER_HOST: SessionTier.HOST,
     session_pb2.SESSION_TIER_STORE: SessionTier.STORE,
 }
 
@@ -199,6 +201,8 @@ class SessionInfo:
         ephemeral: True if it ends with its last stream.
         owner: who has opened it; empty where the server does not ask who calls.
         tier: where its state is: on the device, or in the store alone until it is used.
+        history_position: the earliest position that it can be rewound to, or forked at; None where
+            it keeps no history.
     """
 
     id: str
@@ -213,6 +217,7 @@ class SessionInfo:
     ephemeral: bool = False
     owner: str = ""
     tier: SessionTier = SessionTier.UNKNOWN
+    history_position: int | None = None
 
     @classmethod
     def decode(cls, session: session_pb2.Session) -> SessionInfo:
@@ -230,4 +235,7 @@ class SessionInfo:
             ephemeral=session.ephemeral,
             owner=session.owner,
             tier=_TIERS.get(session.tier, SessionTier.UNKNOWN),
+            history_position=(
+                session.history_position if session.HasField("history_position") else None
+            ),
         )

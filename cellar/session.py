@@ -3,62 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
-
-import numpy as np
+from typing import Literal, Self, TypeVar, Unpack, overload
 
 from cellar.closing import not_hiding
 from cellar.drive import drive
 from cellar.errors import CellarError
 from cellar.future import Future
+from cellar.generation import Generation, Generations
 from cellar.inputs import StepInputs
 from cellar.model_info import ModelInfo, SessionInfo
 from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
-from cellar.predictions import Floats, Prediction, Predictions
+from cellar.predictions import Prediction, Predictions
 from cellar.procedures import Procedure
-from cellar.results import Forecast, Piece
+from cellar.results import Forecast
 from cellar.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
 from cellar.session_protocol import SessionProtocol
 from cellar.transport import Transport
+from cellar.ways import Ways
 
 T = TypeVar("T")
-
-
-class Generation(Iterator[Piece]):
-    """A generation in progress: iterate over its pieces, or take it whole."""
-
-    def __init__(self, pieces: Generator[Piece, None], settle: Callable[[], None]) -> None:
-        """Use ``Session.generate``."""
-        self._pieces = pieces
-        self._settle = settle
-
-    def __next__(self) -> Piece:
-        """The next piece, as soon as it has come."""
-        return next(self._pieces)
-
-    def __repr__(self) -> str:
-        """How to take what it gives."""
-        return "<cellar generation: iterate over it, or take its .text() or .values()>"
-
-    def text(self) -> str:
-        """All that is still to come, as text."""
-        return "".join([piece.text for piece in self])
-
-    def values(self) -> Floats:
-        """All that is still to come, as values (steps,)."""
-        return np.concatenate([np.zeros(0, np.float32), *[piece.values for piece in self]])
-
-    def close(self) -> None:
-        """Stops the generation where it is; the session's ``position`` tells then where that is.
-
-        It is behind the last piece that the server wrote, which may not have come any more, and on
-        another ``branch`` if the server had gone on past that.
-        """
-        self._pieces.close()
-        self._settle()
 
 
 class Session:
@@ -66,7 +32,7 @@ class Session:
 
     Attributes:
         id: its id.
-        model: its model.
+        model: its model, of another version once it was upgraded.
 
     After a step that failed with ``error.ambiguous``, repeat that step: it is applied once,
     whatever happened. Any other request finds out first whether it was applied, and goes on from
@@ -85,12 +51,16 @@ class Session:
         self._protocol = protocol
         self._transport = transport
         self.id: str = protocol.id
-        self.model: ModelInfo = protocol.model
 
     def __repr__(self) -> str:
         """Which session it is, of which model, and where."""
         where = f"at {self.position}{', perhaps elsewhere' if self.in_doubt else ''}"
         return f"<cellar session {self.id!r} of {self.model.title}, {where}>"
+
+    @property
+    def model(self) -> ModelInfo:
+        """Its model."""
+        return self._protocol.model
 
     @property
     def position(self) -> int:
@@ -178,10 +148,12 @@ class Session:
         """
         return self._run(self._protocol.feed(inputs, chunk_steps, outputs, timeout_s))
 
+    @overload
     def generate(
         self,
         prompt: StepInputs | None = None,
         *,
+        n: None = None,
         max_steps: int = 200,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -189,20 +161,54 @@ class Session:
         seed: int | None = None,
         stop: str | Sequence[str] = (),
         timeout_s: float | None = None,
-    ) -> Generation:
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: StepInputs | None = None,
+        *,
+        n: int,
+        max_steps: int = 200,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Generations: ...
+
+    def generate(
+        self,
+        prompt: StepInputs | None = None,
+        *,
+        n: int | None = None,
+        max_steps: int = 200,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Generation | Generations:
         """Continues the sequence on the server; the session reads what it generates.
 
         It starts when the first piece is asked for. A failure after that piece is not retried.
         A generation may be left at any time: by its ``close``, or by going on with the session,
-        which ends it. The position is read again before the next request.
+        which ends it. The session has then read the pieces that have come, and no more.
+
+        With ``n`` it is continued in so many ways, each in a session of its own that is forked from
+        this one, which stays where it is. They are a context manager, which closes them.
 
         Args:
             prompt: steps to read first; None when the session has read something before.
+            n: how many ways, which read the prompt once between them.
             max_steps: how many steps to generate at most.
             temperature: divides the logits; 0 always takes the most likely token.
             top_k: draw among the k most likely tokens only; 0 means all.
             top_p: draw among the fewest tokens whose probabilities sum to at least this.
-            seed: the same seed at the same position gives the same; None takes a random one.
+            seed: the same seed at the same position gives the same; None takes a random one. Of
+                several generations, the others have the seeds that follow.
             stop: ends once the generated text holds this, or one of these.
             timeout_s: overrides the client's, for the whole generation.
 
@@ -212,6 +218,9 @@ class Session:
             CellarError: any other.
         """
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+        if n is not None:
+            ways = Ways(self._protocol, prompt, n, max_steps, sampling, stop, timeout_s)
+            return self._gone_on_with(ways)
         mine = object()
         procedure = self._protocol.generate(prompt, max_steps, sampling, stop, timeout_s, mine)
         return Generation(self._transport.generate(procedure), lambda: self._settle(mine))
@@ -250,6 +259,99 @@ class Session:
             )
         )
 
+    def export(self, *, timeout_s: float | None = None) -> bytes:
+        """Copies the session's whole state into a snapshot; the session stays where it is.
+
+        ``Client.import_session`` makes a session of it, on every server that has the model's file.
+        It holds what the session has come to, not what it has read: keep it like a secret.
+        """
+        return self._run(self._protocol.export(timeout_s))
+
+    def fork(
+        self,
+        *,
+        id: str | None = None,
+        position: int | None = None,
+        model: str = "",
+        version: int = 0,
+        idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
+        history_steps: int | Literal["all"] | None = None,
+        timeout_s: float | None = None,
+    ) -> Session:
+        """Opens another session that stands where this one stands; this one stays as it is.
+
+        Args:
+            id: the new session's id; a random one when None.
+            position: where the new one stands; None is where this one stands. An earlier one wants
+                the session's history.
+            model: of the new one, whose states have the shapes of this one's; empty: this one's.
+                A session of another model has this one's state, and predicts nothing before it has
+                read a step.
+            version: that model's version; 0 means the highest, or this one's without a model.
+            idle_timeout_s: overrides this session's.
+            ephemeral: see ``Client.session``.
+            history_steps: the same; None: as this one keeps.
+            timeout_s: overrides the client's, for this request.
+
+        Raises:
+            SessionExistsError: there is a session of that id.
+            StateMismatchError: the model's states have other shapes.
+            HistoryMissingError: the state at that position is not kept.
+            CellarError: any other.
+        """
+        procedure = self._protocol.fork(
+            id, position, model, version, idle_timeout_s, ephemeral, history_steps, timeout_s
+        )
+        return self._forked(procedure)
+
+    def rewind(
+        self,
+        *,
+        position: int | None = None,
+        steps: int | None = None,
+        timeout_s: float | None = None,
+    ) -> SessionInfo:
+        """Goes back to an earlier position, on another ``branch``.
+
+        The session is then as if it had read just that, in one step after the other. What the
+        server can go back to is its history, see ``Client.session``, and its last generation.
+
+        Args:
+            position: where it is to stand; or
+            steps: how many are taken back.
+            timeout_s: overrides the client's.
+
+        Raises:
+            HistoryMissingError: what was read before is not kept; ``history_position`` says what
+                is.
+            BadInputError: it has not been there yet.
+            CellarError: any other.
+        """
+        return self._run(self._protocol.rewind(position, steps, timeout_s))
+
+    def upgrade(self, *, version: int = 0, timeout_s: float | None = None) -> SessionInfo:
+        """Goes on with another version of its model, on another ``branch``; ``model`` is that then.
+
+        That version reads all that the session has read, tokens by their text and values by the
+        names of their features: the session is as if it had been open there, in one step after the
+        other. For that the server must have kept its whole history (``history_steps="all"``).
+        If it fails the session is as it was; only where nobody answered it may be upgraded for all
+        that: ``upgrade`` again finds out.
+
+        Args:
+            version: 0 means the highest. Where it is the session's own, nothing happens.
+            timeout_s: overrides the client's; all that was read is read again within it.
+
+        Raises:
+            HistoryMissingError: what it has read is not kept from position 0 on.
+            BadInputError: something that it has read has no place in that version.
+            StateMismatchError: it was opened with a state that does not fit that version.
+            ModelUnknownError: there is no such version.
+            CellarError: any other.
+        """
+        return self._run(self._protocol.upgrade(version, timeout_s))
+
     def refresh(self, *, timeout_s: float | None = None) -> SessionInfo:
         """Asks the server where the session stands, and goes on from there."""
         return self._run(self._protocol.refresh(timeout_s))
@@ -280,6 +382,27 @@ class Session:
         with not_hiding(f"session {self.id}"):
             bound = CLEANUP_TIMEOUT_S if error else CLOSING_TIMEOUT_S
             self.close(timeout_s=self._protocol.closing_s(bound))
+
+    def _forked(self, procedure: Procedure[SessionProtocol]) -> Session:
+        return Session(self._run(procedure), self._transport)
+
+    def _gone_on_with(self, ways: Ways) -> Generations:
+        each = []
+        for number, protocol in enumerate(self._run(ways.open())):
+            session = Session(protocol, self._transport)
+            pieces = self._transport.generate(ways.generate(number, protocol), tells_begin=True)
+            each.append(Generation(pieces, over=session._leave))
+        generations = Generations(each)
+        try:
+            for generation in each:
+                generation._begin()
+        except BaseException:
+            generations.close()
+            raise
+        return generations
+
+    def _leave(self) -> None:
+        self.__exit__(None, None, None)
 
     def _settle(self, generation: object) -> None:
         with suppress(CellarError):  # then the next request does it

@@ -13,7 +13,7 @@ from cellar import arguments
 from cellar import inputs as inputs_
 from cellar import outputs as outputs_
 from cellar import predictions as predictions_
-from cellar.branch import OnBranch, durable_position
+from cellar.branch import durable_position
 from cellar.errors import (
     CellarError,
     ClosedError,
@@ -39,11 +39,12 @@ from cellar.predictions import Prediction, Predictions
 from cellar.procedures import Emit, GenerateProcedure, Listen, Next, Procedure, Sleep
 from cellar.results import Forecast, Piece
 from cellar.retry import Attempts
+from cellar.rewinding import Rewindable
 from cellar.tail import Data
 from cellar.v1 import session_pb2
 
 
-class SessionProtocol(OnBranch):
+class SessionProtocol(Rewindable):
     """One session as its client sees it.
 
     The position moves with every answer. It is *stale* after a generation or a reset that did
@@ -57,7 +58,8 @@ class SessionProtocol(OnBranch):
     or opened it anew. A reset of our own begins a branch, which is taken over. One without an
     answer may have begun it all the same: a session that is found at position 0 of another branch
     then is taken to be where it led. A generation that is broken off begins a branch, too, where
-    the session goes back to what was written of it: to read the position again takes that over.
+    the session goes back to what was written of it: to read the position again takes that over, and
+    takes back what was written and has not come.
 
     What a crash of the server has taken is sent once more, see ``OnBranch``.
     """
@@ -71,13 +73,11 @@ class SessionProtocol(OnBranch):
         seed: Callable[[], int],
     ) -> None:
         """Takes over an open session; ``attempts`` turns a timeout into attempts."""
-        super().__init__(info)
-        self.model = model
+        super().__init__(info, model, attempts=attempts, seed=seed)
         self._stale = False
         self._doubtful: _Doubtful | None = None
         self._generation: object = None  # the latest
-        self._attempts = attempts
-        self._seed = seed
+        self._received: int | None = None  # what has come of it, while it is left to be settled
 
     def refresh(self, timeout_s: float | None) -> Procedure[SessionInfo]:
         """Reads the position again, and takes it as it is."""
@@ -168,6 +168,7 @@ class SessionProtocol(OnBranch):
         request.position = yield from self._known_position(attempts)
         self._put_branch(request)
         self._doubtful, self._generation = None, generation
+        self._received = request.position + (0 if steps is None else int(steps.counts[0]))
         heard = False
         while True:
             try:
@@ -186,7 +187,7 @@ class SessionProtocol(OnBranch):
                     if steps is not None and not heard:
                         self._tail.add(request.position, steps.data, 0)
                     heard = True
-                    self.position = piece.position
+                    self.position = self._received = piece.position
                     self._keep_piece(piece, message)
                     yield Emit(piece)
                 if self._generation is generation:
@@ -194,6 +195,8 @@ class SessionProtocol(OnBranch):
                 return
             except CellarError as error:
                 if heard or self._generation is not generation:
+                    if self._generation is generation and not error.ambiguous:
+                        self._received = None  # the server has ended it: all of it has come
                     raise
                 if isinstance(error, StaleBranchError):
                     self._take_branch(error)
@@ -241,14 +244,15 @@ class SessionProtocol(OnBranch):
         request = session_pb2.ResetSessionRequest(session_id=self.id)
         attempts = self._attempts(timeout_s)
         self._stale, self._doubtful, self._generation = True, None, None
+        self._received = None
         try:
             response = yield from self._ask(RESET_SESSION, request, attempts, plays=False)
         except CellarError as error:
             if attempts.ambiguous or error.ambiguous:
-                self._reset_unanswered = True
+                self._unanswered = 0
             raise
         self.position, self.branch = response.session.position, response.session.branch
-        self._stale = self._reset_unanswered = False
+        self._stale, self._unanswered, self._received = False, None, None
         self._forget_tail()
 
     def close(self, timeout_s: float | None) -> Procedure[None]:
@@ -325,14 +329,16 @@ class SessionProtocol(OnBranch):
         request = session_pb2.GetSessionRequest(session_id=self.id, settle=settle)
         response = yield from self._ask(GET_SESSION, request, attempts)
         info = SessionInfo.decode(response.session)
+        if settle and self._received is not None and info.position > self._received:
+            info = yield from self._undo(info, self._received, attempts)
         doubtful = self._doubtful
         if doubtful is not None and info.position == doubtful.after:
             self._tail.add(doubtful.request.position, doubtful.data, 0)
         self._tail.moved(info.position)
         self.position, self.branch = info.position, info.branch
-        self._stale = self._reset_unanswered = False
+        self._stale, self._unanswered = False, None
         if settle:
-            self._generation = None
+            self._generation = self._received = None
         return info
 
     def _keep_piece(self, piece: Piece, message: session_pb2.GenerateResponse) -> None:

@@ -42,6 +42,10 @@ _KINDS: dict[int, type[errors.CellarError]] = {
     errors_pb2.ERROR_REASON_UNAUTHENTICATED: errors.UnauthenticatedError,
     errors_pb2.ERROR_REASON_PERMISSION_DENIED: errors.PermissionDeniedError,
     errors_pb2.ERROR_REASON_QUOTA_EXCEEDED: errors.QuotaExceededError,
+    errors_pb2.ERROR_REASON_HISTORY_MISSING: errors.HistoryMissingError,
+    errors_pb2.ERROR_REASON_SNAPSHOT_INVALID: errors.SnapshotInvalidError,
+    errors_pb2.ERROR_REASON_STATE_MISMATCH: errors.StateMismatchError,
+    errors_pb2.ERROR_REASON_SESSION_MOVING: errors.SessionMovingError,
 }
 # By what travels: the value's name without its prefix.
 _BY_REASON: dict[str, type[errors.CellarError]] = {

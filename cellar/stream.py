@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cellar import arguments
-from cellar.client_protocol import new_session_id
 from cellar.closing import not_hiding
+from cellar.connection import new_session_id
 from cellar.exchange import Exchange
 from cellar.inputs import FrameInputs
 from cellar.pending import OpenOptions
@@ -65,6 +65,8 @@ class Stream(Exchange):
         timeout_s: float | None = None,
     ) -> Positions:
         """Opens so many sessions; returns their channels (count,).
+
+        They begin with the model's own state: see ``Client.session`` for those that do not.
 
         Args:
             count: how many.

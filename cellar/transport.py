@@ -74,8 +74,13 @@ class Transport:
                 metadata=self.peer.access.metadata(effect.session_id),
             )
 
-    def generate(self, procedure: GenerateProcedure) -> Generator[Piece, None]:
-        """Runs a procedure that emits pieces; closing the generator cancels the call."""
+    def generate(
+        self, procedure: GenerateProcedure, *, tells_begin: bool = False
+    ) -> Generator[Piece | None, None]:
+        """Runs a procedure that emits pieces; closing the generator cancels the call.
+
+        With ``tells_begin`` it yields None once, when the server has been asked.
+        """
         listener = Listener(self)
         resume: Callable[[], GenerateEffect] = partial(next, procedure)
         try:
@@ -90,6 +95,9 @@ class Transport:
                         yield effect.piece
                     else:
                         answer = listener.perform(effect)
+                        if tells_begin and isinstance(effect, Listen):
+                            tells_begin = False
+                            yield None
                 except CellarError as error:
                     resume = partial(procedure.throw, error)
                 else:

@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _SOURCE = Path("cellar/aio")
 _TARGET = Path("cellar")
 
-_MODULES = ("client", "drive", "session", "stream", "transport")
+_MODULES = ("client", "drive", "generation", "session", "stream", "transport")
 """Modules of the client that are the same on both sides, but for how they wait."""
 
 _NAMES = {"aclose": "close", "anext": "next", "asyncio": "time"}

@@ -16,6 +16,7 @@ from models.errors import ModelError
 from models.repository import ModelRepository
 from service.auth import file as tokens
 from service.auth.file import TokenFileError
+from service.engine.calls.snapshots.key import SnapshotKeyError, read_key
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import DeviceError
@@ -53,6 +54,12 @@ async def check(reading: Reading) -> int:
             print(f"tokens: {_look_at_tokens(settings.tokens, notes)}")
         except TokenFileError as error:
             faults.append(f"--tokens: {error}")
+    if settings.snapshot_key is not None:
+        try:
+            read_key(settings.snapshot_key)
+            print(f"snapshots: signed with the key in {settings.snapshot_key}")
+        except SnapshotKeyError as error:
+            faults.append(f"--snapshot-key: {error}")
     try:
         told, stored, damage = _look_into(settings.store)
         print(f"store: {told}")
@@ -194,7 +201,7 @@ def _short(
         elif count > found.usage.capacity:
             short[f"{key[0]}/{key[1]}"] = (
                 f"the store has {count:,} sessions of it, and there is room for "
-                f"{found.usage.capacity:,}: raise --max-sessions or --state-memory"
+                f"{found.usage.capacity:,}: raise --max-open-sessions"
             )
     if strangers:
         notes.append(f"store: {strangers:,} sessions are of models that would not be served")

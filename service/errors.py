@@ -117,13 +117,20 @@ class StaleBranchError(CellarError):
     """The session is on another branch than what was asked is for.
 
     It was reset or opened anew, or has gone back from a generation that was broken off; or a crash
-    has ended that one, of which ``kept`` steps were kept.
+    has ended that one, of which ``kept`` steps were kept; or it was upgraded.
     """
 
     reason = "STALE_BRANCH"
 
-    def __init__(self, *, branch: int, position: int, kept: int | None = None) -> None:
-        why = "was reset or opened anew since, or went back from a generation that was broken off"
+    def __init__(
+        self, *, branch: int, position: int, kept: int | None = None, upgraded: bool = False
+    ) -> None:
+        why = (
+            "was reset, rewound, upgraded or opened anew since, or went back from a generation "
+            "that was broken off"
+        )
+        if upgraded:
+            why = "was upgraded to another version of its model"
         if kept is not None:
             why = f"lost what came after position {kept} in a crash"
         super().__init__(
@@ -159,6 +166,17 @@ class NotStartedError(CellarError):
     """The session has read nothing yet, so there is no prediction to continue from."""
 
     reason = "NOT_STARTED"
+
+
+def unpredicted(field: str) -> NotStartedError:
+    """What is told of a session that has another model's state and nothing of its own.
+
+    ``field`` is what the caller has to give.
+    """
+    return NotStartedError(
+        f"{field}: the session came from another model, and has read nothing with its own: give "
+        "it steps first"
+    )
 
 
 class NotStreamableError(CellarError):
@@ -276,6 +294,85 @@ class InternalError(CellarError):
     """A fault of ours; the log tells more than the message."""
 
     reason = "INTERNAL"
+
+
+class HistoryMissingError(CellarError):
+    """What the session read at the position asked for is not kept.
+
+    ``history_position`` is the earliest that can be had; ``None``: it keeps no history.
+    """
+
+    reason = "HISTORY_MISSING"
+
+    def __init__(
+        self,
+        position: int,
+        history_position: int | None,
+        *,
+        generated: bool = False,
+        upgrades: bool = False,
+    ) -> None:
+        what = "it keeps no history: open it with history_steps"
+        if history_position is not None:
+            what = f"its history begins at {history_position}: keep more with history_steps"
+        if generated:
+            what = "its last generation does not reach so far back, or it has read on since"
+        why = f"position: the session cannot be put back to {position}, as {what}"
+        if upgrades:
+            why = f"model_version: another version has to read all that the session has, and {what}"
+        super().__init__(why)
+        self.history_position = history_position
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The earliest position that can be had."""
+        if self.history_position is None:
+            return {}
+        return {"history_position": str(self.history_position)}
+
+
+def history_full() -> OverloadedError:
+    """There is no room for more of what sessions keep of what they read."""
+    return OverloadedError(
+        "what sessions keep of what they read takes all the room there is (--history-memory): "
+        "close or reset some that keep a history",
+        retry_after_s=1.0,
+    )
+
+
+class SnapshotInvalidError(CellarError):
+    """A snapshot is damaged, not signed as it has to be, or holds what no session can have."""
+
+    reason = "SNAPSHOT_INVALID"
+
+
+class StateMismatchError(CellarError):
+    """A state is of another model file than the session's, or has other shapes."""
+
+    reason = "STATE_MISMATCH"
+
+
+class SessionMovingError(CellarError):
+    """The session moves to another server, or has moved; ``move_to`` says where."""
+
+    reason = "SESSION_MOVING"
+
+    def __init__(self, message: str, *, move_to: str) -> None:
+        super().__init__(message)
+        self.move_to = move_to
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Where it moves."""
+        return {"move_to": self.move_to}
+
+
+def moved_away(move_to: str) -> SessionMovingError:
+    """What is told of a session that was released."""
+    return SessionMovingError(
+        f"the session has moved to '{move_to}', and never steps here again: ask there",
+        move_to=move_to,
+    )
 
 
 def untellable() -> InternalError:

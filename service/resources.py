@@ -1,6 +1,7 @@
-"""What the settings name and the machine has: descriptors, certificates, tokens, the store."""
+"""What the settings name and the machine has: descriptors, certificates, keys, tokens, stores."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -8,6 +9,7 @@ import structlog
 from service import process
 from service.auth.access import Access
 from service.auth.file import TokenFileError
+from service.engine.calls.snapshots.key import SnapshotKey, SnapshotKeyError
 from service.metrics import Metrics
 from service.rpc.connections import most_connections
 from service.settings import Settings
@@ -61,6 +63,20 @@ def open_access(settings: Settings, metrics: Metrics) -> Access | None:
         raise TokenFileError(f"--tokens: {error}") from error
     metrics.tokens_file_ok.set_function(lambda: access.is_sound)
     return access
+
+
+def snapshot_key_of(settings: Settings) -> Callable[[], bytes | None]:
+    """What says with which key snapshots are signed now; ``None``: with none.
+
+    Raises:
+        SnapshotKeyError: the file of the key cannot be used.
+    """
+    if settings.snapshot_key is None:
+        return lambda: None
+    try:
+        return SnapshotKey(settings.snapshot_key).now
+    except SnapshotKeyError as error:
+        raise SnapshotKeyError(f"--snapshot-key: {error}") from error
 
 
 def open_store(settings: Settings) -> Store | None:

@@ -28,6 +28,7 @@ from service import checking, process
 from service.auth import tool
 from service.auth.file import TokenFileError
 from service.endpoint import Endpoint
+from service.engine.calls.snapshots.key import SnapshotKeyError
 from service.engine.engine import Engine
 from service.engine.execution.devices import choose
 from service.engine.execution.runtime import CPU, DeviceError, DeviceLostError, Place
@@ -44,6 +45,7 @@ from service.resources import (
     open_store,
     room_for_connections,
     show_disk,
+    snapshot_key_of,
 )
 from service.rpc import reflection as reflection_rpc
 from service.rpc.accept_queue import core_options
@@ -89,6 +91,7 @@ class Server:
         StoreError: the store that they name cannot be used.
         TlsError: the certificate and the key that they name cannot be.
         TokenFileError: the file of tokens cannot be used.
+        SnapshotKeyError: the file of the key cannot be.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -96,10 +99,11 @@ class Server:
         self.metrics = Metrics()
         self._certificates = tls = certificates_of(settings, self.metrics)
         self.access = open_access(settings, self.metrics)
+        snapshot_key = snapshot_key_of(settings)
         self._store = open_store(settings)
         if self._store is not None:
             show_disk(self.metrics, settings.store)
-        self.engine = Engine(settings, self.metrics, store=self._store)
+        self.engine = Engine(settings, self.metrics, store=self._store, snapshot_key=snapshot_key)
         self.port = settings.port
         self.metrics_port: int | None = None
         self.places: tuple[Place, ...] = (CPU,)
@@ -454,6 +458,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         OSError,
         StoreError,
         SessionLimitError,
+        SnapshotKeyError,
         TlsError,
         TokenFileError,
     ) as error:

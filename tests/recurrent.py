@@ -61,15 +61,21 @@ def char_case(
     layers: int = 1,
     hidden: int = 16,
     symbols: str = SYMBOLS,
+    learned: bool = False,
     seed: int = 0,
     name: str = "letters",
 ) -> Case:
-    """A network over characters with random weights."""
+    """A network over characters with random weights, and maybe a random initial state."""
     torch.manual_seed(seed)
     network = CharNetwork(
-        vocabulary=tuple(symbols), **_cell(cell), layers=layers, hidden=hidden, embedding=8
+        vocabulary=tuple(symbols),
+        **_cell(cell),
+        layers=layers,
+        hidden=hidden,
+        embedding=8,
+        learns_initial=learned,
     )
-    return _case(network.eval(), name)
+    return _case(_with_a_start(network).eval(), name)
 
 
 def series_case(
@@ -78,6 +84,7 @@ def series_case(
     layers: int = 1,
     hidden: int = 8,
     features: bool = False,
+    learned: bool = False,
     seed: int = 0,
     name: str = "prices",
 ) -> Case:
@@ -93,10 +100,15 @@ def series_case(
     )
     beside = Features(numbers=(volume,), times=(TimeFeature.HOUR,)) if features else None
     network = SeriesNetwork(
-        feature="Close", features=beside, **_cell(cell), layers=layers, hidden=hidden
+        feature="Close",
+        features=beside,
+        **_cell(cell),
+        layers=layers,
+        hidden=hidden,
+        learns_initial=learned,
     )
     torch.nn.init.normal_(network.head.linear.weight, std=0.3)
-    return _case(network.eval(), name)
+    return _case(_with_a_start(network).eval(), name)
 
 
 def label_case(
@@ -105,15 +117,21 @@ def label_case(
     layers: int = 1,
     hidden: int = 16,
     features: int = 0,
+    learned: bool = False,
     seed: int = 0,
     name: str = "labels",
 ) -> Case:
     """A network that labels what it has read so far: letters, or rows of so many features."""
     torch.manual_seed(seed)
     network = StreamedClassifier(
-        _encoder(features), labels=LABELS, cell=Cell(cell), layers=layers, hidden=hidden
+        _encoder(features),
+        labels=LABELS,
+        cell=Cell(cell),
+        layers=layers,
+        hidden=hidden,
+        learns_initial=learned,
     )
-    proto, manifest = export(network.eval(), name=name)
+    proto, manifest = export(_with_a_start(network).eval(), name=name)
     return Case(network=network, model=_model(proto, manifest))
 
 
@@ -166,6 +184,13 @@ def torch_predictions(
     with torch.no_grad():
         y, state = case.network(x[None], case.network.initial_state(1))
     return y[0].numpy(), [tensor[0].numpy() for tensor in state]
+
+
+def _with_a_start(network: RecurrentNetwork) -> RecurrentNetwork:
+    """The network, with something where its initial state is learned."""
+    for parameter in network.cells.initial.values():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return network
 
 
 def _case(network: RecurrentNetwork, name: str) -> Case:

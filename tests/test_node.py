@@ -191,7 +191,7 @@ def test_a_stream_goes_on_on_the_next_server(
 
 
 def test_refusals_say_all_that_they_carry(node: str) -> None:
-    with running(Path(ZOO), "--max-sessions=1") as server:
+    with running(Path(ZOO), "--max-sessions=1", "--host-memory=0") as server:
         found = result(play(node, "refusals", server.address))
     assert found["badInput"]["code"] == 3
     assert found["badInput"]["reason"] == "BAD_INPUT"

@@ -106,6 +106,11 @@ class TrainingConfig(BaseModel):
         description="how the directions of a bidirectional layer become one: concat, sum, "
         "average or multiply",
     )
+    learn_initial_state: bool = Field(
+        False,
+        description="learn the state that sequences start from, which is zeros otherwise; it is "
+        "published with the model",
+    )
     layers: int = Field(1, ge=1, le=16, description="stacked layers")
     hidden: int = Field(256, ge=1, le=8192, description="units per layer")
     dropout: float = Field(
@@ -151,6 +156,7 @@ class TrainingConfig(BaseModel):
         "nonlinearity",
         "bidirectional",
         "merge",
+        "learn_initial_state",
         "layers",
         "hidden",
     )
@@ -167,6 +173,10 @@ class TrainingConfig(BaseModel):
             raise ValueError(f"nonlinearity relu is for the rnn cell; {self.cell} has its own")
         if self.merge is not Merge.CONCAT and not self.bidirectional:
             raise ValueError(f"merge {self.merge} joins two directions: give bidirectional too")
+        if self.bidirectional and self.learn_initial_state:
+            raise ValueError(
+                "learn-initial-state is for models with sessions: leave it out with bidirectional"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from benchmarks.chaos.callers.calls import Subject, World
 from benchmarks.chaos.callers.frames import FrameCaller
-from benchmarks.chaos.callers.library import LibraryCaller, LibraryStreamCaller
+from benchmarks.chaos.callers.library import CopyingCaller, LibraryCaller, LibraryStreamCaller
 from benchmarks.chaos.callers.reader import Reader
 from benchmarks.chaos.callers.single import SingleCaller
 from benchmarks.chaos.faults.nemesis import PAUSE_S, Nemesis
@@ -159,6 +159,7 @@ def _callers(world: World, plan: Plan) -> list[_Caller]:
         "frames": (4, frames),
         "single": (8, lambda number: SingleCaller(world, prices if number % 3 == 2 else text)),
         "library": (4, lambda number: LibraryCaller(world, prices if number % 3 == 2 else text)),
+        "copies": (6, lambda number: CopyingCaller(world, prices if number % 3 == 2 else text)),
         "library stream": (2, lambda _: LibraryStreamCaller(world, text, rows=32)),
     }
     return [
@@ -206,6 +207,6 @@ def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-CALLERS = ("frames", "single", "library", "library stream")
+CALLERS = ("frames", "single", "library", "copies", "library stream")
 
 __all__ = ["CALLERS", "PRICES", "TEXT", "ZOO", "Outcome", "Plan", "run"]

@@ -146,7 +146,7 @@ class Answers:
         session = self.house.find(past.name)
         device = self.house.runners[self.house.served.shards.index(session.shard)]
         assert isinstance(device, DecodingRunner)
-        read = device.tokens[session.slot]
+        read = device.tokens[session.shard.table.row[session.slot]]
         self._check(
             tuple(read) == past.now.tokens,
             "different",

@@ -10,8 +10,9 @@
 """
 
 from cellar.aio.client import Client, connect
+from cellar.aio.generation import Generation, Generations
 from cellar.aio.opening import Opening
-from cellar.aio.session import Generation, Session
+from cellar.aio.session import Session
 from cellar.aio.stream import Stream
 
-__all__ = ["Client", "Generation", "Opening", "Session", "Stream", "connect"]
+__all__ = ["Client", "Generation", "Generations", "Opening", "Session", "Stream", "connect"]

@@ -6,9 +6,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Literal, Self, Unpack
 
 import grpc
+import numpy.typing as npt
 
 from cellar.access.access import Access
 from cellar.aio.drive import drive
@@ -199,6 +200,8 @@ class Client:
         version: int = 0,
         idle_timeout_s: float | None = None,
         ephemeral: bool = False,
+        initial_state: Mapping[str, npt.ArrayLike] | None = None,
+        history_steps: int | Literal["all"] | None = None,
         resume: bool = False,
         timeout_s: float | None = None,
     ) -> Opening[Session]:
@@ -213,6 +216,12 @@ class Client:
             idle_timeout_s: overrides the server's idle timeout.
             ephemeral: ends the session with its last stream. While it is on none, it ends when it
                 has been idle for the server's grace (10 s unless set otherwise).
+            initial_state: the state to start from, and to be reset to, in place of the model's own:
+                an array for each of the model's states, by the name of the input of its file that
+                reads it, in the state's shape or flat. A session that is resumed keeps its own.
+            history_steps: the server keeps what the session read in so many of its last steps at
+                least, or in all of them, so that it can be rewound and forked there; None is what
+                the server is set to.
             resume: continues the session when it is open already.
             timeout_s: overrides the client's, for this request.
 
@@ -220,11 +229,48 @@ class Client:
             ModelUnknownError: there is no such model.
             ModelUnavailableError: it cannot be served.
             SessionExistsError: it is open already, and ``resume`` is False.
-            BadInputError: it is open already, on another model or version.
+            BadInputError: it is open already, on another model or version; or the state is not the
+                model's, and the message says which those are.
         """
         procedure = self._protocol.open_session(
-            model, version, id, idle_timeout_s, ephemeral, resume, timeout_s
+            model,
+            version,
+            id,
+            idle_timeout_s,
+            ephemeral,
+            initial_state,
+            history_steps,
+            resume,
+            timeout_s,
         )
+        return Opening(lambda: self._session(procedure))
+
+    def import_session(
+        self,
+        snapshot: bytes,
+        *,
+        id: str | None = None,
+        idle_timeout_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Opening[Session]:
+        """Opens a session that stands where a snapshot was taken.
+
+        ``await`` it, or ``async with`` it.
+
+        Args:
+            snapshot: what ``Session.export`` returned, of this server or of another one that has
+                the same file of the model.
+            id: the session's id; None is the one that it had.
+            idle_timeout_s: overrides the one that it had.
+            timeout_s: overrides the client's, for this request.
+
+        Raises:
+            SnapshotInvalidError: it is damaged, or not signed as the server wants it.
+            StateMismatchError: the server does not have the model's file.
+            SessionExistsError: there is a session of that id; where answers were lost, it may be
+                this one.
+        """
+        procedure = self._protocol.import_session(snapshot, id, idle_timeout_s, timeout_s)
         return Opening(lambda: self._session(procedure))
 
     def attach(self, id: str, *, timeout_s: float | None = None) -> Opening[Session]:
@@ -293,6 +339,64 @@ class Client:
         """
         procedure = self._protocol.close_session(id, branch, owner, timeout_s)
         return await drive(procedure, self._transport.perform)
+
+    async def move_session(
+        self,
+        id: str,
+        to: Client,
+        *,
+        name: str | None = None,
+        told: Callable[[str], None] = lambda _step: None,
+        timeout_s: float | None = None,
+    ) -> SessionInfo:
+        """Moves a session to another server, where it goes on to the same bits.
+
+        At every moment one of both has it. Where this fails, whenever and wherever, call it again
+        to go on, with the same ``name``; or `call_off_move` while it was not released.
+
+        Args:
+            id: the session's id, on both.
+            to: a client of the other server, which serves the same file of the model.
+            name: what the first server calls the other one; None: its address.
+            told: is told of each step: ``"frozen"``, ``"accepted"``, ``"released"``, ``"opened"``,
+                ``"closed"``.
+            timeout_s: overrides the clients', for each of the requests.
+
+        Returns:
+            The session, as it stands there.
+
+        Raises:
+            SessionNotFoundError: it is open on neither.
+            SessionMovingError: it moves to another server.
+            StateMismatchError: the other server does not have the model's file; it is frozen, and
+                can be called off.
+        """
+        here, there = self._protocol.moves, to._protocol.moves
+        run, run_there = self._transport.perform, to._transport.perform
+        frozen = await drive(here.freeze(id, name or to._server, timeout_s), run)
+        if frozen is None:
+            return await drive(there.find(id, timeout_s), run_there)
+        told("frozen")
+        receipt = frozen.receipt
+        if not receipt:
+            await drive(there.accept(frozen, b"", timeout_s), run_there)
+            told("accepted")
+            receipt = await drive(here.release(id, timeout_s), run)
+        told("released")
+        await drive(there.accept(frozen, receipt, timeout_s), run_there)
+        told("opened")
+        await drive(here.end(id, timeout_s), run)
+        told("closed")
+        return await drive(there.find(id, timeout_s), run_there)
+
+    async def call_off_move(self, id: str, *, timeout_s: float | None = None) -> None:
+        """Lets a session step here again that was to move, and was not released.
+
+        Raises:
+            SessionMovingError: it was released: go on with the move.
+            SessionNotFoundError: it is not open.
+        """
+        await drive(self._protocol.moves.call_off(id, timeout_s), self._transport.perform)
 
     async def reset_session(self, id: str, *, timeout_s: float | None = None) -> SessionInfo:
         """Puts a session back to position 0 by its id, whichever client has opened it.

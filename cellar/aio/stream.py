@@ -12,8 +12,8 @@ import numpy.typing as npt
 from cellar import arguments
 from cellar.aio.exchange import Exchange
 from cellar.aio.transport import Transport
-from cellar.client_protocol import new_session_id
 from cellar.closing import not_hiding
+from cellar.connection import new_session_id
 from cellar.inputs import FrameInputs
 from cellar.pending import OpenOptions
 from cellar.predictions import Positions
@@ -64,6 +64,8 @@ class Stream(Exchange):
         timeout_s: float | None = None,
     ) -> Positions:
         """Opens so many sessions; returns their channels (count,).
+
+        They begin with the model's own state: see ``Client.session`` for those that do not.
 
         Args:
             count: how many.

@@ -73,8 +73,13 @@ class Transport:
                 metadata=self.peer.access.metadata(effect.session_id),
             )
 
-    async def generate(self, procedure: GenerateProcedure) -> AsyncGenerator[Piece, None]:
-        """Runs a procedure that emits pieces; closing the generator cancels the call."""
+    async def generate(
+        self, procedure: GenerateProcedure, *, tells_begin: bool = False
+    ) -> AsyncGenerator[Piece | None, None]:
+        """Runs a procedure that emits pieces; closing the generator cancels the call.
+
+        With ``tells_begin`` it yields None once, when the server has been asked.
+        """
         listener = Listener(self)
         resume: Callable[[], GenerateEffect] = partial(next, procedure)
         try:
@@ -89,6 +94,9 @@ class Transport:
                         yield effect.piece
                     else:
                         answer = await listener.perform(effect)
+                        if tells_begin and isinstance(effect, Listen):
+                            tells_begin = False
+                            yield None
                 except CellarError as error:
                     resume = partial(procedure.throw, error)
                 else:

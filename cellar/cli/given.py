@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import zipfile
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from cellar.cli.arguments import UsageError
 from cellar.cli.numbers import parse_row
 from cellar.client import Client
 from cellar.inputs import StepInputs
@@ -15,8 +22,34 @@ from cellar.session import Session
 
 def open_session(client: Client, options: argparse.Namespace) -> AbstractContextManager[Session]:
     """The session that was asked for: it is kept where it has an id, and closed where not."""
-    session = client.session(options.model, id=options.session, resume=options.session is not None)
+    session = client.session(
+        options.model,
+        id=options.session,
+        initial_state=_read_states(options.initial_state),
+        resume=options.session is not None,
+    )
     return session if options.session is None else nullcontext(session)
+
+
+def _read_states(path: Path | None) -> dict[str, npt.NDArray[Any]] | None:
+    """The arrays of an .npz file, by name; None where no file is given.
+
+    Raises:
+        UsageError: it is no such file.
+    """
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise ValueError("one array, without a name")
+            return dict(found)
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UsageError(
+            f"{path}: it is no .npz file of arrays ({error}): write one with "
+            "numpy.savez(file, h_0=...)"
+        ) from None
 
 
 def read_inputs(text: str, model: ModelInfo, place: str) -> StepInputs:

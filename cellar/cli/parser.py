@@ -11,10 +11,18 @@ from typing import Any
 from cellar.cli.access import add_access
 from cellar.cli.arguments import duration, levels, model, number, positive, whole
 from cellar.cli.commands.completion import SHELLS, run_completion
+from cellar.cli.commands.copies import run_export, run_fork, run_import
 from cellar.cli.commands.forecast import run_forecast
 from cellar.cli.commands.generate import run_generate
 from cellar.cli.commands.models import run_models
-from cellar.cli.commands.sessions import run_close, run_reset, run_sessions
+from cellar.cli.commands.move import run_move
+from cellar.cli.commands.sessions import (
+    run_close,
+    run_reset,
+    run_rewind,
+    run_sessions,
+    run_upgrade,
+)
 from cellar.cli.commands.steps import run_predict, run_step
 from cellar.cli.line import Parser
 from cellar.outputs import DEFAULT_LEVELS
@@ -94,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
             examples=(
                 "cellar generate stdlib-text 'def ' --steps 200 --temperature 0.5",
                 "cellar generate stdlib-text 'import ' --stop $'\\n' --seed 1",
+                "cellar generate stdlib-text 'def ' --stop '(' --n 4",
             ),
         )
     )
@@ -111,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     _add_sessions(commands)
+    _add_copies(commands)
 
     completion = commands.add_parser(
         "completion",
@@ -141,6 +151,9 @@ def _add_generate(generate: argparse.ArgumentParser) -> None:
     )
     generate.add_argument("--stop", action="append", default=[], help="end after this text")
     generate.add_argument("--seed", type=whole, metavar="N", help="the same draws each time")
+    generate.add_argument(
+        "--n", type=whole, metavar="N", help="in N ways, with the seed and those that follow"
+    )
     generate.add_argument(
         "--top-k", type=whole, default=0, metavar="K", help="draw among the K most likely"
     )
@@ -248,10 +261,122 @@ def _add_sessions(commands: Any) -> None:
     reset.set_defaults(run=run_reset)
     _add_connection(reset)
 
+    rewind = commands.add_parser(
+        "rewind",
+        help="put a session back to an earlier position",
+        description="Put a session back to an earlier position, as if it had read no more. The "
+        "server has to keep its history, but for the session's last generation.",
+        examples=("cellar rewind today --to 1200", "cellar rewind today --steps 10"),
+    )
+    rewind.add_argument("id", metavar="ID", help="the session's id")
+    where = rewind.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", type=whole, metavar="POSITION", help="where it is to stand")
+    where.add_argument("--steps", type=whole, metavar="N", help="how many steps are taken back")
+    rewind.set_defaults(run=run_rewind)
+    _add_connection(rewind)
+
+    upgrade = commands.add_parser(
+        "upgrade",
+        help="let a session go on with another version of its model",
+        description="Let a session go on with another version of its model, which reads all that "
+        "the session has read. The server has to keep its whole history.",
+        examples=("cellar upgrade today", "cellar upgrade today --version 2"),
+    )
+    upgrade.add_argument("id", metavar="ID", help="the session's id")
+    upgrade.add_argument(
+        "--version", type=whole, default=0, metavar="N", help="which; the highest by default"
+    )
+    upgrade.set_defaults(run=run_upgrade)
+    _add_connection(upgrade)
+
+
+def _add_copies(commands: Any) -> None:
+    """The commands that hold a session's state."""
+    export = commands.add_parser(
+        "export",
+        help="write a session's state to a file",
+        description="Write all that a session has come to into a file, a snapshot; the session "
+        "stays as it is.",
+        examples=("cellar export today --out today.snapshot",),
+    )
+    export.add_argument("id", metavar="ID", help="the session's id")
+    export.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the file to write; - is stdout"
+    )
+    export.set_defaults(run=run_export)
+    _add_connection(export)
+
+    importing = commands.add_parser(
+        "import",
+        help="open a session from such a file",
+        description="Open a session that stands where a snapshot was taken, on this server or on "
+        "another one that has the model's file.",
+        examples=("cellar import today.snapshot --session again",),
+    )
+    importing.add_argument("file", type=Path, metavar="FILE", help="the snapshot; - is stdin")
+    importing.add_argument("--session", metavar="ID", help="its id [the one that it had]")
+    importing.set_defaults(run=run_import)
+    _add_connection(importing)
+
+    fork = commands.add_parser(
+        "fork",
+        help="open a session where another stands",
+        description="Open a session that stands where another one stands, which stays as it is.",
+        examples=("cellar fork today --as tomorrow", "cellar fork today --model prices/2"),
+    )
+    fork.add_argument("id", metavar="ID", help="the session's id")
+    fork.add_argument("--as", dest="new_id", metavar="ID", help="the new one's id [a random one]")
+    fork.add_argument(
+        "--position", type=whole, metavar="N", help="where the new one stands [where it stands]"
+    )
+    fork.add_argument(
+        "--model", type=model, metavar="NAME[/VERSION]", help="the new one's [the same]"
+    )
+    fork.set_defaults(run=run_fork)
+    _add_connection(fork)
+    _add_move(commands)
+
+
+def _add_move(commands: Any) -> None:
+    move = commands.add_parser(
+        "move",
+        help="move a session to another server",
+        description="Move a session to another server, which has the model's file. At every moment "
+        "one of the two has it; where anything fails, run the same again to go on.",
+        examples=(
+            "cellar move today --to other:50051 --to-token-file other.token",
+            "cellar move today --cancel",
+        ),
+    )
+    move.add_argument("id", metavar="ID", help="the session's id")
+    move.add_argument("--to", metavar="SERVER", help="the server that it moves to")
+    move.add_argument(
+        "--cancel", action="store_true", help="let it step again here, if it was not released"
+    )
+    there = move.add_argument_group("the other server", "As the options of this one, below.")
+    there.add_argument("--to-tls", action="store_true", default=None, help="speak TLS")
+    there.add_argument("--to-ca", metavar="FILE", help="the authorities to trust")
+    there.add_argument("--to-cert", metavar="FILE", help="the certificate to show")
+    there.add_argument("--to-key", metavar="FILE", help="its key")
+    there.add_argument("--to-server-name", metavar="NAME", help="what its certificate is for")
+    there.add_argument("--to-token-file", metavar="FILE", help="a file with the token")
+    there.add_argument("--to-token", metavar="TOKEN", help="the token itself")
+    there.add_argument(
+        "--to-header", action="append", default=[], metavar="NAME:VALUE", help="further metadata"
+    )
+    move.set_defaults(run=run_move)
+    _add_connection(move)
+
 
 def _add_session(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--session", metavar="ID", help="go on with this session, or begin it; it is kept"
+    )
+    command.add_argument(
+        "--initial-state",
+        type=Path,
+        metavar="FILE",
+        help="the state to begin with: an .npz file, with an array for each of the model's states",
     )
 
 

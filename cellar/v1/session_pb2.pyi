@@ -18,12 +18,14 @@ class SessionStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATUS_OPEN: _ClassVar[SessionStatus]
     SESSION_STATUS_LOST: _ClassVar[SessionStatus]
     SESSION_STATUS_MODEL_CHANGED: _ClassVar[SessionStatus]
+    SESSION_STATUS_MOVING: _ClassVar[SessionStatus]
 
 class SessionTier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SESSION_TIER_UNSPECIFIED: _ClassVar[SessionTier]
     SESSION_TIER_DEVICE: _ClassVar[SessionTier]
     SESSION_TIER_STORE: _ClassVar[SessionTier]
+    SESSION_TIER_HOST: _ClassVar[SessionTier]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -34,15 +36,17 @@ SESSION_STATUS_UNSPECIFIED: SessionStatus
 SESSION_STATUS_OPEN: SessionStatus
 SESSION_STATUS_LOST: SessionStatus
 SESSION_STATUS_MODEL_CHANGED: SessionStatus
+SESSION_STATUS_MOVING: SessionStatus
 SESSION_TIER_UNSPECIFIED: SessionTier
 SESSION_TIER_DEVICE: SessionTier
 SESSION_TIER_STORE: SessionTier
+SESSION_TIER_HOST: SessionTier
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_STOP: FinishReason
 
 class Session(_message.Message):
-    __slots__ = ("id", "model", "model_version", "status", "position", "open_time", "last_used_time", "idle_timeout", "branch", "ephemeral", "owner", "tier")
+    __slots__ = ("id", "model", "model_version", "status", "position", "open_time", "last_used_time", "idle_timeout", "branch", "ephemeral", "owner", "tier", "history_position")
     ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -55,6 +59,7 @@ class Session(_message.Message):
     EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_POSITION_FIELD_NUMBER: _ClassVar[int]
     id: str
     model: str
     model_version: int
@@ -67,21 +72,40 @@ class Session(_message.Message):
     ephemeral: bool
     owner: str
     tier: SessionTier
-    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., position: _Optional[int] = ..., open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., branch: _Optional[int] = ..., ephemeral: bool = ..., owner: _Optional[str] = ..., tier: _Optional[_Union[SessionTier, str]] = ...) -> None: ...
+    history_position: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., status: _Optional[_Union[SessionStatus, str]] = ..., position: _Optional[int] = ..., open_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., branch: _Optional[int] = ..., ephemeral: bool = ..., owner: _Optional[str] = ..., tier: _Optional[_Union[SessionTier, str]] = ..., history_position: _Optional[int] = ...) -> None: ...
+
+class SessionState(_message.Message):
+    __slots__ = ("tensors",)
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    tensors: _containers.RepeatedCompositeFieldContainer[StateTensor]
+    def __init__(self, tensors: _Optional[_Iterable[_Union[StateTensor, _Mapping]]] = ...) -> None: ...
+
+class StateTensor(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("model", "model_version", "session_id", "idle_timeout", "ephemeral")
+    __slots__ = ("model", "model_version", "session_id", "idle_timeout", "ephemeral", "history_steps", "initial_state")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_STATE_FIELD_NUMBER: _ClassVar[int]
     model: str
     model_version: int
     session_id: str
     idle_timeout: _duration_pb2.Duration
     ephemeral: bool
-    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., session_id: _Optional[str] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ephemeral: bool = ...) -> None: ...
+    history_steps: int
+    initial_state: SessionState
+    def __init__(self, model: _Optional[str] = ..., model_version: _Optional[int] = ..., session_id: _Optional[str] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ephemeral: bool = ..., history_steps: _Optional[int] = ..., initial_state: _Optional[_Union[SessionState, _Mapping]] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
     __slots__ = ("session",)
@@ -430,3 +454,117 @@ class ForecastResponse(_message.Message):
     mean: _containers.RepeatedScalarFieldContainer[float]
     paths: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, position: _Optional[int] = ..., levels: _Optional[_Iterable[float]] = ..., quantiles: _Optional[_Iterable[float]] = ..., mean: _Optional[_Iterable[float]] = ..., paths: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ExportSessionRequest(_message.Message):
+    __slots__ = ("session_id", "branch", "move_to")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    MOVE_TO_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    branch: int
+    move_to: str
+    def __init__(self, session_id: _Optional[str] = ..., branch: _Optional[int] = ..., move_to: _Optional[str] = ...) -> None: ...
+
+class ExportSessionResponse(_message.Message):
+    __slots__ = ("snapshot", "session", "receipt")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: bytes
+    session: Session
+    receipt: bytes
+    def __init__(self, snapshot: _Optional[bytes] = ..., session: _Optional[_Union[Session, _Mapping]] = ..., receipt: _Optional[bytes] = ...) -> None: ...
+
+class ImportSessionRequest(_message.Message):
+    __slots__ = ("snapshot", "session_id", "idle_timeout", "receipt")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: bytes
+    session_id: str
+    idle_timeout: _duration_pb2.Duration
+    receipt: bytes
+    def __init__(self, snapshot: _Optional[bytes] = ..., session_id: _Optional[str] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., receipt: _Optional[bytes] = ...) -> None: ...
+
+class ImportSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class ForkSessionRequest(_message.Message):
+    __slots__ = ("session_id", "branch", "new_session_id", "position", "model", "model_version", "idle_timeout", "ephemeral", "history_steps")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    NEW_SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_STEPS_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    branch: int
+    new_session_id: str
+    position: int
+    model: str
+    model_version: int
+    idle_timeout: _duration_pb2.Duration
+    ephemeral: bool
+    history_steps: int
+    def __init__(self, session_id: _Optional[str] = ..., branch: _Optional[int] = ..., new_session_id: _Optional[str] = ..., position: _Optional[int] = ..., model: _Optional[str] = ..., model_version: _Optional[int] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ephemeral: bool = ..., history_steps: _Optional[int] = ...) -> None: ...
+
+class ForkSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class RewindSessionRequest(_message.Message):
+    __slots__ = ("session_id", "position", "branch", "generated")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    position: int
+    branch: int
+    generated: bool
+    def __init__(self, session_id: _Optional[str] = ..., position: _Optional[int] = ..., branch: _Optional[int] = ..., generated: bool = ...) -> None: ...
+
+class RewindSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class UpgradeSessionRequest(_message.Message):
+    __slots__ = ("session_id", "model_version", "branch")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BRANCH_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    model_version: int
+    branch: int
+    def __init__(self, session_id: _Optional[str] = ..., model_version: _Optional[int] = ..., branch: _Optional[int] = ...) -> None: ...
+
+class UpgradeSessionResponse(_message.Message):
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: Session
+    def __init__(self, session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
+
+class ReleaseSessionRequest(_message.Message):
+    __slots__ = ("session_id", "cancel")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    cancel: bool
+    def __init__(self, session_id: _Optional[str] = ..., cancel: bool = ...) -> None: ...
+
+class ReleaseSessionResponse(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: bytes
+    def __init__(self, receipt: _Optional[bytes] = ...) -> None: ...

@@ -84,6 +84,36 @@ class SessionServiceStub(object):
                 request_serializer=cellar_dot_v1_dot_session__pb2.ForecastRequest.SerializeToString,
                 response_deserializer=cellar_dot_v1_dot_session__pb2.ForecastResponse.FromString,
                 _registered_method=True)
+        self.ExportSession = channel.unary_unary(
+                '/cellar.v1.SessionService/ExportSession',
+                request_serializer=cellar_dot_v1_dot_session__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.ExportSessionResponse.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.unary_unary(
+                '/cellar.v1.SessionService/ImportSession',
+                request_serializer=cellar_dot_v1_dot_session__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.ImportSessionResponse.FromString,
+                _registered_method=True)
+        self.ForkSession = channel.unary_unary(
+                '/cellar.v1.SessionService/ForkSession',
+                request_serializer=cellar_dot_v1_dot_session__pb2.ForkSessionRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.ForkSessionResponse.FromString,
+                _registered_method=True)
+        self.RewindSession = channel.unary_unary(
+                '/cellar.v1.SessionService/RewindSession',
+                request_serializer=cellar_dot_v1_dot_session__pb2.RewindSessionRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.RewindSessionResponse.FromString,
+                _registered_method=True)
+        self.UpgradeSession = channel.unary_unary(
+                '/cellar.v1.SessionService/UpgradeSession',
+                request_serializer=cellar_dot_v1_dot_session__pb2.UpgradeSessionRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.UpgradeSessionResponse.FromString,
+                _registered_method=True)
+        self.ReleaseSession = channel.unary_unary(
+                '/cellar.v1.SessionService/ReleaseSession',
+                request_serializer=cellar_dot_v1_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
+                response_deserializer=cellar_dot_v1_dot_session__pb2.ReleaseSessionResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -125,7 +155,7 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResetSession(self, request, context):
-        """Puts a session back to position 0 with the initial state.
+        """Puts a session back to position 0 with the state that it was opened with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +186,54 @@ class SessionServiceServicer(object):
 
     def Forecast(self, request, context):
         """Forecasts by sampled paths and leaves the session untouched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSession(self, request, context):
+        """Copies a session's whole state into a snapshot, which ImportSession makes a session of, here or
+        on another server. The session stays as it is, unless it is to move: see ExportSessionRequest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request, context):
+        """Opens a session that stands where a snapshot was taken. It is the caller's, whoever exported it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkSession(self, request, context):
+        """Opens a session that stands where another one stands, or stood.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewindSession(self, request, context):
+        """Puts a session back to an earlier position, on a new branch.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpgradeSession(self, request, context):
+        """Has another version of its model read all that a session has read, from position 0 on; the
+        session goes on with that one, at the same position of a new branch. Tokens are read by their
+        text, values by the names of their features; what has no place in that version is refused with
+        BAD_INPUT. The session steps on meanwhile: steps that are behind the moment of the change are
+        refused with STALE_BRANCH. If the call fails, the session is as it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseSession(self, request, context):
+        """The second half of a move to another server: the session never steps here again, and the receipt
+        lets the other server open it. Or the move is called off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -208,6 +286,36 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.Forecast,
                     request_deserializer=cellar_dot_v1_dot_session__pb2.ForecastRequest.FromString,
                     response_serializer=cellar_dot_v1_dot_session__pb2.ForecastResponse.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.ExportSessionRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.ExportSessionResponse.SerializeToString,
+            ),
+            'ImportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.ImportSessionRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.ImportSessionResponse.SerializeToString,
+            ),
+            'ForkSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkSession,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.ForkSessionRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.ForkSessionResponse.SerializeToString,
+            ),
+            'RewindSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindSession,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.RewindSessionRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.RewindSessionResponse.SerializeToString,
+            ),
+            'UpgradeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpgradeSession,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.UpgradeSessionRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.UpgradeSessionResponse.SerializeToString,
+            ),
+            'ReleaseSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseSession,
+                    request_deserializer=cellar_dot_v1_dot_session__pb2.ReleaseSessionRequest.FromString,
+                    response_serializer=cellar_dot_v1_dot_session__pb2.ReleaseSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -458,6 +566,168 @@ class SessionService(object):
             '/cellar.v1.SessionService/Forecast',
             cellar_dot_v1_dot_session__pb2.ForecastRequest.SerializeToString,
             cellar_dot_v1_dot_session__pb2.ForecastResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/ExportSession',
+            cellar_dot_v1_dot_session__pb2.ExportSessionRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.ExportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/ImportSession',
+            cellar_dot_v1_dot_session__pb2.ImportSessionRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.ImportSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/ForkSession',
+            cellar_dot_v1_dot_session__pb2.ForkSessionRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.ForkSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/RewindSession',
+            cellar_dot_v1_dot_session__pb2.RewindSessionRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.RewindSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpgradeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/UpgradeSession',
+            cellar_dot_v1_dot_session__pb2.UpgradeSessionRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.UpgradeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cellar.v1.SessionService/ReleaseSession',
+            cellar_dot_v1_dot_session__pb2.ReleaseSessionRequest.SerializeToString,
+            cellar_dot_v1_dot_session__pb2.ReleaseSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

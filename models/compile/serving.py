@@ -18,7 +18,7 @@ visit to memory. The index of slot s is ``s * siblings``.
 Knows nothing of how a graph is made or run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -160,6 +160,31 @@ class ArenaAccess:
             self.rows.add(name)
             self.builder.input(name, INT64, shape)
         return name
+
+
+def arena_rows(
+    manifest: Manifest, states: Mapping[str, NDArray[np.float32]]
+) -> tuple[NDArray[np.float32], ...]:
+    """What a session's rows in the arena are at the start, where its states are given.
+
+    Args:
+        manifest: the model's.
+        states: of each state by the name of its input, as many numbers as it has, row-major.
+
+    Returns:
+        A row of each tensor of `lay_out`, in its order; there is no prediction yet.
+    """
+    rows = [states[state.input].reshape(state.shape) for state in manifest.states]
+    if manifest.prediction_is_resident:
+        rows.append(np.zeros(manifest.prediction.width, np.float32))
+    return tuple(rows)
+
+
+def named_states(
+    manifest: Manifest, rows: Sequence[NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """What `arena_rows` was given, (*shape) each, of a session's rows at any position."""
+    return {state.input: row for state, row in zip(manifest.states, rows, strict=False)}
 
 
 def lay_out(manifest: Manifest) -> tuple[ArenaTensor, ...]:

@@ -9,17 +9,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
 
 from service.engine.directory import Directory
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import SessionRow, with_seed
-from service.engine.log.keys import APPLIED, CHECKPOINT, SESSION, key
+from service.engine.log.entries import SessionRow, as_moving, with_seed
+from service.engine.log.keys import APPLIED, CHECKPOINT, INITIAL, SESSION, history_key, key
 from service.engine.log.recovery.stored import Stored
 from service.engine.served.registry import Registry
+from service.engine.shard.history.unstored import Unstored
+from service.engine.shard.restoring.shard_store import Saved
 from service.engine.shard.shard import Shard
 from service.engine.work.columns import Ints
 from service.settings import EngineSettings
@@ -28,6 +30,26 @@ from service.store.records import Section, pack
 _SAVED_AT_ONCE = 256  # sessions; some hundred KiB, so that the journal's writes do not wait
 _APPLIED_AT_ONCE = 1000  # groups after which the catalogue is told that it knows all
 _ROWS_AT_ONCE = 2000  # of the catalogue, in one write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is written of one session.
+
+    Attributes:
+        row: for the catalogue.
+        checkpoint: its state.
+        history: what is not in the table of its history, if it keeps one.
+    """
+
+    row: SessionRow
+    checkpoint: bytes
+    history: Unstored | None
+
+
+def _has_begun_anew(row: SessionRow) -> bool:
+    """Whether it was reset, or opened, and nothing of before is its past."""
+    return not (row.seed or row.left or row.past)
 
 
 class Checkpoints:
@@ -60,7 +82,12 @@ class Checkpoints:
         self._ended = ended
         self._applied = stored.applied
         self._changes = dict(stored.changes)
-        self._saving: list[int] = []  # the first groups of tails whose checkpoints are on their way
+        log.catalogue.began |= stored.began
+        self._histories = {number: set(begin) for number, begin in stored.histories.items()}
+        for number in self._histories.keys() - stored.sessions.keys():  # they have ended
+            self._changes[number] = None
+        self._saving: list[int] = []  # groups that checkpoints on their way still need
+        self._writing = asyncio.Lock()
         self.row_s = 1e-5
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="table")
 
@@ -69,7 +96,7 @@ class Checkpoints:
         settings = self._settings
         for shard in self._registry.shards():
             table = shard.table
-            own = np.flatnonzero(table.first_group)
+            own = np.flatnonzero(table.first_group[: table.top])
             if not len(own):
                 continue
             steps = table.tail_steps[own]
@@ -97,12 +124,23 @@ class Checkpoints:
     async def save(self, shard: Shard, slots: Ints) -> None:
         """Write checkpoints of these sessions."""
         began_s, before = time.thread_time(), self._log.group - 1
-        saved = await shard.store.save(slots)
-        firsts = [first for first in saved.first_groups if first]
-        self._saving += firsts
+        tails = shard.table.first_group[slots]
+        # Until it is written: a tail that begins only now does so in the open group.
+        first = min([*tails[tails > 0].tolist(), self._log.group])
+        self._saving.append(first)
         try:
-            seeds: dict[int, tuple[SessionRow, bytes]] = {}
-            for number, branch, first, idle_s, seed in zip(
+            await self._save(shard, await shard.store.save(slots), before)
+        finally:
+            self._saving.remove(first)
+        cost_s = (time.thread_time() - began_s) / max(1, len(slots))
+        self.row_s += 0.1 * (cost_s - self.row_s)
+
+    async def _save(self, shard: Shard, saved: Saved, before: int) -> None:
+        """Write the checkpoints of what was saved, when all groups ``before`` were closed."""
+        try:
+            seeds: dict[int, Kept] = {}
+            for slot, number, branch, first, idle_s, seed in zip(
+                saved.slots,
                 saved.numbers,
                 saved.branches,
                 saved.first_groups,
@@ -115,56 +153,147 @@ class Checkpoints:
                     if first:
                         self._log.leave(first)
                 else:
-                    seeds[number] = (
-                        with_seed(row, seed.position, before, idle_s),
-                        pack([seed.pack()]),
+                    seeds[number] = Kept(
+                        row=with_seed(row, seed.position, before, idle_s),
+                        checkpoint=pack([seed.pack()]),
+                        history=shard.chronicles.unstored(slot, seed.position),
                     )
             await self.write(seeds)
         except BaseException:
             shard.store.unsave(saved)
             raise
-        finally:
-            for first in firsts:
-                self._saving.remove(first)
-        cost_s = (time.thread_time() - began_s) / max(1, len(slots))
-        self.row_s += 0.1 * (cost_s - self.row_s)
+
+    async def stow(self, shard: Shard, slots: Ints) -> int:
+        """Let the states of idle sessions be in the store alone; returns of how many they are.
+
+        Those that read on, or end, meanwhile stay where they are.
+        """
+        table = shard.table
+        numbers = table.number[slots]
+        for start in range(0, len(slots), _SAVED_AT_ONCE):
+            # What has come in by now may want some of them back. To be saved behind that, they
+            # would wait for the very rows that are to be free by this.
+            shard.admit_inbox()
+            part = [
+                slot
+                for slot in slots[start : start + _SAVED_AT_ONCE].tolist()
+                if shard.tiers.may_leave(slot) and not self._is_saved(shard, slot)
+            ]
+            if part:
+                await self.save(shard, np.array(part, np.int64))
+        stowed = 0
+        for slot, number in zip(slots.tolist(), numbers.tolist(), strict=True):
+            row = self._log.find(number)
+            if (
+                row is not None
+                and table.number[slot] == number
+                and self._is_saved(shard, slot)
+                and shard.tiers.may_leave(slot)
+            ):
+                shard.store.stow(slot, row)
+                shard.tiers.leave_to_store(slot)
+                stowed += 1
+        return stowed
+
+    def _is_overtaken(self, row: SessionRow) -> bool:
+        """Whether a later checkpoint of the session was written meanwhile."""
+        latest = self._log.find(row.number)
+        return (
+            latest is not None
+            and latest.branch == row.branch
+            and not latest.seed_branch
+            and latest.seed > row.seed
+        )
+
+    def _is_saved(self, shard: Shard, slot: int) -> bool:
+        """Whether the store has a session's state where it stands."""
+        table = shard.table
+        row = self._log.find(table.number.item(slot))
+        return (
+            row is not None
+            and not table.first_group[slot]
+            and not row.seed_branch
+            and (row.branch, row.seed) == (table.branch[slot], table.position[slot])
+        )
 
     async def write(
         self,
-        seeds: dict[int, tuple[SessionRow, bytes]],
+        seeds: dict[int, Kept],
         *,
         more: Mapping[bytes, bytes] = MappingProxyType({}),
     ) -> None:
         """Write checkpoints, and what the catalogue does not know yet, in one go; and more rows."""
+        async with self._writing:
+            await self._write(seeds, more)
+
+    async def _write(self, seeds: dict[int, Kept], more: Mapping[bytes, bytes]) -> None:
         group = self._log.durable
         changes = self._log.catalogue.changes(group)
+        for number, changed in changes.items():
+            latest = self._log.find(number)
+            # One that was released, say, may have had a checkpoint since, on the same branch.
+            if changed is not None and latest is not None and latest.branch == changed.branch:
+                changes[number] = latest
         self._changes |= changes
         if None in changes.values():
             self._ended(group)
         if not (seeds or self._changes or more or group > self._applied + _APPLIED_AT_ONCE):
             return
         changes, puts, deletes = dict(self._changes), dict[bytes, bytes](), list[bytes]()
-        for number, (row, checkpoint) in seeds.items():
-            known = changes.get(number, row)
-            if known is not None and known.branch == row.branch:
-                changes[number] = row
-                puts[key(CHECKPOINT, number)] = checkpoint
+        histories: dict[int, set[int]] = {}  # where the parts begin that are in the table then
+        for number, kept in seeds.items():
+            known = changes.get(number, kept.row)
+            is_its_branch = known is not None and known.branch == kept.row.branch
+            if is_its_branch and not self._is_overtaken(kept.row):
+                latest = self._log.find(number)  # it may be released by now
+                changes[number] = kept.row if latest is None else as_moving(kept.row, latest)
+                puts[key(CHECKPOINT, number)] = kept.checkpoint
+                if kept.history is not None:
+                    histories[number] = kept.history.begin
+                    puts |= kept.history.rows(number)
+            elif kept.history is not None:
+                kept.history.not_written()
+        all_began = self._log.catalogue.began
+        began = [number for number in all_began if changes.get(number) is not None]
+        puts |= {key(INITIAL, number): pack([all_began[number].pack()]) for number in began}
         for number, changed in changes.items():
             if changed is None:
-                deletes.append(key(SESSION, number))
+                deletes += [key(SESSION, number), key(INITIAL, number)]
             else:
                 puts[key(SESSION, number)] = pack([changed.pack()])
             if changed is None or not changed.seed:
                 deletes.append(key(CHECKPOINT, number))
+            if changed is None or _has_begun_anew(changed):
+                histories.setdefault(number, set())
+        for number, begin in histories.items():
+            gone = self._histories.get(number, set()) - begin
+            deletes += [history_key(number, position) for position in gone]
         meta = {"group": group, "next_number": self._log.catalogue.next_number}
         puts |= {APPLIED: pack([Section("applied", meta, {})]), **more}
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._store.write, puts, deletes)
+        try:
+            await loop.run_in_executor(self._thread, self._store.write, puts, deletes)
+        except BaseException:
+            for kept in seeds.values():
+                if kept.history is not None:
+                    kept.history.not_written()
+            for number, begin in histories.items():  # nobody knows what is there
+                self._histories.setdefault(number, set()).update(begin)
+            raise
+        for number, kept in seeds.items():
+            if kept.history is not None and number in histories:
+                kept.history.written()
         self._applied, self._changes = group, {}
+        for number in began:
+            all_began.pop(number, None)
+        for number, begin in histories.items():
+            self._histories[number] = begin
+            if not begin:
+                del self._histories[number]
         for number, changed in changes.items():
             latest = self._log.find(number)
             if changed is not None and latest is not None and latest.branch == changed.branch:
-                self._log.catalogue.know(changed)
+                self._log.catalogue.know(as_moving(changed, latest))
 
     async def write_row(self, key: bytes, value: bytes | None) -> None:
         """Write a row of the table, or delete it."""
@@ -184,7 +313,7 @@ class Checkpoints:
             *self._log.left_groups(),
         ]
         for shard in self._registry.shards():
-            firsts = shard.table.first_group
+            firsts = shard.table.first_group[: shard.table.top]
             own = firsts[firsts > 0]
             if len(own):
                 needed.append(int(own.min()))
@@ -194,7 +323,7 @@ class Checkpoints:
         """Write a checkpoint of every session; returns how many, ``None`` without time for all."""
         count = 0
         for shard in self._registry.shards():
-            own = np.flatnonzero(shard.table.first_group)
+            own = np.flatnonzero(shard.table.first_group[: shard.table.top])
             own = own[np.argsort(shard.table.first_group[own], kind="stable")]
             for start in range(0, len(own), 4 * _SAVED_AT_ONCE):
                 if time.monotonic() > until_s:
@@ -211,7 +340,7 @@ class Checkpoints:
         grain_s = 1.0 + time.monotonic() - since_s
         await self.write({})  # first what is opened and reset, which knows of no age
         for shard in self._registry.shards():
-            numbers = shard.table.number
+            numbers = shard.table.number[: shard.table.top]
             for start in range(0, len(numbers), 65_536):
                 slots = start + np.flatnonzero(numbers[start : start + 65_536])
                 idle_s = shard.store.idle_s(slots)

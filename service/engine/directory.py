@@ -5,6 +5,7 @@ has: there is no check that could be forgotten. Everything here runs on one even
 nothing of steps or gRPC.
 """
 
+import asyncio
 import unicodedata
 import uuid
 from collections import OrderedDict
@@ -14,22 +15,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.auth.principal import Role, calling
+from service.engine.log.chronicle import ALL, Chronicle
+from service.engine.log.commit_log import CommitLog
 from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.stored import StoredSession
+from service.engine.log.seeds import Seed
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.sessions.info import SessionInfo
-from service.engine.sessions.table import SessionStatus, SessionTier
+from service.engine.sessions.initials import Initial
+from service.engine.sessions.table import SessionStatus
 from service.engine.shard.shard import Shard
 from service.engine.stranded import Key, Stranded
 from service.engine.work.flow import asked_model
 from service.errors import (
     BadInputError,
+    ModelChangedError,
+    OverloadedError,
     QuotaExceededError,
     SessionClosedError,
     SessionExistsError,
     SessionExpiredError,
     SessionLimitError,
     SessionUnknownError,
+    moved_away,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -55,6 +63,20 @@ class Session:
     served: ServedModel
     shard: Shard
     slot: int
+    arrived: str = ""
+    """What its move is known by that has led here, see `Arrivals`."""
+    moving: asyncio.Lock | None = None
+    """Is had by whoever moves it on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Opening:
+    """A session that is about to be open: it has an id and a slot, and nobody finds it."""
+
+    session: Session
+    idle_timeout_s: float
+    ephemeral: bool
+    keeps: int  # of what it reads, in steps, see `Chronicle`
 
 
 class Directory:
@@ -85,8 +107,11 @@ class Directory:
         self._wall_clock = wall_clock
         self.stranded = Stranded(wall_clock)
         """Those of the store whose model is not served."""
-        self._gone: OrderedDict[Key, type[SessionClosedError | SessionExpiredError]]
-        self._gone = OrderedDict()
+        self._gone: OrderedDict[Key, type[SessionClosedError | SessionExpiredError] | str]
+        self._gone = OrderedDict()  # how each has ended; or where it has moved to
+        self.arrivals = Arrivals(settings.remembered_sessions)
+        """The sessions that have come from other servers."""
+        self._opening: dict[str, set[str]] = {}  # by owner, ids of sessions that are made
         self._owners: dict[str, int] = {"": 0}  # numbers of theirs, for columns
         self._due_s: dict[str, float] = {}  # by owner: none of its sessions expires before
 
@@ -124,6 +149,9 @@ class Directory:
         *,
         idle_timeout_s: float | None = None,
         ephemeral: bool = False,
+        initial: Initial | None = None,
+        history_steps: int | None = None,
+        arrived: str = "",
     ) -> Session:
         """Open a session of the calling principal at position 0.
 
@@ -134,39 +162,126 @@ class Directory:
             session_id: empty lets the server choose.
             idle_timeout_s: ``None`` is the server's, or the longest that the principal may have.
             ephemeral: whether it ends with its last stream, see `EphemeralSessions`.
+            initial: what it starts from; ``None`` is the model's own.
+            history_steps: so many of the steps that it reads are kept at least, see `Chronicle`;
+                ``None`` is the server's.
+            arrived: what its move is known by that has led here; empty: none has.
 
         Raises:
+            OverloadedError: there is no room for what it would keep.
             BadInputError: the id or the timeout cannot be used.
             SessionExistsError: the id is open already.
             SessionLimitError: every slot is taken.
             QuotaExceededError: the principal has as many as it may.
             NotStreamableError: the model has no states.
         """
+        opening = self._begin(
+            served,
+            session_id,
+            idle_timeout_s=idle_timeout_s,
+            ephemeral=ephemeral,
+            history_steps=history_steps,
+            arrived=arrived,
+        )
+        return self._open(opening, initial=initial)
+
+    def begin(
+        self,
+        served: ServedModel,
+        session_id: str = "",
+        *,
+        idle_timeout_s: float | None = None,
+        ephemeral: bool = False,
+        history_steps: int | None = None,
+        arrived: str = "",
+    ) -> Opening:
+        """Begin to open a session of the calling principal, as `open` does; nobody finds it yet.
+
+        Its id is taken and its slot counted until `adopt` or `call_off`, one of which must follow.
+
+        Raises:
+            CellarError: as `open`.
+        """
+        opening = self._begin(
+            served,
+            session_id,
+            idle_timeout_s=idle_timeout_s,
+            ephemeral=ephemeral,
+            history_steps=history_steps,
+            arrived=arrived,
+        )
+        session = opening.session
+        session.shard.table.hide(session.slot)
+        if arrived:
+            self.arrivals.came(arrived, (session.owner, session.id))
+        self._opening.setdefault(session.owner, set()).add(session.id)
+        return opening
+
+    def adopt(self, opening: Opening, seed: Seed) -> Session:
+        """Let a session be open whose slot has a seed, which is of its branch."""
+        session = opening.session
+        self._no_longer_opening(session)
+        session.shard.slots.show(session.slot, now_s=self._clock())
+        return self._open(opening, seed)
+
+    def call_off(self, opening: Opening) -> None:
+        """A session could not be made: its id is free, and its slot once nothing is queued."""
+        self._no_longer_opening(opening.session)
+        self.arrivals.came_not(opening.session.arrived)
+        opening.session.shard.end(opening.session.slot)
+
+    def _no_longer_opening(self, session: Session) -> None:
+        own = self._opening[session.owner]
+        own.remove(session.id)
+        if not own:
+            del self._opening[session.owner]
+
+    def check_free(self, session_id: str) -> None:
+        """Check that the calling principal may open a session of this id.
+
+        Raises:
+            BadInputError: it cannot be used.
+            SessionExistsError: it is open already.
+        """
+        owner = calling.get().name
+        _check_id(session_id, self._settings.max_id_length)
+        if session_id in self._opening.get(owner, ()):
+            raise SessionExistsError(f"session_id: '{session_id}' is being opened already")
+        is_open = session_id in self.by_owner.get(owner, NO_SESSIONS)
+        if is_open or (owner, session_id) in self.stranded:
+            raise SessionExistsError(f"session_id: '{session_id}' is open already")
+
+    def _begin(
+        self,
+        served: ServedModel,
+        session_id: str,
+        *,
+        idle_timeout_s: float | None,
+        ephemeral: bool,
+        history_steps: int | None,
+        arrived: str,
+    ) -> Opening:
+        """Check all that is asked of an open, and take a slot."""
         served.require_streamable()
         who = calling.get()
         quota, owned = who.grant.quota, self.by_owner.get(who.name, NO_SESSIONS)
         session_id = session_id or uuid.uuid4().hex
         settings = self._settings
-        _check_id(session_id, settings.max_id_length)
-        if session_id in owned or (who.name, session_id) in self.stranded:
-            raise SessionExistsError(f"session_id: '{session_id}' is open already")
-        longest_s = settings.max_idle_timeout_s
-        if quota.max_idle_timeout_s is not None:
-            longest_s = min(longest_s, quota.max_idle_timeout_s)
+        self.check_free(session_id)
+        opening = self._opening.get(who.name, ())
+        longest_s = self.longest_timeout_s()
         default_s = min(settings.idle_timeout_s, longest_s)
         timeout_s = default_s if idle_timeout_s is None else idle_timeout_s
         if not 0 < timeout_s <= longest_s:
             raise BadInputError(
                 "idle_timeout", f"{timeout_s:g} s is not above 0 and at most {longest_s:g} s"
             )
-        if quota.max_sessions is not None and len(owned) >= quota.max_sessions:
+        keeps = settings.history_steps if history_steps is None else history_steps
+        if keeps:
+            served.shards[0].chronicles.memory.check()
+        if quota.max_sessions is not None and len(owned) + len(opening) >= quota.max_sessions:
             self._check_sessions(who.name, quota.max_sessions)
-        try:
-            shard = served.shard_for(session_id)
-        except SessionLimitError:
-            if not self._expire(served.shards):
-                raise
-            shard = served.shard_for(session_id)
+        shard = self._shard_for(served, session_id)
         slot = shard.slots.begin(
             owner=self._number(who.name),
             opened_s=self._wall_clock(),
@@ -174,28 +289,157 @@ class Directory:
             idle_timeout_s=timeout_s,
             ephemeral=ephemeral,
         )
+        session = Session(
+            id=session_id,
+            owner=who.name,
+            served=served,
+            shard=shard,
+            slot=slot,
+            arrived=arrived,
+        )
+        return Opening(
+            session=session,
+            idle_timeout_s=timeout_s,
+            ephemeral=ephemeral,
+            keeps=min(keeps, ALL),
+        )
+
+    def _shard_for(self, served: ServedModel, session_id: str) -> Shard:
+        """Where a new session goes; where every slot is taken, those that are due expire."""
+        try:
+            return served.shard_for(session_id)
+        except SessionLimitError:
+            if not self._expire(served.shards):
+                raise
+            return served.shard_for(session_id)
+
+    def begin_upgrade(self, session: Session, served: ServedModel) -> Opening:
+        """Begin to put an open session into a slot of another version, until which nobody finds it.
+
+        `upgrade` or `call_off` must follow. It takes a slot more meanwhile, of the quota, too.
+
+        Raises:
+            OverloadedError: it is on its way already.
+            SessionLimitError: every slot of the version is taken.
+        """
+        own = self._opening.setdefault(session.owner, set())
+        try:
+            if session.id in own:
+                raise OverloadedError(
+                    f"session_id: '{session.id}' is being upgraded already: ask again when it is",
+                    retry_after_s=_LONGEST_RETRY_S / 10,
+                )
+            shard = self._shard_for(served, session.id)
+            old, ephemeral = session.slot, session.shard.slots.ephemeral
+            kept = session.shard.chronicles.find(old)
+            slot = shard.slots.begin(
+                owner=self._number(session.owner),
+                opened_s=float(session.shard.table.opened_s[old]),
+                now_s=self._clock(),
+                idle_timeout_s=float(ephemeral.idle_timeout_s[old]),
+                ephemeral=old in ephemeral,
+            )
+            own.add(session.id)
+        finally:
+            if not own:
+                del self._opening[session.owner]
+        shard.table.hide(slot)
+        return Opening(
+            session=Session(
+                id=session.id,
+                owner=session.owner,
+                served=served,
+                shard=shard,
+                slot=slot,
+            ),
+            idle_timeout_s=float(ephemeral.idle_timeout_s[old]),
+            ephemeral=old in ephemeral,
+            keeps=0 if kept is None else kept.keeps,
+        )
+
+    def upgrade(self, session: Session, opening: Opening, history: Chronicle) -> None:
+        """Let an open session be in the slot that was begun for it, which has read all it has.
+
+        Args:
+            session: as it was.
+            opening: where it is then.
+            history: all that it has read.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it was closed.
+            SessionMovingError: it moves to another server by now.
+        """
+        if self.sessions.get(session.id) is not session:
+            self.find(session.id)
+            raise SessionClosedError(f"session_id: '{session.id}' was closed, and opened anew")
+        session.shard.check_stays(session.slot)
+        new = opening.session
+        new.arrived = session.arrived
+        base, tail = history.not_there(0)
+        branch = int(new.shard.table.branch[new.slot])
+        session.shard.table.goes_on(session.slot, branch=branch, position=history.end)
+        new.shard.table.left[new.slot] = session.shard.table.branch[session.slot]
+        new.shard.admit_inbox()
+        session.shard.admit_inbox()
+        # One after the other, so that they are in one group of the log.
+        if session.shard.log is not None and new.shard.log is not None:
+            initial = new.shard.initials.of(new.slot)
+            session.shard.log.close(session.slot)
+            new.shard.log.open(new.slot, self._row(opening, has_initial=initial is not None))
+            if initial is not None:
+                new.shard.log.begin_with(new.slot, initial)
+            new.shard.log.has_read(new.slot, base, tail)
+        self._no_longer_opening(new)
+        new.shard.slots.show(new.slot, now_s=self._clock())
+        new.shard.chronicles.put(new.slot, history)
+        self._begun(new)
+        session.shard.end(session.slot)
+        self._metrics.session_events.labels("upgraded").inc()
+
+    def _open(
+        self, opening: Opening, seed: Seed | None = None, *, initial: Initial | None = None
+    ) -> Session:
+        """Let a session be found, and tell the log of it."""
+        session = opening.session
+        shard, slot = session.shard, session.slot
         if shard.log is not None:
-            table = shard.table
             shard.log.open(
                 slot,
-                SessionRow(
-                    number=shard.log.log.catalogue.new_number(),
-                    id=session_id,
-                    model=served.name,
-                    version=served.version,
-                    fingerprint=served.fingerprint,
-                    branch=int(table.branch[slot]),
-                    opened_s=float(table.opened_s[slot]),
-                    idle_timeout_s=timeout_s,
-                    ephemeral=ephemeral,
-                    owner=who.name,
-                ),
+                self._row(opening, has_initial=initial is not None),
+                seed,
             )
-        session = self._begun(session_id, who.name, served, shard, slot)
-        self._gone.pop((who.name, session_id), None)
-        self._due_s.pop(who.name, None)
+        if initial is not None:
+            shard.begin_with(slot, initial)
+        shard.chronicles.begin(slot, opening.keeps, seed)
+        self._begun(session)
+        if session.arrived:
+            self.arrivals.came(session.arrived, (session.owner, session.id))
+        self._gone.pop((session.owner, session.id), None)
+        self._due_s.pop(session.owner, None)
         self._metrics.session_events.labels("opened").inc()
         return session
+
+    def _row(self, opening: Opening, *, has_initial: bool) -> SessionRow:
+        """What the catalogue is to say of a session."""
+        session = opening.session
+        served, table, slot = session.served, session.shard.table, session.slot
+        assert session.shard.log is not None, "there is a catalogue"
+        return SessionRow(
+            number=session.shard.log.log.catalogue.new_number(),
+            id=session.id,
+            model=served.name,
+            version=served.version,
+            fingerprint=served.fingerprint,
+            branch=int(table.branch[slot]),
+            opened_s=float(table.opened_s[slot]),
+            idle_timeout_s=opening.idle_timeout_s,
+            ephemeral=opening.ephemeral,
+            owner=session.owner,
+            has_initial=has_initial,
+            history_steps=opening.keeps,
+            left=int(table.left[slot]),
+            arrived=session.arrived,
+        )
 
     def restore(self, served: ServedModel, stored: StoredSession) -> None:
         """Let a session of the store be open again.
@@ -211,19 +455,35 @@ class Directory:
             now_s=self._clock(),
             idle_timeout_s=row.idle_timeout_s,
             ephemeral=row.ephemeral,
+            seated=False,
         )
         shard.store.restore(slot, stored)
+        shard.chronicles.restore(slot, stored)
         if row.ephemeral:  # its streams have ended with the process
             shard.slots.ephemeral.leave_alone(np.array([slot]), now_s=self._clock())
-        self._begun(row.id, row.owner, served, shard, slot)
+        if row.moving is not None:
+            shard.freeze(slot, row.moving)
+        session = Session(
+            id=row.id,
+            owner=row.owner,
+            served=served,
+            shard=shard,
+            slot=slot,
+            arrived=row.arrived,
+        )
+        self._begun(session)
+        if row.arrived:
+            self.arrivals.came(row.arrived, (row.owner, row.id))
 
-    def _begun(
-        self, session_id: str, owner: str, served: ServedModel, shard: Shard, slot: int
-    ) -> Session:
-        session = Session(id=session_id, owner=owner, served=served, shard=shard, slot=slot)
-        shard.slots.settle(slot, session)
-        self.by_owner.setdefault(owner, {})[session_id] = session
-        return session
+    def strand(self, stored: StoredSession, why: ModelChangedError, log: CommitLog) -> None:
+        """Keep a session of the store whose model is not served."""
+        self.stranded.add(stored, why, log)
+        if stored.row.arrived:
+            self.arrivals.came(stored.row.arrived, (stored.row.owner, stored.row.id))
+
+    def _begun(self, session: Session) -> None:
+        session.shard.slots.settle(session.slot, session)
+        self.by_owner.setdefault(session.owner, {})[session.id] = session
 
     def _number(self, owner: str) -> int:
         return self._owners.setdefault(owner, len(self._owners))
@@ -244,13 +504,13 @@ class Directory:
                 default=np.inf,
             )
             self._due_s[owner] = due_s
-        if self.open_sessions(owner) < most:
+        count = self.open_sessions(owner) + len(self._opening.get(owner, ()))
+        if count < most:
             return
         mend = "close some, or wait until idle ones expire" if most else "ask who runs the server"
         raise QuotaExceededError(
             "max_sessions",
-            f"'{owner}' has {self.open_sessions(owner):,} sessions open and may have {most:,}: "
-            f"{mend}",
+            f"'{owner}' has {count:,} sessions open and may have {most:,}: {mend}",
             retry_after_s=min(max(due_s - now_s, _LEAST_RETRY_S), _LONGEST_RETRY_S),
         )
 
@@ -262,6 +522,16 @@ class Directory:
     def now_s(self) -> float:
         """By the clock that idleness is counted by."""
         return self._clock()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the epoch."""
+        return self._wall_clock()
+
+    def longest_timeout_s(self) -> float:
+        """The longest idle timeout that the calling principal may ask for."""
+        own, all_s = calling.get().grant.quota.max_idle_timeout_s, self._settings.max_idle_timeout_s
+        return all_s if own is None else min(own, all_s)
 
     def touch(self, session: Session) -> None:
         """A session is used, whatever for: also by what leaves it where it is, such as forecasts.
@@ -285,6 +555,8 @@ class Directory:
         key = owner, session_id
         self.stranded.check(key)
         gone = self._gone.get(key)
+        if isinstance(gone, str):
+            raise moved_away(gone)
         if gone is SessionExpiredError:
             raise SessionExpiredError(
                 f"session_id: '{session_id}' was idle for too long and expired; open a new session"
@@ -307,20 +579,25 @@ class Directory:
         """Where an open session stands now."""
         table = session.shard.table
         slot, ephemeral = session.slot, session.shard.slots.ephemeral
-        lost = table.lost[slot] and not table.restoring[slot]
+        status = SessionStatus.OPEN
+        if table.moving[slot]:
+            status = SessionStatus.MOVING
+        elif table.lost[slot] and not table.restoring[slot]:
+            status = SessionStatus.LOST
         return SessionInfo(
             id=session.id,
             model=session.served.name,
             version=session.served.version,
-            status=SessionStatus.LOST if lost else SessionStatus.OPEN,
+            status=status,
             branch=int(table.branch[slot]),
             position=table.stands_at(slot),
             opened_s=float(table.opened_s[slot]),
             last_used_s=self._wall_clock() - (self._clock() - float(table.last_used_s[slot])),
             idle_timeout_s=float(ephemeral.idle_timeout_s[slot]),
             ephemeral=slot in ephemeral,
-            tier=SessionTier.STORE if table.cold[slot] else SessionTier.DEVICE,
+            tier=session.shard.tiers.tier(slot),
             owner=session.owner,
+            history_position=session.shard.chronicles.position(slot),
         )
 
     def close(self, session_id: str, owner: str | None = None) -> int:
@@ -337,7 +614,9 @@ class Directory:
         return self._close(self.find(session_id, owner))
 
     def _close_stranded(self, key: Key) -> int:
-        self._gone[key] = SessionClosedError
+        row = self.stranded.row(key)
+        self._gone[key] = row.move_to if row.released else SessionClosedError
+        self.arrivals.ended(row.arrived)
         return self.stranded.close(key)
 
     def _close(self, session: Session) -> int:
@@ -375,10 +654,53 @@ class Directory:
         del own[session.id]
         if not own:
             del self.by_owner[session.owner]
-        self._gone[session.owner, session.id] = how
+        moving = session.shard.table.moves.get(session.slot)
+        has_moved = moving is not None and moving.released
+        self._gone[session.owner, session.id] = moving.move_to if moving and has_moved else how
+        self.arrivals.ended(session.arrived)
         while len(self._gone) > self._settings.remembered_sessions:
             self._gone.popitem(last=False)
         session.shard.end(session.slot)
+
+
+class Arrivals:
+    """The sessions that have come from other servers, so that each comes once.
+
+    Args:
+        most: so many of those that have ended are remembered.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._here: dict[str, Key] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
+
+    def find(self, transfer: str) -> Key | None:
+        """The session that has come by a move; ``None``: none has.
+
+        Raises:
+            SessionClosedError: it has ended.
+        """
+        if transfer in self._ended:
+            raise SessionClosedError("receipt: the session has come already, and was closed here")
+        return self._here.get(transfer)
+
+    def came(self, transfer: str, key: Key) -> None:
+        """A session has come, or is about to."""
+        self._here[transfer] = key
+
+    def came_not(self, transfer: str) -> None:
+        """It could not be opened."""
+        self._here.pop(transfer, None)
+
+    def ended(self, transfer: str) -> None:
+        """A session has ended that came so; an empty one came by no move."""
+        if not transfer:
+            return
+        self._here.pop(transfer, None)
+        self._ended[transfer] = None
+        while len(self._ended) > self._most:
+            self._ended.popitem(last=False)
 
 
 def _check_id(session_id: str, most: int) -> None:

@@ -25,8 +25,9 @@ from service.engine.quotas.allowance import Allowances
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.registry import Registry, ServedModel
 from service.engine.sessions.info import SessionInfo
+from service.engine.sessions.initials import Initial
 from service.engine.upkeep import Upkeep
-from service.engine.work.columns import Answers, Inputs, Outputs
+from service.engine.work.columns import Answers, Floats, Inputs, Outputs
 from service.engine.work.flow import Flow, Flows, asked_model
 from service.engine.work.memory import Account, BufferMemory, Held
 from service.engine.work.replies import Delivery, Receiver, SingleReplies
@@ -72,12 +73,14 @@ class Engine:
         allowances: what each principal has under way.
         flows: whose turn is whose, by who calls.
         memory: what callers have the server hold.
+        snapshot_key: what snapshots are signed with now, and have to be; ``None``: nothing.
 
     Args:
         clock: seconds, never going back: for idleness.
         wall_clock: seconds since the epoch: for people.
         store: where what sessions read is kept, so that they outlive the process; ``None`` where it
             is not.
+        snapshot_key: see above.
 
     Raises:
         StoreError: the store cannot be read.
@@ -91,7 +94,9 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         store: Store | None = None,
+        snapshot_key: Callable[[], bytes | None] = lambda: None,
     ) -> None:
+        self.snapshot_key = snapshot_key
         self.settings = settings
         self.metrics = metrics
         self.loading = True
@@ -109,7 +114,8 @@ class Engine:
             doubt.resolve(store, stored)
         self.log = None if store is None or stored is None else self._open_log(store, stored)
         self.memory = BufferMemory(settings.buffer_memory, self.allowances)
-        limits = ["buffer_memory"] + ["max_undurable_bytes", "journal_bytes"] * (store is not None)
+        limits = ["buffer_memory", "history_memory"]
+        limits += ["max_undurable_bytes", "journal_bytes"] * (store is not None)
         for limit in limits:
             metrics.limit_bytes.labels(limit).set(getattr(settings, limit))
         for kind in Held:
@@ -121,6 +127,7 @@ class Engine:
         self.directory = Directory(
             settings, metrics, self.registry, clock=clock, wall_clock=wall_clock
         )
+        metrics.history_bytes.set_function(lambda: self.registry.history.used)
         metrics.principal_sessions.read = self.directory.open_by_owner
         self.listing = Listing(
             self.registry,
@@ -177,22 +184,48 @@ class Engine:
         *,
         idle_timeout_s: float | None = None,
         ephemeral: bool = False,
+        initial: Sequence[Floats] | None = None,
+        history_steps: int | None = None,
+        arrived: str = "",
     ) -> Session:
         """Open a session of the caller at position 0; see `Directory.open`.
+
+        Args:
+            served: the model.
+            session_id: empty lets the server choose.
+            idle_timeout_s: ``None`` is the server's.
+            ephemeral: see `EphemeralSessions`.
+            history_steps: see `Directory.open`.
+            arrived: the same.
+            initial: what it starts from, and is reset to: a row of each tensor of the arena, as
+                `arena_rows` makes them. ``None`` is the model's own.
 
         Raises:
             DrainingError, LoadingError: the server takes no new work.
         """
         self.check_ready()
-        return self.directory.open(
-            served, session_id, idle_timeout_s=idle_timeout_s, ephemeral=ephemeral
-        )
+        kept = None if initial is None else Initial.of(initial, self.memory)
+        try:
+            return self.directory.open(
+                served,
+                session_id,
+                idle_timeout_s=idle_timeout_s,
+                ephemeral=ephemeral,
+                initial=kept,
+                history_steps=history_steps,
+                arrived=arrived,
+            )
+        except BaseException:
+            if kept is not None:
+                kept.account.close()
+            raise
 
     def session(self, session_id: str) -> Session:
         """An open session, for new work.
 
         Raises:
             SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            SessionMovingError: it moves to another server.
             PermissionDeniedError: the caller may not use its model any more.
             DrainingError, LoadingError: the server takes no new work.
         """
@@ -204,6 +237,8 @@ class Engine:
         asked_model.set(session.served.label)
         if who.grant.models is not None:  # a call less for all others
             require_model(session.served.name)
+        if session.shard.table.moves:
+            session.shard.check_stays(session.slot)
         if session.shard.slots.ephemeral.marks.item(session.slot):
             self.directory.touch(session)
         return session
@@ -234,9 +269,10 @@ class Engine:
         shard, slot = session.shard, session.slot
         shard.on_branch(slot, branch, or_left=settle)
         if settle:
-            left = CallerGoneError("the client has left the generation, and goes on without it")
-            for generation in list(self._generations.get(session, ())):
-                generation.break_off(left, at_once=True)
+            self.break_off(
+                session,
+                CallerGoneError("the client has left the generation, and goes on without it"),
+            )
             branch = shard.on_branch(slot) if branch else 0
         if not shard.is_idle(slot):
             await self.barrier(session_id, owner)
@@ -296,6 +332,7 @@ class Engine:
         self.check_ready()
         session = self.directory.find(session_id)
         require_model(session.served.name)
+        session.shard.check_stays(session.slot)
         present = session.shard.on_branch(session.slot, branch, or_left=True)
         barrier = Barrier(
             slots=np.array([session.slot], np.int64),
@@ -307,6 +344,45 @@ class Engine:
         if info.branch != barrier.new_branch:
             # Somebody has reset it again, or opened it anew: whoever asked must not go on there.
             return replace(info, branch=barrier.new_branch, position=0)
+        return info
+
+    async def rewind(
+        self, session_id: str, position: int, *, branch: int = 0, generated: bool = False
+    ) -> SessionInfo:
+        """Put a session back to an earlier position of a new branch, after the steps queued for it.
+
+        Args:
+            session_id: which.
+            position: where it is to stand.
+            branch: the branch that it must be on then, or has just gone back from; 0 is unchecked.
+            generated: only within its last generation, and if it has read nothing since.
+
+        Raises:
+            SessionUnknownError, SessionExpiredError, SessionClosedError: it is not open.
+            BadInputError: it has not been there yet.
+            HistoryMissingError: what it read before is not kept.
+            StateLostError: its state is in doubt.
+            StaleBranchError: it is on another branch.
+            PermissionDeniedError: the caller may not use its model any more.
+            DrainingError, LoadingError: the server takes no new work.
+        """
+        self.check_ready()
+        session = self.directory.find(session_id)
+        require_model(session.served.name)
+        shard, slot = session.shard, session.slot
+        shard.check_stays(slot)
+        present = shard.on_branch(slot, branch, or_left=True)
+        new = await shard.rewind(
+            slot,
+            position,
+            self.flows.current,
+            branch=present if branch else 0,
+            generated=generated,
+        )
+        info = self.directory.describe(session_id)
+        if info.branch != new:  # as in `reset`
+            info = replace(info, branch=new, position=position)
+        await shard.settled(np.array([slot]))
         return info
 
     async def barrier(self, session_id: str, owner: str | None = None) -> int:
@@ -437,6 +513,16 @@ class Engine:
             own.remove(generation)
             if not own:
                 del self._generations[session]
+
+    def break_off(self, session: Session, error: CellarError) -> bool:
+        """End what is generated of a session at once; returns whether there was any.
+
+        The session goes back to where that was written to.
+        """
+        own = list(self._generations.get(session, ()))
+        for generation in own:
+            generation.break_off(error, at_once=True)
+        return bool(own)
 
     def end_generations(self, error: CellarError) -> None:
         """End every generation that is in progress."""

@@ -150,7 +150,7 @@ class Listing:
         self, shard: Shard, place: _Place, wanted: Wanted, owner: str | None, found: "_Found"
     ) -> _Place | None:
         """Add a shard's sessions; returns where the next page begins, if this one is full."""
-        start, capacity = place.slot, shard.slots.sessions.capacity
+        start, capacity = place.slot, shard.table.top
         owned = None if owner is None else self._directory.owner_number(owner)
         while start < capacity:
             stop = min(start + _SLOTS_AT_ONCE, capacity)

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections import deque
 
+import numpy as np
 import structlog
 
 from service.engine.directory import Directory
@@ -14,6 +16,7 @@ from service.engine.log.recovery.arithmetics import Arithmetics
 from service.engine.log.recovery.folding import Folding
 from service.engine.log.recovery.stored import Stored
 from service.engine.served.registry import Registry, ServedModel
+from service.engine.shard.shard import Shard
 from service.errors import ModelChangedError, ModelUnavailableError, ModelUnknownError
 from service.settings import EngineSettings
 from service.store.records import pack, unpack
@@ -66,7 +69,7 @@ class Placing:
             served = self._model_of(session.row)
             if isinstance(served, ModelChangedError):
                 stranded += 1
-                self._directory.stranded.add(session, served, self._log)
+                self._directory.strand(session, served, self._log)
             else:
                 self._directory.restore(served, session)
         if stored.sessions:
@@ -144,19 +147,40 @@ class Placing:
 
     async def thaw(self) -> None:
         """Bring back the sessions that nobody has asked for."""
-        began_s = time.monotonic()
-        shards = [shard for shard in self._registry.shards() if shard.store.cold]
-        total, told_s = sum(shard.store.cold for shard in shards), began_s
-        while any(shard.store.cold or shard.store.is_thawing for shard in shards):
-            for shard in shards:
+        began_s = told_s = time.monotonic()
+        shards = self._registry.shards()
+        left = {shard: deque(shard.store.left()) for shard in shards if shard.store.cold}
+        total = sum(map(len, left.values()))
+        while any(left.values()) or any(shard.store.is_thawing for shard in left):
+            for shard, slots in left.items():
                 if not shard.store.is_thawing:
-                    shard.store.thaw_some(_THAWED_AT_ONCE)
+                    _thaw_some(shard, slots)
             await asyncio.sleep(0.001)
             if time.monotonic() - told_s > 5.0:
                 told_s = time.monotonic()
-                left = sum(shard.store.cold for shard in shards)
-                _log.info("restoring sessions", restored=total - left, of=total)
+                behind = sum(map(len, left.values()))
+                _log.info("restoring sessions", restored=total - behind, of=total)
         if total:
-            failed = sum(shard.store.not_restored for shard in shards)
+            failed = sum(shard.store.not_restored for shard in left)
+            stay = sum(shard.store.cold for shard in left)
             seconds = round(time.monotonic() - began_s, 3)
-            _log.info("sessions restored", sessions=total - failed, failed=failed, seconds=seconds)
+            _log.info(
+                "sessions restored",
+                sessions=total - failed - stay,
+                in_store=stay,
+                failed=failed,
+                seconds=seconds,
+            )
+
+
+def _thaw_some(shard: Shard, slots: deque[int]) -> None:
+    """Bring back some of these: all that have to read again, the others while there is room."""
+    some: list[int] = []
+    while slots and len(some) < _THAWED_AT_ONCE:
+        if len(some) >= shard.tiers.roomy and not shard.store.has_tail(slots[0]):
+            slots.clear()  # those that have to read again came first
+            break
+        some.append(slots.popleft())
+    if some:
+        shard.bring(np.array([slot for slot in some if shard.store.has(slot)], np.int64))
+        shard.wake()

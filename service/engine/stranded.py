@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from service.engine.log.commit_log import CommitLog
+from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.sessions.info import SessionInfo
 from service.engine.sessions.table import SessionStatus, SessionTier
@@ -88,6 +89,10 @@ class Stranded:
             tier=SessionTier.STORE,
             owner=row.owner,
         )
+
+    def row(self, key: Key) -> SessionRow:
+        """What the catalogue says of one."""
+        return self._sessions[key][0].row
 
     def groups(self) -> list[int]:
         """Where their tails begin."""

@@ -5,6 +5,8 @@ Says when each of these is done. Knows nothing of gRPC.
 
 import asyncio
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import structlog
@@ -18,12 +20,16 @@ from service.engine.log.recovery.folding import Folding
 from service.engine.log.recovery.stored import Stored
 from service.engine.placing import Placing
 from service.engine.served.registry import Registry
+from service.engine.shard.shard import Shard
 from service.errors import StoreUnavailableError
 from service.metrics import Metrics
 from service.settings import EngineSettings
 from service.store.store import StoreFailedError, StoreFullError
 
 _PERIOD_S = 0.5
+_STOWED_AT_ONCE = 1000
+_STOWED_AGAIN_S = 0.01
+_REPAIRED_S = 1.0  # somebody may have mended it by then
 _log = structlog.get_logger(__name__)
 
 
@@ -75,6 +81,8 @@ class Upkeep:
             settings=settings,
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._stowing: asyncio.Task[None] | None = None
+        self._tight = asyncio.Event()  # some states have to be in the store alone
         # What one turn takes for saved, another one must not let go before it is written.
         self._turn = asyncio.Lock()
         self._show(metrics)
@@ -96,9 +104,45 @@ class Upkeep:
 
     def start(self) -> None:
         """Go on in the background."""
-        self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._placing.thaw())]
+        self._tasks = [
+            asyncio.create_task(self._keep()),
+            asyncio.create_task(self._placing.thaw()),
+        ]
+        self._stowing = asyncio.create_task(self._stow())
+        for shard in self._registry.shards():
+            shard.tiers.stow = self._tight.set
 
     # -- as it goes -----------------------------------------------------------------------
+
+    async def _stow(self) -> None:
+        """Let states be in the store alone where others need their room."""
+        while True:
+            await self._tight.wait()
+            self._tight.clear()
+            stowed, again_s = 0, _STOWED_AGAIN_S
+            for shard in self._registry.shards():
+                try:
+                    stowed += await self._stow_some(shard)
+                except StoreFullError as error:
+                    again_s = _REPAIRED_S
+                    _log.error("states cannot be left to the store", reason=str(error))
+                except (StoreFailedError, StoreUnavailableError):  # said already
+                    return
+                except Exception:
+                    again_s = _REPAIRED_S
+                    _log.exception("states could not be left to the store")
+            if not stowed:  # all are in use, say
+                await asyncio.sleep(again_s)
+
+    async def _stow_some(self, shard: Shard) -> int:
+        if not shard.tiers.is_tight:
+            return 0
+        slots = shard.tiers.stowable(_STOWED_AT_ONCE)
+        # Not in a turn: one that waits for sessions which wait for rows would never end.
+        stowed = await self.checkpoints.stow(shard, slots)
+        if shard.tiers.is_tight:
+            self._tight.set()
+        return stowed
 
     async def _keep(self) -> None:
         while True:
@@ -137,10 +181,11 @@ class Upkeep:
         """
         until = self.eraser.due
         shards = self._registry.shards()
-        if not until or any(shard.store.cold for shard in shards):  # those that come back go first
+        # Those that have to read again go first.
+        if not until or any(shard.store.is_behind for shard in shards):
             return
         for shard in shards:
-            firsts = shard.table.first_group
+            firsts = shard.table.first_group[: shard.table.top]
             slots = np.flatnonzero((firsts > 0) & (firsts <= until))
             await self.checkpoints.save_in_parts(shard, slots)
         await self.checkpoints.write({}, more=self.eraser.row())
@@ -153,11 +198,18 @@ class Upkeep:
         """Write a checkpoint of every session, so that a start has nothing to read again.
 
         Returns whether there was time for all.
+
+        Raises:
+            StoreFailedError, StoreUnavailableError: the store has failed.
         """
-        await self.stop()
+        # Not yet what frees rows: whoever waits for one is saved once he has it.
+        self._tasks = await _end(self._tasks)
         await self._folding.settle()
         began_s = time.monotonic()
-        count = await self.checkpoints.save_all(began_s + within_s)
+        try:
+            count = await self._save_all(began_s + within_s)
+        finally:
+            await self.stop()
         if count is not None:
             await self.checkpoints.write_idle_ages(since_s=began_s)
             await self.checkpoints.let_go()
@@ -166,10 +218,26 @@ class Upkeep:
         await self._leave_no_doubt()
         return count is not None
 
+    async def _save_all(self, until_s: float) -> int | None:
+        """See `Checkpoints.save_all`.
+
+        Raises:
+            StoreUnavailableError: the store has failed, and nobody frees rows any more.
+        """
+        saving = asyncio.create_task(self.checkpoints.save_all(until_s))
+        ends = (saving,) if self._stowing is None else (saving, self._stowing)
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not saving.done():
+                raise StoreUnavailableError("the store has failed while sessions were saved")
+            return saving.result()
+        finally:
+            await _end([saving])
+
     async def _leave_no_doubt(self) -> None:
         """Say that nothing is lost, where all that was answered is in the store."""
         if not self._log.keeps_steps and any(
-            shard.table.first_group.any() for shard in self._registry.shards()
+            shard.table.first_group[: shard.table.top].any() for shard in self._registry.shards()
         ):
             return  # what has no checkpoint is nowhere
         await self._log.flush()
@@ -177,14 +245,24 @@ class Upkeep:
 
     async def stop(self) -> None:
         """End what goes on in the background."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        self._tasks = await _end(self._running)
+        self._stowing = None
 
     def close(self) -> None:
         """End the threads, and what goes on if nobody has stopped it."""
-        for task in self._tasks:
+        for task in self._running:
             task.cancel()
         self.checkpoints.close()
         self.eraser.close()
+
+    @property
+    def _running(self) -> list[asyncio.Task[None]]:
+        return self._tasks if self._stowing is None else [*self._tasks, self._stowing]
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> list[asyncio.Task[None]]:
+    """End tasks; returns what is left, none."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return []

@@ -1,5 +1,6 @@
 """Every metric the server exports, in base units."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -20,6 +21,7 @@ from service.tls.files import TlsMaterial
 _SECONDS = (
     1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
+_TIERS = ("host", "store")
 _CALL_SECONDS = (*_SECONDS[:-1], 5.0, 10.0, 30.0, 60.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -41,6 +43,21 @@ class Described:
     kind: str
     labels: tuple[str, ...]
     meaning: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierMetrics:
+    """Where to note what moves between the device and the other tiers, for one model.
+
+    Attributes:
+        evictions: sessions that had to leave.
+        misses: that were out when something was asked of them, by tier.
+        restore_s: how long they took to come back, by tier.
+    """
+
+    evictions: Counter
+    misses: Mapping[str, Counter]
+    restore_s: Mapping[str, Distribution]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,13 +261,37 @@ class Metrics:
             "cellar_session_capacity", "Sessions that can be open at once.", ("model",)
         )
         self.session_events = self._counter(
-            "cellar_session_events", "Sessions that were opened, closed or expired.", ("event",)
+            "cellar_session_events",
+            "Sessions that were opened, closed or upgraded, or expired.",
+            ("event",),
         )
-        for event in ("opened", "closed", "expired"):  # so that the first is an increase, too
+        for event in (
+            "opened",
+            "closed",
+            "expired",
+            "upgraded",
+        ):  # so that the first is an increase, too
             self.session_events.labels(event)
         self.state_bytes = self._gauge(
             "cellar_state_bytes",
             "Bytes of state of the sessions in cellar_sessions.",
+            ("model", "tier"),
+        )
+        self._tier_misses = self._counter(
+            "cellar_tier_misses",
+            "Sessions whose state was out of the device when something was asked of them, by where "
+            "it was: host or store.",
+            ("model", "tier"),
+        )
+        self._evictions = self._counter(
+            "cellar_evictions",
+            "Sessions whose state had to leave the device for others, to host memory or the store.",
+            ("model",),
+        )
+        self._restore_seconds = self._distributions(
+            "cellar_restore_seconds",
+            "Seconds from when a session whose state was out was asked for until it was back, by "
+            "where it was: the wait for a row on the device, and for what was to be read again.",
             ("model", "tier"),
         )
 
@@ -260,10 +301,14 @@ class Metrics:
             "Bytes that callers have the server hold, by kind; --buffer-memory limits their sum.",
             ("kind",),
         )
+        self.history_bytes = self._gauge(
+            "cellar_history_bytes",
+            "Bytes that sessions' histories take in memory; --history-memory limits them.",
+        )
         self.limit_bytes = self._gauge(
             "cellar_limit_bytes",
-            "Limits that were set, by the setting's name: buffer_memory, and with a store "
-            "max_undurable_bytes and journal_bytes.",
+            "Limits that were set, by the setting's name: buffer_memory, history_memory, and with "
+            "a store max_undurable_bytes and journal_bytes.",
             ("setting",),
         )
 
@@ -311,6 +356,14 @@ class Metrics:
                 reply_s=phase((model, "reply"), _SECONDS),
             )
         return found
+
+    def tiers(self, model: str) -> TierMetrics:
+        """Where to note which sessions of a model leave the device, and come back."""
+        return TierMetrics(
+            evictions=self._evictions.labels(model),
+            misses={tier: self._tier_misses.labels(model, tier) for tier in _TIERS},
+            restore_s={tier: self._restore_seconds.add((model, tier), _SECONDS) for tier in _TIERS},
+        )
 
     def request_seconds(self, method: str, model: str, code_class: str) -> Distribution:
         """Where to note what calls take, by three labels of which there are few."""

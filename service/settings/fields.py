@@ -30,9 +30,17 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     max_sessions: int = Field(default=100_000, ge=1, le=MOST_SESSIONS)
-    """Open sessions per model. Memory is taken as sessions are opened, not in advance."""
+    """Sessions per model whose state is on the device at once; idle ones make room for others, see
+    host_memory. Memory is taken as sessions are opened, not in advance."""
     state_memory: Annotated[Annotated[Size, Field(ge=1)] | None, OrNone] = None
-    """Memory for the state of each model's sessions, such as 4GiB; sets max_sessions by it."""
+    """Memory on the device for the state of each model's sessions, such as 4GiB; sets max_sessions
+    by it."""
+    host_memory: Annotated[Size, OrZero] = Field(default=256 * 2**20, ge=0)
+    """Memory of the host for the state of each model's sessions that are idle while the device has
+    no room, such as 4GiB. Without a store, so many more can be open; with one, their states go
+    there when it is full. 0: they leave the device for the store alone."""
+    max_open_sessions: int = Field(default=1_000_000, ge=1, le=MOST_SESSIONS)
+    """Sessions per model that can be open, wherever their state is; at least max_sessions."""
     spare_slots: int = Field(default=2048, ge=1)
     """Rows borrowed by the sampled paths of forecasts in progress."""
     max_batch: int = Field(default=512, ge=1, le=8192)
@@ -64,6 +72,12 @@ class EngineSettings(BaseModel):
     it the stream that holds most is ended, and requests are refused with RESOURCE_EXHAUSTED."""
     max_history_bytes: Size = Field(default=256 * 2**20, ge=0)
     """Of the buffer memory, for replies of several predictions, until their sessions go on."""
+    history_steps: Annotated[int, OrZero] = Field(default=0, ge=0)
+    """What a session keeps of what it read, in steps, so that it can be rewound and forked there,
+    where it does not say itself; 0 keeps nothing."""
+    history_memory: Size = Field(default=256 * 2**20, ge=0)
+    """Memory for what sessions keep of what they read; beyond it none begins to keep any, and those
+    that do take no steps, with RESOURCE_EXHAUSTED."""
     max_levels: int = Field(default=100, ge=1, le=2**14)
     """Quantile levels in one request."""
     max_message_bytes: Size = Field(default=16 * 2**20, ge=1024)
@@ -164,6 +178,9 @@ class Settings(EngineSettings):
     tokens: Path | None = None
     """The file of tokens, see cellar-serve token: every call needs one, but for health. It is read
     again when it changes."""
+    snapshot_key: Path | None = None
+    """A file with a key of 32 bytes or more: sessions' snapshots are signed with it, and only such
+    are imported. It is read again when it changes."""
     require_auth: bool = False
     """Refuse to start where other machines can reach the server without a token, or would send
     theirs as plain text."""

@@ -56,6 +56,8 @@ _GROUPS: Mapping[str, Sequence[str]] = {
     "Sessions": (
         "max_sessions",
         "state_memory",
+        "host_memory",
+        "max_open_sessions",
         "idle_timeout_s",
         "max_idle_timeout_s",
         "ephemeral_grace_s",
@@ -71,7 +73,7 @@ _GROUPS: Mapping[str, Sequence[str]] = {
         "tf32",
     ),
     "TLS": ("tls_cert", "tls_key", "tls_client_ca"),
-    "Who may call": ("tokens", "require_auth"),
+    "Who may call": ("tokens", "snapshot_key", "require_auth"),
     "Connections": (
         "max_connections",
         "handshake_timeout_s",

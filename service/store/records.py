@@ -121,6 +121,18 @@ def _header(described: tuple[Any, ...], count: int) -> tuple[bytes, bytes, int]:
 _header_again = lru_cache(maxsize=1024)(_header)
 
 
+def header_of(data: bytes) -> tuple[int, int]:
+    """How many columns a record says that it has, and the bytes of their description.
+
+    Raises:
+        DamagedError: it has no prefix.
+    """
+    if len(data) < _HEADER_AT:
+        raise DamagedError(f"{len(data)} bytes are too few for a record")
+    _, _, columns, length = _PREFIX.unpack_from(data)
+    return columns, length
+
+
 def unpack(data: bytes) -> list[Section]:
     """The sections of a record, whose columns are read-only views into ``data``.
 

@@ -32,9 +32,10 @@ from service.store.store import StoreError
 
 EXIT_FAILED = 1
 
-_KINDS = {b"s": "sessions", b"c": "checkpoints", b"m": "meta"}
-_NUMBERED = (b"s", b"c")
+_KINDS = {b"s": "sessions", b"c": "checkpoints", b"i": "initial states", b"m": "meta"}
+_NUMBERED = (b"s", b"c", b"i")
 _COLUMNS = ("number", "id", "model", "version", "seed", "owner")
+_SECRETS = ("move_secret",)  # of a session, that nobody is to read off a screen
 _BATCH_BYTES = 1 << 20
 
 
@@ -155,7 +156,9 @@ def _session(value: bytes) -> dict[str, Any]:
     except records.NewerError:
         sections = []
     found = next((each for each in sections if each.kind == "session"), None)
-    return dict(found.meta) if found is not None else {"damaged": True}
+    if found is None:
+        return {"damaged": True}
+    return {name: fact for name, fact in found.meta.items() if name not in _SECRETS}
 
 
 def _print(told: dict[str, Any]) -> None:

@@ -109,6 +109,20 @@ def test_a_good_server() -> None:
     assert verdict.one_by_one == 92
 
 
+@pytest.mark.parametrize("name", ["a", "b"], ids=["rewind", "fork"])
+@pytest.mark.parametrize("stands", [3, 5], ids=["as told", "elsewhere"])
+def test_what_was_rewound_or_forked_has_the_past_it_was_given(name: str, stands: int) -> None:
+    """One that was put to another position, or has another past, is found out."""
+    caller = Caller("a", "b")
+    caller.step("a", 5)
+    caller.server.read[name] = caller.server.read["a"][:stands]
+    era = caller.history.branch_off(caller.era["a"], name, 3, branch=7)
+    caller.era[name], caller.position[name] = era, 3
+    caller.step(name, 2)
+    found = caller.judge().counts
+    assert found == ({} if stands == 3 else {"different": 1})
+
+
 def test_a_generation_that_nobody_has_heard_whole() -> None:
     caller = Caller("a")
     caller.step("a", 3)

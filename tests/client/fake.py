@@ -10,6 +10,7 @@ that follows. The prediction's raw output is [state], its most likely token stat
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import threading
 from collections import Counter
@@ -35,6 +36,7 @@ from tests import reasons
 
 VOCABULARY = "abcdefghij"
 _branches = itertools.count(2**62)
+VERSION = 3
 WIDTHS = {"char": 1, "series": 1, "wide": 2}
 
 # All but the one that only rows of a stream are told.
@@ -118,10 +120,16 @@ class FakeSession:
     settled: int = 0
     branch: int = field(default_factory=lambda: next(_branches))
     read: list[int] = field(default_factory=list)
+    generated: tuple[int, int] = (0, -1)  # from where to where its last generation went
+    history_steps: int = 0
+    version: int = VERSION
+    left: int = 0
     past: dict[int, int] = field(default_factory=dict)  # branches that crashes ended: what was kept
 
-    def check_branch(self, claimed: int) -> None:
+    def check_branch(self, claimed: int, *, or_left: bool = False) -> None:
         """Refuses what is for another branch."""
+        if or_left and claimed == self.left:
+            return
         if claimed and claimed != self.branch:
             facts = {"branch": str(self.branch), "position": str(self.position)}
             if claimed in self.past:
@@ -134,6 +142,18 @@ class FakeSession:
         self.read.clear()
         self.past.clear()
         self.branch = next(_branches)
+
+    def rewind(self, position: int) -> None:
+        """Goes back to a position, on another branch."""
+        self.left, self.branch = self.branch, next(_branches)
+        del self.read[position:]
+        self.position, self.state, self.before = position, run(self.read), -1
+        self.generated = self.generated[0], position
+
+    def upgrade(self, version: int) -> None:
+        """Goes on with another version, on another branch."""
+        self.left, self.branch = self.branch, next(_branches)
+        self.version, self.before = version, -1
 
     def crash(self, kept: int) -> None:
         """Comes back without its last steps."""
@@ -162,6 +182,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         undurable_steps: so many steps of each session, the last, are not on its disk; None: it has
             none.
         knows_branches: False for a server that is older than they are.
+        knows_rewinds: the same.
         page_size: sessions on a page at most.
         kill_before_resets: breaks a stream when so many more resets come, before they are applied.
         kill_after_resets: the same, once they are applied, replies unsent.
@@ -193,6 +214,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self.undurable_steps: int | None = None
         self.groups = 0
         self.knows_branches = True
+        self.knows_rewinds = True
         self.run_alone: set[str] = set()
         self.pieces = 0
         self.lock = threading.RLock()
@@ -269,7 +291,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         self._begin("GetModel", request, context)
         if request.name not in WIDTHS:
             abort(context, Refusal("MODEL_UNKNOWN"))
-        return model_pb2.GetModelResponse(model=self._model(request.name))
+        return model_pb2.GetModelResponse(model=self._model(request.name, request.version))
 
     def Predict(self, request: Any, context: Any) -> Any:
         after = self._begin("Predict", request, context)
@@ -292,12 +314,12 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             predictions=predictions,
         )
 
-    def _model(self, name: str) -> Any:
+    def _model(self, name: str, version: int = 0) -> Any:
         char = name == "char"
         return model_pb2.Model(
             name=name,
-            version=3,
-            default_version=True,
+            version=version or VERSION,
+            default_version=version in (0, VERSION),
             task="char" if char else "series",
             input=model_pb2.INPUT_KIND_TOKENS if char else model_pb2.INPUT_KIND_VALUES,
             width=WIDTHS[name],
@@ -325,7 +347,9 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         with self.lock:
             if request.session_id in self.sessions:
                 abort(context, Refusal("SESSION_EXISTS"))
-            self.sessions[request.session_id] = FakeSession(request.model)
+            self.sessions[request.session_id] = session = FakeSession(request.model)
+            session.history_steps = request.history_steps
+            session.version = request.model_version or VERSION
         after()
         return session_pb2.OpenSessionResponse(session=self._describe(request.session_id))
 
@@ -364,6 +388,75 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         after()
         return session_pb2.ResetSessionResponse(session=self._describe(request.session_id))
 
+    def RewindSession(self, request: Any, context: Any) -> Any:
+        if not self.knows_rewinds:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        after = self._begin("RewindSession", request, context)
+        session = self._find(request, context, or_left=True)
+        with self.lock:
+            if request.position > session.position:
+                abort(context, Refusal("BAD_INPUT", {"field": "position"}))
+            start, stop = session.generated
+            is_within = start <= request.position and stop == session.position
+            if not is_within and (request.generated or not session.history_steps):
+                abort(context, Refusal("HISTORY_MISSING"))
+            session.rewind(request.position)
+        after()
+        return session_pb2.RewindSessionResponse(session=self._describe(request.session_id))
+
+    def UpgradeSession(self, request: Any, context: Any) -> Any:
+        after = self._begin("UpgradeSession", request, context)
+        session = self._find(request, context, or_left=True)
+        with self.lock:
+            version = request.model_version or VERSION
+            if version > VERSION:
+                abort(context, Refusal("MODEL_UNKNOWN"))
+            if version != session.version:
+                if not session.history_steps:
+                    abort(context, Refusal("HISTORY_MISSING"))
+                session.upgrade(version)
+        after()
+        return session_pb2.UpgradeSessionResponse(session=self._describe(request.session_id))
+
+    def ExportSession(self, request: Any, context: Any) -> Any:
+        """A snapshot is what the session has read, as JSON."""
+        after = self._begin("ExportSession", request, context)
+        session = self._find(request, context)
+        known = {"id": request.session_id, "model": session.model, "read": session.read}
+        after()
+        return session_pb2.ExportSessionResponse(
+            snapshot=json.dumps(known).encode(), session=self._describe(request.session_id)
+        )
+
+    def ImportSession(self, request: Any, context: Any) -> Any:
+        after = self._begin("ImportSession", request, context)
+        try:
+            known = json.loads(request.snapshot)
+        except ValueError:
+            abort(context, Refusal("SNAPSHOT_INVALID"))
+        name = request.session_id or known["id"]
+        self._copied(name, known["model"], known["read"], context)
+        after()
+        return session_pb2.ImportSessionResponse(session=self._describe(name))
+
+    def ForkSession(self, request: Any, context: Any) -> Any:
+        after = self._begin("ForkSession", request, context)
+        session, name = self._find(request, context), request.new_session_id
+        position = request.position if request.HasField("position") else session.position
+        if position > len(session.read):
+            abort(context, Refusal("HISTORY_MISSING"))
+        model = request.model or session.model
+        self._copied(name, model, session.read[:position], context)
+        after()
+        return session_pb2.ForkSessionResponse(session=self._describe(name))
+
+    def _copied(self, name: str, model: str, read: list[int], context: Any) -> None:
+        with self.lock:
+            if name in self.sessions:
+                abort(context, Refusal("SESSION_EXISTS"))
+            session = FakeSession(model, position=len(read), state=run(read), read=list(read))
+            self.sessions[name] = session
+
     def Step(self, request: Any, context: Any) -> Any:
         after = self._begin("Step", request, context)
         session = self._find(request, context)
@@ -397,7 +490,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         if prompt:
             self.step(session, prompt, None, outputs)
         text = ""
-        settled = session.settled
+        settled, began = session.settled, session.position
         for count in range(1, request.max_steps + 1):
             if self.pieces and count > self.pieces:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "told to break")
@@ -405,6 +498,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
             with self.lock:
                 if session.settled == settled:
                     self.step(session, [token], None, outputs)
+                    session.generated = began, session.position
             if session.settled > settled:
                 context.abort(grpc.StatusCode.CANCELLED, "the client goes on without it")
             text += VOCABULARY[token]
@@ -714,14 +808,14 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
 
         return after
 
-    def _find(self, request: Any, context: Any) -> FakeSession:
+    def _find(self, request: Any, context: Any, *, or_left: bool = False) -> FakeSession:
         session = self.sessions.get(request.session_id)
         if session is None:
             is_closed = request.session_id in self.closed
             abort(context, Refusal("SESSION_CLOSED" if is_closed else "SESSION_UNKNOWN"))
         assert session is not None
         try:
-            session.check_branch(request.branch)
+            session.check_branch(request.branch, or_left=or_left)
         except Refusal as refusal:
             abort(context, refusal)
         return session
@@ -735,7 +829,7 @@ class FakeServer(model_pb2_grpc.ModelServiceServicer, session_pb2_grpc.SessionSe
         described = session_pb2.Session(
             id=session_id,
             model=session.model,
-            model_version=3,
+            model_version=session.version,
             status=session_pb2.SESSION_STATUS_OPEN,
             position=session.position,
             branch=session.branch if self.knows_branches else 0,

@@ -67,6 +67,16 @@ ARGUMENTS: list[tuple[str, list[Any], Use]] = [
     ("sequences", [None, 3, 1.5], lambda c, v: c.predict("char", v)),
     ("resume", [None, 1, "no"], lambda c, v: c.session("char", resume=v)),
     ("idle_timeout_s", SECONDS, lambda c, v: c.session("char", idle_timeout_s=v)),
+    (
+        "initial_state",
+        [3, [1.0], {1: [0.0]}, np.zeros(3)],
+        lambda c, v: c.session("char", initial_state=v),
+    ),
+    (
+        "initial_state['h']",
+        ["a", None, [[1], [1, 2]], [math.nan], [1e39], [True], [1j]],
+        lambda c, v: c.session("char", initial_state={"g": [1], "h": v}),
+    ),
     ("timeout_s", SECONDS, lambda c, v: c.models(timeout_s=v)),
     ("timeout_s", SECONDS, lambda c, v: c.session("char", timeout_s=v)),
     ("timeout_s", SECONDS, lambda c, v: c.predict("char", ["a"], timeout_s=v)),

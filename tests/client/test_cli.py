@@ -6,11 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cellar
 from cellar.cli import main
-from cellar.v1 import model_pb2
+from cellar.v1 import model_pb2, session_pb2
 from tests.client.fake import FakeServer, Refusal, run
 
 
@@ -108,6 +109,22 @@ def test_generate(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["finish_reason"] == "length"
     assert main(["generate", "series", "1", "--steps", "2"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_generate_in_several_ways(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    assert main(["generate", "char", "ab", "--steps", "5", "--n", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[::2] == ["-- 1", "-- 2", "-- 3"]
+    assert {len(line) for line in lines[1::2]} == {5}
+    options = ["--steps", "4", "--n", "2", "--seed", "7", "--json"]
+    assert main(["generate", "series", "1", "2", *options]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["position"] == 0
+    for each in facts["generations"]:
+        assert (len(each["values"]), each["position"], each["finish_reason"]) == (4, 6, "length")
+    assert server.sessions == {}
+    assert main(["generate", "char", "ab", "--n", "0"]) == 2
+    assert "n: " in capsys.readouterr().err
 
 
 def test_forecast(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -212,3 +229,37 @@ def test_the_server_says_no(capsys: pytest.CaptureFixture[str], server: FakeServ
     server.stop()
     assert main(["models", "--timeout", "1"]) == 1
     assert "no answer from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["step", "char", "a"], ["generate", "char", "a"]])
+def test_a_session_begins_with_the_state_of_a_file(
+    words: list[str], tmp_path: Path, server: FakeServer
+) -> None:
+    path = tmp_path / "state.npz"
+    np.savez(path, h_0=np.array([0.5, 2.0], np.float32), c_0=np.zeros((1, 2)))
+    assert main([*words, "--initial-state", str(path)]) == 0
+    (opened,) = (r for r in server.requests if isinstance(r, session_pb2.OpenSessionRequest))
+    tensors = {own.name: list(own.values) for own in opened.initial_state.tensors}
+    assert tensors == {"h_0": [0.5, 2.0], "c_0": [0.0, 0.0]}
+
+
+@pytest.mark.parametrize("kind", ["nothing", "text", "cut", "one array", "objects", "no number"])
+def test_a_file_that_has_no_state_is_refused(
+    kind: str, tmp_path: Path, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "state.npz"
+    if kind == "text":
+        path.write_text("h_0 = 1")
+    elif kind == "one array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    elif kind != "nothing":
+        values = {"objects": [{}], "no number": [np.nan]}.get(kind, [0.0] * 1000)
+        np.savez(path, h_0=np.array(values))
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    assert main(["step", "char", "a", "--initial-state", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("cellar: initial_state[" if kind == "no number" else f"cellar: {path}: ")
+    assert len(told.splitlines()) == 1
+    assert not server.sessions

@@ -165,7 +165,7 @@ ask() {{
   $(complete -p cellar | sed -E 's/.* -F ([^ ]+).*/\\1/') cellar "${{@: -1}}" "${{@: -2:1}}"
   echo "${{COMPREPLY[*]}}"
 }}
-ask cellar mo
+ask cellar mod
 ask cellar generate --te
 ask cellar forecast --da
 ask cellar completion b

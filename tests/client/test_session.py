@@ -36,6 +36,10 @@ KINDS = {
     "UNAUTHENTICATED": cellar.UnauthenticatedError,
     "PERMISSION_DENIED": cellar.PermissionDeniedError,
     "QUOTA_EXCEEDED": cellar.QuotaExceededError,
+    "HISTORY_MISSING": cellar.HistoryMissingError,
+    "SNAPSHOT_INVALID": cellar.SnapshotInvalidError,
+    "STATE_MISMATCH": cellar.StateMismatchError,
+    "SESSION_MOVING": cellar.SessionMovingError,
     "STATE_LOST": cellar.StateLostError,
     "INTERNAL": cellar.InternalError,
 }

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
 
 import cellar
@@ -121,6 +122,12 @@ def test_how_sessions_are_opened_is_sent(client: cellar.Client, server: FakeServ
     opened = last(server, session_pb2.OpenSessionRequest)
     assert isinstance(opened, session_pb2.OpenSessionRequest)
     assert (opened.idle_timeout.ToMilliseconds(), opened.ephemeral) == (2500, True)
+    assert not opened.HasField("initial_state")
+    client.session("char", initial_state={"c": np.ones((2, 2)), "h": [0, 0.5]})
+    opened = last(server, session_pb2.OpenSessionRequest)
+    assert isinstance(opened, session_pb2.OpenSessionRequest)
+    tensors = {own.name: list(own.values) for own in opened.initial_state.tensors}
+    assert tensors == {"c": [1.0] * 4, "h": [0.0, 0.5]}
     with client.stream("char") as stream:
         stream.open(2, idle_timeout_s=2.5, ephemeral=True)
         attach = last(server, session_pb2.StreamAttach)

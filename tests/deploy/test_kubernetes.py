@@ -173,7 +173,7 @@ def test_memory_is_for_the_sessions_that_it_says() -> None:
     assert resources["requests"]["memory"] == resources["limits"]["memory"]
     chosen = settings()
     wanted = SERVER_BYTES + 1.16 * SESSIONS * STATE_BYTES
-    wanted += chosen.buffer_memory + chosen.max_undurable_bytes
+    wanted += chosen.buffer_memory + chosen.history_memory + chosen.max_undurable_bytes
     assert size(resources["limits"]["memory"]) > wanted
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 import cellar
 from models.repository import ModelRepository
-from tests.e2e.load import CAPACITY
+from tests.e2e.load import ROOM
 from tests.e2e.process import ServerProcess, running
 from tests.recurrent import Case, char_case, series_case, write_repository
 from training.export.exporter import export
@@ -41,6 +41,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory, cases: dict[str, Case])
 
 
 @pytest.fixture(scope="session")
+def few_models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``letters`` and ``prices``, for servers of one test: a start of all takes twice as long."""
+    root = tmp_path_factory.mktemp("few")
+    for name in ("letters", "prices"):
+        shutil.copytree(repository / name, root / name)
+    return root
+
+
+@pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[ServerProcess]:
     """A server for all tests that leave it alive."""
     with running(repository, *LIMITS) as server:
@@ -51,11 +60,10 @@ def server(repository: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
-def served_models(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def served_models(few_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models, and one that a server cannot serve."""
     root = tmp_path_factory.mktemp("models")
-    for name in ("letters", "prices"):
-        shutil.copytree(repository / name, root / name)
+    shutil.copytree(few_models, root, dirs_exist_ok=True)
     (root / "cut" / "1").mkdir(parents=True)
     (root / "cut" / "1" / "model.onnx").write_bytes(b"\x08")
     return root
@@ -67,7 +75,7 @@ def served(
 ) -> Iterator[ServerProcess]:
     """A server of them with a store; of one module alone."""
     store = tmp_path_factory.mktemp("served") / "store"
-    flags = (f"--store=lmdb:{store}", f"--max-sessions={CAPACITY}")
+    flags = (f"--store=lmdb:{store}", *ROOM)
     with running(served_models, *flags) as server:
         yield server
 

@@ -19,6 +19,8 @@ from service.rpc import status
 TIMEOUT_S = 20
 CAPACITY = 40
 """Sessions of a model that the server may have; nobody else has any while `Load.send` is used."""
+ROOM = (f"--max-open-sessions={CAPACITY}", f"--max-sessions={CAPACITY // 2}")
+"""How a server is told of it; half of them have a row on the device."""
 NONE = "none"
 
 
@@ -188,6 +190,11 @@ class Load:
             self._open(each, "prices")
         more = session_pb2.OpenSessionRequest(model="prices")
         self._call(self._sessions.OpenSession, more, "prices/1", bad="SESSION_LIMIT")
+        inputs = values_pb2.Inputs(values=values_pb2.Values(data=[100.0]))
+        for each in (*names, *names):  # in turn, so that who comes has been out for longest
+            step = session_pb2.StepRequest(session_id=each, inputs=inputs)
+            self._call(self._sessions.Step, step, "prices/1")
+            self.steps["prices/1",] += 1
         for each in names:
             self._close(each, "prices")
 

@@ -47,10 +47,10 @@ def go_on(session: cellar.Session) -> Iterator[int]:
         *(pytest.param(name, marks=pytest.mark.long) for name in ("write", "drop", "erase")),
     ],
 )
-def test_a_disk_that_fails_ends_the_server(call: str, repository: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fails_ends_the_server(call: str, few_models: Path, tmp_path: Path) -> None:
     sign, store = tmp_path / "failed", f"--store=lmdb:{tmp_path / 'store'}"
     flags = (store, "--checkpoint-steps=1", "--erase-s=0.5")
-    with running(repository, *flags, program=("-c", FAILING, str(sign), call)) as server:
+    with running(few_models, *flags, program=("-c", FAILING, str(sign), call)) as server:
         with (
             cellar.connect(server.address, timeout_s=1) as client,
             grpc.insecure_channel(server.address) as own,
@@ -75,5 +75,5 @@ def test_a_disk_that_fails_ends_the_server(call: str, repository: Path, tmp_path
         assert server.wait_for("store lost", 1)["reason"] == "the disk failed"
         (line,) = server.errors().splitlines()
         assert line.startswith("cellar-serve: the store has failed")
-    with running(repository, store) as server, cellar.connect(server.address) as client:
+    with running(few_models, store) as server, cellar.connect(server.address) as client:
         assert client.attach("a").position >= 3 + len(answered)

@@ -13,6 +13,9 @@ from benchmarks.chaos.faults.victim import has_store
 from benchmarks.chaos.run import Plan, run
 from tests.e2e.process import ROOT
 
+COPIES = {"fork", "rewind", "import"}
+# Some hundred sessions live, most of them where there is no row.
+FEW_ROWS = ["--serve=--max-sessions=40", "--serve=--host-memory=128KiB"]
 FAULTS = {"cut", "delay", "black hole", "stop"}
 
 
@@ -24,7 +27,7 @@ DURABILITIES = ("commit", pytest.param("interval", marks=pytest.mark.long))
 def test_nothing_is_lost_doubled_or_different(durability: str, tmp_path: Path) -> None:
     arguments = ["--minutes=0.1", "--scale=0.5", "--pause-s=0.7", f"--folder={tmp_path}"]
     if durability != "none":
-        arguments.append(f"--durability={durability}")
+        arguments += [f"--durability={durability}", *FEW_ROWS]
     command = [sys.executable, "-m", "benchmarks.chaos", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
@@ -38,6 +41,7 @@ def test_nothing_is_lost_doubled_or_different(durability: str, tmp_path: Path) -
     assert outcome["one_by_one"] > 500
     # Dice choose among the faults; some of them come in any run.
     assert len(FAULTS & outcome["faults"].keys()) >= 2
+    assert COPIES & outcome["faults"].keys()
     if durability != "none":
         assert outcome["faults"]["kill"]
         assert outcome["stale_refused"]

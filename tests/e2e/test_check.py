@@ -38,32 +38,33 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_a_check_beside_a_server_finds_what_it_serves_and_changes_nothing(
-    repository: Path, tmp_path: Path
+    few_models: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    with running(repository, f"--store=lmdb:{store}") as server:
+    with running(few_models, f"--store=lmdb:{store}") as server:
         with cellar.connect(server.address) as client:
             for name in "abc":
                 client.session("letters", id=name).step("a")
         # Nor does it mind that port and store are taken.
-        given = (f"--models={repository}", f"--port={server.port}", f"--store=lmdb:{store}")
+        given = (f"--models={few_models}", f"--port={server.port}", f"--store=lmdb:{store}")
         beside = checked(*given, "--metrics-port=off")
         server.terminate()
         assert server.wait() == 0
     assert (beside.status, beside.errors) == (0, "")
     assert f"store: {store}: 3 sessions\n" in beside.told
-    assert f"models = {repository}  (--models)" in beside.told
+    assert f"models = {few_models}  (--models)" in beside.told
     assert "metrics_port = off  (--metrics-port)" in beside.told
     assert beside.told.endswith("nothing is wrong\n")
     before = contents(store)
-    short = checked(f"--models={repository}", f"--store=lmdb:{store}", "--max-sessions=2")
+    few = ("--max-sessions=2", "--max-open-sessions=2")
+    short = checked(f"--models={few_models}", f"--store=lmdb:{store}", *few)
     assert contents(store) == before
     assert (short.status, short.errors) == (1, "")
     assert "fault: letters/1: the store has 3 sessions of it, and there is room for 2" in short.told
 
 
-def test_a_check_finds_what_would_not_be_served(repository: Path, tmp_path: Path) -> None:
-    shutil.copytree(repository / "letters", tmp_path / "models" / "letters")
+def test_a_check_finds_what_would_not_be_served(few_models: Path, tmp_path: Path) -> None:
+    shutil.copytree(few_models / "letters", tmp_path / "models" / "letters")
     (tmp_path / "models" / "letters" / "2").mkdir()
     (tmp_path / "store").write_text("no folder")
     found = checked(
@@ -81,9 +82,9 @@ def test_a_check_finds_what_would_not_be_served(repository: Path, tmp_path: Path
 
 
 @pytest.mark.long
-def test_a_check_finds_what_a_store_has_lost(repository: Path, tmp_path: Path) -> None:
+def test_a_check_finds_what_a_store_has_lost(few_models: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with running(repository, f"--store=lmdb:{store}") as server:
+    with running(few_models, f"--store=lmdb:{store}") as server:
         with cellar.connect(server.address) as client:
             client.session("letters", id="a").step("a")
         server.kill()
@@ -92,13 +93,13 @@ def test_a_check_finds_what_a_store_has_lost(repository: Path, tmp_path: Path) -
     opening = whole.index(b'"letters"')
     segment.write_bytes(whole[:opening] + b"\xff" * 9 + whole[opening + 9 :])
     before = contents(store)
-    damaged = checked(f"--models={repository}", f"--store=lmdb:{store}")
+    damaged = checked(f"--models={few_models}", f"--store=lmdb:{store}")
     assert contents(store) == before
     assert (damaged.status, damaged.errors) == (1, "")
     assert "fault: store: 1 group of its journal and 0 sessions are damaged" in damaged.told
     segment.write_bytes(whole)
     (store / "format").unlink()
-    torn = checked(f"--models={repository}", f"--store=lmdb:{store}")
+    torn = checked(f"--models={few_models}", f"--store=lmdb:{store}")
     assert torn.status == 1
     assert f"fault: store: {store} holds a store without its file 'format'" in torn.told
 
@@ -123,10 +124,10 @@ def test_a_check_finds_no_models_and_no_settings(tmp_path: Path) -> None:
     assert "did you mean --max-sessions?" in wrong.errors
 
 
-def test_a_check_says_what_tls_would_be_served_with(repository: Path, tmp_path: Path) -> None:
+def test_a_check_says_what_tls_would_be_served_with(few_models: Path, tmp_path: Path) -> None:
     made = written(tmp_path, trustme.CA(), "a.example", "10.0.0.1", days=40)
     others = written(tmp_path / "others", trustme.CA(), days=-1, begins=-9)
-    flags = (f"--models={repository}", f"--tls-cert={made.cert}", f"--tls-key={made.key}")
+    flags = (f"--models={few_models}", f"--tls-cert={made.cert}", f"--tls-key={made.key}")
     made.key.chmod(0o644)
     well = checked(*flags, f"--tls-client-ca={made.ca}")
     assert "note: tls: everybody on this machine may read" in well.told

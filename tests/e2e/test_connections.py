@@ -88,11 +88,11 @@ async def test_ids_of_any_character(session_id: str, server: ServerProcess) -> N
 
 @pytest.mark.long
 async def test_a_socket_file(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cellar of mine.sock"
     host = f"unix:{path}"
-    with running(repository, f"--host={host}") as server:
+    with running(few_models, f"--host={host}") as server:
         assert stat.S_ISSOCK(path.stat().st_mode)
         assert stat.S_IMODE(path.stat().st_mode) in (0o600, 0o660)
         with cellar.connect(host, timeout_s=20) as client, client.session("letters") as session:
@@ -103,14 +103,14 @@ async def test_a_socket_file(
         assert "letters" in capsys.readouterr().out
         assert is_serving(address_of([], {"CELLAR_HOST": host, "CELLAR_PORT": "8001"}))
         assert server.page(), "the metrics are on a port"
-        again = launch(f"--models={repository}", f"--host={host}", "--metrics-port=off")
+        again = launch(f"--models={few_models}", f"--host={host}", "--metrics-port=off")
         _, errors = again.communicate(timeout=30)
         assert again.returncode == 1
         assert f"cannot listen on {host}: another server listens there" in errors
         server.kill()
     assert path.exists(), "who is killed leaves it behind"
     assert not is_serving(host)
-    with running(repository, f"--host={host}") as server:
+    with running(few_models, f"--host={host}") as server:
         assert is_serving(host)
         server.terminate()
         assert server.wait() == 0

@@ -27,9 +27,9 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def test_a_gpu_that_is_not_there_is_refused(repository: Path) -> None:
+def test_a_gpu_that_is_not_there_is_refused(few_models: Path) -> None:
     """At once, in one line, with nothing else started."""
-    process = launch(f"--models={repository}", "--port=0", "--metrics-port=0", "--device=cuda:0")
+    process = launch(f"--models={few_models}", "--port=0", "--metrics-port=0", "--device=cuda:0")
     output, errors = process.communicate(timeout=50)
     assert process.returncode == 1
     assert [json.loads(line)["event"] for line in output.splitlines()] == ["settings"]
@@ -40,8 +40,8 @@ def test_a_gpu_that_is_not_there_is_refused(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("asked", ["auto", "cpu"])
-def test_it_says_where_it_runs(asked: str, repository: Path) -> None:
-    with running(repository, f"--device={asked}") as server:
+def test_it_says_where_it_runs(asked: str, few_models: Path) -> None:
+    with running(few_models, f"--device={asked}") as server:
         assert server.wait_for("serving", 1)["device"] == "cpu"
         assert server.wait_for("model loaded", 1)["device"] == "cpu"
         chosen = server.wait_for("device", 1)
@@ -55,12 +55,12 @@ def test_it_says_where_it_runs(asked: str, repository: Path) -> None:
 
 @pytest.mark.parametrize("sign", [None, "/dev/nvidia0"])
 async def test_a_gpu_that_is_not_used_is_a_warning(
-    sign: str | None, repository: Path, monkeypatch: pytest.MonkeyPatch
+    sign: str | None, few_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reason = "libcublasLt.so.13: cannot open shared object file"
     found = Choice(places=(CPU,), reason=reason, sign=sign)
     monkeypatch.setattr(server_module, "choose", lambda asked: found)
-    server = Server(Settings(models=repository, port=0, metrics_port=None))
+    server = Server(Settings(models=few_models, port=0, metrics_port=None))
     with structlog.testing.capture_logs() as entries:
         await server._choose_device()
     await server.stop()
@@ -92,10 +92,10 @@ server.main(sys.argv[3:])
 """
 
 
-def test_a_device_that_fails_for_good_ends_the_server(repository: Path, tmp_path: Path) -> None:
+def test_a_device_that_fails_for_good_ends_the_server(few_models: Path, tmp_path: Path) -> None:
     """With its callers answered, its health told, and a status that has it started anew."""
     sign = tmp_path / "failed"
-    with running(repository, program=("-c", FAILING, str(sign), "cuda")) as server:
+    with running(few_models, program=("-c", FAILING, str(sign), "cuda")) as server:
         with cellar.connect(server.address) as client, grpc.insecure_channel(server.address) as own:
             watch = health_pb2_grpc.HealthStub(own).Watch(health_pb2.HealthCheckRequest())
             session = client.session("letters")
@@ -112,10 +112,10 @@ def test_a_device_that_fails_for_good_ends_the_server(repository: Path, tmp_path
         assert line.startswith("cellar-serve: a device has failed")
 
 
-def test_runs_that_fail_on_the_cpu_end_nothing(repository: Path, tmp_path: Path) -> None:
+def test_runs_that_fail_on_the_cpu_end_nothing(few_models: Path, tmp_path: Path) -> None:
     sign = tmp_path / "failed"
     with (
-        running(repository, program=("-c", FAILING, str(sign), "cpu")) as server,
+        running(few_models, program=("-c", FAILING, str(sign), "cpu")) as server,
         cellar.connect(server.address) as client,
     ):
         session = client.session("letters")

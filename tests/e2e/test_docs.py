@@ -55,15 +55,29 @@ def test_the_page_on_calling(zoo: ServerProcess, capsys: pytest.CaptureFixture[s
     assert names["found"].predictions.positions.tolist() == [8, 4]
 
 
+def test_the_page_on_states(zoo: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    run("docs/state.md", zoo.address)
+    said = capsys.readouterr().out
+    assert "{'draft': 'device'}" in said
+    assert "\n13 0\n" in said  # where it stands, and where its history begins
+    assert "\n26 13\n" in said
+    with cellar.connect(zoo.address) as client:
+        assert list(client.list_sessions()) == []
+
+
 def test_every_command(
-    zoo: ServerProcess, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    zoo: ServerProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("CELLAR_SERVER", zoo.address)
+    monkeypatch.chdir(tmp_path)  # where it writes files
     lines = "".join(Page("docs/calling.md").blocks("sh")).splitlines()
     commands = [shlex.split(line) for line in lines if line.startswith("cellar ")]
     assert {words[1] for words in commands} == {
         *("models", "step", "generate", "forecast"),
-        *("sessions", "reset", "close"),
+        *("sessions", "reset", "close", "fork", "export", "import"),
     }
     with cellar.connect(zoo.address) as client:
         client.session("stdlib-text", id="me", resume=True)

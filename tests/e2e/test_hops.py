@@ -14,8 +14,8 @@ CEILINGS: dict[str, tuple[int, int | None]] = {
     "step": (16, None),
     "frame": (16, None),
     "row": (15, None),
-    "generate": (24, 144),  # it keeps the state that it may have to go back to
-    "forecast": (22, 128),
+    "generate": (25, 150),  # it keeps the state that it, or its client, may have to go back to
+    "forecast": (23, 134),
 }
 
 

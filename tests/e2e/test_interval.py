@@ -36,9 +36,9 @@ def lost(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 class Mortal:
     """A server on one store and one port, and what kills it."""
 
-    def __init__(self, repository: Path, folder: Path) -> None:
-        self._models, self._flags = repository, (f"--store=lmdb:{folder}", "--durability=interval")
-        self.server = ServerProcess(repository, *self._flags)
+    def __init__(self, few_models: Path, folder: Path) -> None:
+        self._models, self._flags = few_models, (f"--store=lmdb:{folder}", "--durability=interval")
+        self.server = ServerProcess(few_models, *self._flags)
 
     def kill(self) -> None:
         """SIGKILL, and start it anew."""
@@ -50,9 +50,9 @@ class Mortal:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
 def test_killed_servers_cost_nothing(
-    repository: Path, tmp_path: Path, lost: list[int], kills: int
+    few_models: Path, tmp_path: Path, lost: list[int], kills: int
 ) -> None:
-    mortal = Mortal(repository, tmp_path / "store")
+    mortal = Mortal(few_models, tmp_path / "store")
     try:
         with cellar.connect(mortal.server.address, retry=PATIENT, timeout_s=60) as client:
             session, stream = client.session("letters"), client.stream("letters", raw=True)

@@ -71,11 +71,11 @@ CLOSED = ("-c", _CLOSE)
     ],
 )
 def test_a_server_does_not_mind_where_its_log_goes(
-    place: Callable[[], AbstractContextManager[int]], how: tuple[str, ...], repository: Path
+    place: Callable[[], AbstractContextManager[int]], how: tuple[str, ...], few_models: Path
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = (f"--models={repository}", f"--port={address.partition(':')[2]}", "--metrics-port=off")
+    flags = (f"--models={few_models}", f"--port={address.partition(':')[2]}", "--metrics-port=off")
     with place() as end:
         process = launch(*flags, program=how, stdout=end, stderr=end)
         try:

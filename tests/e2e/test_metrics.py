@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 
 from tests.documents import described_metrics
-from tests.e2e.load import Load
+from tests.e2e.load import CAPACITY, Load
 from tests.e2e.page import Page
 from tests.e2e.process import ServerProcess
 
@@ -67,6 +67,11 @@ def test_counts_equal_those_of_the_load(served: ServerProcess) -> None:
     ran = page.by("cellar_batch_size_sum", "model")
     assert ran["letters/1",] == load.steps["letters/1",] + 2 * ROUNDS
     assert ran["prices/1",] == load.steps["prices/1",]
+    # Half of them have a row: whoever has read is asked again once others have had his.
+    misses = page.by("cellar_tier_misses_total", "model", "tier")
+    assert misses["prices/1", "host"] >= ROUNDS * CAPACITY // 2
+    assert misses == page.by("cellar_restore_seconds_count", "model", "tier")
+    assert page.value("cellar_evictions_total", model="prices/1") >= misses["prices/1", "host"]
     for phase in ("queue", "run", "reply"):
         counted = page.by("cellar_step_seconds_count", "model", phase=phase)
         assert counted == page.by("cellar_batch_size_count", "model")
@@ -92,14 +97,20 @@ def test_counts_of_callers_at_once_add_up(served: ServerProcess) -> None:
 
 
 def test_a_client_that_goes_away_leaves_no_stream(served: ServerProcess) -> None:
+    def ended(page: Page) -> float:
+        # One in some hundreds of clients that close their channel has ended its requests before.
+        streams = page.by("cellar_requests_total", "code", method="Stream")
+        return streams.get(("CANCELLED",), 0) + streams.get(("OK",), 0)
+
+    before = ended(Page(served.page()))
     with grpc.insecure_channel(served.address) as channel:
         load = Load(channel)
         gone = load.stream("gone")
         assert next(gone) == 4
         assert Page(served.page()).value("cellar_attached_channels") == 4
-    page = settled(served, lambda page: not page.value("cellar_streams"))
+    page = settled(served, lambda page: ended(page) > before)
     assert page.value("cellar_streams") == page.value("cellar_attached_channels") == 0
-    assert page.value("cellar_requests_total", method="Stream", code="CANCELLED") == 1
+    assert ended(page) == before + 1
 
 
 def test_the_page_is_what_the_documents_say(served: ServerProcess) -> None:
@@ -132,6 +143,7 @@ def test_build_and_process_are_told(served: ServerProcess) -> None:
     assert 0 < time.time() - page.value("process_start_time_seconds") < 600
     assert page.by("cellar_limit_bytes", "setting").keys() == {
         ("buffer_memory",),
+        ("history_memory",),
         ("max_undurable_bytes",),
         ("journal_bytes",),
     }

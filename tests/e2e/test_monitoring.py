@@ -20,7 +20,7 @@ from service.auth.file import QuotaRecord
 from service.auth.principal import Role
 from tests.certificates import written
 from tests.documents import described_metrics
-from tests.e2e.load import CAPACITY, Load
+from tests.e2e.load import ROOM, Load
 from tests.e2e.page import Page
 from tests.e2e.process import ServerProcess, running
 from tests.e2e.prometheus import (
@@ -155,7 +155,7 @@ def guarded(served_models: Path, tmp_path: Path) -> Iterator[Guarded]:
         "greedy": tokens.add("greedy", Role.STEP, quota=QuotaRecord(max_sessions=0)),
     }
     flags = (
-        f"--store=lmdb:{tmp_path / 'store'}", f"--max-sessions={CAPACITY}",
+        f"--store=lmdb:{tmp_path / 'store'}", *ROOM,
         f"--tokens={tokens.path}", f"--tls-cert={files.cert}", f"--tls-key={files.key}",
     )  # fmt: skip
     with running(served_models, *flags) as server:

@@ -16,8 +16,10 @@ from tests.recurrent import Case, torch_predictions
 
 
 @pytest.fixture(scope="module")
-def sharded(repository: Path) -> Iterator[ServerProcess]:
-    with running(repository, *LIMITS, "--shards=2", "--max-sessions=101") as server:
+def sharded(few_models: Path) -> Iterator[ServerProcess]:
+    with running(
+        few_models, *LIMITS, "--shards=2", "--max-sessions=101", "--max-open-sessions=101"
+    ) as server:
         yield server
         server.terminate()
         assert server.wait() == 0

@@ -45,10 +45,10 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
+def ended(few_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ended]]:
     """All of them, started at once."""
     tmp = tmp_path_factory.mktemp("bad")
-    whole = (repository / "letters" / "1" / "model.onnx").read_bytes()
+    whole = (few_models / "letters" / "1" / "model.onnx").read_bytes()
     for kind, data in {
         "corrupted": whole[:1000] + bytes(1000) + whole[2000:],
         "truncated": whole[: len(whole) // 2],
@@ -61,7 +61,7 @@ def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     onnx.save(plain_model(), file)
     (tmp / "empty").mkdir()
     good = tmp / "good"
-    shutil.copytree(repository / "letters", good / "letters")
+    shutil.copytree(few_models / "letters", good / "letters")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         free = ["--port=0", "--metrics-port=0"]
@@ -104,10 +104,10 @@ def test_it_says_why_it_does_not_start(name: str, ended: dict[str, Ended]) -> No
 
 
 def test_a_bad_model_takes_nothing_else_down(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file that is cut off, and one that is not there yet, beside a sound one of each kind."""
-    shutil.copytree(repository / "letters", tmp_path / "letters")
+    shutil.copytree(few_models / "letters", tmp_path / "letters")
     cut = publish_foreign(tmp_path, "cut")
     cut.write_bytes(cut.read_bytes()[:100])
     publish_foreign(tmp_path, "sums")
@@ -148,10 +148,10 @@ MOMENTS = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="it looks into /proc")
-def test_a_signal_at_any_moment_of_the_start_ends_it_well(repository: Path) -> None:
+def test_a_signal_at_any_moment_of_the_start_ends_it_well(few_models: Path) -> None:
     def ended_at(moment: str) -> Ended:
         how, number, delay_s = MOMENTS[moment]
-        flags = (f"--models={repository}", "--port=0", "--metrics-port=off")
+        flags = (f"--models={few_models}", "--port=0", "--metrics-port=off")
         process = launch(*flags, program=how)
         try:
             if delay_s is not None:

@@ -68,9 +68,9 @@ def page(address: str, token: str | None) -> int:
 
 
 @pytest.mark.long
-def test_tokens_come_and_go_without_a_restart(repository: Path, command: Command) -> None:
+def test_tokens_come_and_go_without_a_restart(few_models: Path, command: Command) -> None:
     scraper = command("add", "prometheus", "--role", "read")
-    with running(repository, f"--tokens={command.path}") as server:
+    with running(few_models, f"--tokens={command.path}") as server:
         assert is_serving(server.address), "health wants no token"
         assert page(server._metrics, None) == 401
         assert page(server._metrics, scraper) == 200
@@ -94,8 +94,8 @@ def test_tokens_come_and_go_without_a_restart(repository: Path, command: Command
         assert server.errors() == ""
 
 
-def test_a_server_that_others_can_reach_says_so(repository: Path) -> None:
-    with running(repository, "--host=0.0.0.0") as server:
+def test_a_server_that_others_can_reach_says_so(few_models: Path) -> None:
+    with running(few_models, "--host=0.0.0.0") as server:
         said = server.wait_for("exposed", 1)
         assert "0.0.0.0 can be reached from other machines" in said["says"]
 
@@ -109,18 +109,18 @@ def test_a_server_that_others_can_reach_says_so(repository: Path) -> None:
     ],
 )
 def test_a_server_does_not_start_half_guarded(
-    repository: Path, flags: list[str], status: int, words: str
+    few_models: Path, flags: list[str], status: int, words: str
 ) -> None:
-    process = launch(f"--models={repository}", "--port=0", "--metrics-port=off", *flags)
+    process = launch(f"--models={few_models}", "--port=0", "--metrics-port=off", *flags)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == status
     assert words in errors
     assert len(errors.splitlines()) == 1
 
 
-def test_a_check_looks_at_the_tokens(repository: Path, command: Command) -> None:
+def test_a_check_looks_at_the_tokens(few_models: Path, command: Command) -> None:
     command("add", "alice", "--role", "step")
-    flags = (f"--models={repository}", f"--tokens={command.path}", "--host=0.0.0.0")
+    flags = (f"--models={few_models}", f"--tokens={command.path}", "--host=0.0.0.0")
     command.path.chmod(0o644)
     file = json.loads(command.path.read_text())
     file["principals"]["alice"]["roles"] = []

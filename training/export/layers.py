@@ -37,12 +37,24 @@ def manifest_of(
         input=inputs,
         lengths="lengths",
         states=tuple(
-            State(input=state, output=f"{state}_next", shape=shape)
+            State(
+                input=state,
+                output=f"{state}_next",
+                shape=shape,
+                initial=_initial(network.cells, state),
+            )
             for state, shape in network.state_shapes.items()
         ),
         prediction=prediction,
         quantiles=Quantiles() if task == "series" else None,
     )
+
+
+def _initial(cells: Cells, state: str) -> float | tuple[float, ...]:
+    """What a state starts from: what was learned, where it was."""
+    if state not in cells.initial:
+        return 0.0
+    return tuple(as_array(cells.initial[state]).ravel().tolist())
 
 
 def state_inputs(graph: GraphBuilder, network: RecurrentNetwork) -> None:

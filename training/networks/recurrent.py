@@ -20,7 +20,9 @@ Model = Callable[[Tensor, State], tuple[Tensor, State]]
 class Cells(nn.Module):
     """Stacked recurrent layers with dropout after each.
 
-    The state is h_0 (and c_0), h_1 (and c_1), … with one tensor ``(batch, hidden)`` each.
+    The state is h_0 (and c_0), h_1 (and c_1), … with one tensor ``(batch, hidden)`` each. What a
+    sequence starts from is zeros, or with ``learns_initial`` the parameters in ``initial``, one
+    ``(hidden,)`` by the name of each.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Cells(nn.Module):
         layers: int,
         dropout: float,
         nonlinearity: Nonlinearity = Nonlinearity.TANH,
+        learns_initial: bool = False,
     ) -> None:
         super().__init__()
         self.cell = cell
@@ -42,6 +45,10 @@ class Cells(nn.Module):
             for layer in range(layers)
         )
         self.dropout = nn.Dropout(dropout)
+        self.initial = nn.ParameterDict()  # empty, it leaves no trace in a checkpoint
+        if learns_initial:
+            for name, shape in self.state_shapes.items():
+                self.initial[name] = nn.Parameter(torch.zeros(shape))
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -101,11 +108,19 @@ class RecurrentNetwork(nn.Module):
         return self.cells.state_shapes
 
     def initial_state(self, batch: int) -> State:
-        """The state before the first step: zeros."""
-        like = next(self.parameters())
+        """The state before the first step: zeros, or what the cells have learned."""
+        like, learned = next(self.parameters()), self.cells.initial
         return tuple(
-            torch.zeros(batch, *shape, device=like.device) for shape in self.state_shapes.values()
+            learned[name].repeat(batch, *[1] * len(shape))  # cuDNN wants each row in memory
+            if name in learned
+            else torch.zeros(batch, *shape, device=like.device)
+            for name, shape in self.state_shapes.items()
         )
+
+    @property
+    def learns_initial(self) -> bool:
+        """Whether what a sequence starts from is learned."""
+        return len(self.cells.initial) > 0
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Run a chunk of steps ``(batch, time, …)``; see the subclasses for the shapes."""

@@ -44,7 +44,8 @@ def announce(task: Task, console: Console) -> None:
     config = task.config
     console.print(
         f"[bold]{config.name}[/bold]: {config.layers} x {config.hidden} {config.cell.value}, "
-        f"{weights:,} weights, on {task.streams.size:,} {task.unit} of {escape(task.source)}"
+        f"{weights:,} weights{_start(config)}, on {task.streams.size:,} {task.unit} of "
+        f"{escape(task.source)}"
     )
     tell_notes(task.notes, f"what was done to {task.source}", console)
 
@@ -207,7 +208,13 @@ def _what(loop: Loop) -> str:
     """The network in a few words."""
     config = loop.config
     weights = sum(parameter.numel() for parameter in loop.task.network.parameters())
-    return f"{config.layers} x {config.hidden} {config.cell.upper()}, {weights:,} weights"
+    shape = f"{config.layers} x {config.hidden} {config.cell.upper()}"
+    return f"{shape}, {weights:,} weights{_start(config)}"
+
+
+def _start(config: TrainingConfig) -> str:
+    """What sequences start from, where it is worth a word."""
+    return ", an initial state that is learned" if config.learn_initial_state else ""
 
 
 def fit_verdict(loop: Loop) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -94,6 +94,8 @@ class _Caller:
 class LibraryCaller(_Caller):
     """One session after another, with steps, chunks, generations, forecasts, resets."""
 
+    _HISTORY: int | Literal["all"] | None = None
+
     async def _live(self, client: cellar.aio.Client) -> None:
         chance = self._world.chance
         session = await self._repeat(self._opening(client))
@@ -115,6 +117,8 @@ class LibraryCaller(_Caller):
                     await self._generate(session, era)
                 elif dice < 0.97:
                     era = await self._reset(session, era)
+                else:
+                    era = await self._other(client, session, era)
             except CellarError as error:
                 await self._astray(session, era, error)
             await asyncio.sleep(_PAUSE_S * chance.random())
@@ -123,7 +127,11 @@ class LibraryCaller(_Caller):
 
     def _opening(self, client: cellar.aio.Client) -> Callable[[], Awaitable[cellar.aio.Session]]:
         async def opening() -> cellar.aio.Session:
-            return await client.session(self._subject.name, id=self._world.new_id("library"))
+            return await client.session(
+                self._subject.name,
+                id=self._world.new_id("library"),
+                history_steps=self._HISTORY,
+            )
 
         return opening
 
@@ -204,6 +212,11 @@ class LibraryCaller(_Caller):
         if session.position > at:
             tell(np.zeros(session.position - at, np.float32), DRAWN | UNKNOWN | INFERRED)
 
+    async def _other(self, client: cellar.aio.Client, session: cellar.aio.Session, era: int) -> int:
+        """Whatever else there is to do with it; returns the era that it is in then."""
+        del client, session
+        return era
+
     async def _reset(self, session: cellar.aio.Session, era: int) -> int:
         retries = self._history.faults["retry"]
         await self._repeat(session.reset)
@@ -225,6 +238,66 @@ class LibraryCaller(_Caller):
                 self._history.note("different", f"{session.id} was refused: {error}")
         self._leave(era)
         raise AstrayError
+
+
+class CopyingCaller(LibraryCaller):
+    """The same, whose sessions are also rewound, forked, exported and imported."""
+
+    _HISTORY: int | Literal["all"] | None = "all"
+
+    async def _other(self, client: cellar.aio.Client, session: cellar.aio.Session, era: int) -> int:
+        """Returns the era that the session is in then."""
+        dice = self._world.chance.random()
+        if dice < 0.4:
+            return await self._rewind(session, era)
+        if dice < 0.7:
+            await self._fork(session, era)
+        else:
+            await self._carry(client, session, era)
+        return era
+
+    async def _rewind(self, session: cellar.aio.Session, era: int) -> int:
+        to = self._world.chance.randint(0, session.position)
+        retries = self._history.faults["retry"]
+        branch = _branch(session)
+        await self._repeat(lambda: session.rewind(position=to))
+        self._history.end(era)
+        self._history.faults["rewind"] += 1
+        if self._history.faults["retry"] > retries:  # another one may still be on its way
+            self._leave(era)
+            raise AstrayError
+        if session.position != to or _branch(session) == branch:
+            self._history.note("different", f"{session.id} is at {session.position}, not {to}")
+        return self._history.branch_off(era, session.id, to, branch=_branch(session))
+
+    async def _fork(self, session: cellar.aio.Session, era: int) -> None:
+        """Another session begins where this one stands, and reads on; this one stays."""
+        at = session.position
+        new = self._world.new_id("fork")
+        other = await self._repeat(lambda: _awaited(session.fork(id=new)))
+        self._history.faults["fork"] += 1
+        await self._read_on(other, era, at)
+
+    async def _carry(
+        self, client: cellar.aio.Client, session: cellar.aio.Session, era: int
+    ) -> None:
+        """A snapshot of it becomes another session."""
+        at = session.position
+        data = await self._repeat(session.export)
+        new = self._world.new_id("import")
+        other = await self._repeat(lambda: _awaited(client.import_session(data, id=new)))
+        self._history.faults["import"] += 1
+        await self._read_on(other, era, at)
+
+    async def _read_on(self, other: cellar.aio.Session, parent: int, at: int) -> None:
+        if other.position != at:
+            self._history.note("different", f"{other.id} is at {other.position}, not {at}")
+            return
+        era = self._history.branch_off(parent, other.id, at, branch=_branch(other))
+        for _ in range(self._world.chance.randint(1, 8)):
+            await self._step(other, era, self._world.chance.randint(1, 5), every_step=False)
+        await self._repeat(other.close)
+        self._leave(era)
 
 
 class LibraryStreamCaller(_Caller):
@@ -313,8 +386,12 @@ def _branch(session: cellar.aio.Session) -> int:
     return int(getattr(session, "branch", 0))
 
 
+async def _awaited(opening: Awaitable[T]) -> T:
+    return await opening
+
+
 async def _opened(client: cellar.aio.Client, model: str) -> cellar.aio.Stream:
     return await client.stream(model, raw=True)
 
 
-__all__ = ["LibraryCaller", "LibraryStreamCaller"]
+__all__ = ["CopyingCaller", "LibraryCaller", "LibraryStreamCaller"]

@@ -69,6 +69,7 @@ class Era:
         least: the position of the parent that callers knew of by then.
         began: when, in ticks.
         ended: when it was reset, closed or found to be over.
+        is_asked: it was rewound or forked on purpose; the parent has lost nothing.
     """
 
     session: str
@@ -80,6 +81,7 @@ class Era:
     least: int = 0
     began: int = 0
     ended: int | None = None
+    is_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,15 @@ class History:
     def begin(self, session: str, model: str, *, branch: int = 0) -> int:
         """A session was opened or reset; returns the number of its new era."""
         return self._begin(Era(session=session, model=model, branch=branch))
+
+    def branch_off(self, parent: int, session: str, base: int, *, branch: int) -> int:
+        """A session was rewound, or another one begins where it stood: a new era."""
+        model = self.eras[parent].model
+        return self._begin(
+            Era(
+                session=session, model=model, branch=branch, parent=parent, base=base, is_asked=True
+            )
+        )
 
     def go_back(self, ask: Ask, position: int, branch: int) -> int:
         """A session has come back on another branch, at a position of its past: a new era.

@@ -114,7 +114,7 @@ def _judge_eras(history: History, verdict: Verdict, *, may_lose_tails: bool) -> 
     """A session comes back without its tail only where that is allowed, and then after a crash."""
     crashes = np.array(history.crashes, np.int64)
     for era in history.eras:
-        if era.parent is None:
+        if era.parent is None or era.is_asked:
             continue
         parent = history.eras[era.parent]
         crashed = ((crashes > parent.began) & (crashes < era.began)).any()

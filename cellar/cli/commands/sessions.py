@@ -1,4 +1,4 @@
-"""``cellar sessions``, ``cellar close`` and ``cellar reset``: the sessions of a running server."""
+"""``cellar sessions``, ``close``, ``reset``, ``rewind``, ``upgrade``: a server's sessions."""
 
 from __future__ import annotations
 
@@ -98,6 +98,24 @@ def run_reset(client: Client, options: argparse.Namespace) -> None:
     _for_each(options.ids, reset)
 
 
+def run_rewind(client: Client, options: argparse.Namespace) -> None:
+    """Put a session back to an earlier position."""
+    info = client.attach(options.id).rewind(position=options.to, steps=options.steps)
+    if options.json:
+        print_json(_json(info))
+    else:
+        print(f"{info.id} is at position {info.position}")
+
+
+def run_upgrade(client: Client, options: argparse.Namespace) -> None:
+    """Let a session go on with another version of its model."""
+    info = client.attach(options.id).upgrade(version=options.version)
+    if options.json:
+        print_json(_json(info))
+    else:
+        print(f"{info.id} is a session of {info.model} {info.version}, at position {info.position}")
+
+
 def _closed(client: Client, name: str, options: argparse.Namespace) -> None:
     position = client.close_session(name, owner=options.owner)
     if options.json:
@@ -179,6 +197,7 @@ def _json(info: SessionInfo) -> dict[str, Any]:
         "owner": info.owner,
         "tier": info.tier,
         "branch": info.branch,
+        "history_position": info.history_position,
     }
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import TokensInput
-from service.engine.calls.way_back import BASE_STEPS, WayBack
+from service.engine.calls.way_back import WayBack
 from service.engine.directory import Session
 from service.engine.engine import Engine, StepCall
+from service.engine.log.chronicle import BASE_STEPS
 from service.engine.log.seeds import Seed
 from service.engine.scheduler.feedback import Feedback, FeedbackCall, FinishReason
 from service.engine.served.inputs import CheckedSteps
@@ -32,6 +33,7 @@ from service.errors import (
     PositionMismatchError,
     SessionClosedError,
     StaleBranchError,
+    history_full,
 )
 
 _FIRST_DRAW = Outputs(sample=True, states=True)
@@ -134,11 +136,11 @@ class _Generation(FeedbackCall):
         """Nothing more of it is written: the session goes back to what was."""
         if self.way_back is None or self.rows is None:
             return  # it has drawn nothing
-        if self.ended and self.stood_at <= self.way_back.written:
-            return  # it has read nothing more
-        if self.way_back.go_back(self, self.rows):
+        has_more = not self.ended or self.stood_at > self.way_back.written
+        if has_more and self.way_back.go_back(self, self.rows):
             self.is_torn = True
             self._steps.clear()
+        self.way_back.keep()
 
     def write(self, piece: Piece) -> None:
         """A piece is handed to the stream: its client may have read it before anybody here knows.
@@ -358,6 +360,9 @@ async def _draw_again(
 ) -> tuple[Answers, int]:
     """Draw from the prediction that the session stands at; returns the draw and where that is."""
     current = session.shard.require_started(session.slot, "prompt")
+    histories = session.shard.chronicles
+    if histories.some and histories.full(np.array([session.slot])) is not None:
+        raise history_full()
     if position is not None and position != current:
         raise PositionMismatchError(position, current)
     recall = Recall(

@@ -7,19 +7,20 @@ from there up to that piece is folded. The base moves on, so that this never tak
 
 from array import array
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from service.engine.directory import Session
+from service.engine.log.chronicle import BASE_STEPS
+from service.engine.log.entries import Steps, drawn_steps
 from service.engine.log.seeds import Seed
 from service.engine.scheduler.feedback import FeedbackCall
+from service.engine.shard.history.generated import Generated
 from service.engine.shard.restoring.returns import Return
 from service.engine.work.columns import Inputs, Ints
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.work import Save
-
-BASE_STEPS = 4096  # behind which there is another base: what going back costs at most
 
 
 class _NextBase(Receiver):
@@ -53,6 +54,14 @@ class _NextBase(Receiver):
         self.is_done = True
 
 
+class _Drawn(NamedTuple):
+    """What was read from a base on, and in what."""
+
+    base: Seed
+    drawn: "array[Any]"
+    ran: "array[int] | None"
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class WayBack:
     """What one generation needs to go back to what was written of it.
@@ -73,6 +82,8 @@ class WayBack:
     _ran: "array[int] | None" = None  # in what, where bits depend on that: those and more
     _next: _NextBase | None = None
     _is_gone: bool = False
+    _branch_after: int = 0
+    _before: _Drawn | None = None  # up to the base: some steps at least can be taken back so
 
     def ran(self, position: int, runs: Ints) -> None:
         """See `FeedbackCall.ran`; the steps come in order."""
@@ -96,10 +107,50 @@ class WayBack:
             self._next = None  # it could not be saved: once more
         elif found.seed is not None and found.seed.position <= self.written:
             done = found.seed.position - self.base.position
+            ran = None if self._ran is None else self._ran[: 2 * done]
+            self._before = _Drawn(self.base, self.drawn[:done], ran)
             del self.drawn[:done]
             if self._ran is not None:
                 del self._ran[: 2 * done]
             self.base, self._next = found.seed, None
+
+    def keep(self) -> None:
+        """The generation has ended: what it wrote is kept, so that its client may go back further.
+
+        The client alone knows what of it has arrived.
+        """
+        session = self.session
+        shard, slot = session.shard, session.slot
+        if self.written == self.base.position and self._before is None:
+            return
+        if not self._is_there():
+            return
+        own = [_Drawn(self.base, self.drawn, self._ran)]
+        if self._before is not None:
+            own.insert(0, self._before)
+        base, steps = own[0].base, sum([len(part.drawn) for part in own])
+        shard.chronicles.generations.keep(
+            slot,
+            Generated(
+                branch=int(shard.table.branch[slot]),
+                base=base,
+                end=self.written,
+                tail=lambda: self._joined(own),
+                nbytes=sum([row.nbytes for row in base.states]) + 20 * steps,
+            ),
+        )
+
+    def _joined(self, own: list[_Drawn]) -> Steps:
+        some = [part for part in own if len(part.drawn)] or own[:1]
+        parts = [self._steps(*part) for part in some]
+        return Steps.joined(parts) if len(parts) > 1 else parts[0]
+
+    def _is_there(self) -> bool:
+        """Whether the session stands, or will, where the generation was written to."""
+        table, slot = self.session.shard.table, self.session.slot
+        branch = int(table.branch[slot])
+        is_own = branch == self.branch or (self._is_gone and branch == self._branch_after)
+        return is_own and not table.closing[slot] and table.stands_at(slot) == self.written
 
     def go_back(self, call: FeedbackCall, rows: Ints) -> bool:
         """Let the session stand at what was written; returns whether it moves for that.
@@ -116,22 +167,22 @@ class WayBack:
         own = Return(
             slot=self.session.slot,
             seed=self.base,
-            drawn=self._inputs(),
-            runs=self._runs(),
+            tail=self._tail(),
         )
         moves = shard.go_back(own, branch=self.branch, stands=stands, under_way=under_way)
-        self._is_gone = True
+        self._is_gone, self._branch_after = True, own.branch
         return moves
 
-    def _inputs(self) -> Inputs:
-        if self.session.served.reader.has_tokens:
-            return np.array(self.drawn, np.int64)
-        return np.array(self.drawn, np.float32)[:, None]
+    def _tail(self) -> Steps:
+        return self._steps(self.base, self.drawn, self._ran)
 
-    def _runs(self) -> Ints:
-        """In what these ran, (steps, 2); of those of which that is not known, anything will do."""
-        found = np.zeros((len(self.drawn), 2), np.int64)
-        if self._ran is not None:
-            ran = np.array(self._ran, np.int64).reshape(-1, 2)[: len(found)]
-            found[: len(ran)] = ran
-        return found
+    def _steps(self, base: Seed, drawn: "array[Any]", ran: "array[int] | None") -> Steps:
+        """What was read from a base on; of what nobody knows in what, anything will do."""
+        inputs: Inputs = np.array(drawn, np.float32)[:, None]
+        if self.session.served.reader.has_tokens:
+            inputs = np.array(drawn, np.int64)
+        runs = np.zeros((len(drawn), 2), np.int64)
+        if ran is not None:
+            known = np.array(ran, np.int64).reshape(-1, 2)[: len(runs)]
+            runs[: len(known)] = known
+        return drawn_steps(base.position, inputs, runs)

@@ -4,7 +4,7 @@ This is what runs on the worker thread. Knows nothing of queues, clocks or the e
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 
 from service.engine.execution.runner import Runner, UnwrittenError
+from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import NOTHING, STATE, Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.memory import BufferMemory, Held
@@ -30,19 +31,32 @@ class Executor:
     """Runs batches on one runner.
 
     Args:
-        scratch: the slot that takes what must not be kept.
+        table: says which sessions begin with the model's initial state, and of every slot its row
+            of the arena.
+        scratch: the arena's row that takes what must not be kept.
+        outside: reads the states of slots that have none, see `Runner.read`.
         memory: where replies of several predictions are counted.
         max_history_bytes: of it, for those of all shards; the oldest make room.
     """
 
     def __init__(
-        self, runner: Runner, *, scratch: int, memory: BufferMemory, max_history_bytes: int
+        self,
+        runner: Runner,
+        table: SessionTable,
+        *,
+        scratch: int,
+        outside: Callable[[Ints], list[Floats]],
+        memory: BufferMemory,
+        max_history_bytes: int,
     ) -> None:
         self.histories: dict[int, Floats] = {}
         """By slot, the predictions after every step of a session's last request, where it asked for
         them all: the resident prediction alone could not repeat that reply."""
         self._runner = runner
+        self._table = table
         self._scratch = scratch
+        self._row = table.row
+        self._outside = outside
         self._memory = memory
         self._most_history = max_history_bytes
         memory.add_reclaim(self._forget_oldest)
@@ -74,14 +88,14 @@ class Executor:
     def _steps(self, batch: Batch) -> list[Answered]:
         """Run single steps; parts that want equal outputs share their heads' run."""
         parts, slots, expected = batch.parts, batch.slots, batch.expected
-        write = slots
+        read = write = self._table.rows(slots)
         if not all(part.work.commit for part in parts):
             commits = np.repeat([part.work.commit for part in parts], [len(p.slots) for p in parts])
-            write = np.where(commits, slots, self._scratch)
+            write = np.where(commits, read, self._scratch)
         predictions = self._runner.step(
-            read=slots,
+            read=read,
             write=write,
-            fresh=expected == 0,
+            fresh=self._table.fresh(slots, expected),
             inputs=batch.column("inputs")[:, None],  # (rows, 1) or (rows, 1, width)
             lengths=np.ones(len(slots), np.int64),
             every_step=False,
@@ -161,7 +175,8 @@ class Executor:
         if not wanted:
             return answers
         try:
-            found = self._runner.read(np.concatenate([slots for _, _, slots in wanted]))
+            slots = np.concatenate([slots for _, _, slots in wanted])
+            found = self._runner.read(self._table.rows(slots))
         except Exception as fault:
             failed = answer_failed(fault)
             for number, _, _ in wanted:
@@ -184,10 +199,11 @@ class Executor:
                 inputs, expected = part.column(inputs), part.column(expected)
                 draws = part.draws
             assert draws is not None, "a decode says how to draw"
+            rows = self._table.rows(part.slots)
             drawn = self._runner.decode(
-                read=part.slots,
-                write=part.slots,
-                fresh=expected == 0,
+                read=rows,
+                write=rows,
+                fresh=self._table.fresh(part.slots, expected),
                 inputs=inputs,
                 positions=expected + 1,
                 draws=draws,
@@ -207,16 +223,18 @@ class Executor:
         read = np.empty(len(parts), np.int64)
         write = np.empty(len(parts), np.int64)
         fresh = np.zeros(len(parts), np.bool_)
+        homes = self._table.rows(batch.slots)
         for row, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             piece = chunk.inputs[part.start : part.stop]
             inputs[row, : len(piece)] = piece
             inputs[row, len(piece) :] = piece[-1]  # any valid input: it is not read
-            inside = chunk.slot if chunk.spare is None else chunk.spare
-            read[row] = chunk.slot if part.start == 0 else inside
+            home = int(homes[row])
+            inside = home if chunk.spare is None else self._row.item(chunk.spare)
+            read[row] = home if part.start == 0 else inside
             write[row] = inside
             if part.is_last:
-                write[row] = chunk.slot if chunk.commit else self._scratch
-            fresh[row] = part.start == 0 and chunk.expected[0] == 0
+                write[row] = home if chunk.commit else self._scratch
+            fresh[row] = part.start == 0 and self._table.fresh(chunk.slots, chunk.expected)[0]
         every_step = any(chunk.outputs.every_step for chunk in chunks)
         predictions = self._runner.step(
             read=read,
@@ -231,8 +249,9 @@ class Executor:
         run_steps = time_steps if self._runner.cuts_matter else 0
         if bucket or run_steps:
             for part, chunk in zip(parts, chunks, strict=True):
-                if not chunk.is_fold:
-                    chunk.pieces.append(Piece(part.stop, bucket, run_steps))
+                ran = chunk.ran if chunk.is_fold else chunk.pieces
+                if ran is not None:
+                    ran.append(Piece(part.stop, bucket, run_steps))
         answers: list[Answered] = []
         for row, (part, chunk) in enumerate(zip(parts, chunks, strict=True)):
             count = int(counts[row])
@@ -267,7 +286,8 @@ class Executor:
         if part.indices is not None:
             ends, draws = ends[part.indices], part.draws
         if work.row_cost == 1:
-            return self.answer(work.outputs, self._runner.recall(part.slots), draws, ends)
+            predictions = self._runner.recall(self._table.rows(part.slots))
+            return self.answer(work.outputs, predictions, draws, ends)
         # Every step of one session's last request.
         history = self.histories.get(int(part.slots[0]))
         if history is None:
@@ -280,8 +300,8 @@ class Executor:
 
     def _fork(self, work: Work) -> Answered:
         assert isinstance(work, Fork), "a batch holds one kind of work"
-        spares = work.spares  # they are given back at any time, by whoever waited for them
-        self._runner.copy(int(work.slots[0]), spares)
+        spares = self._row[work.spares]  # given back at any time, by whoever waited for them
+        self._runner.copy(int(self._table.rows(work.slots)[0]), spares)
         if work.outputs == NOTHING:
             return _NO_ANSWERS
         positions = np.full(work.row_cost, work.expected[0])
@@ -289,7 +309,7 @@ class Executor:
         return self.answer(work.outputs, predictions, work.draws, positions)
 
     def _save(self, batch: Batch) -> list[Answered]:
-        found = self._runner.read(batch.slots)
+        found = self._read(batch.slots)
         start = 0
         for part in batch.parts:
             work, stop = part.work, start + len(part.slots)
@@ -307,6 +327,23 @@ class Executor:
                 whole[part.indices] = rows
         return [_NO_ANSWERS for _ in batch.parts]
 
+    def _read(self, slots: Ints) -> list[Floats]:
+        """Copies of sessions' states, wherever they are."""
+        rows = self._row[slots]
+        # One that comes back has a row already, in which it is only once its host row is free.
+        out = self._table.host_row[slots] >= 0
+        if not out.any():
+            return self._runner.read(rows)
+        found = self._outside(slots[out])
+        if out.all():
+            return found
+        whole = [np.empty((len(slots), *own.shape[1:]), own.dtype) for own in found]
+        for tensor, inside, outside in zip(
+            whole, self._runner.read(rows[~out]), found, strict=True
+        ):
+            tensor[~out], tensor[out] = inside, outside
+        return whole
+
     def _load(self, batch: Batch) -> list[Answered]:
         works = [part.work for part in batch.parts]
         loads = [work for work in works if isinstance(work, Load)]
@@ -317,7 +354,7 @@ class Executor:
                 np.concatenate([part.column(own) for part, own in zip(parts, tensor, strict=True)])
                 for tensor in tensors
             ]
-            self._runner.write(batch.slots, rows)
+            self._runner.write(self._table.rows(batch.slots), rows)
         except ValueError as fault:  # of some rows: the others need not suffer
             raise UnwrittenError from fault
         return [_NO_ANSWERS for _ in batch.parts]

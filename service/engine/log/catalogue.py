@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from service.engine.log.entries import SessionRow
+from service.engine.log.entries import Began, SessionRow
 
 
 class Catalogue:
@@ -10,11 +10,13 @@ class Catalogue:
 
     Attributes:
         rows: by number.
+        began: what sessions were opened with, by number, where the table does not have it yet.
         next_number: of the session that is opened next.
     """
 
     def __init__(self, next_number: int) -> None:
         self.rows: dict[int, SessionRow] = {}
+        self.began: dict[int, Began] = {}
         self.next_number = next_number
         self._changes: deque[tuple[int, int, SessionRow | None]] = deque()
 
@@ -32,6 +34,7 @@ class Catalogue:
         self._changes.append((group, number, row))
         if row is None:
             self.rows.pop(number, None)
+            self.began.pop(number, None)
         else:
             self.rows[number] = row
 

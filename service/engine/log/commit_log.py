@@ -17,6 +17,7 @@ import structlog
 
 from service.engine.log.catalogue import Catalogue
 from service.engine.log.entries import (
+    Began,
     Closed,
     Entry,
     Event,
@@ -25,6 +26,7 @@ from service.engine.log.entries import (
     Reset,
     SessionRow,
     after_move,
+    after_moving,
     after_reset,
     events_sections,
     steps_section,
@@ -33,6 +35,7 @@ from service.engine.log.recovery.reading import read_sessions
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.log.watched import WatchedStore
 from service.engine.log.writer import Writer
+from service.engine.sessions.moving import Moving
 from service.errors import CellarError, OverloadedError, StoreFullError, StoreUnavailableError
 from service.settings import Durability
 from service.store.records import Section, pack
@@ -163,6 +166,11 @@ class CommitLog:
         self._event(Opened(row=row))
         self._note(row.number, row)
 
+    def begin_with(self, event: Began) -> None:
+        """The session that was opened last starts from a state of its own."""
+        self._event(event, event.nbytes)
+        self.catalogue.began[event.number] = event
+
     def reset(self, number: int, branch: int, *, first_group: int) -> None:
         """A session was put back to position 0; its tail began there, 0 for none."""
         self._leave(first_group)
@@ -174,6 +182,11 @@ class CommitLog:
         self._leave(first_group)
         self._event(event, event.seed.nbytes)
         self._note(event.number, after_move(self.catalogue.rows[event.number], event))
+
+    def moving(self, event: Moving) -> None:
+        """A session moves to another server, or does so no more."""
+        self._event(event)
+        self._note(event.number, after_moving(self.catalogue.rows[event.number], event))
 
     def close(self, number: int, *, first_group: int) -> None:
         """A session has ended; its tail began there, 0 for none."""

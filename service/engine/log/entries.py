@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from service.engine.log.checking import check_entries, check_facts
 from service.engine.log.seeds import Seed
-from service.engine.work.columns import Inputs, Ints, Mask
+from service.engine.sessions.moving import Moving
+from service.engine.work.columns import Floats, Inputs, Ints, Mask
 from service.store.records import Section
 
 EVERY_STEP = 1
@@ -39,6 +40,7 @@ _STORED = {
 _PAST_BRANCHES = 8
 # By how many bytes a number needs.
 _SIZES = tuple(np.dtype(f"u{size}") for size in (1, 1, 2, 4, 4, 8, 8, 8, 8))
+_STAYS = Moving(number=0, move_to="")
 _UNSIGNED = {np.dtype(f"i{size}"): np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
 
 
@@ -93,6 +95,33 @@ class SessionRow:
     """See `EphemeralSessions`."""
     owner: str = ""
     """The principal that has opened it."""
+    has_initial: bool = False
+    """It was opened with a state of its own, see `Began`."""
+    history_steps: int = 0
+    """So many of its steps are kept at least, see `Chronicle`."""
+    move_to: str = ""
+    """It moves to another server, or has moved, see `Moving`."""
+    move_secret: str = ""
+    """The same."""
+    frozen_s: float = 0.0
+    """The same."""
+    released: bool = False
+    """The same."""
+    arrived: str = ""
+    """It came from another server: what its move is known by, see `Moving.transfer`."""
+
+    @property
+    def moving(self) -> "Moving | None":
+        """How it moves, if it does."""
+        if not self.move_to:
+            return None
+        return Moving(
+            number=self.number,
+            move_to=self.move_to,
+            secret=self.move_secret,
+            frozen_s=self.frozen_s,
+            released=self.released,
+        )
 
     def pack(self) -> Section:
         """For the table."""
@@ -109,6 +138,31 @@ class Opened:
     """A session was opened, at position 0."""
 
     row: SessionRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Began:
+    """The session that was just opened starts from this state, and is reset to it."""
+
+    number: int
+    states: Sequence[Floats]  # of each tensor of the arena, its row
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, about."""
+        return sum([row.nbytes for row in self.states])
+
+    def pack(self) -> Section:
+        """For the table, or a group."""
+        columns: dict[str, Any] = {f"state{n}": row for n, row in enumerate(self.states)}
+        return Section("began", {}, {"session": np.array([self.number]), **columns})
+
+    @classmethod
+    def unpack(cls, section: Section) -> "Began":
+        """What `pack` made."""
+        columns = section.columns
+        states = [columns[f"state{n}"] for n in range(len(columns) - 1)]
+        return cls(number=int(_whole(columns["session"])[0]), states=states)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +200,9 @@ class Moved:
     seed: Seed  # on the new branch
     left: int = 0
     """The branch that it has gone back from; 0: it comes from elsewhere."""
+    history: int | None = None
+    """Where its history begins, of which the table has all before the seed; ``None``: with that.
+    What else is there of before is of other branches."""
 
     @property
     def branch(self) -> int:
@@ -157,7 +214,8 @@ class Moved:
         seed = self.seed.pack()
         # A column, as in sections of steps: where others are damaged it still says whose they are.
         columns = {"session": np.array([self.number]), **seed.columns}
-        return Section("moved", {**seed.meta, "left": self.left}, columns)
+        begins = self.seed.position if self.history is None else self.history
+        return Section("moved", {**seed.meta, "left": self.left, "history": begins}, columns)
 
     @classmethod
     def unpack(cls, section: Section) -> "Moved":
@@ -165,11 +223,18 @@ class Moved:
         columns = dict(section.columns)
         number = int(columns.pop("session")[0])
         seed = Seed.unpack(Section("checkpoint", section.meta, columns))
-        return cls(number=number, seed=seed, left=int(section.meta["left"]))
+        meta = section.meta
+        history = int(meta.get("history", seed.position))
+        return cls(number=number, seed=seed, left=int(meta["left"]), history=history)
 
 
-Event = Opened | Closed | Reset | Rebranched | Moved
-_EVENTS: dict[str, type[Any]] = {"closed": Closed, "reset": Reset, "rebranched": Rebranched}
+Event = Opened | Began | Closed | Reset | Rebranched | Moved | Moving
+_EVENTS: dict[str, type[Any]] = {
+    "closed": Closed,
+    "reset": Reset,
+    "rebranched": Rebranched,
+    "moving": Moving,
+}
 
 
 def steps_section(model: str, entries: Sequence[Entry]) -> Section:
@@ -212,12 +277,34 @@ def drawn_entries(model: str, number: int, position: int, drawn: Inputs, runs: I
     return found
 
 
+def drawn_steps(position: int, drawn: Inputs, runs: Ints) -> "Steps":
+    """The same, as it is read again."""
+    if not len(drawn):
+        nothing = np.zeros(0, np.int64)
+        return Steps(**dict.fromkeys(_STORED, nothing), inputs=drawn)
+    return Steps.of(steps_section("", drawn_entries("", 0, position, drawn, runs)))
+
+
+def entries_of(model: str, number: int, tail: "Steps") -> list[Entry]:
+    """The same steps as entries of a session's."""
+    columns = [tail.steps, tail.flags, tail.buckets, tail.run_steps]
+    changes = np.any(np.diff(np.stack(columns), axis=1, prepend=-1), axis=0)
+    starts, stops = np.flatnonzero(changes).tolist(), np.cumsum(tail.steps).tolist()
+    found: list[Entry] = []
+    for start, stop in zip(starts, [*starts, len(tail)][1:], strict=True):
+        steps, flags, bucket, run_steps = [int(column[start]) for column in columns]
+        own, first = np.full(stop - start, number), stops[start] - steps
+        inputs, at = tail.inputs[first : stops[stop - 1]], tail.positions[start:stop]
+        found.append(Entry(model, own, at, steps, flags, inputs, bucket, run_steps))
+    return found
+
+
 def events_sections(events: Sequence[Event]) -> list[Section]:
     """Events, in order."""
     sections: list[Section] = []
     found: list[dict[str, Any]] = []
     for event in events:
-        if isinstance(event, Moved):
+        if isinstance(event, Moved | Began):
             sections += [*_as_json(found), event.pack()]
             found = []
         elif isinstance(event, Opened):
@@ -238,6 +325,8 @@ def events_of(section: Section) -> list[Event]:
     """What `events_sections` was given and this section of it holds."""
     if section.kind == "moved":
         return [Moved.unpack(section)]
+    if section.kind == "began":
+        return [Began.unpack(section)]
     events: list[Event] = []
     for found in json.loads(section.columns["json"].tobytes()):
         kind = found.pop("event")
@@ -310,6 +399,14 @@ class Steps:
         columns = {name: getattr(self, name)[entries] for name in _STORED}
         return Steps(**columns, inputs=inputs)
 
+    def first(self, count: int) -> "Steps":
+        """So many of the steps; the last entry may be cut for that."""
+        stops = np.minimum(np.cumsum(self.steps), count)
+        steps = np.diff(stops, prepend=0)
+        some = steps > 0
+        found = self._only(np.flatnonzero(some), self.inputs[:count])
+        return replace(found, steps=steps[some])
+
     def anyhow(self, entries: Mask) -> "Steps":
         """With some of the entries, (entries,), in whatever runs suit."""
         return replace(
@@ -324,12 +421,40 @@ class Steps:
 
 def after_reset(row: SessionRow, branch: int) -> SessionRow:
     """The session, back at position 0."""
-    return replace(row, branch=branch, seed=0, seed_group=0, seed_branch=0, past=(), left=0)
+    return replace(
+        row,
+        branch=branch,
+        seed=0,
+        seed_group=0,
+        seed_branch=0,
+        past=(),
+        left=0,
+        move_to="",
+        move_secret="",
+        frozen_s=0.0,
+        released=False,
+    )
 
 
 def after_move(row: SessionRow, event: Moved) -> SessionRow:
     """The session where it was put: its checkpoint is of the branch before."""
     return replace(after_reset(row, event.branch), left=event.left)
+
+
+def after_moving(row: SessionRow, event: Moving) -> SessionRow:
+    """The session, as it moves to another server then."""
+    return replace(
+        row,
+        move_to=event.move_to,
+        move_secret=event.secret,
+        frozen_s=event.frozen_s,
+        released=event.released,
+    )
+
+
+def as_moving(row: SessionRow, latest: SessionRow) -> SessionRow:
+    """A session, that was looked at before, as it moves by now."""
+    return row if row.moving == latest.moving else after_moving(row, latest.moving or _STAYS)
 
 
 def after_crash(row: SessionRow, branch: int, position: int) -> SessionRow:
@@ -355,7 +480,10 @@ def _facts(row: SessionRow) -> dict[str, Any]:
     """
     # `asdict` takes nine times as long, and there may be 100,000 at a stop.
     facts = {name: getattr(row, name) for name in row.__slots__}
-    for name in ("seed_branch", "past", "left", "ephemeral", "owner"):
+    for name in (
+        "seed_branch", "past", "left", "ephemeral", "owner", "has_initial", "history_steps",
+        "move_to", "move_secret", "frozen_s", "released", "arrived",
+    ):  # fmt: skip
         if not facts[name]:
             del facts[name]
     return facts
@@ -367,6 +495,7 @@ def _row(facts: dict[str, Any]) -> SessionRow:
         facts["past"] = tuple((int(branch), int(steps)) for branch, steps in facts["past"])
     row = SessionRow(**facts)
     check_facts(row)
+    assert row.moving is None or row.moving.move_to, "it makes sense"
     return row
 
 

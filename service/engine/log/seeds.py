@@ -72,3 +72,8 @@ class Seed:
             states=states,
             history=columns.get("history"),
         )
+
+
+def initial_seed(states: Sequence[Floats], *, branch: int) -> Seed:
+    """What a session of a branch starts from that was opened with these rows."""
+    return Seed(branch=branch, position=0, last_steps=0, content=0, states=states)

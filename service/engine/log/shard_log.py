@@ -1,6 +1,7 @@
 """One shard's side of the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,19 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import PARTIAL, Entry, Moved, SessionRow, drawn_entries
+from service.engine.log.entries import (
+    PARTIAL,
+    Began,
+    Entry,
+    Moved,
+    SessionRow,
+    Steps,
+    entries_of,
+)
 from service.engine.log.seeds import Seed
+from service.engine.sessions.moving import Moving
 from service.engine.sessions.table import SessionTable
-from service.engine.work.columns import Inputs, Ints
+from service.engine.work.columns import Floats, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.work import Chunk, Piece, Save, Work, cannot_tell, hand_over
 
@@ -109,11 +119,35 @@ class ShardLog:
             )
             start = piece.stop
 
-    def open(self, slot: int, row: SessionRow) -> None:
-        """A session was opened in a slot."""
+    def open(self, slot: int, row: SessionRow, seed: Seed | None = None) -> None:
+        """A session was opened in a slot, at position 0 or with a seed, which is of its branch."""
         self._table.number[slot] = row.number
         self.log.open(row)
         self._table.group[slot] = self.log.group
+        if seed is not None:  # in the same group: one without the other is never found
+            self.log.move(Moved(number=row.number, seed=seed), first_group=0)
+            self._table.moved(slot, group=self.log.group, steps=0)
+
+    def begin_with(self, slot: int, states: Sequence[Floats]) -> None:
+        """The session that was just opened in a slot starts from this state."""
+        self.log.begin_with(Began(number=int(self._table.number[slot]), states=states))
+
+    def has_read(self, slot: int, base: Seed, tail: Steps) -> None:
+        """The session that was just opened in a slot has read all this; it comes from elsewhere.
+
+        Args:
+            slot: the session's.
+            base: a state that it had; at position 0 what it was opened with.
+            tail: what it has read from there on.
+        """
+        table = self._table
+        number = int(table.number[slot])
+        if base.position:
+            seed = replace(base, branch=int(table.branch[slot]))
+            self.log.move(Moved(number=number, seed=seed), first_group=0)
+        for entry in entries_of(self._model, number, tail):
+            self.log.add(entry)
+        table.moved(slot, group=self.log.group, steps=len(tail.inputs))
 
     def reset(self, slot: int) -> None:
         """A session was put back to position 0, unless it has ended meanwhile."""
@@ -125,24 +159,36 @@ class ShardLog:
         table.group[slot] = self.log.group
         table.first_group[slot] = table.tail_steps[slot] = 0
 
-    def moved(self, slot: int, seed: Seed, drawn: Inputs, runs: Ints) -> None:
-        """A session was put to a seed, on another branch, and what it had drawn from there on.
+    def moved(self, slot: int, seed: Seed, tail: Steps, history: int | None = None) -> None:
+        """A session was put to a seed, on the branch that it is on, and reads a tail again.
 
-        See `drawn_entries`; whether steps are kept or not, the seed is not all of it without these.
+        Whether steps are kept or not, the seed is not all of it without that. For ``history`` see
+        `Moved`.
         """
         table = self._table
         number = int(table.number[slot])
         if not number:
             return  # it has ended
-        event = Moved(number=number, seed=seed, left=int(table.left[slot]))
+        seed = replace(seed, branch=int(table.branch[slot]))
+        left = int(table.left[slot])
+        event = Moved(number=number, seed=seed, left=left, history=history)
         self.log.move(event, first_group=int(table.first_group[slot]))
-        for entry in drawn_entries(self._model, number, seed.position, drawn, runs):
+        for entry in entries_of(self._model, number, tail):
             self.log.add(entry)
-        table.moved(slot, group=self.log.group, steps=len(drawn))
+        table.moved(slot, group=self.log.group, steps=len(tail.inputs))
+
+    def moving(self, slot: int, moving: Moving) -> None:
+        """A session moves to another server, or does so no more; unless it has ended."""
+        table = self._table
+        if table.number[slot]:
+            self.log.moving(replace(moving, number=int(table.number[slot])))
+            table.group[slot] = self.log.group
 
     def close(self, slot: int) -> None:
         """A session has ended; what is told of it still waits for that."""
         table = self._table
+        if not table.number[slot]:
+            return  # it was being opened, and the log has not heard of it
         self.log.close(int(table.number[slot]), first_group=int(table.first_group[slot]))
         table.group[slot] = self.log.group
         table.number[slot] = table.first_group[slot] = table.tail_steps[slot] = 0
@@ -152,7 +198,7 @@ class ShardLog:
         table = self._table
         stay = ~table.returning[slots]  # where the others stand is on the branch before
         slots, at = slots[stay], at[stay]
-        save.numbers[at], save.saved_branches[at] = table.number[slots], table.branch[slots]
+        save.numbers[at] = table.number[slots]
         save.first_groups[at] = table.first_group[slots]
         table.first_group[slots] = table.tail_steps[slots] = 0
 

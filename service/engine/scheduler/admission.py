@@ -20,9 +20,9 @@ from service.errors import (
     CellarError,
     PositionMismatchError,
     ReplyLostError,
-    SessionClosedError,
     StaleBranchError,
     StepConflictError,
+    history_full,
     unapplied,
 )
 from service.metrics import Metrics
@@ -40,6 +40,8 @@ class Admission:
 
     Args:
         again: calls `admit` for a row that had to wait, and contains whatever fault it has.
+        full: says which sessions may not read on, as their histories have no room; ``None``: all
+            may.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class Admission:
         metrics: Metrics,
         *,
         again: Callable[[Request], None],
+        full: Callable[[Ints], Mask | None] = lambda _: None,
         log: ShardLog | None = None,
     ) -> None:
         self._table = table
         self._scheduler = scheduler
         self._metrics = metrics
         self._again = again
+        self._full = full
         self._log = log
 
     def admit(self, request: Request) -> None:
@@ -89,6 +93,13 @@ class Admission:
                 return
         if judged is not None:
             wanted = self._without_judged(request, *judged, wanted)
+        full = None
+        if request.commit and not (request.is_fold or request.feeds_back):
+            full = self._full(request.slots)
+        if full is not None:
+            full = full if wanted is None else full & wanted
+            self._refuse(request, full, lambda _: history_full())
+            wanted = ~full if wanted is None else wanted & ~full
         self._queue(request, wanted)
 
     def admit_after(self, request: Request) -> None:
@@ -96,7 +107,9 @@ class Admission:
         # With the wait its session may have ended, which was closed when that had begun to run: the
         # slot is free then, and the row must not reach whoever has it next.
         if self._table.closing[request.slots[0]]:
-            self.refuse(request, 0, SessionClosedError("the session was closed before it ran"))
+            branch = int(self._table.branch[request.slots[0]])
+            why = self._table.why_closed(branch, "the session was closed before it ran")
+            self.refuse(request, 0, why)
             return
         if request.feeds_back and request.reply_to.cancelled_rows(request.rows_at(_FIRST)).any():
             return  # the wait was over when the queue was given up, which its call was told
@@ -122,8 +135,10 @@ class Admission:
         strays = self._table.strays(request.slots, request.branches)
         return strays if strays.any() else None
 
-    def _stale(self, request: Request, row: int) -> StaleBranchError:
+    def _stale(self, request: Request, row: int) -> CellarError:
         slot = request.slots[row]
+        if self._table.moving[slot]:
+            return self._table.moves[int(slot)].error()
         branch, position = self._table.branch[slot], self._table.accepted[slot]
         if self._log is not None and self._log.log.holds_steps:  # what is queued may be lost
             position = self._table.stands_at(slot)

@@ -25,7 +25,7 @@ from service.engine.work.replies import Delivery
 from service.engine.work.request import Request
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Decode, Work
-from service.errors import CellarError, InternalError, SessionClosedError, StaleBranchError
+from service.errors import CellarError, InternalError, StaleBranchError
 
 PIECE_STEPS = 256  # the most in one piece
 _UNREAD_STEPS = 4096  # a generation whose client does not read waits beyond this
@@ -305,7 +305,8 @@ class Feedback:
                 call = self._call(row)
                 over[index] = moved[index] or strays[index] or call.cancelled
                 if moved[index]:
-                    call.error = SessionClosedError("the session was closed while it generated")
+                    why = "the session was closed while it generated"
+                    call.error = self._table.why_closed(int(rows["branch"][row]), why)
                 elif strays[index]:
                     call.error = call.error or self._stale(row)
             rows["fate"][ready[over]] = _Fate.CANCELLED
@@ -318,7 +319,7 @@ class Feedback:
             later = np.delete(ready, first)
             ready = ready[np.sort(first)]
             slots = rows["slot"][ready]
-        runs = self._table.idle(slots) & ~self._table.blocked(slots)
+        runs = self._table.idle(slots) & ~self._table.halted(slots)
         runs &= self._table.position[slots] == rows["at"][ready]
         stray = ready[~runs]
         self._ready = [ready[runs], later] if len(later) else [ready[runs]]
@@ -504,8 +505,10 @@ class Feedback:
             inputs[own, 1:] = call.beside[len(call.beside) - left[own]]
         return inputs
 
-    def _stale(self, row: int) -> StaleBranchError:
+    def _stale(self, row: int) -> CellarError:
         slot = self._rows["slot"][row]
+        if self._table.moving[slot]:
+            return self._table.moves[int(slot)].error()
         branch, position = self._table.branch[slot], self._table.stands_at(slot)
         return StaleBranchError(branch=int(branch), position=int(position))
 

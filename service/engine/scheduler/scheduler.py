@@ -23,14 +23,17 @@ from numpy.typing import NDArray
 
 from service.engine.scheduler.fair_queue import FairQueue
 from service.engine.scheduler.feedback import Feedback
-from service.engine.sessions.slots import SlotAllocator, SlotManager
+from service.engine.sessions.allocator import SlotAllocator
+from service.engine.sessions.slots import SlotManager
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
-from service.engine.work.columns import Ints, has_repeats
+from service.engine.work.columns import Ints, Mask, has_repeats
 from service.engine.work.flow import Flow
 from service.engine.work.work import Chunk, Fork, Kind, Load, Work
 
 _KINDS = tuple(Kind)
+_NO_SLOTS = np.empty(0, np.int64)
+_NO_TICKETS = np.empty(0, np.int32)
 QUANTUM = 64  # rows of one flow in a round: enough for its share of what a batch saves
 
 
@@ -86,7 +89,10 @@ class Scheduler:
         self.pending_steps = 0  # queued or running
         self._table = table
         self._feedback = feedback
-        self._holds: dict[object, Ints] = {}  # slots by token, see `hold`
+        self._holds: dict[
+            object, tuple[Ints, NDArray[np.int32]]
+        ] = {}  # slots and tickets, see `hold`
+        self._released: set[tuple[int, int]] = set()  # slots and tickets that hold nobody any more
         self._left: dict[Work, int] = {}  # rows of each piece of work that have not finished
         self._ready = self._queues(chunk_steps)
         self._next_kind = 0
@@ -110,15 +116,18 @@ class Scheduler:
     def hold(self, slots: Ints) -> object:
         """Let what is queued for these from here on wait until they are released."""
         token = object()
-        self._holds[token] = slots
+        self._holds[token] = slots, self._table.tickets[slots]
         self._table.tickets[slots] += 1
         return token
 
     def release(self, token: object) -> None:
         """Let go of what `hold` has returned this for, if nothing else has."""
-        slots = self._holds.pop(token, None)
-        if slots is None:
-            return
+        slots, tickets = self._holds.pop(token, (_NO_SLOTS, _NO_TICKETS))
+        turn = self._table.serving[slots] == tickets
+        for key in zip(slots[~turn].tolist(), tickets[~turn].tolist(), strict=True):
+            self._released.add(key)  # what was queued before comes first
+            self.parked.setdefault(key, [])  # so that its turn is looked at
+        slots = slots[turn]
         self._table.serving[slots] += 1
         if self.parked:
             self.unpark(slots)
@@ -214,6 +223,10 @@ class Scheduler:
     def unpark(self, slots: Ints) -> None:
         """Slots serve their next tickets: what waits for these may run."""
         for key in zip(slots.tolist(), self._table.serving[slots].tolist(), strict=True):
+            if key in self._released:
+                self._released.remove(key)
+                self._table.serving[key[0]] += 1
+                self.unpark(np.array(key[:1]))
             for entry in self.parked.pop(key, ()):
                 self.waiting -= 1
                 self._make_ready(entry)
@@ -225,7 +238,7 @@ class Scheduler:
         sessions stand. Rows that run, or have finished, are among those of the work.
         """
         works = list(self._left)
-        self._holds = {}
+        self._holds, self._released = {}, set()
         known, self._left = self._left, {}
         for part in running:
             if part.work in known:
@@ -281,9 +294,23 @@ class Scheduler:
         if not blocked.all():
             self._make_ready(entry)
             return
+        if len(blocked) > 1:
+            # Those that wait for a row of the arena wait alone: the others may have to run first,
+            # so that there is one.
+            seatless = self._table.row[part.slots] < 0
+            if seatless.any():
+                self._enqueue_apart(entry, seatless)
+                return
         key = (int(part.slots[0]), int(tickets[0]))
         self.parked.setdefault(key, []).append(entry)
         self.waiting += 1
+
+    def _enqueue_apart(self, entry: _Entry, apart: Mask) -> None:
+        indices = entry.part.all_indices
+        for index in indices[apart].tolist():
+            self._enqueue(_Entry(entry.work, np.array([index])))
+        if not apart.all():
+            self._enqueue(_Entry(entry.work, indices[~apart]))
 
     def _make_ready(self, entry: _Entry) -> None:
         work, ready = entry.work, self._ready[entry.work.kind]

@@ -11,13 +11,13 @@ import numpy as np
 from service.engine.scheduler.scheduler import batch_of
 from service.engine.sessions.table import SessionTable
 from service.engine.work.batch import Batch, Part
-from service.engine.work.work import Barrier, Kind
+from service.engine.work.work import Barrier, Kind, Load, Save, Work
 from service.errors import (
     CallerGoneError,
     CellarError,
     PositionMismatchError,
-    SessionClosedError,
     StaleBranchError,
+    unpredicted,
 )
 
 
@@ -32,14 +32,22 @@ def screen(
             pass
         case Kind.SAVE:
             bad = bad | table.lost[slots]
+        case Kind.RECALL | Kind.FORK:
+            bad = bad | (table.position[slots] != batch.expected) | table.lost[slots]
+            bad = bad | table.unpredicted(slots)
         case _:
             bad = bad | (table.position[slots] != batch.expected) | table.lost[slots]
+    if table.cold_count and batch.kind is not Kind.BARRIER:  # its state could not be brought here
+        out = table.cold[slots]
+        bad = bad | (out & (table.host_row[slots] < 0) if batch.kind is Kind.SAVE else out)
     kept: list[Part] = []
     start = 0
     for part in batch.parts:
         rows = bad[start : start + len(part.slots)]
         start += len(part.slots)
         work = part.work
+        if table.moves and _steps_on(work):
+            rows = rows | table.moving[part.slots]
         if work.branches is not None:
             rows = rows | table.strays(part.slots, part.column(work.branches))
         if isinstance(work, Barrier) and work.is_last:
@@ -60,14 +68,31 @@ def screen(
     return batch_of(batch.kind, kept) if kept else None
 
 
+def _steps_on(work: Work) -> bool:
+    """Whether work is not for a session that is frozen, as it moves to another server."""
+    match work:
+        case Barrier():
+            return (work.reset or work.acts is not None) and not work.freezes
+        case Save() | Load():
+            return False
+        case _:  # what is read again leads where it stands
+            return not work.is_fold
+
+
 def _why_not(part: Part, table: SessionTable) -> CellarError:
     slot = int(part.slots[0])
     position = table.stands_at(slot)
     if table.closing[slot]:
-        return SessionClosedError("the session was closed before the step ran")
+        return table.why_closed(
+            int(table.branch[slot]), "the session was closed before the step ran"
+        )
+    if table.moving[slot]:
+        return table.moves[slot].error()
     branches = part.work.branches
     if branches is not None and part.column(branches)[0] != table.branch[slot]:
         return StaleBranchError(branch=int(table.branch[slot]), position=position)
-    if table.lost[slot]:
+    if table.lost[slot] or table.cold[slot]:
         return table.why_lost(slot)
+    if part.work.kind in (Kind.RECALL, Kind.FORK) and table.unpredicted(part.slots)[0]:
+        return unpredicted("session_id")
     return PositionMismatchError(int(part.column(part.work.expected)[0]), position)

@@ -24,6 +24,8 @@ from service.engine.served.outputs import (
     why_no_draws,
 )
 from service.engine.served.predictor import Predictor, StatefulPredictor
+from service.engine.sessions.table import SessionTier
+from service.engine.shard.history.memory import HistoryMemory
 from service.engine.shard.shard import Shard, Usage
 from service.engine.work.columns import Outputs
 from service.engine.work.flow import Flows, asked_model
@@ -161,6 +163,14 @@ class ServedModel:
         for shard in self.shards:
             shard.warm_up()
 
+    def sessions_in(self, tier: SessionTier) -> int:
+        """How many open sessions have their state there, as `SessionInfo.tier` says."""
+        return sum(shard.sessions_in(tier) for shard in self.shards)
+
+    def bytes_in(self, tier: SessionTier) -> int:
+        """Bytes of their states."""
+        return self.manifest.session_bytes * self.sessions_in(tier)
+
     def shard_for(self, session_id: str) -> Shard:
         """Where a new session goes: by the hash of its id, or where there is room if not there.
 
@@ -174,7 +184,7 @@ class ServedModel:
         if not roomy.slots.sessions.free:
             raise SessionLimitError(
                 f"all {self.usage.capacity} session slots are in use: close sessions, wait for "
-                "idle ones to expire, or raise --max-sessions"
+                "idle ones to expire, or raise --max-sessions, --host-memory or --max-open-sessions"
             )
         return roomy
 
@@ -197,6 +207,7 @@ class Registry:
 
     Attributes:
         awaited: by name and version, those that are still to be loaded.
+        history: what sessions' histories take.
     """
 
     def __init__(
@@ -212,6 +223,7 @@ class Registry:
         self.awaited: set[tuple[str, int | None]] = set()
         self._log = log
         self._memory = memory
+        self.history = HistoryMemory(settings.history_memory)
         self._settings = settings
         self._metrics = metrics
         self._flows = flows
@@ -249,7 +261,9 @@ class Registry:
         """
         label, metrics = f"{name}/{version}", self._metrics
         settings = _fitting(self._settings, manifest)
-        sessions = 0 if stateless else capacity(settings, manifest)
+        resident = 0 if stateless else capacity(settings, manifest)
+        host = settings.host_memory // max(1, manifest.session_bytes)
+        sessions = _open_sessions(settings, resident, host, has_store=self._log is not None)
         device_lost = partial(self._device_lost, label)
         takes_chunks = manifest.lengths is not None and not findings.steps_run_alone
         chunk_steps = settings.chunk_steps if takes_chunks else 1
@@ -258,9 +272,12 @@ class Registry:
                 label,
                 runner,
                 sessions=sessions_of(sessions, number, len(runners)),
+                resident=sessions_of(resident, number, len(runners)),
+                host_rows=sessions_of(host, number, len(runners)),
                 chunk_steps=chunk_steps,
                 bounds=bounds(manifest),
                 memory=self._memory,
+                history=self.history,
                 metrics=metrics,
                 settings=settings,
                 flows=self._flows,
@@ -294,6 +311,8 @@ class Registry:
             limits=settings,
             arithmetic=arithmetic,
         )
+        for shard in shards:
+            shard.chronicles.arithmetic = arithmetic
         self._models[name, version] = served
         self._show(served)
         return served
@@ -396,21 +415,24 @@ class Registry:
     def _show(self, served: ServedModel) -> None:
         """Let the gauges read the shards whenever they are read."""
         model = f"{served.name}/{served.version}"
-        session_bytes = served.manifest.session_bytes
         self._metrics.model_available.labels(model).set(1)
         self._metrics.session_capacity.labels(model).set(served.usage.capacity)
-        self._metrics.sessions.labels(model, "device").set_function(lambda: served.usage.sessions)
-        self._metrics.state_bytes.labels(model, "device").set_function(
-            lambda: session_bytes * served.usage.sessions
-        )
+        for tier in SessionTier:
+            self._metrics.sessions.labels(model, tier).set_function(
+                partial(served.sessions_in, tier)
+            )
+            self._metrics.state_bytes.labels(model, tier).set_function(
+                partial(served.bytes_in, tier)
+            )
         self._metrics.pending_steps.labels(model).set_function(lambda: served.usage.pending_steps)
 
     def _hide(self, served: ServedModel) -> None:
         """Take back what `_show` did: the gauges keep the arena alive."""
         model, metrics = f"{served.name}/{served.version}", self._metrics
         metrics.session_capacity.remove(model)
-        metrics.sessions.remove(model, "device")
-        metrics.state_bytes.remove(model, "device")
+        for tier in SessionTier:
+            metrics.sessions.remove(model, tier)
+            metrics.state_bytes.remove(model, tier)
         metrics.pending_steps.remove(model)
 
 
@@ -424,8 +446,15 @@ def _fitting(settings: EngineSettings, manifest: Manifest) -> EngineSettings:
     return settings.model_copy(update={"max_pending_steps": min(settings.max_pending_steps, most)})
 
 
+def _open_sessions(settings: EngineSettings, resident: int, host: int, *, has_store: bool) -> int:
+    """How many sessions of a model can be open, wherever their states are."""
+    if not has_store and resident + host < settings.max_open_sessions:
+        return resident + host
+    return max(resident, settings.max_open_sessions)
+
+
 def capacity(settings: EngineSettings, manifest: Manifest) -> int:
-    """How many sessions of a model can be open.
+    """How many sessions of a model can have their state on the device.
 
     Raises:
         ModelError: the memory that was set does not hold one.

@@ -44,6 +44,11 @@ class EphemeralSessions:
         self._streams[slot] = 0
         return min(idle_timeout_s, self._grace_s) if ephemeral else idle_timeout_s
 
+    def timeout_s(self, slot: int) -> float:
+        """The idle timeout that a session has that is on no stream."""
+        own = self.idle_timeout_s.item(slot)
+        return min(own, self._grace_s) if slot in self else own
+
     def hold(self, slot: int) -> None:
         """A stream has attached an ephemeral session."""
         self._streams[slot] += 1

@@ -21,3 +21,5 @@ class SessionInfo:
     ephemeral: bool
     tier: SessionTier
     owner: str
+    history_position: int | None = None
+    """The earliest position that it can be put back to; ``None``: it keeps no history."""

@@ -1,89 +1,21 @@
-"""Which rows of the arena are taken, by whom, and when one is free for the next.
+"""Which slots are taken, by whom, and when one is free for the next.
 
 A slot is handed on only once nothing is queued for it: a step of one session can then never reach
 another. Knows nothing of models.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.sessions.allocator import SlotAllocator
 from service.engine.sessions.ephemeral import EphemeralSessions
 from service.engine.sessions.table import SessionTable
+from service.engine.sessions.tiers import Tiers
 from service.engine.work.columns import Ints
 from service.engine.work.work import Fork
-from service.errors import SessionLimitError
-
-
-class SlotAllocator:
-    """Hands out the slots of one range, those used before first.
-
-    That keeps the touched part of the arena small. Every release raises the slot's tenancy,
-    so that whoever remembers a slot can tell that it has changed hands.
-    """
-
-    def __init__(self, first: int, count: int, tenancy: NDArray[np.int32] | None = None) -> None:
-        self.capacity = count
-        self._first = first
-        self._unused = 0  # slots from here on were never handed out
-        self._freed: list[int] = []
-        self._tenancy = np.zeros(count, np.int32) if tenancy is None else tenancy
-
-    @property
-    def free(self) -> int:
-        """Slots that can be allocated."""
-        return self.capacity - self._unused + len(self._freed)
-
-    @property
-    def used(self) -> int:
-        """Slots that are taken."""
-        return self.capacity - self.free
-
-    def allocate(self) -> int:
-        """Take one slot.
-
-        Raises:
-            SessionLimitError: none is free.
-        """
-        if self._freed:
-            return self._freed.pop()
-        if self._unused == self.capacity:
-            raise SessionLimitError(
-                f"all {self.capacity} session slots are in use: close sessions, wait for idle "
-                "ones to expire, or raise --max-sessions"
-            )
-        self._unused += 1
-        return self._first + self._unused - 1
-
-    def allocate_many(self, count: int) -> Ints:
-        """Take several slots, (count,), or none at all.
-
-        Raises:
-            SessionLimitError: fewer are free.
-        """
-        if count > self.free:
-            raise SessionLimitError(f"{count} slots wanted, {self.free} free")
-        used_before = min(count, len(self._freed))
-        start = self._first + self._unused
-        new = range(start, start + count - used_before)
-        slots = np.array([*reversed(self._freed[len(self._freed) - used_before :]), *new], np.int64)
-        self._unused += len(new)
-        del self._freed[len(self._freed) - used_before :]
-        return slots
-
-    def release(self, *slots: int) -> None:
-        """Give slots back."""
-        for slot in slots:
-            self._tenancy[slot - self._first] += 1
-        self._freed += slots
-
-    def keep_only(self, slots: Collection[int]) -> None:
-        """Take all slots back but these."""
-        used = range(self._first, self._first + self._unused)
-        freed = set(self._freed)
-        self.release(*[slot for slot in used if slot not in freed and slot not in slots])
 
 
 class SlotManager:
@@ -94,6 +26,7 @@ class SlotManager:
         sessions: slots of sessions; they come first.
         spares: slots to borrow, behind them.
         ephemeral_grace_s: see `EphemeralSessions`.
+        tiers: gives sessions rows of the arena.
         forget: called with a slot whose session is gone for good.
         wake: tells that work may run that could not before.
     """
@@ -105,6 +38,7 @@ class SlotManager:
         sessions: int,
         spares: int,
         ephemeral_grace_s: float,
+        tiers: Tiers,
         forget: Callable[[int], None],
         wake: Callable[[], None],
     ) -> None:
@@ -115,6 +49,7 @@ class SlotManager:
         self._forks: set[Fork] = set()  # that have spare slots
         self.ephemeral = EphemeralSessions(table, grace_s=ephemeral_grace_s)
         self._table = table
+        self._tiers = tiers
         self._forget = forget
         self._wake = wake
         self.owners: NDArray[np.int32] = np.zeros(sessions, np.int32)
@@ -129,8 +64,11 @@ class SlotManager:
         idle_timeout_s: float,
         ephemeral: bool = False,
         owner: int = 0,
+        seated: bool = True,
     ) -> int:
         """Start a session; returns its slot. Call `settle` next.
+
+        With ``seated`` it has a row of the arena if one is free.
 
         Raises:
             SessionLimitError: every slot is taken.
@@ -143,7 +81,14 @@ class SlotManager:
             slot, idle_timeout_s=idle_timeout_s, ephemeral=ephemeral
         )
         self._table.open(slot, opened_s=opened_s, now_s=now_s, idle_timeout_s=idle_timeout_s)
+        self._tiers.begin(slot, seated=seated)
         return slot
+
+    def show(self, slot: int, *, now_s: float) -> None:
+        """A session that was hidden, see `SessionTable.hide`, is there from now on."""
+        at, timeout_s = np.array([slot], np.int64), self.ephemeral.timeout_s(slot)
+        timeouts_s = np.array([timeout_s], np.float32)
+        self._table.count_idle(at, idle_timeouts_s=timeouts_s, now_s=now_s)
 
     def settle(self, slot: int, tenant: Any) -> None:
         """Note what `tenants` has for a slot while its session lasts."""
@@ -153,6 +98,7 @@ class SlotManager:
         """End the session of a slot, which is free once nothing is queued for it."""
         self._tenants[slot] = None
         self._table.close(slot)
+        self._tiers.ends(slot)
         if self._table.is_idle(slot):
             self._free(slot)
         else:
@@ -169,7 +115,7 @@ class SlotManager:
 
     def owned(self, owner: int) -> Ints:
         """The slots of one owner's sessions, (rows,)."""
-        slots = np.flatnonzero(self.owners == owner)
+        slots = np.flatnonzero(self.owners[: self._table.top] == owner)
         return slots[self._table.idle_timeout_s[slots] > 0]
 
     def expired(self, now_s: float, *, at_most: int, owner: int | None = None) -> list[Any]:
@@ -218,6 +164,7 @@ class SlotManager:
     def _free(self, slot: int) -> None:
         if slot < self.sessions.capacity:
             self._forget(slot)
+            self._tiers.end(slot)
             self.sessions.release(slot)
         else:
             self.spares.release(slot)

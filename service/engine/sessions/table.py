@@ -1,7 +1,9 @@
 """What is known of each session: one column per fact.
 
 Columns are indexed by slot, so that a frame of many sessions is checked and committed with a few
-array operations. Knows nothing of models or time: time is an argument.
+array operations. A session keeps its slot as long as it is open, wherever its state is: in a row of
+the device's arena, or out of it. One that is idle, and is not out, has a row. Knows nothing of
+models or time: time is an argument.
 
 Order is kept by tickets. Every row of work draws the next ticket of its slot when it is queued, and
 may run when it is the one its slot serves; a slot serves its next ticket once the row before is
@@ -14,37 +16,42 @@ that it is for, and is refused where the session is on another by then.
 
 import secrets
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.sessions.moving import Moving
 from service.engine.work.columns import Branches, Ints, Mask
 from service.engine.work.request import UNCHECKED
 from service.errors import (
     CellarError,
     InternalError,
     SessionClosedError,
+    StaleBranchError,
     StateLostError,
     StoreUnavailableError,
 )
 
 _CACHE_LINE = 64  # bytes
 _BRANCHES = 2**63 - 1  # numbers from 1 on
+_UPGRADED = 1000  # sessions of which is remembered where they went on
 
 
 class SessionStatus(Enum):
     """Where a session is in its life."""
 
     OPEN = "open"
+    MOVING = "moving"
     LOST = "lost"
     MODEL_CHANGED = "model changed"
 
 
-class SessionTier(Enum):
+class SessionTier(StrEnum):
     """Where a session's state is."""
 
     DEVICE = "device"
+    HOST = "host"
     STORE = "store"
 
 
@@ -63,14 +70,15 @@ _RECORD = np.dtype(
     {
         "names": [
             "position", "accepted", "last_content", "opened_s", "last_steps", "tickets", "serving",
-            "lost", "closing", "cold", "blocked", "halted", "branch", "group",
+            "lost", "closing", "cold", "moving", "blocked", "halted", "branch", "group",
         ],
         "formats": [
-            "i8", "i8", "i8", "f8", "i4", "i4", "i4", "?", "?", "?", "u2", "u4", "u8", "i8",
+            "i8", "i8", "i8", "f8", "i4", "i4", "i4", "?", "?", "?", "?", "u2", "u4", "u8", "i8",
         ],
         # Lost and closing together are what blocks a session: read as one number where both matter.
-        # So is what keeps a step from running at once: these, and that its state is not here yet.
-        "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 45, 46, 44, 44, 48, 56],
+        # So is what keeps a step from running at once: these, that its state is not here yet, and
+        # that it moves to another server.
+        "offsets": [0, 8, 16, 24, 32, 36, 40, 44, 45, 46, 47, 44, 44, 48, 56],
         "itemsize": _CACHE_LINE,
     }
 )  # fmt: skip
@@ -89,7 +97,7 @@ def _records(slots: int) -> NDArray[np.void]:
 
 
 class SessionTable:
-    """The columns. ``slots`` counts every row of the arena, spare and scratch rows included."""
+    """The columns. ``slots`` counts all of them, spare and scratch slots included."""
 
     def __init__(self, slots: int) -> None:
         rows = _records(slots)
@@ -98,8 +106,14 @@ class SessionTable:
         self.branch: Branches = rows["branch"]  # 0: never a session's
         self.lost: Mask = rows["lost"]
         self.closing: Mask = rows["closing"]
-        self.cold: Mask = rows["cold"]  # its state is in the store, and `position` tells of that
+        self.cold: Mask = rows["cold"]  # its state is out of the arena, and where `position` says
         self.cold_count = 0
+        self.moving: Mask = rows["moving"]  # it is frozen, see `moves`
+        self.moves: dict[int, Moving] = {}
+        """How sessions move to other servers, by slot."""
+        self.top = 0  # no slot from here on had a session, but for spare ones
+        self.row = np.zeros(slots, np.int64)  # of the arena; -1: none
+        self.host_row = np.full(slots, -1, np.int64)  # of host memory; -1: none
         self.opened_s: NDArray[np.float64] = rows["opened_s"]  # since the epoch
         # Only compared and counted up: they may wrap around.
         self.tickets: NDArray[np.int32] = rows["tickets"]  # the next to be drawn
@@ -119,9 +133,12 @@ class SessionTable:
         self.restoring = np.zeros(slots, np.bool_)  # it is lost, and the log brings it back
         self.returning = np.zeros(slots, np.bool_)  # it goes back, see `go_back`
         self.left = np.zeros(slots, np.uint64)  # the branch that it has gone back from; 0: none
+        self.seeded = np.zeros(slots, np.bool_)  # its own row is read at position 0, see `Initials`
         # Of the request just applied; negative where its reply cannot be repeated.
         self._last_steps: NDArray[np.int32] = rows["last_steps"]
         self._last_content: Ints = rows["last_content"]  # digest of its inputs
+        self.upgraded: dict[int, tuple[int, int]] = {}
+        """By branch that an upgrade has ended: the one on which it goes on, and from where."""
         # Apart, because the search for idle sessions goes over all of them.
         self.last_used_s = np.zeros(slots, np.float64)
         self.idle_timeout_s = np.zeros(slots, np.float32)  # 0: no session here
@@ -136,13 +153,22 @@ class SessionTable:
     def open(self, slot: int, *, opened_s: float, now_s: float, idle_timeout_s: float) -> None:
         """Begin a session in a slot, whatever was there before."""
         assert self.accepted[slot] == self.position[slot], "a slot is reused once nothing is queued"
+        self.top = max(self.top, slot + 1)
         self.reset(slot, now_s=now_s)
-        self.closing[slot] = False
+        self.closing[slot] = self.seeded[slot] = False
         self.group[slot] = self.number[slot] = 0
         self.first_group[slot] = self.tail_steps[slot] = 0
         self.opened_s[slot] = opened_s
         self.idle_timeout_s[slot] = idle_timeout_s
         self._due_s = min(self._due_s, now_s + self.idle_timeout_s.item(slot))
+
+    def hide(self, slot: int) -> None:
+        """A session that was opened now is not there yet, for those who look at all of them."""
+        self.idle_timeout_s[slot] = 0.0
+
+    def begins_at(self, slot: int, position: int) -> None:
+        """A session that was opened now will stand there: a `Load` is about to be queued."""
+        self.accepted[slot] = position
 
     def reset(self, slot: int, *, now_s: float) -> int:
         """Put a session back to position 0 of a new branch, which is returned.
@@ -184,13 +210,25 @@ class SessionTable:
         """It stands at a position, and its state is in the store alone."""
         self.position[slot] = self.accepted[slot] = self._stood[slot] = position
         self._entered[slot] = self._was_durable[slot] = position
+        self.cool(slot)
+
+    def cool(self, slot: int) -> None:
+        """Its state is out of the arena."""
+        self.cold_count += not self.cold[slot]
         self.cold[slot] = True
-        self.cold_count += 1
 
     def warm(self, slot: int) -> None:
         """Its state is here, or on its way."""
         self.cold_count -= bool(self.cold[slot])
         self.cold[slot] = False
+
+    def move_away(self, slot: int, moving: Moving | None) -> None:
+        """A session does not step while it moves to another server; ``None``: it does again."""
+        self.moving[slot] = moving is not None
+        if moving is not None:
+            self.moves[slot] = moving
+        else:
+            self.moves.pop(slot, None)
 
     def moved(self, slot: int, *, group: int, steps: int) -> None:
         """It has begun a branch in a group of the log, with a seed and so many steps behind it."""
@@ -236,12 +274,14 @@ class SessionTable:
     def close(self, slot: int) -> None:
         """End the session of a slot: what is queued for it must not run."""
         self.warm(slot)
+        self.move_away(slot, None)
         self.closing[slot] = True
         self.idle_timeout_s[slot] = 0.0
 
     def fork(self, slot: int, copies: Ints) -> None:
         """Let spare slots stand where a session stands."""
         self.position[copies] = self.accepted[copies] = self.position[slot]
+        self.seeded[copies] = self.seeded[slot]
         self.group[copies] = self.group[slot]
         self.lost[copies] = False
         self.closing[copies] = False
@@ -277,7 +317,7 @@ class SessionTable:
         """
         found = self._next_expired(now_s, at_most)
         if not len(found) and self._due_s < now_s:  # mostly nobody goes over a million sessions
-            slots = np.flatnonzero(self.idle_timeout_s)
+            slots = np.flatnonzero(self.idle_timeout_s[: self.top])
             self._due_s = self.due_s(slots)
             self._due = slots[self.last_used_s[slots] + self.idle_timeout_s[slots] < now_s]
             found = self._next_expired(now_s, at_most)
@@ -315,6 +355,13 @@ class SessionTable:
 
     # -- questions ------------------------------------------------------------------------
 
+    def fresh(self, slots: Ints, positions: Ints) -> Mask:
+        """Which sessions read the model's initial state where they stand, (rows,)."""
+        fresh: Mask = positions == 0
+        if np.count_nonzero(fresh):
+            fresh &= ~self.seeded[slots]
+        return fresh
+
     def blocked(self, slots: Ints) -> Mask:
         """Which sessions must not step: their state is in doubt, or they are ending."""
         blocked: Mask = self._blocked[slots] != 0
@@ -335,13 +382,56 @@ class SessionTable:
         if not self.branch[slot]:  # a copy of a session, which stands where it stood
             return InternalError("the model could not be run; the server's log tells why")
         if self.closing[slot]:
-            return SessionClosedError("the session was closed, and a run of its steps has failed")
+            why = "the session was closed, and a run of its steps has failed"
+            return self.why_closed(int(self.branch[slot]), why)
         if self.restoring[slot] or not self.lost[slot]:
             return StoreUnavailableError(
                 "a run has failed, and the session is brought back: try again shortly, "
                 "with the position"
             )
         return StateLostError(int(self.position[slot]))
+
+    def goes_on(self, slot: int, *, branch: int, position: int) -> None:
+        """The session of a slot goes on in another slot, on this branch."""
+        self.upgraded[int(self.branch[slot])] = branch, position
+        while len(self.upgraded) > _UPGRADED:
+            del self.upgraded[next(iter(self.upgraded))]
+
+    def why_closed(self, branch: int, told: str) -> CellarError:
+        """Why a session on a branch is here no more: ``told``, unless it was upgraded."""
+        if branch not in self.upgraded:
+            return SessionClosedError(told)
+        after, position = self.upgraded[branch]
+        return StaleBranchError(branch=after, position=position, upgraded=True)
+
+    def rows(self, slots: Ints) -> Ints:
+        """The rows of the arena of slots that run, which all have one.
+
+        Raises:
+            RuntimeError: one has none. A row below 0 would be read as one of the last.
+        """
+        rows: Ints = self.row[slots]
+        if np.count_nonzero(rows < 0):
+            raise RuntimeError("a session is to run whose state is out of the arena")
+        return rows
+
+    def halted(self, slots: Ints) -> Mask:
+        """Which sessions cannot step now: those that are blocked or move, or whose state is out."""
+        halted: Mask = self._halted[slots] != 0
+        return halted
+
+    def evictable(self, slots: Ints, *, queued: int = 0) -> Mask:
+        """Which sessions may leave their rows: nothing but ``queued`` pieces of work is queued."""
+        found: Mask = self.tickets[slots] - self.serving[slots] == queued
+        found &= ~(self.returning[slots] | self.restoring[slots])
+        found &= ~(self.blocked(slots) | self.cold[slots]) & (self.idle_timeout_s[slots] > 0)
+        return found
+
+    def is_nowhere(self, slots: Ints) -> Mask:
+        """The states of which idle sessions are lost for good: until a reset they need no rows."""
+        found: Mask = self.lost[slots] & ~(self.restoring[slots] | self.returning[slots])
+        found &= ~self.cold[slots] & (self.idle_timeout_s[slots] > 0)
+        return found & self.idle(slots)
 
     def is_blocked(self, slot: int) -> bool:
         """Whether one session must not step."""
@@ -376,6 +466,21 @@ class SessionTable:
         """The same of one session."""
         return self._last_steps.item(slot), self._last_content.item(slot)
 
+    def unpredicted(self, slots: Ints) -> Mask:
+        """Which sessions have read nothing with their own model, and yet stand somewhere, (rows,).
+
+        They came there with another model's state: a prediction of their own is yet to come.
+        """
+        found: Mask = (self._last_steps[slots] == 0) & (self.position[slots] > 0)
+        return found
+
+    def has_started(self, slot: int) -> bool:
+        """Whether a session will have a prediction of its own once what is queued has run."""
+        at = self.accepted.item(slot)
+        if at > self.position.item(slot) or self.cold.item(slot):
+            return at > 0  # what it is then, `screen` sees
+        return at > 0 and self._last_steps.item(slot) != 0
+
     def strays(self, slots: Ints, branches: Branches) -> Mask:
         """Which sessions are not on the branch that their rows are for, (rows,)."""
         strays: Mask = self.branch[slots] != branches
@@ -384,7 +489,7 @@ class SessionTable:
     def stand(self, slots: Ints, expected: Ints) -> bool:
         """Whether all sessions stand where their rows expect them, and may step."""
         at = self.position[slots] == expected
-        return bool(at.all()) and not self._blocked[slots].any()
+        return bool(at.all()) and not self._halted[slots].any()
 
     def judge(self, slots: Ints, *, positions: Ints, steps: Ints, contents: Ints) -> Verdicts:
         """Say what must become of each row of a request; changes nothing.

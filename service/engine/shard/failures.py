@@ -121,7 +121,7 @@ class Failures:
                 continue
             if isinstance(work, Fork):
                 self._slots.return_spares(work)
-            elif isinstance(work, Load) and work.drawn is None:  # else what runs must end before it
+            elif isinstance(work, Load) and work.tells is None:  # else what runs must end before it
                 left = indices[~work.done[indices]]
                 left = self._loads.settle(work, left, lost=True)
                 self._table.accepted[work.slots[left]] = work.positions[left]
@@ -188,7 +188,8 @@ class Failures:
             work.failure = _not_run(part, fault)
         elif isinstance(work, Load):
             self._loads.settle(work, part.all_indices, lost=True)
-            self._lost(part.slots)
+            if not work.stays:
+                self._lost(part.slots)
         elif isinstance(work, Fork):
             self._slots.return_spares(work)
 

@@ -19,32 +19,41 @@ import structlog
 from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner
 from service.engine.log.commit_log import CommitLog
+from service.engine.log.entries import Steps, drawn_steps
+from service.engine.log.seeds import Seed, initial_seed
 from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
-from service.engine.sessions.slots import SlotAllocator, SlotManager
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.allocator import SlotAllocator
+from service.engine.sessions.initials import Initial, Initials
+from service.engine.sessions.moving import Moving
+from service.engine.sessions.slots import SlotManager
+from service.engine.sessions.table import SessionTable, SessionTier
+from service.engine.sessions.tiers import Tiers, Wanted
+from service.engine.shard.history.chronicles import Chronicles
+from service.engine.shard.history.memory import HistoryMemory
 from service.engine.shard.policy import MOST_DECODE_STEPS, Action, BatchPolicy, Decision
 from service.engine.shard.queue_limit import QueueLimit
+from service.engine.shard.restoring.folds import load_of
 from service.engine.shard.restoring.returns import Return, Returns
 from service.engine.shard.restoring.shard_store import ShardStore
 from service.engine.shard.run import Run
 from service.engine.shard.tick import Tick
 from service.engine.shard.worker import Worker
-from service.engine.work.columns import Ints
+from service.engine.work.columns import Floats, Inputs, Ints
 from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import BufferMemory
 from service.engine.work.replies import UNKNOWN, Delivery, Receiver, SingleReceiver
 from service.engine.work.request import Place, Request, SingleStep, SingleSteps
-from service.engine.work.work import Barrier, Fork, Kind, Work, hand_over
+from service.engine.work.work import Barrier, Fork, Kind, Load, Save, Work, hand_over
 from service.errors import (
     BadInputError,
     CellarError,
     NotStartedError,
-    SessionClosedError,
     StaleBranchError,
     unapplied,
+    unpredicted,
 )
 from service.metrics import Metrics
 from service.settings import EngineSettings
@@ -67,12 +76,15 @@ class Shard:
 
     Args:
         name: for metrics and logs.
-        runner: the device; its arena has ``rows(settings, sessions)`` rows.
+        runner: the device; its arena has ``rows(settings, resident)`` rows.
         sessions: the most that can be open.
+        resident: the most whose state is on the device at once.
+        host_rows: of the others, the most whose state is in host memory.
         chunk_steps: the most time steps that one run of this model takes.
         bounds: what drawn values are kept within; ``None`` for a model that draws tokens.
         device_lost: is told on the event loop when no run on the device will succeed any more.
         memory: where replies that may be repeated are counted.
+        history: where what sessions keep of what they read is counted.
         log: where what sessions read is kept; ``None`` where it is not.
     """
 
@@ -82,9 +94,12 @@ class Shard:
         runner: Runner,
         *,
         sessions: int,
+        resident: int,
+        host_rows: int = 0,
         chunk_steps: int,
         bounds: tuple[np.float32, np.float32] | None,
         memory: BufferMemory,
+        history: HistoryMemory,
         metrics: Metrics,
         settings: EngineSettings,
         flows: Flows,
@@ -92,27 +107,48 @@ class Shard:
         device_lost: Callable[[Exception], None],
         log: CommitLog | None = None,
     ) -> None:
-        rows = self.rows(settings, sessions)
+        slots, rows = self.rows(settings, sessions), self.rows(settings, resident)
         chunk_spares = settings.max_batch
-        self.table = SessionTable(rows)
+        self.table = SessionTable(slots)
+        self.table.row[sessions:] = np.arange(resident, rows)
         self.log = None if log is None else ShardLog(log, self.table, name)
         self._executor = Executor(
             runner,
+            self.table,
             scratch=rows - 1,
+            outside=lambda slots: self.tiers.states(slots),
             memory=memory,
             max_history_bytes=settings.max_history_bytes,
         )
         self.histories = self._executor.histories
         """See `Executor.histories`."""
+        self.initials = Initials(self.table, memory)
+        """What its sessions were opened with."""
+        self._loop = asyncio.get_running_loop()
+        self.tiers = Tiers(
+            self.table,
+            self.histories,
+            Wanted(
+                queue=lambda work: self._scheduler.submit(work),
+                hold=self._hold,
+                wake=self.wake,
+                call_later=self._later,
+                in_store=lambda slot: self.store.has(slot),
+                seated=lambda slot: self.store.seated(slot),
+            ),
+            resident=resident,
+            host_rows=host_rows,
+            metrics=metrics.tiers(name),
+        )
         self.slots = SlotManager(
             self.table,
             sessions=sessions,
             spares=settings.spare_slots,
             ephemeral_grace_s=settings.ephemeral_grace_s,
+            tiers=self.tiers,
             forget=self._executor.forget,
             wake=self.wake,
         )
-        self._loop = asyncio.get_running_loop()
         self.feedback = Feedback(
             self.table,
             self.slots.tenancy,
@@ -127,18 +163,38 @@ class Shard:
             self.table,
             self.feedback,
             slots=self.slots,
-            chunk_spares=SlotAllocator(rows - 1 - chunk_spares, chunk_spares),
+            chunk_spares=SlotAllocator(slots - 1 - chunk_spares, chunk_spares),
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
+        blank = runner.blank(1)
+        self._blank_width = 0 if blank.dtype.kind in "iu" else blank.shape[-1]
+        self.chronicles = Chronicles(
+            self.table,
+            memory=history,
+            width=self._blank_width,
+            initial=self._initial,
+            put=self.put,
+            call_soon=self._loop.call_soon,
+        )
+        """What its sessions have read, of those that keep it."""
+        self._blank: list[Floats] = []  # the rows of a state, all 0
         self._admission = Admission(
-            self.table, self._scheduler, metrics, again=self._admit, log=self.log
+            self.table,
+            self._scheduler,
+            metrics,
+            again=self._admit,
+            full=self.chronicles.full,
+            log=self.log,
         )
         self.store = ShardStore(
             self.table,
             self.log,
-            queue=self._scheduler.submit,
+            self.initials,
+            queue=lambda work: self._scheduler.submit(work),
             hold=self._hold,
+            bring=self.bring,
+            is_back=self.tiers.is_back,
             gather=self._gather,
             is_idle=self.is_idle,
             wake=self.wake,
@@ -153,6 +209,7 @@ class Shard:
             self.slots,
             runner,
             self._executor,
+            self.tiers,
             metrics,
             log=self.log,
             model=name,
@@ -160,12 +217,13 @@ class Shard:
             clock=clock,
             device_lost=device_lost,
             lost=self.store.bring_back,
+            chronicles=self.chronicles,
         )
         self.limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
         self._flows = flows
         self._clock = clock
         self._settings = settings
-        self._scratch = np.array([rows - 1], np.int64)  # never steps: stands at position 0
+        self._scratch = np.array([slots - 1], np.int64)  # never steps: stands at position 0
         self._runner = runner
         self._policy = BatchPolicy(
             inline_run_s=-math.inf if runner.own_thread else settings.inline_run_s,
@@ -174,9 +232,11 @@ class Shard:
         )
         self._returns = Returns(
             self.table,
-            queue=self._scheduler.submit,
+            queue=self._queue,
             wake=self.wake,
             call_later=self._loop.call_later,
+            went_back=self.chronicles.went_back,
+            tell_log=self._tell_moved,
             restore=self.store.bring_back if self.store.brings_back else None,
             give_up=self._give_up,
         )
@@ -193,7 +253,7 @@ class Shard:
 
     @staticmethod
     def rows(settings: EngineSettings, sessions: int) -> int:
-        """Rows of the arena: sessions, spare slots of forks and of chunks, the scratch row."""
+        """Rows of an arena: of sessions, of spare slots of forks and of chunks, the scratch row."""
         return sessions + settings.spare_slots + settings.max_batch + 1
 
     # -- asking ---------------------------------------------------------------------------
@@ -213,6 +273,13 @@ class Shard:
             pending_steps=self.pending_steps,
         )
 
+    def sessions_in(self, tier: SessionTier) -> int:
+        """How many sessions have their state there, as `SessionInfo.tier` says."""
+        device, store = self.tiers.on_device, self.store.cold
+        if tier is SessionTier.DEVICE:
+            return device
+        return store if tier is SessionTier.STORE else self.slots.sessions.used - device - store
+
     def check_room(self, steps: int, flow: Flow) -> None:
         """Check that so many steps of a flow may be queued.
 
@@ -222,6 +289,14 @@ class Shard:
         """
         if self.log is not None:
             self.log.log.check()
+        self.check_queue(steps, flow)
+
+    def check_queue(self, steps: int, flow: Flow) -> None:
+        """Check that so much work of a flow may be queued that writes nothing to the store.
+
+        Raises:
+            OverloadedError: not now.
+        """
         pending = self.pending_steps
         if pending + steps > self.limit.roomy_steps:
             self.limit.check(pending, steps, flow)
@@ -281,7 +356,8 @@ class Shard:
 
         Raises:
             StateLostError: its state is in doubt.
-            NotStartedError: it has read nothing yet; ``field`` is what the caller has to give.
+            NotStartedError: it has read nothing yet, or nothing with its own model; ``field`` is
+                what the caller has to give.
         """
         self.admit_inbox()
         if self.table.lost[slot]:
@@ -289,6 +365,8 @@ class Shard:
         position = int(self.table.accepted[slot])
         if position == 0:
             raise NotStartedError(f"{field}: the session has read nothing yet: give it steps first")
+        if not self.table.has_started(slot):
+            raise unpredicted(field)
         return position
 
     def on_branch(self, slot: int, claimed: int = 0, *, or_left: bool = False) -> int:
@@ -333,17 +411,47 @@ class Shard:
             return
         returning = slots[self.table.returning[slots]]
         if len(returning):  # the log does not know their branches yet
-            await self._gather(Barrier(slots=returning))
+            await self._gather(
+                *[Barrier(slots=returning[n : n + 1]) for n in range(len(returning))]
+            )
         await self.log.wait(slots)
+
+    def begin_with(self, slot: int, initial: Initial) -> None:
+        """Let a session that was opened in a slot now start from this state, and be reset to it."""
+        self.initials.keep(slot, initial)
+        if self.log is not None:
+            self.log.begin_with(slot, initial.states)
+        load = self._load_of_initial(slot)
+        assert load is not None, "it is kept"
+        load.branches = self.table.branch[[slot]]
+        try:
+            self._queue(load)
+        except Exception as fault:
+            self._give_up(fault)
+            self.table.lost[slot] = True
+        self.wake()
+
+    def _load_of_initial(self, slot: int) -> Load | None:
+        """What puts there what a session was opened with; of a branch that never is, as yet."""
+        states = self.initials.of(slot)
+        if states is None:
+            return None
+        load = load_of([(slot, initial_seed(states, branch=0))])
+        load.branches = np.zeros(1, np.uint64)
+        return load
 
     def end(self, slot: int) -> None:
         """End the session of a slot; its queued steps are refused, then the slot is free."""
         self.admit_inbox()
+        self.initials.forget(slot)
+        self.chronicles.forget(slot)
         if self.log is not None:
             self.log.close(slot)
             self.store.forget(slot)
         for work in self._scheduler.waiting_for_spares(slot):
-            work.failure = SessionClosedError("the session was closed before the steps ran")
+            work.failure = self.table.why_closed(
+                int(self.table.branch[slot]), "the session was closed before the steps ran"
+            )
         self.slots.end(slot)
         self.wake()
 
@@ -390,27 +498,79 @@ class Shard:
         """Run work as `perform` does; what failed is among the deliveries."""
         return await self._gather(*works)
 
-    async def _gather(self, *works: Work) -> list[Delivery]:
-        """What became of some work."""
+    async def halt(
+        self, slot: int, look: Callable[[], T], *, branch: int
+    ) -> tuple[T, Callable[[], None]]:
+        """Let a session stand still behind what is queued for it.
+
+        Args:
+            slot: the session's.
+            look: is called once it stands there.
+            branch: the one that it must be on then.
+
+        Returns:
+            What ``look`` has returned, and what lets the session go on.
+
+        Raises:
+            CellarError: it goes on; ``look`` has raised it, or the session is not there.
+        """
+        found: list[T] = []
+        refused: list[CellarError] = []
+        goes_on: list[Callable[[], None]] = []
+
+        def acts() -> None:
+            try:
+                if self.table.lost[slot]:
+                    raise self.table.why_lost(slot)
+                found.append(look())
+            except CellarError as error:
+                refused.append(error)
+            except Exception as fault:
+                _log.exception("session could not be looked at")
+                refused.append(unapplied(fault))
+
+        barrier = Barrier(
+            slots=np.array([slot], np.int64), branches=np.array([branch], np.uint64), acts=acts
+        )
+        try:
+            deliveries = await self._gather(
+                barrier, queued=lambda: goes_on.append(self._hold(barrier.slots))
+            )
+            error = deliveries[0].error or next(iter(refused), None)
+            if error is not None:
+                raise error
+        except BaseException:
+            for release in goes_on:
+                release()
+            raise
+        return found[0], goes_on[0]
+
+    async def _gather(
+        self, *works: Work, queued: Callable[[], None] = lambda: None
+    ) -> list[Delivery]:
+        """What became of some work; ``queued`` is called right behind it."""
         done: asyncio.Future[None] = self._loop.create_future()
         collected = _Collected(self.wake, sum(len(work.slots) for work in works), done)
         self.admit_inbox()
         for work in works:
             work.reply_to = collected
-            if self.table.cold_count:
-                self.store.thaw(work.slots)
         for work in works:
             if isinstance(work, Request):
                 self._admit(work)
                 continue
             try:
-                self._scheduler.submit(work)
+                self._queue(work)
+                if isinstance(work, Barrier) and work.reset:
+                    work.then = self._load_of_initial(int(work.slots[0]))
+                    if work.then is not None:
+                        self._queue(work.then)
             except Exception as fault:
                 self._give_up(fault)
                 positions = self.table.stands(work.slots)
                 rows = work.rows_at(np.arange(len(work.slots)))
                 failed = Delivery(rows=rows, positions=positions, error=unapplied(fault))
                 hand_over(work, failed, fail=True)
+        queued()
         self.wake()
         try:
             await done
@@ -423,6 +583,29 @@ class Shard:
             raise
         return collected.deliveries
 
+    def bring(self, slots: Ints) -> None:
+        """Bring sessions back whose states are out: whatever is asked of them waits behind that."""
+        if not self.table.cold_count:
+            return
+        out = slots[self.table.cold[slots]]
+        if len(out):
+            try:
+                self.tiers.bring(out)
+            except Exception as fault:
+                self._give_up(fault)
+                return  # they are out, and what is asked of them is refused
+            self.store.thaw(out)
+
+    def _queue(self, work: Work) -> None:
+        """Queue work that is no request."""
+        if self.table.cold_count:
+            slots = work.slots
+            if isinstance(work, Save):  # it reads states in host memory, too
+                slots = slots[(self.table.host_row[slots] < 0) & ~self.table.lost[slots]]
+            if not isinstance(work, Barrier) or work.reset or work.acts is not None:
+                self.bring(slots)
+        self._scheduler.submit(work)
+
     def _hold(self, slots: Ints) -> Callable[[], None]:
         """Let what is queued for these wait; returns what lets it go on."""
         token = self._scheduler.hold(slots)
@@ -430,11 +613,24 @@ class Shard:
         def release() -> None:
             try:
                 self._scheduler.release(token)
+                if self.slots.leaving:  # nothing else may be queued for one that has ended
+                    self.slots.finished(slots)
             except Exception as fault:
                 self._give_up(fault)
             self.wake()
 
         return release
+
+    def _later(self, after_s: float, act: Callable[[], None]) -> object:
+        """Call what may queue work after so many seconds."""
+
+        def acts() -> None:
+            try:
+                act()
+            except Exception as fault:
+                self._give_up(fault)
+
+        return self._loop.call_later(after_s, acts)
 
     # -- going back ---------------------------------------------------------------------------
 
@@ -442,7 +638,7 @@ class Shard:
         """Queue work that is no request, whose receiver hears what becomes of it."""
         self.admit_inbox()
         try:
-            self._scheduler.submit(work)
+            self._queue(work)
         except Exception as fault:
             self._give_up(fault)
         self.wake()
@@ -450,7 +646,114 @@ class Shard:
     def go_back(self, own: Return, *, branch: int, stands: int, under_way: int) -> bool:
         """Let a session stand where it had read less, see `Returns.begin`."""
         self.admit_inbox()
+        self.bring(np.array([own.slot], np.int64))
         return self._returns.begin(own, branch=branch, stands=stands, under_way=under_way)
+
+    async def rewind(
+        self, slot: int, position: int, flow: Flow, *, branch: int = 0, generated: bool = False
+    ) -> int:
+        """Put a session back to a position, behind what is queued for it.
+
+        Args:
+            slot: the session's.
+            position: where it is to stand.
+            flow: whose steps it is that it reads again for that.
+            branch: the branch that it must be on then; 0 is unchecked.
+            generated: only within its last generation, see `Chronicles.back_to`.
+
+        Returns:
+            Its new branch.
+
+        Raises:
+            BadInputError: it has not been there yet.
+            HistoryMissingError: what it read before is not kept.
+            StaleBranchError: it is on another branch.
+            StateLostError: its state is in doubt.
+            OverloadedError, QuotaExceededError: too much is to be read again for now.
+        """
+        found: list[int | CellarError] = []
+
+        def acts() -> None:
+            try:
+                if self.table.lost[slot] and not self.table.restoring[slot]:
+                    raise self.table.why_lost(slot)
+                seed, tail = self.chronicles.back_to(slot, position, generated=generated)
+                self.check_room(len(tail.inputs), flow)
+                flow.charge(len(tail.inputs), pending=0)
+                own = Return(slot=slot, seed=seed, tail=tail)
+                self._returns.go(own)
+                found.append(own.branch)
+            except CellarError as error:
+                found.append(error)
+            except Exception as fault:
+                _log.exception("session could not go back")
+                found.append(unapplied(fault))
+
+        slots = np.array([slot], np.int64)
+        barrier = Barrier(slots=slots, acts=acts)
+        if branch:
+            barrier.branches = np.array([branch], np.uint64)
+        await self.perform(barrier)
+        (outcome,) = found
+        if isinstance(outcome, CellarError):
+            raise outcome
+        if self.table.branch[slot] == outcome:
+            await self.outcomes(Barrier(slots=slots))  # behind what puts it there
+        return outcome
+
+    # -- moving to another server -------------------------------------------------------------
+
+    def check_stays(self, slot: int) -> None:
+        """Check that a session does not move to another server.
+
+        Raises:
+            SessionMovingError: it does.
+        """
+        moving = self.table.moves.get(slot)
+        if moving is not None:
+            raise moving.error()
+
+    def freeze(self, slot: int, moving: Moving) -> None:
+        """Let a session step no more: it moves to another server, and is not idle for long."""
+        self.table.move_away(slot, moving)
+        longest_s = max(self._settings.max_idle_timeout_s, self.slots.ephemeral.timeout_s(slot))
+        self._count_idle(slot, longest_s)
+
+    def unfreeze(self, slot: int) -> None:
+        """Let it step again."""
+        self.table.move_away(slot, None)
+        self._count_idle(slot, self.slots.ephemeral.timeout_s(slot))
+
+    def _count_idle(self, slot: int, timeout_s: float) -> None:
+        timeouts_s = np.array([timeout_s], np.float32)
+        self.table.count_idle(np.array([slot]), idle_timeouts_s=timeouts_s, now_s=self._clock())
+
+    def branch_off(self, slot: int, seed: Seed, noted: Callable[[], None] | None = None) -> None:
+        """Let a session go on on a new branch where it stands, which is durable then as a whole.
+
+        Args:
+            slot: the session's; nothing is queued for it that moves it.
+            seed: its state.
+            noted: see `Return`.
+        """
+        self.admit_inbox()
+        if not seed.position:
+            seed = self._initial(slot)
+        nothing: Inputs = np.zeros(0, np.int64)
+        if self._blank_width:
+            nothing = np.zeros((0, self._blank_width), np.float32)
+        tail = drawn_steps(seed.position, nothing, np.zeros((0, 2), np.int64))
+        self.bring(np.array([slot], np.int64))
+        self._returns.go(Return(slot=slot, seed=seed, tail=tail, noted=noted))
+
+    def _tell_moved(self, slot: int, seed: Seed, tail: Steps) -> None:
+        if self.log is not None:
+            self.log.moved(slot, *self.chronicles.not_there(slot, seed, tail))
+
+    def _initial(self, slot: int) -> Seed:
+        """What a session begins with; of most, nobody reads at position 0 what is in their rows."""
+        states = self.initials.of(slot)
+        return initial_seed(self._blank if states is None else states, branch=0)
 
     # -- life -------------------------------------------------------------------------------
 
@@ -474,15 +777,16 @@ class Shard:
         """Run each size class on the scratch row, to learn what it costs."""
         measure = partial(self._executor.measure, self._settings.max_batch)
         seconds = self._do(measure)
+        states = self._do(partial(self._runner.read, self.table.row[self._scratch]))
+        self._blank = [np.zeros_like(own[0]) for own in states]
         for rows, found_s in seconds.items():
             self._policy.observe(Kind.STEPS, rows, found_s)
         self.limit.expect(seconds)
 
     def examine(self, look: Callable[[Runner, Ints], T]) -> T:
-        """Let the device be looked at before it serves, with ``max_batch`` slots to work in."""
-        spares = len(self.table) - 1 - self._settings.max_batch  # those of chunks
-        slots = np.arange(spares, spares + self._settings.max_batch)
-        return self._do(partial(look, self._runner, slots))
+        """Let the device be looked at before it serves, with ``max_batch`` rows to work in."""
+        slots = len(self.table) - 1 - self._settings.max_batch  # those of chunks
+        return self._do(partial(look, self._runner, self.table.row[slots:-1]))
 
     def _do(self, work: Callable[[], T]) -> T:
         """Have something done by the thread that the device wants."""
@@ -655,8 +959,8 @@ class Shard:
             return
         for request in requests:
             try:
-                if self.table.cold_count:
-                    self.store.thaw(request.slots)
+                if self.table.cold_count:  # those that are lost read nothing
+                    self.bring(request.slots[~self.table.lost[request.slots]])
                 self._admission.admit(request)
             except Exception as fault:
                 self._give_up(fault)
@@ -677,6 +981,7 @@ class Shard:
         chosen, self._chosen = self._chosen, None
         if chosen in running:
             chosen = None
+        self.tiers.give_up()
         self._tick.failures.give_up(running, error, answering=self._answering, chosen=chosen)
         for entry in entries:
             self._fail(entry, error)

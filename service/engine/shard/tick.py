@@ -20,7 +20,9 @@ from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.scheduler.screening import screen
 from service.engine.sessions.slots import SlotManager
 from service.engine.sessions.table import SessionTable
+from service.engine.sessions.tiers import Tiers
 from service.engine.shard.failures import Failures
+from service.engine.shard.history.chronicles import Chronicles
 from service.engine.shard.restoring.loads import Loads
 from service.engine.shard.run import Run
 from service.engine.work.batch import Batch, Part
@@ -34,6 +36,7 @@ from service.engine.work.work import (
     Fork,
     Kind,
     Load,
+    Piece,
     Recall,
     Save,
     cannot_tell,
@@ -44,6 +47,7 @@ from service.metrics import Metrics
 
 _STEPPING = (Kind.STEPS, Kind.CHUNKS, Kind.DECODE)
 _ANYWHERE = (Kind.SAVE, Kind.LOAD, Kind.BARRIER)  # whatever position a session has
+_PREDICTED = (Kind.RECALL, Kind.FORK)  # from the prediction that a session has
 _COUNTED_AT_ONCE = 256  # runs
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +67,7 @@ class Tick:
         slots: SlotManager,
         runner: Runner,
         executor: Executor,
+        tiers: Tiers,
         metrics: Metrics,
         *,
         log: ShardLog | None,
@@ -71,13 +76,16 @@ class Tick:
         clock: Callable[[], float],
         device_lost: Callable[[Exception], None],
         lost: Callable[[Ints], None],
+        chronicles: Chronicles,
     ) -> None:
+        self._chronicles = chronicles
         self._table = table
         self._scheduler = scheduler
         self._feedback = feedback
         self._slots = slots
         self._runner = runner
         self._executor = executor
+        self._tiers = tiers
         self._log = log
         self._batches = metrics.batches(model)
         self._count_steps = metrics.steps.labels(model).inc
@@ -86,7 +94,7 @@ class Tick:
         self._clock = clock
         self._runs_matter: bool | None = None  # bits depend on what a step runs in
         self._numbers = np.arange(max_batch)
-        self._loads = Loads(table, executor, log)
+        self._loads = Loads(table, executor)
         self.failures = Failures(
             table,
             scheduler,
@@ -114,6 +122,8 @@ class Tick:
         if request.steps is not None or not request.commit or len(request.slots) > self._max_batch:
             return None
         if request.reply_to.cancelled:
+            return None
+        if self._chronicles.some and self._chronicles.memory.is_full:
             return None
         request.contents = request.digest()
         at = self._table.begin(request.slots, request.positions, request.branches)
@@ -235,6 +245,8 @@ class Tick:
             work = part.work
             assert isinstance(work, Request), "a batch of steps holds requests"
             self._count(part)
+            if self._chronicles.some:
+                self._note_read(part, work, batch)
             if self._log is not None and not work.is_fold:
                 expected, inputs = part.column(work.expected), part.column(work.inputs)
                 bucket = self._runner.bucket(len(batch.slots))
@@ -295,14 +307,19 @@ class Tick:
                     return True
         if len(batch.parts) == 1 and not len(part.work.tickets):
             return False  # it was never queued: `Feedback` has begun it in this turn
+        if batch.kind in _PREDICTED and self._table.unpredicted(batch.slots).any():
+            return True
+        if self._table.cold_count and self._table.cold[batch.slots].any():
+            return True
         return batch.kind in _ANYWHERE or not self._table.stand(batch.slots, batch.expected)
 
     def _step(self, request: Request) -> Answered:
         """What `Executor.run` does, for a batch that is one request: spares a tenth of its time."""
+        rows = self._table.rows(request.slots)
         predictions = self._runner.step(
-            read=request.slots,
-            write=request.slots,
-            fresh=request.expected == 0,
+            read=rows,
+            write=rows,
+            fresh=self._table.fresh(request.slots, request.expected),
             inputs=request.inputs[:, None],
             lengths=self._ones[: len(request.slots)],
             every_step=False,
@@ -342,12 +359,18 @@ class Tick:
                 contents = bits.astype(np.int64)
                 self._apply(slots, positions, contents=contents)
                 self._count(part)
-                if self._log is not None:
+                if self._log is not None or self._chronicles.some:
                     first = part.column(work.inputs)[:, None]
                     read = np.concatenate([first, drawn[:, :-1]], axis=1).ravel()
                     read = read if drawn.dtype == np.int32 else read.astype(np.float32)[:, None]
                     bucket = self._runner.bucket(len(slots))
-                    self._log.steps(slots, expected, read, steps=steps, flags=DRAWN, bucket=bucket)
+                    if self._chronicles.some:
+                        pieces = [Piece(steps, bucket)] if bucket else []
+                        self._chronicles.steps(slots, expected, read, steps=steps, pieces=pieces)
+                    if self._log is not None:
+                        self._log.steps(
+                            slots, expected, read, steps=steps, flags=DRAWN, bucket=bucket
+                        )
             case Chunk(commit=True) if part.is_last:
                 count = work.row_steps
                 self._apply(
@@ -359,30 +382,57 @@ class Tick:
                 self._count(part)
                 if work.history is not None:
                     self._executor.keep(work.slot, work.history)
+                if self._chronicles.some:
+                    self._chronicles.chunk(work)
                 if self._log is not None and not work.is_fold:
                     flags = EVERY_STEP if work.outputs.every_step else 0
                     self._log.chunk(work, flags=flags)
             case Save():
                 at = part.all_indices
                 work.positions[at] = self._table.position[slots]
+                work.saved_branches[at] = self._table.branch[slots]
                 work.last_steps[at], work.contents[at] = self._table.last_request(slots)
                 if self._log is not None and work.is_checkpoint and not work.reply_to.cancelled:
                     self._log.saved(slots, work, at)
                 kept = self._executor.histories
                 if kept:
                     work.histories |= {s: kept[s] for s in slots.tolist() if s in kept}
+                if work.evicts and not work.reply_to.cancelled:
+                    self._tiers.evicted_by(work, at)
             case Load():
                 # What was to follow it may have been refused while it ran.
                 self._loads.settle(work, part.all_indices, lost=work.failure is not None)
+                self._tiers.loaded(slots)
             case Fork():
                 self._table.fork(int(slots[0]), work.spares)
                 if work.reply_to.cancelled:
                     self._slots.return_spares(work)
             case Barrier(reset=True):
                 self._executor.forget(int(slots[0]))
-                work.new_branch = self._table.reset(int(slots[0]), now_s=self._clock())
+                slot = int(slots[0])
+                work.new_branch = self._table.reset(slot, now_s=self._clock())
+                if work.then is not None:
+                    work.then.branches = np.array([work.new_branch], np.uint64)
+                elif self._table.seeded[slot]:  # what it began with is not there any more
+                    self._table.lost[slot] = True
+                if self._chronicles.some:
+                    self._chronicles.reset(slot)
                 if self._log is not None:
-                    self._log.reset(int(slots[0]))
+                    self._log.reset(slot)
+            case Barrier(acts=acts) if acts is not None:
+                acts()
+
+    def _note_read(self, part: Part, work: Request, batch: Batch) -> None:
+        """Single steps are in their sessions' histories, if these keep any."""
+        bucket = batch.bucket or self._runner.bucket(len(batch.slots))
+        run_steps = 1 if self._runner.cuts_matter else 0
+        self._chronicles.steps(
+            part.slots,
+            part.column(work.expected),
+            part.column(work.inputs),
+            pieces=[Piece(1, bucket, run_steps)] if bucket or run_steps else [],
+            is_fold=work.is_fold,
+        )
 
     def _feed(self, part: Part, answers: Answered | None, rows: int) -> None:
         """Let rows read on with what they have drawn; where they cannot, their calls end.

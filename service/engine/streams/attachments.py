@@ -21,7 +21,7 @@ from service.engine.streams.frame import Refusal
 from service.engine.work.columns import Branches, Ints, Mask, has_repeats
 from service.engine.work.memory import Account
 from service.engine.work.work import Barrier
-from service.errors import BadInputError, CellarError, SessionClosedError, StaleBranchError
+from service.errors import BadInputError, CellarError, StaleBranchError
 
 _STEPPED_SINGLY = 1000  # channels whose place is remembered
 _FIRST = np.zeros(1, np.int64)
@@ -226,7 +226,9 @@ class Attachments:
             raise BadInputError("reset.channels", f"{channel} is not attached")
         shard = self._served.shards[number]
         if shard.table.closing[slot] or tenancy != shard.slots.tenancy[slot]:
-            raise SessionClosedError(f"the session on channel {channel} was closed or has expired")
+            why = f"the session on channel {channel} was closed or has expired"
+            raise shard.table.why_closed(branch, why)
+        shard.check_stays(slot)
         return shard, slot, shard.on_branch(slot, branch, or_left=True)
 
     def find(self, channels: Ints) -> tuple[NDArray[np.void], Mask]:
@@ -328,6 +330,7 @@ class Attachments:
                     f"'{session_id}' is a session of {served.name}/{served.version}; this stream "
                     f"carries {self._served.name}/{self._served.version}",
                 )
+            session.shard.check_stays(session.slot)
             session.shard.on_branch(session.slot, claimed)
             if session.shard.is_idle(session.slot):
                 return session

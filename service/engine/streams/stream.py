@@ -32,7 +32,6 @@ from service.errors import (
     CellarError,
     InternalError,
     OverloadedError,
-    SessionClosedError,
     StaleBranchError,
 )
 
@@ -469,13 +468,14 @@ class SessionStream:
             if not places["attached"][index]:
                 error = BadInputError("frame.channels", f"{channel} is not attached", row=row)
             elif table.closing[slot] or places["tenancy"][index] != shard.slots.tenancy[slot]:
-                error = SessionClosedError(
-                    f"the session on channel {channel} was closed or has expired"
-                )
+                why = f"the session on channel {channel} was closed or has expired"
+                error = table.why_closed(int(places["branch"][index]), why)
             else:
                 told = int(shard.told(np.array([slot]))[0])
                 position = None if told == UNKNOWN else told
-                if not alive[index]:
+                if table.moving[slot]:
+                    error = table.moves[slot].error()
+                elif not alive[index]:
                     at = table.stands_at(slot) if position is None else position
                     error = StaleBranchError(branch=int(table.branch[slot]), position=at)
                 elif table.lost[slot]:

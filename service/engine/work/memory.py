@@ -3,7 +3,9 @@
 Counted in bytes, and asked before work is taken in. Nobody may hold more than a half: no principal
 on all its connections, each of which may hold a half of that; and where nobody is asked who he is,
 no connection. When all of it is taken, replies that are kept for repetitions go first, and then the
-stream of whoever holds most; whoever holds little finds room. Knows nothing of what is held.
+stream of whoever holds most; whoever holds little finds room. What is held for as long as a session
+may take no more than a half of all, and leaves its caller a quarter of his share for what passes.
+Knows nothing of what is held.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,6 +34,10 @@ class Held(Enum):
     REQUEST = "request"  # requests of several steps, until they are answered
     GENERATION = "generation"  # generated steps that nobody has read
     HISTORY = "history"  # replies of several predictions, which may be asked for again
+    INITIAL = "initial"  # states that sessions were opened with, for resets
+
+
+_LASTING = (Held.INITIAL,)
 
 
 class BufferMemory:
@@ -113,8 +119,8 @@ class BufferMemory:
         if who[1] is not None:
             who[1].held_bytes += size
 
-    def make_room(self, who: Key, size: int) -> None:
-        """See that there is room for so many bytes more.
+    def make_room(self, who: Key, size: int, *, lasts: bool = False) -> None:
+        """See that there is room for so many bytes more; ``lasts``: they are not soon given back.
 
         Raises:
             OverloadedError: there is none that this caller should have now.
@@ -126,6 +132,8 @@ class BufferMemory:
         if allowance is not None:
             allowance.check_bytes(size)
             share, part = share // _SHARES, "a quarter"
+        if lasts:
+            share, part = 3 * share // 4, f"three quarters of {part}"
         if size > share:
             raise BadInputError(
                 "message",
@@ -151,6 +159,19 @@ class BufferMemory:
                     f"callers have the server hold {self.used:,} bytes, the limit is "
                     f"{self.limit:,}: try again shortly"
                 )
+
+    def check_lasting(self, size: int) -> None:
+        """See that what sessions hold may be so many bytes more.
+
+        Raises:
+            OverloadedError: it may not: else nothing would be left for what they do.
+        """
+        held, most = sum([self.by_kind[kind] for kind in _LASTING]), self.limit // 2
+        if held + size > most:
+            raise OverloadedError(
+                f"the initial states of sessions take {held:,} bytes, and {size:,} more would be "
+                f"over a half of --buffer-memory, {most:,}: close some of these sessions"
+            )
 
     def forget(self, account: "Account") -> None:
         """It is closed."""
@@ -203,7 +224,9 @@ class Account:
             BadInputError: there never is.
         """
         if not self._is_closed:
-            self._memory.make_room(self.who, size)
+            if kind in _LASTING:
+                self._memory.check_lasting(size)
+            self._memory.make_room(self.who, size, lasts=kind in _LASTING)
             self._count(kind, size)
 
     def give(self, kind: Held, size: int) -> None:

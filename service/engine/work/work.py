@@ -10,7 +10,7 @@ slots. `Barrier` takes its turn and does nothing on the device.
 
 import time
 from bisect import bisect_right
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, NamedTuple
@@ -153,6 +153,8 @@ class Chunk(Work):
     history: Floats | None = None  # (steps, width) predictions so far, with every_step
     pieces: list[Piece] = field(default_factory=list)
     """What it ran in, where bits depend on that; one that is read again has to run in them."""
+    ran: list[Piece] | None = None
+    """The same of a fold of what the session has not read yet, for whoever wants to know."""
 
     def next_piece(self, at_most: int) -> Piece:
         """The steps that are next, and how they have to run."""
@@ -209,9 +211,10 @@ class Save(Work):
     # By slot, the predictions after each of its steps, where they are kept.
     histories: dict[int, Floats] = field(default_factory=dict)
     is_checkpoint: bool = False  # what the sessions read from here on is their tail
-    # Of a session in the log: its number, its branch, and where its tail began.
-    numbers: Ints = field(default_factory=_NO_INTS.view)  # (rows,)
+    evicts: bool = False  # they may leave their rows of the arena with that, see `Tiers`
     saved_branches: Branches = field(default_factory=_NO_BRANCHES.view)  # (rows,)
+    # Of a session in the log: its number, and where its tail began.
+    numbers: Ints = field(default_factory=_NO_INTS.view)  # (rows,)
     first_groups: Ints = field(default_factory=_NO_INTS.view)  # (rows,)
 
     def __post_init__(self) -> None:
@@ -232,14 +235,13 @@ class Load(Work):
     kind = Kind.LOAD
 
     states: list[Floats]  # as `Runner.write` takes them
-    positions: Ints  # (rows,) none of them 0, where a session has the initial state
+    positions: Ints  # (rows,) 0 only of sessions that are `SessionTable.seeded`
     last_steps: Ints  # (rows,) of the last request; 0: none; negative: its reply is lost
     contents: Ints  # (rows,) digest of its inputs
     histories: dict[int, Floats] = field(default_factory=dict)  # see `Save`
-    drawn: Inputs | None = None
-    """Of one session that goes back: what it had drawn from there on. It is told to the log."""
-    runs: Ints | None = None
-    """With ``drawn``: the bucket and the time steps of the run of each, (steps, 2); 0: any."""
+    stays: bool = False  # the states are where they come from, until they are in their slots
+    tells: Callable[[], None] | None = None
+    """Of one session that goes back: called once it stands there, to tell the log."""
     done: Mask = field(init=False)  # (rows,) the table says it
 
     def __post_init__(self) -> None:
@@ -262,12 +264,18 @@ class Fork(Work):
 class Barrier(Work):
     """Waits until what was queued before it has run, whatever position that led to.
 
-    With ``reset`` the session is put back to position 0 at that point, of a ``new_branch``. One
-    that ``is_last`` waits for a session that was closed, and is not refused for that.
+    With ``reset`` the session is put back to position 0 at that point, of a ``new_branch``. If it
+    was opened with a state of its own, ``then`` is queued behind it, which puts that there and is
+    for the new branch alone. What ``acts`` is called at that point, and raises nothing. One that
+    ``is_last`` waits for a session that was closed, and is not refused for that.
     """
 
     kind = Kind.BARRIER
 
     reset: bool = False
     new_branch: int = 0
+    then: Load | None = None
+    acts: Callable[[], None] | None = None
     is_last: bool = False
+    freezes: bool = False
+    """What ``acts`` may meet a session that moves to another server."""

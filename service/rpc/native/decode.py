@@ -1,5 +1,6 @@
 """From messages to the engine's words."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -8,6 +9,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from cellar.v1 import session_pb2, values_pb2
+from models.compile.serving import arena_rows
+from models.manifest import Manifest
 from service.engine.served.inputs import CheckedSteps, InputReader
 from service.engine.work.columns import Floats, Ints, Outputs
 from service.engine.work.sampling import Sampling
@@ -22,6 +25,7 @@ _MOST_STEPS = 2**18
 """Of a message, unless the limits allow more: to look at so many takes some 20 ms, and a message
 that was packed may hold millions in some kilobytes."""
 _MOST_LEVELS = 2**14  # and so with quantiles
+_SHOWN_STATES = 8  # of a model, in an error
 _KEPT_BYTES = 1024  # of what is remembered of a message
 
 
@@ -128,7 +132,7 @@ def sampling(message: values_pb2.Sampling) -> Sampling:
 
 
 def position(
-    message: session_pb2.StepRequest | session_pb2.GenerateRequest,
+    message: session_pb2.StepRequest | session_pb2.GenerateRequest | session_pb2.ForkSessionRequest,
 ) -> int | None:
     """The position a request claims, if it claims one."""
     return min(message.position, LARGEST) if message.HasField("position") else None
@@ -136,6 +140,62 @@ def position(
 
 def optional(message: Message, field: str) -> str | None:
     """A text, if it is set."""
+    return getattr(message, field) if message.HasField(field) else None
+
+
+def initial_state(
+    message: session_pb2.OpenSessionRequest, manifest: Manifest
+) -> tuple[Floats, ...] | None:
+    """What a session is to start from, as rows of the arena's tensors; ``None`` if unset.
+
+    Raises:
+        BadInputError: it is not the model's, or not finite.
+        OverloadedError: there is no memory for it.
+    """
+    if not message.HasField("initial_state"):
+        return None
+    tensors, field = message.initial_state.tensors, "initial_state.tensors"
+    states = {state.input: state for state in manifest.states}
+    some = list(states.values())[:_SHOWN_STATES]
+    known = ", ".join(f"'{state.input[:100]}' {list(state.shape)}" for state in some)
+    known += ", ..." if len(some) < len(states) else ""
+    found: dict[str, Floats] = {}
+    for number, tensor in enumerate(tensors):
+        own, state = f"{field}[{number}]", states.get(tensor.name)
+        if state is None:
+            raise BadInputError(
+                f"{own}.name", f"'{tensor.name[:100]}' is no state of the model, which has {known}"
+            )
+        if tensor.name in found:
+            raise BadInputError(f"{own}.name", f"'{tensor.name}' is there twice: send it once")
+        size = math.prod(state.shape)
+        if len(tensor.values) != size:
+            raise BadInputError(
+                f"{own}.values",
+                f"'{tensor.name[:100]}' has {len(tensor.values):,} numbers, and its shape "
+                f"{list(state.shape)} wants {size:,}",
+            )
+        try:
+            values = np.array(tensor.values, np.float32)
+        except MemoryError as fault:
+            raise unapplied(fault) from fault
+        if not np.isfinite(values).all():
+            at = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise BadInputError(
+                f"{own}.values", f"number {at} of '{tensor.name}' is {values[at]}: send finite ones"
+            )
+        found[tensor.name] = values
+    missing = [name for name in states if name not in found]
+    if missing:
+        raise BadInputError(
+            field,
+            f"'{missing[0]}' is missing: the model has {known}, and each of its states is sent",
+        )
+    return arena_rows(manifest, found)
+
+
+def number(message: Message, field: str) -> int | None:
+    """A number, if it is set."""
     return getattr(message, field) if message.HasField(field) else None
 
 

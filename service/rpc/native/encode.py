@@ -26,11 +26,13 @@ _SYMBOLS = (
 )
 _STATUS = {
     SessionStatus.OPEN: session_pb2.SESSION_STATUS_OPEN,
+    SessionStatus.MOVING: session_pb2.SESSION_STATUS_MOVING,
     SessionStatus.LOST: session_pb2.SESSION_STATUS_LOST,
     SessionStatus.MODEL_CHANGED: session_pb2.SESSION_STATUS_MODEL_CHANGED,
 }
 _TIER = {
     SessionTier.DEVICE: session_pb2.SESSION_TIER_DEVICE,
+    SessionTier.HOST: session_pb2.SESSION_TIER_HOST,
     SessionTier.STORE: session_pb2.SESSION_TIER_STORE,
 }
 _FINISH = {
@@ -61,6 +63,7 @@ def session(info: SessionInfo) -> session_pb2.Session:
         ephemeral=info.ephemeral,
         owner=info.owner,
         tier=_TIER[info.tier],
+        history_position=info.history_position,
     )
 
 

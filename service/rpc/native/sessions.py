@@ -6,8 +6,12 @@ from typing import Any
 
 from cellar.v1 import session_pb2 as pb
 from cellar.v1 import session_pb2_grpc
+from service.engine.calls.copies.fork import fork
 from service.engine.calls.forecast import forecast
 from service.engine.calls.generate import Piece, generate
+from service.engine.calls.moves import call_off, export_to_move, release
+from service.engine.calls.snapshots.exporting import export, import_session
+from service.engine.calls.upgrades.upgrade import upgrade
 from service.engine.engine import Engine
 from service.engine.listing import Wanted
 from service.engine.served.outputs import DEFAULT_LEVELS
@@ -31,11 +35,14 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def OpenSession(self, request: pb.OpenSessionRequest, context: Any) -> Any:
         self._engine.check_ready()
         served = self._engine.registry.find(request.model, request.model_version)
+        served.require_streamable()
         session = self._engine.open(
             served,
             request.session_id,
             idle_timeout_s=decode.seconds(request, "idle_timeout"),
             ephemeral=request.ephemeral,
+            initial=decode.initial_state(request, served.manifest),
+            history_steps=decode.number(request, "history_steps"),
         )
         info = self._engine.directory.describe(session.id)
         await self._engine.settled(session)
@@ -75,6 +82,21 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
     async def ResetSession(self, request: pb.ResetSessionRequest, context: Any) -> Any:
         info = await self._engine.reset(request.session_id, branch=request.branch)
         return pb.ResetSessionResponse(session=encode.session(info))
+
+    async def RewindSession(self, request: pb.RewindSessionRequest, context: Any) -> Any:
+        info = await self._engine.rewind(
+            request.session_id,
+            request.position,
+            branch=request.branch,
+            generated=request.generated,
+        )
+        return pb.RewindSessionResponse(session=encode.session(info))
+
+    async def UpgradeSession(self, request: pb.UpgradeSessionRequest, context: Any) -> Any:
+        info = await upgrade(
+            self._engine, request.session_id, request.model_version, branch=request.branch
+        )
+        return pb.UpgradeSessionResponse(session=encode.session(info))
 
     async def Step(self, request: pb.StepRequest, context: Any) -> Any:
         session = self._engine.session(request.session_id)
@@ -157,6 +179,51 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             future=decode.future(request.future) if request.future else None,
         )
         return encode.forecast(result, include_paths=request.include_paths)
+
+    async def ExportSession(self, request: pb.ExportSessionRequest, context: Any) -> Any:
+        if request.move_to:
+            exported, receipt = await export_to_move(
+                self._engine, request.session_id, request.move_to, branch=request.branch
+            )
+            return pb.ExportSessionResponse(
+                snapshot=exported.data, session=encode.session(exported.info), receipt=receipt
+            )
+        exported = await export(self._engine, request.session_id, branch=request.branch)
+        return pb.ExportSessionResponse(
+            snapshot=exported.data, session=encode.session(exported.info)
+        )
+
+    async def ImportSession(self, request: pb.ImportSessionRequest, context: Any) -> Any:
+        info = await import_session(
+            self._engine,
+            request.snapshot,
+            request.session_id,
+            idle_timeout_s=decode.seconds(request, "idle_timeout"),
+            receipt=request.receipt,
+        )
+        return pb.ImportSessionResponse(session=encode.session(info))
+
+    async def ReleaseSession(self, request: pb.ReleaseSessionRequest, context: Any) -> Any:
+        if request.cancel:
+            await call_off(self._engine, request.session_id)
+            return pb.ReleaseSessionResponse()
+        receipt = await release(self._engine, request.session_id)
+        return pb.ReleaseSessionResponse(receipt=receipt)
+
+    async def ForkSession(self, request: pb.ForkSessionRequest, context: Any) -> Any:
+        info = await fork(
+            self._engine,
+            request.session_id,
+            request.new_session_id,
+            branch=request.branch,
+            position=decode.position(request),
+            model=request.model,
+            version=request.model_version,
+            idle_timeout_s=decode.seconds(request, "idle_timeout"),
+            ephemeral=request.ephemeral,
+            history_steps=decode.number(request, "history_steps"),
+        )
+        return pb.ForkSessionResponse(session=encode.session(info))
 
     def _check_loaded(self) -> None:
         """A session that is not found may be one of a server that has not loaded its models."""

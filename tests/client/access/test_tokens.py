@@ -36,7 +36,7 @@ def read(each: Any) -> Any:
     return each.text() if isinstance(each, cellar.Generation) else list(each)
 
 
-def opened(client: cellar.Client) -> tuple[list[Any], list[Any], list[Any]]:
+def opened(client: cellar.Client) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Sessions, streams and generations, enough for every method."""
     sessions = [client.session("char") for _ in range(SESSIONS)]
     for session in sessions:
@@ -45,7 +45,8 @@ def opened(client: cellar.Client) -> tuple[list[Any], list[Any], list[Any]]:
     for stream in streams:
         stream.open(1)
     generations = [client.session("char").generate("a", max_steps=3) for _ in range(GENERATIONS)]
-    return sessions, streams, generations
+    many = [client.session("char").generate("a", n=2, max_steps=3) for _ in range(GENERATIONS)]
+    return sessions, streams, generations, many
 
 
 def test_every_call_brings_the_token(secure: FakeServer, authority: Authority) -> None:
@@ -63,7 +64,10 @@ def test_every_call_brings_the_token(secure: FakeServer, authority: Authority) -
     assert len(done) > 25
     assert set(secure.calls) == {
         *("ListModels", "GetModel", "Predict", "OpenSession", "GetSession", "ListSessions"),
+        *("ExportSession", "ImportSession", "ForkSession", "RewindSession"),
+        "UpgradeSession",
         *("CloseSession", "ResetSession", "Step", "Generate", "Forecast", "Stream"),
+        *("ExportSession", "ImportSession", "ForkSession"),
     }
 
 

@@ -22,6 +22,7 @@ _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 OK = "OK"
 UNKNOWN = "NOT_FOUND/SESSION_UNKNOWN"
 EXISTS = "ALREADY_EXISTS/SESSION_EXISTS"
+_INVALID = "INVALID_ARGUMENT/SNAPSHOT_INVALID"
 NO_MODEL = "NOT_FOUND/MODEL_UNKNOWN"
 _ROW = f"{OK}+{UNKNOWN}"
 _NOT_ATTACHED = "+INVALID_ARGUMENT/BAD_INPUT"
@@ -129,6 +130,14 @@ REQUESTS: tuple[Request, ...] = (
         ),
         foreign=OK, own=EXISTS, names_model=True, opens=True,
     ),
+    _session(
+        "OpenSession", "with another state, of an id that another has",
+        lambda at: pb.OpenSessionRequest(
+            model="letters", session_id=at.id,
+            initial_state=pb.SessionState(tensors=[pb.StateTensor(name="h_0", values=[0.5])]),
+        ),
+        foreign="INVALID_ARGUMENT/BAD_INPUT", own="INVALID_ARGUMENT/BAD_INPUT", names_model=True,
+    ),
     _session("GetSession", "by id", lambda at: pb.GetSessionRequest(session_id=at.id)),
     _session(
         "GetSession", "settled, on its branch",
@@ -207,6 +216,89 @@ REQUESTS: tuple[Request, ...] = (
             session_id=at.id, horizon=2, paths=2, branch=at.branch, include_paths=True
         ),
         model="prices",
+    ),
+    # ---- copies ----
+    _session("ExportSession", "by id", lambda at: pb.ExportSessionRequest(session_id=at.id)),
+    _session(
+        "ExportSession", "on its branch",
+        lambda at: pb.ExportSessionRequest(session_id=at.id, branch=at.branch), model="prices",
+    ),
+    _session(
+        "ExportSession", "on another branch",
+        lambda at: pb.ExportSessionRequest(session_id=at.id, branch=at.branch + 1),
+        own="FAILED_PRECONDITION/STALE_BRANCH",
+    ),
+    _session(
+        "ExportSession", "to move, on another branch",
+        lambda at: pb.ExportSessionRequest(session_id=at.id, branch=at.branch + 1, move_to="x"),
+        own="FAILED_PRECONDITION/STALE_BRANCH",
+    ),
+    _session(
+        "ReleaseSession", "by id", lambda at: pb.ReleaseSessionRequest(session_id=at.id),
+        own="INVALID_ARGUMENT/BAD_INPUT",
+    ),
+    _session(
+        "ReleaseSession", "called off",
+        lambda at: pb.ReleaseSessionRequest(session_id=at.id, cancel=True),
+    ),
+    _session(
+        "ImportSession", "of an id that another has",
+        lambda at: pb.ImportSessionRequest(snapshot=b"of somebody else", session_id=at.id),
+        foreign=_INVALID, own=_INVALID,
+    ),
+    _session(
+        "ForkSession", "to its own id",
+        lambda at: pb.ForkSessionRequest(session_id=at.id, new_session_id=at.id), own=EXISTS,
+    ),
+    _session(
+        "ForkSession", "where it stands, to its own id",
+        lambda at: pb.ForkSessionRequest(
+            session_id=at.id, new_session_id=at.id, position=at.position, branch=at.branch
+        ),
+        model="prices", own=EXISTS,
+    ),
+    _session(
+        "ForkSession", "on another branch",
+        lambda at: pb.ForkSessionRequest(session_id=at.id, branch=at.branch + 1),
+        own="FAILED_PRECONDITION/STALE_BRANCH",
+    ),
+    _session(
+        "RewindSession", "by id",
+        lambda at: pb.RewindSessionRequest(session_id=at.id, position=at.position),
+        own="FAILED_PRECONDITION/HISTORY_MISSING",
+    ),
+    _session(
+        "RewindSession", "on its branch, within its last generation",
+        lambda at: pb.RewindSessionRequest(
+            session_id=at.id, position=1, branch=at.branch, generated=True
+        ),
+        own="FAILED_PRECONDITION/HISTORY_MISSING",
+    ),
+    _session(
+        "RewindSession", "ahead of it",
+        lambda at: pb.RewindSessionRequest(session_id=at.id, position=at.position + 1000),
+        own="INVALID_ARGUMENT/BAD_INPUT",
+    ),
+    _session(
+        "RewindSession", "on another branch",
+        lambda at: pb.RewindSessionRequest(session_id=at.id, branch=at.branch + 1),
+        own="FAILED_PRECONDITION/STALE_BRANCH",
+    ),
+    _session(
+        "UpgradeSession", "to the version that it has",
+        lambda at: pb.UpgradeSessionRequest(session_id=at.id),
+    ),
+    _session(
+        "UpgradeSession", "on its branch, to no version",
+        lambda at: pb.UpgradeSessionRequest(
+            session_id=at.id, model_version=999, branch=at.branch
+        ),
+        own="NOT_FOUND/MODEL_UNKNOWN",
+    ),
+    _session(
+        "UpgradeSession", "on another branch",
+        lambda at: pb.UpgradeSessionRequest(session_id=at.id, branch=at.branch + 1),
+        own="FAILED_PRECONDITION/STALE_BRANCH",
     ),
     # ---- streams ----
     _stream("attaches by id", lambda at: [_attach(at)]),

@@ -26,6 +26,16 @@ from tests.service.auth.tokens import bearer
 REFUSED = "UNAUTHENTICATED/UNAUTHENTICATED"
 DENIED = "PERMISSION_DENIED/PERMISSION_DENIED"
 MAIN = {"letters": "alice-letters", "prices": "alice-prices"}
+_USES = (
+    "Step",
+    "Generate",
+    "Forecast",
+    "ResetSession",
+    "ExportSession",
+    "ForkSession",
+    "RewindSession",
+    "UpgradeSession",
+)
 _SETTLED_S = 0.5  # a use in the meantime is told from none by this
 
 
@@ -288,7 +298,7 @@ async def test_whose_model_was_taken_away_may_look_and_close_and_nothing_else(
         for request, target in targets.items():
             method = request.path.rpartition("/")[2]
             wanted = Caller("alice", (), frozenset({Role.STEP}), models=False).wanted(request)
-            if method in ("Step", "Generate", "Forecast", "ResetSession"):
+            if method in _USES:
                 wanted = DENIED
             if str(request) == "ListSessions by its model":
                 wanted = OK  # for he has some, and has to find them

@@ -38,6 +38,7 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     """Small limits, so that tests reach them; both ways to run a batch."""
     settings = EngineSettings(
         max_sessions=32,
+        host_memory=0,
         spare_slots=16,
         max_paths=16,
         default_paths=8,

@@ -17,7 +17,8 @@ from service.engine.work.sampling import Draws
 
 VOCABULARY = 64
 MODULUS = 9973
-_TOKENS: list[tuple[int, ...]] = []  # that travel as a number, see `DecodingRunner.read`
+# Tokens that travel as a number, see `DecodingRunner.read`; a state of zeros has read nothing.
+_TOKENS: list[tuple[int, ...]] = [()]
 
 
 def fake_manifest(*, lengths: bool = True) -> Manifest:
@@ -34,6 +35,11 @@ def fake_manifest(*, lengths: bool = True) -> Manifest:
 def advance(state: int, token: int) -> int:
     """The fake recurrence: any lost, doubled or swapped step changes the number."""
     return (state * 31 + token + 1) % MODULUS
+
+
+def tokens_of(row: Sequence[float]) -> list[int]:
+    """The tokens behind a state, by what `DecodingRunner.read` has of them beside it."""
+    return list(_TOKENS[int(row[0])])
 
 
 def run_alone(tokens: list[int]) -> list[int]:
@@ -281,7 +287,7 @@ class DecodingRunner(FakeRunner):
             check_rows(slots, rows, [(1,), (1,)])
             super().write(slots, rows[:1])
             for slot, number in zip(slots.tolist(), rows[1][:, 0].tolist(), strict=True):
-                self.tokens[slot] = list(_TOKENS[int(number)])
+                self.tokens[slot] = tokens_of([number])
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints
@@ -310,6 +316,12 @@ class DecodingRunner(FakeRunner):
             yield
         finally:
             self._busy = False
+
+
+def initial_rows(state: int) -> list[Floats]:
+    """What a `DecodingRunner` has of a session that has read nothing, and is in this state."""
+    _TOKENS.append(())
+    return [np.array([number], np.float32) for number in (state, len(_TOKENS) - 1)]
 
 
 class ShapesRunner(DecodingRunner):

@@ -24,10 +24,12 @@ from service.metrics import Metrics
 from service.settings import EngineSettings
 from service.store.store import Store, StoreFailedError
 from tests.recurrent import Case, WholeCase
-from tests.service.engine.fakes import FakeRunner, fake_manifest
+from tests.service.engine.fakes import FakeRunner, fake_manifest, initial_rows
 
 SMALL = {
     "max_sessions": 32,
+    "host_memory": 0,  # no more sessions than rows
+    "max_open_sessions": 1,
     "spare_slots": 16,
     "max_paths": 16,
     "default_paths": 8,
@@ -107,6 +109,11 @@ class House:
     def find(self, name: str) -> Session:
         return self.engine.directory.find(name)
 
+    def row(self, name: str) -> int:
+        """The row of the arena that a session has."""
+        session = self.find(name)
+        return int(session.shard.table.row[session.slot])
+
     def promised_steps(self) -> int:
         """By how many steps sessions will have moved on once what is queued has run."""
         return promised_steps(self.served)
@@ -122,13 +129,15 @@ class Fakes(House):
 
     runners: list[FakeRunner]
 
-    def open(self, name: str) -> str:
-        return self.engine.open(self.served, name).id
+    def open(self, name: str, *, initial: int = 0) -> str:
+        """Open a session; with ``initial`` that is the state that a `DecodingRunner` has for it."""
+        rows = initial_rows(initial) if initial else None
+        return self.engine.open(self.served, name, initial=rows).id
 
     def state(self, name: str) -> int:
         """What the device holds for a session."""
         session = self.find(name)
-        return int(self.runners[self.served.shards.index(session.shard)].state[session.slot])
+        return int(self.runners[self.served.shards.index(session.shard)].state[self.row(name)])
 
     async def settle(self) -> None:
         """Wait until all that was submitted is answered."""
@@ -147,7 +156,7 @@ class Reals(House):
         """What the device holds for a session."""
         session = self.find(name)
         arena = self.runners[self.served.shards.index(session.shard)].arena
-        return [array[session.slot].copy() for array in arena]
+        return [array[self.row(name)].copy() for array in arena]
 
 
 @asynccontextmanager
@@ -209,9 +218,14 @@ async def fakes_on(
 
 @asynccontextmanager
 async def reals(
-    case: Case, shards: int = 1, *, findings: Findings = SHARED, **settings: float
+    case: Case,
+    shards: int = 1,
+    *,
+    findings: Findings = SHARED,
+    store: Store | None = None,
+    **settings: float | str,
 ) -> AsyncIterator[Reals]:
-    """A house with the model of a case."""
+    """A house with the model of a case, on a store if there is one."""
     limits = EngineSettings.model_validate(
         {"max_sessions": 512, "spare_slots": 1024, "max_batch": 64, "chunk_steps": 8, **settings}
     )
@@ -226,7 +240,7 @@ async def reals(
     ]
     for runner in runners:
         runner.rows_run_alone = findings.rows_run_alone
-    async with _serving(limits, case.manifest, runners, findings) as (engine, served):
+    async with _serving(limits, case.manifest, runners, findings, store) as (engine, served):
         yield Reals(engine=engine, served=served, runners=runners)
 
 
@@ -290,6 +304,19 @@ async def _serving(
         yield engine, served
     finally:
         with suppress(StoreFailedError, StoreUnavailableError):  # it has crashed, for a test
-            await asyncio.wait_for(engine.drain(), 20)
+            await _drained(engine)
             await engine.settle_store(20)
         engine.stop()
+
+
+async def _drained(engine: Engine) -> None:
+    """What waits for a store that has failed would wait for ever, and is left behind."""
+    lost, drained = (asyncio.ensure_future(own) for own in (engine.failed.wait(), engine.drain()))
+    try:
+        await asyncio.wait((lost, drained), timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait_for(drained, 0.2)
+    except TimeoutError:
+        if not lost.done():
+            raise
+    finally:
+        lost.cancel()

@@ -44,7 +44,8 @@ class Device:
 
     def state(self, session: str) -> list[NDArray[np.float32]]:
         slot = self.engine.directory.find(session).slot
-        return [array[slot].copy() for array in self.runner.arena]
+        row = self.served.shards[0].table.row[slot]
+        return [array[row].copy() for array in self.runner.arena]
 
 
 def make_device(case: Case, *, inline_run_s: float = 0.0005, precision: str = "fp32") -> Device:

@@ -19,18 +19,23 @@ from service.engine.calls.generate import Piece, generate
 from service.engine.calls.predict import predict
 from service.engine.directory import Session
 from service.engine.engine import StepResult
+from service.engine.log.keys import CHECKPOINT, key
+from service.engine.log.seeds import Seed
 from service.engine.scheduler.feedback import FeedbackCall, FinishReason
 from service.engine.shard.policy import Action, BatchPolicy, Decision
 from service.engine.work.columns import SAMPLE, Ints, Outputs
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Fork, Load, Save
+from service.store.records import unpack
 from tests.service.engine.fakes import (
     VOCABULARY,
     CutsRunner,
     DecodingRunner,
     ShapesRunner,
     advance,
+    fake_manifest,
     run_alone,
+    tokens_of,
 )
 from tests.service.engine.houses import (
     INLINE,
@@ -67,6 +72,8 @@ class Kind:
         dice: batches are not chosen by the policy, but by dice.
         durable: there is a store, and checkpoints are written now and then; in the end it crashes.
         device: what the sessions are on.
+        rows: of the arena for sessions, fewer than there are; 0: enough.
+        host_rows: of host memory.
     """
 
     faults: float = 0.0
@@ -75,6 +82,19 @@ class Kind:
     dice: bool = False
     durable: bool = False
     device: type[DecodingRunner] = DecodingRunner
+    rows: int = 0
+    host_rows: int = 0
+
+    @property
+    def tiers(self) -> dict[str, Any]:
+        """The settings for that."""
+        if not self.rows:
+            return {}
+        return {
+            "max_sessions": self.rows,
+            "host_memory": self.host_rows * fake_manifest().session_bytes,
+            "max_open_sessions": 64,
+        }
 
 
 DURABLE = Kind(faults=0.01, unreadable=0.01, closes=True, dice=True, durable=True)
@@ -87,8 +107,16 @@ KINDS = {
     "any policy": Kind(faults=0.01, unreadable=0.05, closes=True, dice=True),
     "durable": DURABLE,
     "buckets": replace(DURABLE, device=ShapesRunner),
+    "host": Kind(unreadable=0.02, closes=True, dice=True, rows=3, host_rows=12),
+    "host and store": replace(DURABLE, rows=3, host_rows=4),
+    "store alone": replace(DURABLE, rows=4),
 }
-MORE_KINDS = {**KINDS, "cuts": replace(DURABLE, device=CutsRunner)}
+MORE_KINDS = {
+    **KINDS,
+    "cuts": replace(DURABLE, device=CutsRunner),
+    "one row": replace(DURABLE, rows=1, host_rows=2),
+    "tiers and buckets": replace(DURABLE, device=ShapesRunner, rows=3, host_rows=4),
+}
 
 
 class Paths(FeedbackCall):
@@ -177,14 +205,30 @@ class Play:
         if house.served.usage.sessions != len(sessions):
             self.problems.append("a closed session holds a slot")
         for session in sessions.values():
-            position, slot = int(table.position[session.slot]), session.slot
-            read = self.device.tokens[slot]
-            if not position or table.lost[slot]:
+            position = int(table.position[session.slot])
+            if not position or table.lost[session.slot]:
                 continue
+            state, read = self._state(session)
             if len(read) != position:
                 self.problems.append(f"{session.id} is at {position}, and has read {len(read)}")
-            elif run_alone(read)[-1] != self.device.state[slot]:
+            elif run_alone(read)[-1] != state:
                 self.problems.append(f"{session.id} has another's state")
+
+    def _state(self, session: Session) -> tuple[int, list[int]]:
+        """A session's state, wherever that is, and what has led to it."""
+        table = session.shard.table
+        row, is_kept = int(table.row[session.slot]), table.host_row[session.slot] >= 0
+        if row >= 0 and not is_kept:  # else it is not in the row yet
+            return int(self.device.state[row]), self.device.tokens[row]
+        if is_kept:
+            states = session.shard.tiers.states(np.array([session.slot]))
+        else:
+            log = self.house.engine.log
+            assert log is not None
+            value = log.store.row(key(CHECKPOINT, int(table.number[session.slot])))
+            assert value is not None
+            states = [row[None] for row in Seed.unpack(unpack(value)[0]).states]
+        return int(states[0][0, 0]), tokens_of(states[1][0])
 
     def _leftovers(self) -> dict[str, int]:
         return leftovers(self.house.served)
@@ -193,7 +237,7 @@ class Play:
         """What was told of sessions still holds, whatever has become of them since."""
         for session, position, state in self.told:
             if self._can_check(session):
-                read = self.device.tokens[session.slot][:position]
+                read = self._state(session)[1][:position]
                 self._check(run_alone(read)[-1:] == [state], f"{session.id} has another past")
 
     # -- calls ----------------------------------------------------------------------------
@@ -431,7 +475,7 @@ class Play:
             return
         self._check(call.read == call.read[:1] * paths, "paths of one session differ")
         if self._can_check(session) and shard.table.branch[session.slot] == branch:
-            state, expected = run_alone(self.device.tokens[session.slot][:position])[-1], []
+            state, expected = run_alone(self._state(session)[1][:position])[-1], []
             for _ in range(steps):
                 expected.append(state % VOCABULARY)
                 state = advance(state, expected[-1])
@@ -472,7 +516,9 @@ class Play:
     def _can_check(self, session: Session) -> bool:
         """Whether the device still has all that the session has read."""
         is_open = self.house.engine.directory.sessions.get(session.id) is session
-        return is_open and session not in self.reset and not session.shard.table.lost[session.slot]
+        if not is_open or session in self.reset or session.shard.table.lost[session.slot]:
+            return False
+        return not session.shard.tiers.is_on_its_way(session.slot)
 
     def _check_read(
         self, session: Session, position: int, tokens: list[int], state: int | None = None
@@ -480,7 +526,7 @@ class Play:
         """What a reply says, the device has read."""
         if not self._can_check(session):
             return
-        read = self.device.tokens[session.slot][:position]
+        read = self._state(session)[1][:position]
         self._check(len(read) == position, f"{session.id} at {position} has read {len(read)}")
         own = [token % 100 for token in read[position - len(tokens) :]]
         self._check(own == tokens, f"{session.id} has read other tokens")
@@ -529,7 +575,7 @@ async def stage(seed: int, inline_run_s: float, kind: Kind) -> AsyncIterator[Pla
     with any_policy(random.Random(seed + 2)) if kind.dice else nullcontext():
         store = FakeStore() if kind.durable else None
         async with fakes_on(
-            device, store=store, inline_run_s=inline_run_s, checkpoint_steps=20
+            device, store=store, inline_run_s=inline_run_s, checkpoint_steps=20, **kind.tiers
         ) as house:
             if kind.dice:
                 set_worth_a_batch(house.served, dice.choice([1, 2, 8]))
@@ -561,7 +607,7 @@ async def same_after_a_crash(play: Play, kind: Kind, lost: set[int]) -> list[str
     await engine.log.flush()
     sessions = engine.directory.sessions.values()
     before = {
-        own.id: play.device.tokens[own.slot]
+        own.id: play._state(own)[1]
         for own in sessions
         if own.slot not in lost and play.house.position(own.id)
     }
@@ -574,8 +620,8 @@ async def same_after_a_crash(play: Play, kind: Kind, lost: set[int]) -> list[str
         await house.settle()
         assert isinstance(device, DecodingRunner)
         for name, tokens in before.items():
-            slot = house.find(name).slot
-            if device.tokens[slot] != tokens or device.state[slot] != run_alone(tokens)[-1]:
+            row = house.row(name)
+            if device.tokens[row] != tokens or device.state[row] != run_alone(tokens)[-1]:
                 problems.append(f"{name} is another after a crash")
     return problems
 

@@ -130,7 +130,7 @@ async def play(
         assert not {name for name in left if not name.startswith("flows that wait")}, left
         for name in "abcdef":
             found = await read_again(house, name, 9)
-            tokens = device.tokens[house.find(name).slot]
+            tokens = device.tokens[house.row(name)]
             assert len(tokens) == house.position(name)
             assert found == run_alone(tokens)[-1:]
     return seen

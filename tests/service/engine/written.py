@@ -112,4 +112,4 @@ async def check(house: Fakes, name: str, read: list[int]) -> None:
     assert at.reply == (len(read) + 2, run_alone([*read, 5, 6])[-1], False)
     (device,) = house.runners
     assert isinstance(device, DecodingRunner)
-    assert device.tokens[house.find(name).slot] == [*read, 5, 6]
+    assert device.tokens[house.row(name)] == [*read, 5, 6]

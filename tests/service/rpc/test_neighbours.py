@@ -72,6 +72,7 @@ async def test_reflection_lists_the_services(wire: Wire) -> None:
     assert {"cellar.v1.SessionService", "cellar.v1.ModelService", "grpc.health.v1.Health"} <= names
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_metrics_count_what_happened(wire: Wire) -> None:
     await wire.sessions.OpenSession(pb.OpenSessionRequest(model="letters", session_id="s"))
     for _ in range(2):

@@ -57,6 +57,7 @@ def with_a_broken_one(repository: Path, to: Path) -> None:
     (to / "broken" / "3").mkdir(parents=True)
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_models_are_told_of_while_they_are_loaded(repository: Path, tmp_path: Path) -> None:
     with_a_broken_one(repository, tmp_path)
     seen: list[tuple[int, dict[str, Any], bool]] = []

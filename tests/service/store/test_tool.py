@@ -96,7 +96,9 @@ def test_list_shows_what_is_there(path: Path, capsys: pytest.CaptureFixture[str]
     told = capsys.readouterr().out.splitlines()
     assert told[0] == f"{path}: a store of format 2"
     assert told[1].startswith("journal: 17 groups, 8 to 24; ")
-    assert told[2].startswith("table: 2 sessions, 1 checkpoints, 1 meta, 0 other; ")
+    assert told[2].startswith(
+        "table: 2 sessions, 1 checkpoints, 0 initial states, 1 meta, 0 other; "
+    )
     assert [line.split() for line in told[3:5]] == [
         ["number", "id", "model", "version", "seed", "owner"],
         ["1", "a" * 32, "text", "3", "90", "alice"],

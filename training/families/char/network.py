@@ -22,6 +22,7 @@ class CharNetwork(RecurrentNetwork):
         embedding: int = 96,
         dropout: float = 0.0,
         nonlinearity: Nonlinearity = Nonlinearity.TANH,
+        learns_initial: bool = False,
         unknown: int | None = None,
     ) -> None:
         super().__init__()
@@ -35,6 +36,7 @@ class CharNetwork(RecurrentNetwork):
             layers=layers,
             dropout=dropout,
             nonlinearity=nonlinearity,
+            learns_initial=learns_initial,
         )
         self.head = nn.Linear(hidden, len(self.vocabulary))
 

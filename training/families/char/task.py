@@ -292,6 +292,7 @@ def _network(config: CharConfig, corpus: Corpus) -> CharNetwork:
         embedding=config.embedding,
         dropout=config.dropout,
         nonlinearity=config.nonlinearity,
+        learns_initial=config.learn_initial_state,
         unknown=corpus.unknown,
     )
 

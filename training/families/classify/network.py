@@ -73,6 +73,7 @@ class StreamedClassifier(RecurrentNetwork):
         hidden: int = 128,
         dropout: float = 0.0,
         nonlinearity: Nonlinearity = Nonlinearity.TANH,
+        learns_initial: bool = False,
     ) -> None:
         super().__init__()
         self.labels = tuple(labels)
@@ -84,6 +85,7 @@ class StreamedClassifier(RecurrentNetwork):
             layers=layers,
             dropout=dropout,
             nonlinearity=nonlinearity,
+            learns_initial=learns_initial,
         )
         self.head = nn.Linear(hidden, len(self.labels))
 

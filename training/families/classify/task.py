@@ -245,4 +245,4 @@ def _network(config: ClassifyConfig, data: ClassifyData) -> Classifier:
     }
     if config.bidirectional:
         return BidirectionalClassifier(encoder, **settings, merge=config.merge)
-    return StreamedClassifier(encoder, **settings)
+    return StreamedClassifier(encoder, **settings, learns_initial=config.learn_initial_state)

@@ -38,6 +38,7 @@ class SeriesNetwork(RecurrentNetwork):
         dropout: float = 0.0,
         driftless: bool = False,
         nonlinearity: Nonlinearity = Nonlinearity.TANH,
+        learns_initial: bool = False,
     ) -> None:
         super().__init__()
         self.feature = feature
@@ -52,6 +53,7 @@ class SeriesNetwork(RecurrentNetwork):
             layers=layers,
             dropout=dropout,
             nonlinearity=nonlinearity,
+            learns_initial=learns_initial,
         )
         self.head = JohnsonHead(hidden, driftless=driftless)
 

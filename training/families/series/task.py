@@ -87,6 +87,7 @@ class SeriesTask(Task):
             dropout=config.dropout,
             driftless=config.driftless,
             nonlinearity=config.nonlinearity,
+            learns_initial=config.learn_initial_state,
         )
         self._read, self._targets, self._spreads = self.data.scaled(self.network)
         self.constant = fit_constant(

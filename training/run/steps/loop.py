@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.errors import RunError
 from training.families.task import Task
-from training.networks.recurrent import State
+from training.networks.recurrent import RecurrentNetwork, State
 from training.run.steps.optimisers import optimisers_of
 from training.run.steps.plan import BudgetPlan, Plan, StepsPlan, plan_of
 
@@ -73,7 +73,9 @@ class Loop:
         """How it was trained further than it was meant to, as options."""
         self.history: list[dict[str, float]] = []
         self.best = Best()
-        self.state: State = task.training_state(self._rows)
+        self.state: State = tuple(part.detach() for part in task.training_state(self._rows))
+        network = task.network
+        self._learns_initial = isinstance(network, RecurrentNetwork) and network.learns_initial
         self._averages = self._fresh_averages()
 
     def run(self, *, until: Callable[["Loop"], bool] | None = None) -> Iterator[None]:
@@ -204,7 +206,9 @@ class Loop:
     def _advance(self) -> None:
         window = self.task.streams.at(self.step)
         index, fresh = self._share(window.index), self._share(window.fresh)
-        if bool(fresh.any()):
+        # One that is learned gets a gradient in every step, of zeros if no row is fresh: processes
+        # that train together wait for each other's.
+        if self._learns_initial or bool(fresh.any()):
             initial = self.task.training_state(len(fresh))
             self.state = initial if bool(fresh.all()) else _begun_anew(self.state, initial, fresh)
         share = self.plan.share(self.step)

@@ -8,7 +8,7 @@ he knows. Knows nothing of models.
 import structlog
 
 from service.engine.log.entries import Rebranched, after_crash, events_sections
-from service.engine.log.keys import APPLIED, CHECKPOINT, IN_DOUBT, SESSION, key
+from service.engine.log.keys import APPLIED, CHECKPOINT, IN_DOUBT, INITIAL, SESSION, key
 from service.engine.log.recovery.stored import Stored, StoredSession
 from service.engine.sessions.table import new_branch
 from service.settings import Durability
@@ -48,8 +48,13 @@ def _begin_branches(store: Store, stored: Stored, sessions: list[StoredSession])
     stored.last_group += 1
     for own, event in zip(sessions, events, strict=True):
         own.row = after_crash(own.row, event.branch, event.position)
+    puts = {key(SESSION, own.row.number): pack([own.row.pack()]) for own in sessions}
+    for own in sessions:
+        began = stored.began.pop(own.row.number, None)
+        if began is not None:
+            puts[key(INITIAL, own.row.number)] = pack([began.pack()])
     store.write(
-        {key(SESSION, own.row.number): pack([own.row.pack()]) for own in sessions},
+        puts,
         [key(CHECKPOINT, own.row.number) for own in sessions if not own.row.seed],
     )
     for own in sessions:
@@ -63,7 +68,7 @@ def _let_the_table_know(store: Store, stored: Stored) -> None:
     only so many, a few starts in a row would make it forget the one that its client knows.
     """
     ended = [number for number, row in stored.changes.items() if row is None]
-    gone = [key(kind, number) for number in ended for kind in (SESSION, CHECKPOINT)]
+    gone = [key(kind, number) for number in ended for kind in (SESSION, CHECKPOINT, INITIAL)]
     meta = {"group": stored.last_group, "next_number": stored.next_number}
     store.write({APPLIED: pack([Section("applied", meta, {})])}, [IN_DOUBT, *gone])
     stored.applied = stored.last_group

@@ -95,7 +95,7 @@ def read_journal(store: Store, happened: Callable[[int, list[Event]], None]) -> 
         with read_of(f"group {number} of the journal"):
             for section in _sections(number, data, found, place):
                 place += 1
-                if section.kind in ("events", "moved"):
+                if section.kind in ("events", "moved", "began"):
                     events = events_of(section)
                     for own in events:
                         found.happened(own, place=place, group=number)
@@ -124,6 +124,8 @@ def _sections(number: int, data: bytes, found: Found, place: int) -> Iterator[Se
                 continue
             yield Section("damaged", {}, {})
             whose = section.columns.get("session")
+            if section.kind == "began" and whose is not None:
+                continue  # the table may have it: else it is missed there
             if section.kind not in ("steps", "moved") or whose is None:
                 found.unknown.append(Damage(place=place, group=number))
                 continue

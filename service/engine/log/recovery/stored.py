@@ -1,12 +1,13 @@
 """Sessions as a store holds them: what the catalogue says of each, and what it has read since."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from service.engine.log.entries import SessionRow, Steps
+from service.engine.log.entries import Began, SessionRow, Steps
 from service.engine.log.seeds import Seed
-from service.engine.work.columns import Ints
+from service.engine.work.columns import Floats, Ints
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,8 +52,11 @@ class StoredSession:
         tail: what it has read since its checkpoint.
         seed: where it has no checkpoint on its branch, what the journal has instead, if it was
             moved there.
+        initial: what it was opened with, if that was a state of its own.
         is_damaged: some of what it had read is lost; it stands where it was before.
         is_aside: to read its tail has ended the process; it is not read any more.
+        history: the parts of its history as they are in the table, by where they begin.
+        history_begins: those that begin before are of branches that it has left.
     """
 
     row: SessionRow
@@ -61,8 +65,11 @@ class StoredSession:
     last_group: int = 0
     tail: Tail | None = None
     seed: Seed | None = None
+    initial: Sequence[Floats] | None = None
     is_damaged: bool = False
     is_aside: bool = False
+    history: dict[int, bytes] = field(default_factory=dict)
+    history_begins: int = 0
 
     @property
     def begins(self) -> int:
@@ -90,13 +97,18 @@ class Stored:
         last_group: the number of the last group; 0 where there was none.
         applied: the group up to which the catalogue is in the table.
         changes: of the catalogue, since then.
+        began: what sessions were opened with, by number, since then.
         next_number: of a session that is opened.
         damaged_groups: groups of the journal of which something cannot be read.
+        histories: by number, also of sessions that have ended, where the parts of its history begin
+            that are in the table.
     """
 
     sessions: dict[int, StoredSession] = field(default_factory=dict)
     last_group: int = 0
     applied: int = 0
     changes: dict[int, SessionRow | None] = field(default_factory=dict)
+    began: dict[int, Began] = field(default_factory=dict)
     next_number: int = 1
     damaged_groups: int = 0
+    histories: dict[int, set[int]] = field(default_factory=dict)

@@ -22,6 +22,8 @@ def with_tails(rows: Mapping[int, SessionRow], found: Found) -> dict[int, Stored
         # Of a branch that was left again, or before a checkpoint, it says nothing any more.
         if session is not None and session.row.branch == branch and not session.row.seed:
             session.seed, session.position = event.seed, event.seed.position
+            begins = event.history
+            session.history_begins = session.position if begins is None else begins
             session.first_group = session.last_group = group
     for model, parts in found.parts.items():
         _tails(model, parts, found, sessions)

@@ -60,7 +60,7 @@ def folds(sessions: Sequence[Unread]) -> Iterator[tuple[Work, bool]]:
         if before:
             chunk = _chunk(slot, first, inputs[:before], _cut(pieces, 0, before))
             yield chunk, False
-        if before == len(inputs) - 1:
+        if before == len(inputs) - 1 and tail.run_steps[-1] <= 1:  # by itself, the first time too
             own = slot, first + before, inputs[before:]
             singles.setdefault(int(tail.buckets[-1]), []).append(own)
         else:

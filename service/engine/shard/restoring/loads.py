@@ -1,8 +1,6 @@
 """What is done once a seed is in its slot: a session stands there, or is lost."""
 
 from service.engine.execution.executor import Executor
-from service.engine.log.seeds import Seed
-from service.engine.log.shard_log import ShardLog
 from service.engine.sessions.table import SessionTable
 from service.engine.work.columns import Ints
 from service.engine.work.work import Load
@@ -11,10 +9,9 @@ from service.engine.work.work import Load
 class Loads:
     """The loads of one shard."""
 
-    def __init__(self, table: SessionTable, executor: Executor, log: ShardLog | None) -> None:
+    def __init__(self, table: SessionTable, executor: Executor) -> None:
         self._table = table
         self._executor = executor
-        self._log = log
 
     def settle(self, load: Load, indices: Ints, *, lost: bool) -> Ints:
         """Some rows of it are in their slots, or are not: their sessions are lost then.
@@ -25,6 +22,11 @@ class Loads:
             strays = self._table.strays(load.slots[indices], load.branches[indices])
             indices = indices[~strays]
         slots = load.slots[indices]
+        if lost and load.stays:  # nothing is: whatever is queued behind it is refused
+            for slot in slots[self._table.host_row[slots] >= 0].tolist():
+                self._table.cool(slot)
+            load.done[indices] = True
+            return indices
         self._table.load(
             slots,
             positions=load.positions[indices],
@@ -36,21 +38,7 @@ class Loads:
             self._executor.forget(slot)
             if not lost and slot in load.histories:
                 self._executor.keep(slot, load.histories[slot])
-        if load.drawn is not None and self._log is not None and len(slots):
-            assert load.runs is not None, "they come together"
-            self._log.moved(int(slots[0]), _seed_of(load), load.drawn, load.runs)
+        if load.tells is not None and len(slots):
+            load.tells()
         load.done[indices] = True
         return indices
-
-
-def _seed_of(load: Load) -> Seed:
-    """The one seed that it puts into its slot."""
-    assert load.branches is not None, "the session goes back to it, on a branch"
-    return Seed(
-        branch=int(load.branches[0]),
-        position=int(load.positions[0]),
-        last_steps=int(load.last_steps[0]),
-        content=int(load.contents[0]),
-        states=[rows[0] for rows in load.states],
-        history=load.histories.get(int(load.slots[0])),
-    )

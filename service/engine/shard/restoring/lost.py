@@ -29,7 +29,7 @@ class Lost:
     Args:
         is_idle: whether a slot has nothing queued or running.
         wake: tells that work is queued.
-        thaw: brings sessions back whose states are in the store alone, (rows,) slots.
+        bring: see `Shard.bring`.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Lost:
         *,
         is_idle: Callable[[int], bool],
         wake: Callable[[], None],
-        thaw: Callable[[Ints], None],
+        bring: Callable[[Ints], None],
     ) -> None:
         self._table = table
         self._log = log
         self._restorer = restorer
         self._is_idle = is_idle
         self._wake = wake
-        self._thaw = thaw
+        self._bring = bring
         self._loop = asyncio.get_running_loop()
         self._lost: dict[int, int] = {}  # whose sessions are to be restored: slot and branch
         self.bringing: asyncio.Task[None] | None = None
@@ -104,7 +104,7 @@ class Lost:
             table.lost[slot] = False
             table.freeze(slot, session.position)
             self._restorer.keep(slot, session)
-            self._thaw(np.array([slot]))
+            self._bring(np.array([slot]))
         self._wake()
 
     def _is_lost(self, slot: int, branch: int) -> bool:

@@ -16,7 +16,8 @@ from service.engine.log.keys import CHECKPOINT, key
 from service.engine.log.recovery.arithmetics import Arithmetics
 from service.engine.log.recovery.folding import Folding
 from service.engine.log.recovery.stored import StoredSession, Tail
-from service.engine.log.seeds import Seed
+from service.engine.log.seeds import Seed, initial_seed
+from service.engine.sessions.initials import Initials
 from service.engine.sessions.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.work.columns import Ints
@@ -34,28 +35,34 @@ class Restorer:
     """The sessions of one shard that are in the store alone.
 
     Args:
+        initials: what they were opened with.
         store: where their checkpoints are.
         queue: takes work for their slots, behind what is queued.
         hold: lets what is queued for slots from then on wait, until what it returns is called.
         again: lets lost sessions be brought back once more, those that `may_try_again`.
+        is_back: is told of slots whose sessions are here.
     """
 
     def __init__(
         self,
         table: SessionTable,
+        initials: Initials,
         store: Store,
         *,
         queue: Callable[[Work], None],
         hold: Callable[[Ints], Callable[[], None]],
         again: Callable[[Ints], None],
+        is_back: Callable[[int], None],
     ) -> None:
         self._again = again
+        self._is_back = is_back
         self.restored = 0  # how often one was brought back
         self.failed: set[int] = set()  # numbers of sessions that could not be brought back
         self.arithmetics: Arithmetics | None = None
         """Under which the model's steps in the journal were run."""
         self._marked: set[int] = set()  # slots whose bits may be others than those of before
         self._table = table
+        self._initials = initials
         self._store = store
         self._queue = queue
         self._hold = hold
@@ -63,7 +70,9 @@ class Restorer:
         """Where is noted which sessions are being folded."""
         # By slot its number there, and what lets go of it alone.
         self._noted: dict[int, tuple[int, Callable[[], None] | None]] = {}
-        self._cold: dict[int, StoredSession] = {}  # by slot
+        self._unseated: dict[int, SessionRow] = {}  # by slot, those of these that have no row yet
+        self.cold: dict[int, StoredSession] = {}
+        """Those whose state is in the store alone, by slot."""
         self._folding: set[_Folded] = set()  # pieces of work that are on their way
         self._tries: dict[int, tuple[int, int]] = {}  # in a row, by slot: its branch, how many
 
@@ -74,21 +83,22 @@ class Restorer:
 
     def keep(self, slot: int, session: StoredSession) -> None:
         """A session that stands in a slot, and whose state is in the store."""
-        self._cold[slot] = session
+        self.cold[slot] = session
 
     def forget(self, slot: int) -> None:
         """It has ended, and need not be brought back."""
         self._marked.discard(slot)
-        cold = self._cold.pop(slot, None)
+        cold = self.cold.pop(slot, None)
         number = self._noted[slot][0] if cold is None and slot in self._noted else 0
         number = number if cold is None else cold.row.number
         self._denote(slot)
         if self.folding is not None and number:
             self.folding.forget(number)
 
-    def some(self, at_most: int) -> list[int]:
-        """Slots of sessions that are not here yet."""
-        return [slot for slot, _ in zip(self._cold, range(at_most), strict=False)]
+    def has_tail(self, slot: int) -> bool:
+        """Whether one of those has to read again what came after its checkpoint."""
+        session = self.cold.get(slot)
+        return session is not None and session.tail is not None
 
     def thaw(self, slots: Iterable[int]) -> None:
         """Bring back those of these that are not here yet.
@@ -96,14 +106,14 @@ class Restorer:
         Raises:
             Exception: a fault of ours, so that the queue is in doubt; they are tried once more.
         """
-        own = [slot for slot in slots if self._table.cold[slot]]
+        own = [slot for slot in slots if slot in self.cold]
         for start in range(0, len(own), _LOADED_AT_ONCE):
             some = own[start : start + _LOADED_AT_ONCE]
             try:
                 self._thaw(some)
             except Exception as fault:
                 for slot in some:
-                    self._cold.pop(slot, None)
+                    self.cold.pop(slot, None)
                     self._table.warm(slot)
                     self._failed(slot, str(fault))
                 raise
@@ -114,10 +124,10 @@ class Restorer:
         unread: list[Unread] = []
         noted: list[tuple[int, SessionRow]] = []
         for slot in slots:
-            session = self._cold.pop(slot)
+            session = self.cold.pop(slot)
             table.warm(slot)
             try:
-                seed = self._seed(session)
+                seed = self._seed(session) or self._initial(slot, session)
             except StoreFailedError:  # it is not lost: the server ends, and says no more
                 self._table.lost[slot] = self._table.restoring[slot] = True
                 continue
@@ -149,17 +159,36 @@ class Restorer:
         folding = self.folding
         if folding is None:
             return
-        suspects = [own for own in sessions if folding.is_suspect(own[1])]
-        others = [own for own in sessions if not folding.is_suspect(own[1])]
-        for some in [others, *[[own] for own in suspects]]:
-            if some:
-                go = self._hold(np.array([slot for slot, _ in some]))
-                own = go if len(some) == 1 else None
-                self._noted |= {slot: (row.number, own) for slot, row in some}
-                folding.begin([row for _, row in some], go)
+        together: list[tuple[int, SessionRow]] = []
+        for slot, row in sessions:
+            is_seated = self._table.row[slot] >= 0
+            if is_seated and not folding.is_suspect(row):
+                together.append((slot, row))
+                continue
+            go = self._hold(np.array([slot]))
+            self._noted[slot] = row.number, go
+            if is_seated:
+                folding.begin([row], go)
+            else:  # it may wait for long, and what ends the process then is not its fault
+                self._unseated[slot] = row
+        if together:
+            go = self._hold(np.array([slot for slot, _ in together]))
+            own = go if len(together) == 1 else None
+            self._noted |= {slot: (row.number, own) for slot, row in together}
+            folding.begin([row for _, row in together], go)
+
+    def seated(self, slot: int) -> None:
+        """A session that was asked for has a row of the arena now: what it has read may be folded.
+
+        Before that nothing is noted of it.
+        """
+        row, (_, go) = self._unseated.pop(slot, None), self._noted.get(slot, (0, None))
+        if row is not None and go is not None and self.folding is not None:
+            self.folding.begin([row], go)
 
     def _denote(self, slot: int) -> None:
         """It is not folded any more."""
+        self._unseated.pop(slot, None)
         number, go = self._noted.pop(slot, (0, None))
         if number and self.folding is not None:
             self.folding.end(number)
@@ -195,6 +224,15 @@ class Restorer:
         session.move_on(seed.position)
         return seed
 
+    def _initial(self, slot: int, session: StoredSession) -> Seed | None:
+        """What it was opened with, if that is no state of its model's."""
+        if not session.row.has_initial:
+            return None
+        states = self._initials.of(slot)
+        if states is None:
+            raise StoreError("the state that it was opened with is not in the store")
+        return initial_seed(states, branch=session.row.branch)
+
     def _load(self, seeds: Sequence[tuple[int, Seed]], whole: set[int]) -> None:
         self._put(load_of(seeds), whole)
 
@@ -224,6 +262,7 @@ class Restorer:
             if delivery.error is None:
                 if slot in whole:
                     self.restored += 1
+                    self._is_back(slot)
                     self._denote(slot)
                     if slot in self._marked:
                         self._marked.remove(slot)

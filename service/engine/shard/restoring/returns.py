@@ -1,21 +1,22 @@
 """Sessions that go back: each stands then where it had read less, of a branch of its own.
 
 What does it is the seed's `Load` and folds of what stays read, queued before anything else; what
-is taken meanwhile waits behind them. Knows nothing of generations.
+is taken meanwhile waits behind them. Knows nothing of generations, nor why anybody goes back.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import structlog
 
-from service.engine.log.entries import Steps, drawn_entries, steps_section
+from service.engine.log.entries import Steps
 from service.engine.log.seeds import Seed
 from service.engine.sessions.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
-from service.engine.work.columns import Inputs, Ints
+from service.engine.work.columns import Ints
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.work import Load, Work
 
@@ -31,27 +32,27 @@ class Return:
     Attributes:
         slot: the session's.
         seed: a state that it had.
-        drawn: what it drew and read from there on, and stays read.
-        runs: in what, see `drawn_entries`.
+        tail: what it read from there on, and stays read.
         branch: the new one, once it goes back.
         load: what puts the seed there.
         tries: how often it could not.
         waits: it is to be tried again, and is not queued yet.
+        noted: is called once the log has been told of it, to tell it more in the same group.
     """
 
     slot: int
     seed: Seed
-    drawn: Inputs
-    runs: Ints
+    tail: Steps
     branch: int = 0
     load: Load | None = None
     tries: int = 0
     waits: bool = False
+    noted: Callable[[], None] | None = None
 
     @property
     def position(self) -> int:
         """Where the session stands then."""
-        return self.seed.position + len(self.drawn)
+        return self.seed.position + len(self.tail.inputs)
 
 
 class Returns:
@@ -64,6 +65,9 @@ class Returns:
         queue: queues work.
         wake: tells that some is queued.
         call_later: calls something after so many seconds.
+        went_back: is told of a session that stands at a position now, or will, from a seed on:
+            slot, position, seed.
+        tell_log: tells the log of it once the seed is in its slot: slot, seed, tail.
         restore: has the log restore sessions whose states are in doubt, (rows,) slots; ``None``
             where there is none that can.
         give_up: is told of a fault that left the queue in doubt.
@@ -76,6 +80,8 @@ class Returns:
         queue: Callable[[Work], None],
         wake: Callable[[], None],
         call_later: Callable[[float, Callable[[], None]], Any],
+        went_back: Callable[[int, int, Seed], None],
+        tell_log: Callable[[int, Seed, Steps], None],
         restore: Callable[[Ints], None] | None,
         give_up: Callable[[Exception], None],
     ) -> None:
@@ -84,6 +90,8 @@ class Returns:
         self._queue = queue
         self._wake = wake
         self._call_later = call_later
+        self._went_back = went_back
+        self._tell_log = tell_log
         self._restore = restore
         self._give_up = give_up
 
@@ -107,14 +115,24 @@ class Returns:
             table.branch[slot] != branch
             or (table.lost[slot] and not table.restoring[slot])
             or table.closing[slot]
+            or table.moving[slot]
             or table.position[slot] != stands
             or table.accepted[slot] != stands + under_way
         ):
             return False
-        works = _works(own)  # before anything moves: there may be no memory for them
-        own.branch = table.go_back(slot, own.position)
-        self._put(own, works)
+        self.go(own)
         return True
+
+    def go(self, own: Return) -> None:
+        """Let a session go back, wherever it stands; it is on a new branch then.
+
+        Raises:
+            MemoryError: nothing has moved.
+        """
+        works = self._works(own)  # before anything moves: there may be no memory for them
+        own.branch = self._table.go_back(own.slot, own.position)
+        self._went_back(own.slot, own.position, own.seed)
+        self._put(own, works)
 
     def _put(self, own: Return, works: Sequence[Work]) -> None:
         for work in works:
@@ -161,13 +179,27 @@ class Returns:
             return
         self._wait_no_more(own)
         try:
-            works = _works(own)
+            works = self._works(own)
         except Exception:
             _log.exception("session could not go back")
             table.restoring[slot] = False
             return
         table.accepted[slot] = own.position
         self._put(own, works)
+
+    def _works(self, own: Return) -> list[Work]:
+        """What puts a session where it goes back to."""
+        load = load_of([(own.slot, own.seed)])
+        load.tells = partial(self._tell, own)
+        if not len(own.tail.inputs):
+            return [load]
+        unread = Unread(slot=own.slot, position=own.seed.position, tail=own.tail)
+        return [load, *[work for work, _ in folds([unread])]]
+
+    def _tell(self, own: Return) -> None:
+        self._tell_log(own.slot, own.seed, own.tail)
+        if own.noted is not None:
+            own.noted()
 
     def _wait_no_more(self, own: Return) -> None:
         own.waits = False
@@ -178,18 +210,6 @@ class Returns:
         table, slot = self._table, own.slot
         is_there = table.branch[slot] == own.branch and not table.closing[slot]
         return not (is_there and table.restoring[slot])
-
-
-def _works(own: Return) -> list[Work]:
-    """What puts a session where it goes back to."""
-    load = load_of([(own.slot, own.seed)])
-    load.drawn, load.runs = own.drawn, own.runs
-    if not len(own.drawn):
-        return [load]
-    entries = drawn_entries("", 0, own.seed.position, own.drawn, own.runs)
-    tail = Steps.of(steps_section("", entries))
-    unread = Unread(slot=own.slot, position=own.seed.position, tail=tail)
-    return [load, *[work for work, _ in folds([unread])]]
 
 
 class _Heard(Receiver):

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.log.entries import SessionRow
 from service.engine.log.recovery.arithmetics import Arithmetics
 from service.engine.log.recovery.folding import Folding
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.log.seeds import Seed
 from service.engine.log.shard_log import ShardLog
+from service.engine.sessions.initials import Initials
 from service.engine.sessions.table import SessionTable
 from service.engine.shard.restoring.lost import Lost
 from service.engine.shard.restoring.restorer import Restorer
@@ -23,7 +25,8 @@ class Saved:
     """What a `Save` found of sessions that are in the log, without those that were refused.
 
     Attributes:
-        numbers: of the sessions.
+        slots: of the sessions.
+        numbers: the same.
         branches: the same.
         first_groups: where their tails began; 0 for none.
         idle_s: for how long each has been idle.
@@ -33,6 +36,7 @@ class Saved:
     def __init__(self, save: Save, idle_s: NDArray[np.float64] | None = None) -> None:
         self.save = save
         rows = np.flatnonzero(save.numbers).tolist()
+        self.slots = save.slots[rows].tolist()
         self.numbers = save.numbers[rows].tolist()
         self.branches = save.saved_branches[rows].tolist()
         self.first_groups = save.first_groups[rows].tolist()
@@ -55,8 +59,11 @@ class ShardStore:
 
     Args:
         log: ``None`` where there is no store: nothing is brought back then.
+        initials: what sessions were opened with.
         queue: takes work for their slots, behind what is queued.
         hold: lets what is queued for slots from then on wait, until what it returns is called.
+        bring: see `Shard.bring`.
+        is_back: is told of slots whose sessions are here again.
         gather: queues work, and waits for what became of it.
         is_idle: whether a slot has nothing queued or running.
         wake: tells that work is queued.
@@ -68,9 +75,12 @@ class ShardStore:
         self,
         table: SessionTable,
         log: ShardLog | None,
+        initials: Initials,
         *,
         queue: Callable[[Work], None],
         hold: Callable[[Ints], Callable[[], None]],
+        bring: Callable[[Ints], None],
+        is_back: Callable[[int], None],
         gather: Callable[[Work], Awaitable[list[Delivery]]],
         is_idle: Callable[[int], bool],
         wake: Callable[[], None],
@@ -79,6 +89,7 @@ class ShardStore:
     ) -> None:
         self._table = table
         self._log = log
+        self._initials = initials
         self._gather = gather
         self._wake = wake
         self._give_up = give_up
@@ -87,10 +98,16 @@ class ShardStore:
         self._lost: Lost | None = None
         if log is not None:
             self._restorer = Restorer(
-                table, log.log.store, queue=queue, hold=hold, again=self.bring_back
+                table,
+                initials,
+                log.log.store,
+                queue=queue,
+                hold=hold,
+                again=self.bring_back,
+                is_back=is_back,
             )
             self._lost = Lost(
-                table, log.log, self._restorer, is_idle=is_idle, wake=wake, thaw=self.thaw
+                table, log.log, self._restorer, is_idle=is_idle, wake=wake, bring=bring
             )
 
     # -- out of it ------------------------------------------------------------------------
@@ -102,9 +119,10 @@ class ShardStore:
         position = session.position
         table.restore(slot, position=position, branch=row.branch, idle_s=row.idle_s, left=row.left)
         table.number[slot] = row.number
+        if row.has_initial:
+            self._initials.restore(slot, session.initial)
         table.first_group[slot], table.tail_steps[slot] = session.first_group, session.tail_steps
-        if session.is_damaged or session.is_aside:
-            table.warm(slot)
+        if session.is_damaged or session.is_aside:  # it has no row, either: it stays cold
             why = "some of what it had read is damaged"
             if session.is_aside:
                 why = "to read again what it had read has ended the process, twice"
@@ -117,10 +135,20 @@ class ShardStore:
         if self._restorer is not None:
             self._restorer.arithmetics, self._restorer.folding = arithmetics, folding
 
+    def has(self, slot: int) -> bool:
+        """Whether the state of a session is in the store alone."""
+        return self._restorer is not None and slot in self._restorer.cold
+
     @property
     def cold(self) -> int:
         """Sessions whose state is in the store alone."""
-        return self._table.cold_count
+        return 0 if self._restorer is None else len(self._restorer.cold)
+
+    def stow(self, slot: int, row: SessionRow) -> None:
+        """All that an idle session is, is in the store: its checkpoint, and what it is told by."""
+        assert self._restorer is not None, "there is a log"
+        position = self._table.position.item(slot)
+        self._restorer.keep(slot, StoredSession(row=row, position=position))
 
     @property
     def is_thawing(self) -> bool:
@@ -137,20 +165,35 @@ class ShardStore:
         """Sessions whose state could not be brought back; they are lost."""
         return 0 if self._restorer is None else len(self._restorer.failed)
 
-    def thaw_some(self, at_most: int) -> None:
-        """Bring back some sessions whose state is in the store alone."""
-        if self._restorer is not None:
-            self.thaw(np.array(self._restorer.some(at_most), np.int64))
-            self._wake()
+    def left(self) -> list[int]:
+        """Slots of the sessions whose state is in the store alone, those to be read on first."""
+        if self._restorer is None:
+            return []
+        found = self._restorer.cold
+        return sorted(found, key=lambda slot: found[slot].tail is None)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether some of them have to read again what came after their checkpoints."""
+        return any(map(self.has_tail, self.left()))
+
+    def has_tail(self, slot: int) -> bool:
+        """Whether a session in the store has to read again what came after its checkpoint."""
+        return self._restorer is not None and self._restorer.has_tail(slot)
 
     def thaw(self, slots: Ints) -> None:
-        """Bring these back, if they are not here: whatever is asked of them waits behind that."""
+        """Bring these back, if they are in the store: see `Shard.bring`, which gives them rows."""
         if self._restorer is None:
             return
         try:
-            self._restorer.thaw(slots[self._table.cold[slots]].tolist())
+            self._restorer.thaw(slots.tolist())
         except Exception as fault:
             self._give_up(fault)
+
+    def seated(self, slot: int) -> None:
+        """A session that had to wait for it has a row of the arena now."""
+        if self._restorer is not None:
+            self._restorer.seated(slot)
 
     def forget(self, slot: int) -> None:
         """A session has ended, and need not be brought back."""

@@ -220,7 +220,7 @@ async def test_the_last_generated_step_can_be_sent_again(
             )
             assert (again.replayed, again.position) == (True, position)
             assert again.answers.raw is not None
-            recalled = house.runners[0].recall(np.array([house.find(f"s{number}").slot]))
+            recalled = house.runners[0].recall(np.array([house.row(f"s{number}")]))
             assert np.array_equal(again.answers.raw, recalled)
             with pytest.raises(errors.PositionMismatchError):
                 await house.engine.step(f"s{number}", steps, outputs=wanted, position=position - 2)

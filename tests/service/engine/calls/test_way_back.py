@@ -163,7 +163,7 @@ async def test_what_others_were_told_is_not_undone(sender: str) -> None:
             await house.settle()
             (device,) = house.runners
             assert isinstance(device, DecodingRunner)
-            read = device.tokens[house.find("a").slot]
+            read = device.tokens[house.row("a")]
             if row.replies:
                 assert read[: row.reply[0]][-len(row.tokens) :] == row.tokens
                 assert house.position("a") >= row.reply[0]

@@ -56,7 +56,8 @@ async def test_sessions_of_the_store_are_told_by_what_became_of_them() -> None:
         assert found == [3, 0, 0, 0]
         await read(house, "a", 3)
         for shard in house.served.shards:
-            shard.store.thaw_some(100)
+            shard.bring(np.array(shard.store.left()))
+            shard.wake()
         await house.settle()
         found = [told(house, "cellar_restored_sessions", state=state) for state in states]
         assert found == [0, 3, 0, 0]

@@ -46,6 +46,7 @@ class Plain:
     Attributes:
         used_s: when it was used last.
         known: the server knows that: it forgets how long a session was idle when it crashes.
+        first: the earliest position that it can be put back to; ``None`` if it keeps no history.
     """
 
     branch: int
@@ -55,6 +56,12 @@ class Plain:
     tokens: list[int] = field(default_factory=list)
     last: int = 0
     every: bool = False
+    first: int | None = None
+
+    def anew(self, branch: int, now_s: float) -> "Plain":
+        """It was reset."""
+        first = None if self.first is None else 0
+        return Plain(branch=branch, timeout_s=self.timeout_s, used_s=now_s, first=first)
 
     def read(self, own: list[int], *, every: bool, now_s: float) -> None:
         """It has read a request."""
@@ -64,7 +71,15 @@ class Plain:
 
 
 class Sessions(RuleBasedStateMachine):
-    """Sessions, the processes that serve them one after the other, and the model of both."""
+    """Sessions, the processes that serve them one after the other, and the model of both.
+
+    Attributes:
+        device: what they run on.
+        keeps: how many steps they can be put back by.
+    """
+
+    device = DecodingRunner
+    keeps = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,10 +106,16 @@ class Sessions(RuleBasedStateMachine):
                 self._call(self.house.open, name)
             return
         house = self.house
-        self._call(partial(house.engine.open, house.served, name, idle_timeout_s=timeout_s))
+        asked = {"idle_timeout_s": timeout_s, "history_steps": self.keeps}
+        self._call(partial(house.engine.open, house.served, name, **asked))
         info = self._do(self.house.engine.describe(name))
         assert info.position == 0
-        self.plain[name] = Plain(branch=info.branch, timeout_s=timeout_s, used_s=self.clock.now_s)
+        self.plain[name] = Plain(
+            branch=info.branch,
+            timeout_s=timeout_s,
+            used_s=self.clock.now_s,
+            first=0 if self.keeps else None,
+        )
 
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
@@ -103,9 +124,7 @@ class Sessions(RuleBasedStateMachine):
         assert info.position == 0
         assert info.branch != plain.branch
         self.stale[name] = plain.branch
-        self.plain[name] = Plain(
-            branch=info.branch, timeout_s=plain.timeout_s, used_s=self.clock.now_s
-        )
+        self.plain[name] = plain.anew(info.branch, self.clock.now_s)
 
     @rule(data=st.data())
     def reset_on_a_stream(self, data: st.DataObject) -> None:
@@ -122,7 +141,7 @@ class Sessions(RuleBasedStateMachine):
         branch = self._do(reset())
         assert branch != plain.branch
         self.stale[name] = plain.branch
-        self.plain[name] = Plain(branch=branch, timeout_s=plain.timeout_s, used_s=self.clock.now_s)
+        self.plain[name] = plain.anew(branch, self.clock.now_s)
 
     @rule(page_size=st.integers(1, 3))
     def listing(self, page_size: int) -> None:
@@ -310,6 +329,7 @@ class Sessions(RuleBasedStateMachine):
         for name, plain in self.plain.items():
             info = self._do(self.house.engine.describe(name))
             assert (info.branch, info.position) == (plain.branch, len(plain.tokens))
+            assert info.history_position == plain.first
 
     def teardown(self) -> None:
         try:
@@ -337,7 +357,10 @@ class Sessions(RuleBasedStateMachine):
     def _one(self, data: st.DataObject) -> tuple[str, Plain]:
         if not self.plain:
             self.open("a", 1000.0)
-        return data.draw(st.sampled_from(sorted(self.plain.items(), key=lambda own: own[0])))
+        return self._drawn(data, sorted(self.plain.items(), key=lambda own: own[0]))
+
+    def _drawn(self, data: st.DataObject, some: list[T]) -> T:
+        return data.draw(st.sampled_from(some))
 
     async def _step(self, name: str, own: list[int], every: bool, position: int) -> list[float]:
         async def read() -> list[float]:
@@ -364,13 +387,18 @@ class Sessions(RuleBasedStateMachine):
 
     def _start(self, inline_run_s: float) -> None:
         self.serving = fakes_on(
-            DecodingRunner,
+            self.device,
             store=self.store,
             clock=self.clock,
             inline_run_s=inline_run_s,
             checkpoint_steps=6,
+            **self._limits(),
         )
         self.house = self._do(self.serving.__aenter__())
+
+    def _limits(self) -> dict[str, Any]:
+        """Settings of the server."""
+        return {}
 
     def _stop(self) -> None:
         assert self.serving is not None

@@ -141,7 +141,7 @@ async def one_round(
             continue
         (device,) = house.runners
         assert isinstance(device, DecodingRunner)
-        assert device.tokens[house.find(name).slot] == read[name]
+        assert device.tokens[house.row(name)] == read[name]
 
 
 @pytest.mark.parametrize("crashes", [False, True])

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 
 from service.engine.scheduler.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
-from service.engine.sessions.slots import SlotAllocator, SlotManager
+from service.engine.sessions.allocator import SlotAllocator
+from service.engine.sessions.slots import SlotManager
 from service.engine.sessions.table import SessionTable
+from service.engine.sessions.tiers import Tiers, Wanted
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Outputs
 from service.engine.work.request import Request
 from service.engine.work.work import Barrier, Chunk, Fork, Kind, Load, Recall, Save, Work
 from service.errors import SessionClosedError
+from service.metrics import Metrics
 
 SLOTS = 6
 FORK_SPARES = 3
@@ -56,11 +59,20 @@ def make_table() -> SessionTable:
 
 
 def make_slots(table: SessionTable) -> SlotManager:
+    nothing = Wanted(
+        queue=lambda _: None,
+        hold=lambda _: lambda: None,
+        wake=lambda: None,
+        call_later=lambda *_: None,
+        in_store=lambda _: False,
+        seated=lambda _: None,
+    )
     return SlotManager(
         table,
         sessions=SLOTS,
         spares=FORK_SPARES,
         ephemeral_grace_s=10.0,
+        tiers=Tiers(table, {}, nothing, resident=SLOTS, host_rows=0, metrics=Metrics().tiers("m")),
         forget=lambda _: None,
         wake=lambda: None,
     )

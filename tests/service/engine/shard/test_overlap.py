@@ -135,7 +135,7 @@ async def test_long_requests_do_not_go_ahead_of_a_step_that_comes_later(scene: S
     late = await scene.send(SECOND[:1], 1)
     scene.let_go(runs=1)
     await scene.house.settle()
-    alone = scene.device.batches.index([scene.house.find(NAMES[SECOND[0]]).slot])
+    alone = scene.device.batches.index([scene.house.row(NAMES[SECOND[0]])])
     assert alone == 1, "it ran behind the first piece"
     assert states(rows) == run_alone(long)[-1:] * FULL
     assert states(late) == run_alone([1])

@@ -77,7 +77,7 @@ async def test_what_was_saved_goes_on_where_it_is_loaded(inline_run_s: float) ->
             with pytest.raises(errors.StepConflictError):
                 await step(house, name, *[5] * len(tokens), at=0)
             assert raw(await step(house, name, 7)) == run_alone([*tokens, 7])[-1]
-            assert device.tokens[house.find(name).slot] == [*tokens, 7]
+            assert device.tokens[house.row(name)] == [*tokens, 7]
 
 
 @BOTH_WAYS

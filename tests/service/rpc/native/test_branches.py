@@ -57,6 +57,7 @@ async def test_every_answer_tells_the_branch(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("anew", ["reset", "opened"])
+@pytest.mark.usefixtures("several_models")
 async def test_what_carries_another_branch_is_refused(wire: Wire, anew: str) -> None:
     await open_session(wire, "prices")
     old = (await describe(wire)).branch

@@ -46,6 +46,7 @@ async def open_session(wire: Wire, model: str = "letters", session: str = "s") -
     return opened.session.id
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_models_are_listed_and_described(wire: Wire) -> None:
     models = (await wire.models.ListModels(model_pb2.ListModelsRequest())).models
     assert [(m.name, m.version, m.default_version) for m in models] == [
@@ -91,6 +92,7 @@ async def test_a_session_from_open_to_close(wire: Wire) -> None:
     assert closed.position == 0
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_defaults_fit_the_model(wire: Wire) -> None:
     await open_session(wire)
     reply = await wire.sessions.Step(pb.StepRequest(session_id="s", inputs=text("ab")))
@@ -138,6 +140,7 @@ async def test_draws_are_reproducible(wire: Wire) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_a_forecast_leaves_the_session_untouched(wire: Wire) -> None:
     await open_session(wire, "prices", "p")
     history = [100 + n % 7 for n in range(50)]
@@ -162,6 +165,7 @@ async def test_a_forecast_leaves_the_session_untouched(wire: Wire) -> None:
     assert wire.server.engine.registry.find("prices", 1).usage.spares == 0
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_a_forecast_that_no_message_holds_is_refused_before_it_is_made(wire: Wire) -> None:
     await open_session(wire, "prices", "p")
     await wire.sessions.Step(pb.StepRequest(session_id="p", inputs=values(100)))
@@ -177,6 +181,7 @@ async def test_a_forecast_that_no_message_holds_is_refused_before_it_is_made(wir
     assert wire.server.metrics.steps.labels("prices/1")._value.get() == steps
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_every_error_has_its_code_and_reason(wire: Wire) -> None:
     sessions = wire.sessions
     await open_session(wire)
@@ -265,6 +270,7 @@ async def test_a_reply_that_would_not_fit_is_refused_before_anything_is_applied(
     assert len(reply.predictions.raw) == 100 * len(SYMBOLS)
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_a_message_beyond_the_limit_is_refused_by_the_transport(wire: Wire) -> None:
     await open_session(wire, "prices", "p")
     with pytest.raises(grpc.aio.AioRpcError) as caught:

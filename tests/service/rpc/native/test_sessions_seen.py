@@ -57,6 +57,7 @@ def raw_after(*ids: int) -> Any:
     return torch_predictions(char_case(seed=1), np.array(ids))[0][-1]
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_sessions_are_listed_by_model_and_page(wire: Wire) -> None:
     for number in range(5):
         await open_session(wire, "letters", f"s{number}")
@@ -123,6 +124,7 @@ async def test_how_to_open_is_not_said_of_what_is_open(wire: Wire, field: dict[s
 
 
 @pytest.mark.parametrize("how", ["a step that is not applied", "a forecast"])
+@pytest.mark.usefixtures("several_models")
 async def test_an_ephemeral_session_lasts_while_it_is_used(repository: Path, how: str) -> None:
     async with serving(repository, ephemeral_grace_s=GRACE_S) as wire:
         request = pb.OpenSessionRequest(model="prices", session_id="a", ephemeral=True)

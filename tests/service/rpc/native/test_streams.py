@@ -163,6 +163,7 @@ async def test_one_bad_row_fails_alone(wire: Wire) -> None:
     assert not bad, "the stream lives, and what was refused changed nothing"
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_attach_refuses_sessions_one_by_one(wire: Wire) -> None:
     stream = await Stream(wire).begin()
     await wire.sessions.OpenSession(pb.OpenSessionRequest(model="prices", session_id="p"))
@@ -299,6 +300,7 @@ async def test_rows_refused_together_come_in_one_reply(wire: Wire) -> None:
     }
 
 
+@pytest.mark.usefixtures("several_models")
 async def test_a_big_attach_and_a_big_detach_let_others_have_their_turn(wire: Wire) -> None:
     engine = wire.server.engine
     served = engine.registry.find("prices", 1)

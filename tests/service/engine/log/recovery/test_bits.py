@@ -45,8 +45,8 @@ def states(house: Fakes) -> dict[str, tuple[int, list[int]]]:
     """By session its state, and the steps that led to it, with the shapes of their runs."""
     (device,) = house.runners
     assert isinstance(device, DecodingRunner)
-    slots = {name: house.find(name).slot for name in NAMES}
-    return {name: (int(device.state[slot]), device.tokens[slot]) for name, slot in slots.items()}
+    rows = {name: house.row(name) for name in NAMES}
+    return {name: (int(device.state[row]), device.tokens[row]) for name, row in rows.items()}
 
 
 async def restored(house: Fakes) -> None:

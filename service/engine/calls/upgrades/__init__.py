@@ -1,0 +1,1 @@
+"""Sessions that go on with another version of their model."""

@@ -1,0 +1,1 @@
+"""Lives of sessions in any order, each against a plain model."""
