@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
+import pytest
 
 from tests.documents import described_metrics
-from tests.e2e.load import CAPACITY, Load
+from tests.e2e.load import CAPACITY, ROOM, Load
 from tests.e2e.page import Page
-from tests.e2e.process import ServerProcess
+from tests.e2e.process import ServerProcess, running
 
 ROUNDS = 3
 # That occur only where something is refused for load, or where there are principals or TLS.
@@ -31,6 +33,22 @@ def settled(server: ServerProcess, has_come: Callable[[Page], bool]) -> Page:
         page = Page(server.page())
         if has_come(page) or time.monotonic() > give_up:
             return page
+
+
+@pytest.fixture(scope="module")
+def loaded(
+    served_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server that has had calls of all kinds, whichever test is the first on it."""
+    store = tmp_path_factory.mktemp("loaded") / "store"
+    with running(served_models, f"--store=lmdb:{store}", *ROOM) as server:
+        with grpc.insecure_channel(server.address) as channel:
+            load = Load(channel)
+            load.send(1)
+            assert list(load.stream("seen"))
+        ended = sum(load.calls.values())
+        settled(server, lambda page: page.value("cellar_requests_total") >= ended)
+        yield server
 
 
 def test_counts_equal_those_of_the_load(served: ServerProcess) -> None:
@@ -113,8 +131,8 @@ def test_a_client_that_goes_away_leaves_no_stream(served: ServerProcess) -> None
     assert ended(page) == before + 1
 
 
-def test_the_page_is_what_the_documents_say(served: ServerProcess) -> None:
-    page = Page(served.page())
+def test_the_page_is_what_the_documents_say(loaded: ServerProcess) -> None:
+    page = Page(loaded.page())
     documented = {metric.name: metric for metric in described_metrics()}
     assert page.kinds == {name: metric.kind for name, metric in documented.items()}
     silent = {name for name, found in page.labels.items() if not found}
@@ -123,9 +141,9 @@ def test_the_page_is_what_the_documents_say(served: ServerProcess) -> None:
         assert page.labels[name] == {frozenset(documented[name].labels)}, name
 
 
-def test_labels_have_no_word_of_callers(served: ServerProcess) -> None:
+def test_labels_have_no_word_of_callers(loaded: ServerProcess) -> None:
     """Their number is bounded: what a caller makes up has one value."""
-    text = served.page()
+    text = loaded.page()
     assert "Guess" not in text
     assert "xxx" not in text
     assert "nobody" not in text
