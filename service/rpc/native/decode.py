@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -138,8 +139,8 @@ def position(
     return min(message.position, LARGEST) if message.HasField("position") else None
 
 
-def optional(message: Message, field: str) -> str | None:
-    """A text, if it is set."""
+def optional(message: Message, field: str) -> Any:
+    """A text or a number; ``None`` if it is not set."""
     return getattr(message, field) if message.HasField(field) else None
 
 
@@ -192,11 +193,6 @@ def initial_state(
             f"'{missing[0]}' is missing: the model has {known}, and each of its states is sent",
         )
     return arena_rows(manifest, found)
-
-
-def number(message: Message, field: str) -> int | None:
-    """A number, if it is set."""
-    return getattr(message, field) if message.HasField(field) else None
 
 
 def seconds(message: Message, field: str) -> float | None:

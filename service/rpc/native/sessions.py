@@ -42,7 +42,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             idle_timeout_s=decode.seconds(request, "idle_timeout"),
             ephemeral=request.ephemeral,
             initial=decode.initial_state(request, served.manifest),
-            history_steps=decode.number(request, "history_steps"),
+            history_steps=decode.optional(request, "history_steps"),
         )
         info = self._engine.directory.describe(session.id)
         await self._engine.settled(session)
@@ -221,7 +221,7 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             version=request.model_version,
             idle_timeout_s=decode.seconds(request, "idle_timeout"),
             ephemeral=request.ephemeral,
-            history_steps=decode.number(request, "history_steps"),
+            history_steps=decode.optional(request, "history_steps"),
         )
         return pb.ForkSessionResponse(session=encode.session(info))
 
