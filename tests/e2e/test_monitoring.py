@@ -168,6 +168,9 @@ def under_load(guarded: Guarded) -> Iterator[None]:
     over = threading.Event()
     with guarded.channel("steady") as steady, guarded.channel("greedy") as greedy:
         load, opens = Load(steady), session_pb2_grpc.SessionServiceStub(greedy).OpenSession
+        # Of a principal that has no session when it is asked, there is no number of sessions.
+        stays = session_pb2.OpenSessionRequest(session_id="stays", model="letters")
+        session_pb2_grpc.SessionServiceStub(steady).OpenSession(stays)
 
         def send() -> None:
             while not over.is_set():
