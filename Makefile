@@ -92,8 +92,17 @@ load: setup ## steps at fixed rates, up to three times what the server can, by h
 	@$(BIN)/python -m benchmarks.h2load $(ARGS)
 
 .PHONY: gpu-check
-gpu-check: setup ## check and time the arithmetic on an NVIDIA GPU; fails where there is none; ARGS='--quick'
+ifdef WHEELS
+gpu-check: ## check and time everything on an NVIDIA GPU; fails where there is none; ARGS='--quick', WHEELS=folder on a bare machine
+	@PYTHON=$(PYTHON) bash benchmarks/gpu/bare/check.sh '$(WHEELS)' $(ARGS)
+else
+gpu-check: setup
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
+endif
+
+.PHONY: gpu-wheels
+gpu-wheels: setup ## bring together the wheels that gpu-check takes on a bare machine; WHEELS=folder
+	@bash benchmarks/gpu/bare/wheels.sh '$(or $(WHEELS),build/gpu-wheels)'
 
 .PHONY: hops
 hops: setup ## count the files of service/ that one call goes through; ARGS='--show step'
@@ -203,9 +212,9 @@ lint-stubs: $(PROTO_VENV)/.ready
 lint-sync: setup
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	$(BIN)/python -m deploy.sync_client "$$fresh" && \
-	for file in $$(grep --files-with-matches '^# Generated from cellar/aio/' cellar/*.py "$$fresh"/*.py); do \
-	  name=$$(basename "$$file") && diff --brief --new-file "$$fresh/$$name" "cellar/$$name" || { \
-	  echo "cellar/$$name is not what cellar/aio says; mend it with: make sync-client" >&2; exit 1; }; \
+	for file in $$(grep --files-with-matches '^# Generated from cellar/aio/' cellar/sync/*.py "$$fresh"/*.py); do \
+	  name=$$(basename "$$file") && diff --brief --new-file "$$fresh/$$name" "cellar/sync/$$name" || { \
+	  echo "cellar/sync/$$name is not what cellar/aio says; mend it with: make sync-client" >&2; exit 1; }; \
 	done
 	@echo "synchronous client: ok"
 

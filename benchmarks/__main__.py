@@ -16,6 +16,7 @@ from benchmarks.groups import (
     forecast,
     frames,
     generate,
+    gpu,
     int8,
     security,
     sessions,
@@ -43,6 +44,7 @@ GROUPS = {
         sessions.GROUP,
         state.GROUP,
         tiers.GROUP,
+        gpu.GROUP,
     )
 }
 
@@ -91,6 +93,11 @@ def _measured(bench: Bench, group: Group) -> Findings:
         findings.skip(group.keys, str(error))
     finally:
         bench.end_processes()
+    if bench.device != "cpu":
+        for key in group.beside_cpu:
+            findings.figures.pop(key, None)
+        reason = f"the server ran on {bench.device}, and what it is held against on the CPU"
+        findings.skip(group.beside_cpu, reason)
     return findings
 
 

@@ -45,11 +45,14 @@ class Group:
         name: what to call it.
         keys: of the figures it yields; those it cannot are null in the result.
         measure: adds what it finds as it goes; raises UnmeasuredError where it can go no further.
+        beside_cpu: those of its keys that hold the server against the CPU, so that they say
+            nothing of a server on a GPU.
     """
 
     name: str
     keys: Sequence[str]
     measure: "Callable[[Bench, Findings], None]"
+    beside_cpu: Sequence[str] = ()
 
 
 class Bench:
@@ -68,6 +71,12 @@ class Bench:
         self._files: dict[str, Path] = {}
         self._running = ExitStack()
         self._cases = 0
+
+    @property
+    def device(self) -> str:
+        """What servers run on that no group puts elsewhere."""
+        asked = [flag for flag in self._serve_flags if flag.startswith("--device=")]
+        return asked[-1].removeprefix("--device=") if asked else "cpu"
 
     def run(self, child: AnyChild) -> AnyChild:
         """End this one with the others."""
@@ -97,8 +106,10 @@ class Bench:
 
     def cellar_of(self, models: Path, *flags: str, tree: Path = ROOT) -> CellarServer:
         """A server of a repository, with the code of this source tree or another."""
-        server = CellarServer(models, *self._serve_flags, *flags, tree=tree)
-        return self.run(server)
+        always = self._serve_flags
+        if any(flag.startswith("--device=") for flag in flags):
+            always = tuple(flag for flag in always if not flag.startswith("--device="))
+        return self.run(CellarServer(models, *always, *flags, tree=tree))
 
     def echo(self, *, reply_bytes: int, tuned: bool = False) -> EchoServer:
         """An echo."""

@@ -12,7 +12,7 @@ from training.settings import Cell
 
 VOCABULARY = tuple(string.ascii_letters + string.digits + " .,")
 EMBEDDING = 64
-SIZES = {"2x128": (2, 128), "2x512": (2, 512), "1x256": (1, 256)}
+SIZES = {"2x128": (2, 128), "2x512": (2, 512), "2x1024": (2, 1024), "1x256": (1, 256)}
 """Layers and hidden units of each."""
 
 

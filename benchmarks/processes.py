@@ -182,7 +182,7 @@ def importing(tree: Path) -> dict[str, str]:
 
 
 class CellarServer(Child):
-    """``cellar-serve``, serving.
+    """``cellar-serve``, serving: on the CPU unless a flag says otherwise, whatever there is.
 
     Args:
         models: the repository.
@@ -191,7 +191,9 @@ class CellarServer(Child):
     """
 
     def __init__(self, models: Path, *flags: str, tree: Path = ROOT) -> None:
-        always = ("--log-format=json", "--port=0", "--metrics-port=0", f"--models={models}")
+        always = ["--log-format=json", "--port=0", "--metrics-port=0", f"--models={models}"]
+        if not any(flag.startswith("--device") for flag in flags):
+            always.append("--device=cpu")
         command = module("service.server", *always, *flags)
         super().__init__("cellar-serve", command, importing(tree), folder=tree)
         try:

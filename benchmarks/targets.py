@@ -27,6 +27,8 @@ class Target:
         )
 
 
+GPU_ROWS = (512, 1024, 2048, 4096)
+"""Sessions of the frames that a GPU is given."""
 _CPU = "server CPU per step, two streams of 256, over bare ONNX Runtime's"
 _GRAPH = "CPU per step of the graph Cellar compiles, without a server, over the same"
 _LEVELS = {
@@ -92,6 +94,15 @@ TARGETS = {
             ("hot_resident_ratio", "the same beside frames of sessions that stay", None),
         )
     },
+    **{
+        f"gpu_frames_{rows}_steps_per_s": Target(
+            meaning=f"steps/s on a GPU, two streams of {rows}, 2x1024",
+            at_least=1_000_000 if rows == GPU_ROWS[-1] else None,
+        )
+        for rows in GPU_ROWS
+    },
+    "gpu_generate_steps_per_s": Target(meaning="generated steps/s on a GPU, 256 at once, 2x1024"),
+    "gpu_cpu_ratio": Target(meaning="steps/s on a GPU, two streams of 512, over the CPU's, 2x1024"),
     "upgrade_10000_ms": Target(
         meaning="an upgrade of one session that has read 10,000 steps, in memory, ms"
     ),
@@ -172,4 +183,4 @@ TARGETS = {
     ),
 }
 
-__all__ = ["TARGETS", "Target"]
+__all__ = ["GPU_ROWS", "TARGETS", "Target"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cellar import aio
-    from cellar.client import Client, connect
+    from cellar.calls.retry import RetryPolicy
     from cellar.errors import (
         BadInputError,
         BusyError,
@@ -59,10 +59,14 @@ if TYPE_CHECKING:
         UnansweredError,
         UnauthenticatedError,
     )
-    from cellar.future import Future
-    from cellar.generation import Generation, Generations
-    from cellar.inputs import FrameInputs, StepInputs
-    from cellar.model_info import (
+    from cellar.sync.client import Client
+    from cellar.sync.connecting import connect
+    from cellar.sync.generation import Generation, Generations
+    from cellar.sync.session import Session
+    from cellar.sync.stream import Stream
+    from cellar.values.future import Future
+    from cellar.values.inputs import FrameInputs, StepInputs
+    from cellar.values.model_info import (
         InputKind,
         ModelInfo,
         PredictionKind,
@@ -70,9 +74,9 @@ if TYPE_CHECKING:
         SessionStatus,
         SessionTier,
     )
-    from cellar.outputs import OutputOptions, Sampling
-    from cellar.predictions import Candidate, Prediction, Predictions
-    from cellar.results import (
+    from cellar.values.outputs import OutputOptions, Sampling
+    from cellar.values.predictions import Candidate, Prediction, Predictions
+    from cellar.values.results import (
         FinishReason,
         Forecast,
         Piece,
@@ -81,9 +85,6 @@ if TYPE_CHECKING:
         SequencePredictions,
         StreamReply,
     )
-    from cellar.retry import RetryPolicy
-    from cellar.session import Session
-    from cellar.stream import Stream
 
 __all__ = [
     "BadInputError",
@@ -160,8 +161,8 @@ __all__ = [
 # What is asked for is imported then, and not before: whoever needs the stubs alone, as the server
 # does, or a command that has to set up its process first, gets along without gRPC.
 _HOMES = {
-    "Client": "cellar.client",
-    "connect": "cellar.client",
+    "Client": "cellar.sync.client",
+    "connect": "cellar.sync.connecting",
     "BadInputError": "cellar.errors",
     "BusyError": "cellar.errors",
     "CellarError": "cellar.errors",
@@ -202,32 +203,32 @@ _HOMES = {
     "StoreUnavailableError": "cellar.errors",
     "UnansweredError": "cellar.errors",
     "UnauthenticatedError": "cellar.errors",
-    "Future": "cellar.future",
-    "Generation": "cellar.generation",
-    "Generations": "cellar.generation",
-    "FrameInputs": "cellar.inputs",
-    "StepInputs": "cellar.inputs",
-    "InputKind": "cellar.model_info",
-    "ModelInfo": "cellar.model_info",
-    "PredictionKind": "cellar.model_info",
-    "SessionInfo": "cellar.model_info",
-    "SessionStatus": "cellar.model_info",
-    "SessionTier": "cellar.model_info",
-    "OutputOptions": "cellar.outputs",
-    "Sampling": "cellar.outputs",
-    "Candidate": "cellar.predictions",
-    "Prediction": "cellar.predictions",
-    "Predictions": "cellar.predictions",
-    "FinishReason": "cellar.results",
-    "Forecast": "cellar.results",
-    "Piece": "cellar.results",
-    "RowFailure": "cellar.results",
-    "RowsRefusedError": "cellar.results",
-    "SequencePredictions": "cellar.results",
-    "StreamReply": "cellar.results",
-    "RetryPolicy": "cellar.retry",
-    "Session": "cellar.session",
-    "Stream": "cellar.stream",
+    "Future": "cellar.values.future",
+    "Generation": "cellar.sync.generation",
+    "Generations": "cellar.sync.generation",
+    "FrameInputs": "cellar.values.inputs",
+    "StepInputs": "cellar.values.inputs",
+    "InputKind": "cellar.values.model_info",
+    "ModelInfo": "cellar.values.model_info",
+    "PredictionKind": "cellar.values.model_info",
+    "SessionInfo": "cellar.values.model_info",
+    "SessionStatus": "cellar.values.model_info",
+    "SessionTier": "cellar.values.model_info",
+    "OutputOptions": "cellar.values.outputs",
+    "Sampling": "cellar.values.outputs",
+    "Candidate": "cellar.values.predictions",
+    "Prediction": "cellar.values.predictions",
+    "Predictions": "cellar.values.predictions",
+    "FinishReason": "cellar.values.results",
+    "Forecast": "cellar.values.results",
+    "Piece": "cellar.values.results",
+    "RowFailure": "cellar.values.results",
+    "RowsRefusedError": "cellar.values.results",
+    "SequencePredictions": "cellar.values.results",
+    "StreamReply": "cellar.values.results",
+    "RetryPolicy": "cellar.calls.retry",
+    "Session": "cellar.sync.session",
+    "Stream": "cellar.sync.stream",
 }
 
 

@@ -1,6 +1,6 @@
 """The rules of a client: models, whole sequences, and how sessions and streams begin.
 
-Knows nothing of channels, threads or event loops: see ``procedures.py``.
+Knows nothing of channels, threads or event loops: see ``calls/procedures.py``.
 """
 
 from __future__ import annotations
@@ -9,13 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy.typing as npt
 
-from cellar import arguments
-from cellar import inputs as inputs_
-from cellar import outputs as outputs_
-from cellar.connection import check_session_id, new_session_id
-from cellar.errors import BadInputError, SessionExistsError, SessionNotFoundError
-from cellar.inputs import StepInputs
-from cellar.methods import (
+from cellar.calls.methods import (
     CLOSE_SESSION,
     GET_MODEL,
     GET_SESSION,
@@ -26,15 +20,21 @@ from cellar.methods import (
     PREDICT,
     RESET_SESSION,
 )
-from cellar.model_info import ModelInfo, SessionInfo
-from cellar.moving import Moves
-from cellar.outputs import OutputOptions
-from cellar.procedures import Procedure, retried
-from cellar.results import SequencePredictions
-from cellar.retry import Attempts, Reached, RetryPolicy
-from cellar.session_protocol import SessionProtocol
-from cellar.stream_protocol import StreamProtocol
+from cellar.calls.procedures import Procedure, retried
+from cellar.calls.retry import Attempts, Reached, RetryPolicy
+from cellar.connection.connection import check_session_id, new_session_id
+from cellar.errors import BadInputError, SessionExistsError, SessionNotFoundError
+from cellar.sessions.moving import Moves
+from cellar.sessions.session_protocol import SessionProtocol
+from cellar.streams.stream_protocol import StreamProtocol
 from cellar.v1 import model_pb2, session_pb2
+from cellar.values import arguments
+from cellar.values import inputs as inputs_
+from cellar.values import outputs as outputs_
+from cellar.values.inputs import StepInputs
+from cellar.values.model_info import ModelInfo, SessionInfo
+from cellar.values.outputs import OutputOptions
+from cellar.values.results import SequencePredictions
 
 _SESSIONS_A_PAGE = 1000  # as many as a server lists at once
 

@@ -1,6 +1,6 @@
 """Writes the synchronous client from the asynchronous one: ``make sync-client``.
 
-``python -m deploy.sync_client [FOLDER]`` writes into ``FOLDER`` (``cellar``). unasync turns
+``python -m deploy.sync_client [FOLDER]`` writes into ``FOLDER`` (``cellar/sync``). unasync turns
 names (``async``, ``await``, ``__aenter__``) into their twins; what is more than a name is in
 ``_TEXT`` below; ruff drops the imports that are then unused, and lays the code out.
 """
@@ -17,16 +17,17 @@ import unasync
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCE = Path("cellar/aio")
-_TARGET = Path("cellar")
+_TARGET = Path("cellar/sync")
 
-_MODULES = ("client", "drive", "generation", "session", "stream", "transport")
+_MODULES = ("client", "connecting", "drive", "generation", "session", "stream", "transport")
 """Modules of the client that are the same on both sides, but for how they wait."""
 
 _NAMES = {"aclose": "close", "anext": "next", "asyncio": "time"}
 """Names besides those that unasync knows; of asyncio these modules use ``sleep`` alone."""
 
 _TEXT = (
-    (r"\b(cellar|grpc)\.aio\b", r"\1"),
+    (r"\bcellar\.aio\b", "cellar.sync"),
+    (r"\bgrpc\.aio\b", "grpc"),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     # What is opened when it is awaited, is opened at once.
     (r"\bOpening\[(\w+)\]", r"\1"),

@@ -334,8 +334,8 @@ class HistoryMissingError(CellarError):
 def history_full() -> OverloadedError:
     """There is no room for more of what sessions keep of what they read."""
     return OverloadedError(
-        "what sessions keep of what they read takes all the room there is (--history-memory): "
-        "close or reset some that keep a history",
+        "what sessions keep of what they read takes all the room there is (--history-memory), or "
+        "what yours keep takes half of it: close or reset some that keep a history",
         retry_after_s=1.0,
     )
 

@@ -195,21 +195,20 @@ class Loader:
 
     async def _add_stateless(self, model: Model) -> dict[str, object]:
         """Serve a model without states; returns what the log says of it."""
-        runner = await self._do(lambda: self._build_stateless(model))
-        workers = _cores() if self._settings.shards == "auto" else self._settings.shards
+        runners = await self._do(lambda: self._build_stateless(model))
+        shares_runs = not any(runner.isolated for runner in runners)
         self._engine.registry.add(
             name=model.name,
             version=model.version,
             manifest=model.manifest,
             fingerprint=model.fingerprint,
-            stateless=runner,
-            findings=Findings(rows_run_alone=runner.isolated),
-            workers=workers,
+            stateless=runners,
+            findings=Findings(rows_run_alone=not shares_runs),
         )
         return {
             "sessions": 0,
-            "workers": workers,
-            "sequences_share_runs": not runner.isolated,
+            "workers": len(runners),
+            "sequences_share_runs": shares_runs,
             "precision": self._settings.precision,
         }
 
@@ -248,19 +247,25 @@ class Loader:
                 found[place] = shard.examine(look)
         return joined(list(found.values()))
 
-    def _build_stateless(self, model: Model) -> StatelessRunner:
-        place = self._places[0]
+    def _build_stateless(self, model: Model) -> list[StatelessRunner]:
+        """A runner for each run that may overlap: one on all cores, or one on each GPU."""
         with _faults_of(model):
             graph = compile_stateless(model, precision=Precision(self._settings.precision))
         with _faults_of(model), _named(model):
-            return StatelessRunner(
-                graph,
-                place=place,
-                # A GPU's bits depend on the size of a run, unless that is always the same.
-                isolated=True if place != CPU and self._settings.deterministic else None,
-                tolerance=self._tolerance,
-                tf32=self._settings.tf32,
-            )
+            runners = [
+                StatelessRunner(
+                    graph,
+                    place=place,
+                    # A GPU's bits depend on the size of a run, unless that is always the same.
+                    isolated=True if place != CPU and self._settings.deterministic else None,
+                    tolerance=self._tolerance,
+                    tf32=self._settings.tf32,
+                )
+                for place in self._places
+            ]
+        if self._places != (CPU,):
+            return runners
+        return runners * (_cores() if self._settings.shards == "auto" else self._settings.shards)
 
     def _runner(self, graph: ServingGraph, number: int, count: int) -> Runner:
         """The runner of one of a model's shards."""

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from cellar import errors as client_errors
-from cellar import status as client_status
+from cellar.calls import status as client_status
 from cellar.v1 import errors_pb2, session_pb2
 from service import errors
 from service.rpc import status

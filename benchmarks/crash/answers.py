@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.crash.past import UNKNOWN, Op, Past, State, Steps, WrongError
 from service import errors
-from service.engine.engine import StepCall, StepResult
+from service.engine.stepping import StepCall, StepResult
 from service.engine.work.columns import Outputs
 from service.errors import CellarError
 from tests.service.engine.fakes import DecodingRunner

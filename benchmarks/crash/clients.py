@@ -21,8 +21,8 @@ from benchmarks.crash.past import (
 )
 from benchmarks.crash.wire import Wire
 from service.engine.calls.generate import generate
-from service.engine.engine import StepCall, StepResult
-from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.call import FeedbackCall, FinishReason
+from service.engine.stepping import StepCall, StepResult
 from service.engine.work.columns import SAMPLE, Ints
 from service.engine.work.sampling import Draws as Drawn
 from service.engine.work.sampling import Sampling

@@ -4,6 +4,7 @@ Knows nothing of servers and sessions: it drives the device's runner as a shard 
 place the same runner works without a card, which shows that the examination itself works.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ from models.repository import Model
 MOST_ERROR = {False: 2e-4, True: 2e-2}
 """Of a prediction, with and without rounded products; see `Examination.compare`."""
 STEPS = 4
-ROWS = (1, 64, 256)
 CHUNK_STEPS = 16
+DECODE_STEPS = 8
 QUANTILES = (0.1, 0.5, 0.9)
 
 Array = NDArray[Any]
@@ -30,10 +31,11 @@ Runner = CudaRunner | CpuRunner
 
 @dataclass(slots=True, kw_only=True)
 class Examined:
-    """What was found of one model: numbers by name, and what is wrong with it."""
+    """What was found of one model: numbers by name, what is wrong with it, and what it lacks."""
 
     numbers: dict[str, float] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 class Examination:
@@ -92,17 +94,25 @@ class Examination:
     def time_steps(self) -> None:
         """Steps by batch, the parts of the largest, and a chunk."""
         found = self.found.numbers
-        for rows in sorted({*ROWS, self._size} & set(self._device.sizes)):
+        for rows in self._device.sizes:
             x = self._subject.inputs(rows, seed=5)
             found[f"step_{rows}_us"] = self._time(self._slots[:rows], x)
         found["steps_per_s"] = round(self._size / found[f"step_{self._size}_us"] * 1e6)
         bucket, bound = self._device.recorded[self._size]
         own = self._subject.inputs(self._size, seed=9)[:, 0]
-        found["place_us"] = median_us(
-            lambda: bucket.place_step(self._slots, self._slots, own), self._times
-        )
-        found["replay_only_us"] = median_us(bound.run, self._times)
+
+        def waited(work: Callable[[], object]) -> float:
+            def whole() -> None:
+                work()
+                self._device.wait()
+
+            return median_us(whole, self._times)
+
+        found["place_us"] = waited(lambda: bucket.place_step(self._slots, self._slots, own))
+        found["replay_only_us"] = waited(bound.run)
         found["eager_us"] = median_us(bound.run_eagerly, self._times)
+        step_us = found[f"step_{self._size}_us"]
+        found["step_over_replay"] = round(step_us / found["replay_only_us"], 3)
         steps = min(CHUNK_STEPS, self._size)
         chunk = self._subject.inputs(1, seed=7, steps=steps)
         found[f"chunk_1x{steps}_us"] = self._time(self._slots[:1], chunk)
@@ -115,6 +125,43 @@ class Examination:
         for name, (outputs, draws) in self._answers().items():
             work = partial(self._device.answer, last, outputs, draws, positions)
             self.found.numbers[f"{name}_us"] = median_us(work, self._times)
+
+    def decode(self) -> None:
+        """Several steps in one run: as single steps draw, and what that takes.
+
+        Of characters alone: what a series draws is brought into bounds in between.
+        """
+        if not self._device.can_decode:
+            self.found.skipped["decode"] = "the runner on this device draws one step per run"
+            return
+        rows = self._size
+        nobody, positions = np.ones(rows, np.bool_), np.ones(rows, np.int64)
+        draws = Draws.repeated(Sampling(temperature=0.7, top_k=5, seed=1), rows)
+        first = self._subject.inputs(rows, seed=3)[:, 0]
+
+        def decoded() -> Array:
+            return self._device.decode(
+                read=self._slots,
+                write=self._slots,
+                fresh=nobody,
+                inputs=first,
+                positions=positions,
+                draws=draws,
+                steps=DECODE_STEPS,
+            )
+
+        if self._subject.kind == "char":
+            found, given = decoded().copy(), first  # (rows, steps), (rows,)
+            twins, differ = self._size + self._slots, 0
+            for number in range(DECODE_STEPS):
+                last = _step(self._device, twins, given[:, None], fresh=number == 0)
+                answers = self._device.answer(last, Outputs(sample=True), draws, positions + number)
+                given = answers.columns["sampled_tokens"]
+                differ += int((found[:, number] != given).sum())
+                given = found[:, number]  # one that differs must not change all after it
+            if differ:
+                self.found.faults.append(f"decode draws {differ} other tokens than single steps")
+        self.found.numbers[f"decode_{DECODE_STEPS}_us"] = median_us(decoded, self._times)
 
     def _answers(self) -> dict[str, tuple[Outputs, Draws | None]]:
         wanted: dict[str, tuple[Outputs, Draws | None]] = {"raw": (Outputs(raw=True), None)}
@@ -147,6 +194,7 @@ def examine(subject: Subject, place: Place, *, size: int, times: int) -> Examine
     examination.compare()
     examination.time_steps()
     examination.time_answers()
+    examination.decode()
     return examination.found
 
 

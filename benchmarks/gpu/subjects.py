@@ -3,6 +3,7 @@
 import string
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,14 +43,8 @@ class Subject:
         return f"{self.kind} {self.cell} {LAYERS}x{self.hidden}{rounding}"
 
     def model(self) -> Model:
-        """The model as a repository holds it."""
-        torch.manual_seed(0)
-        network = self._network()
-        proto, manifest = export(network.eval(), name=self.kind)
-        with tempfile.TemporaryDirectory(prefix="cellar-gpu-") as folder:
-            repository = ModelRepository(Path(folder))
-            repository.publish(proto, manifest)
-            return repository.load(self.kind)
+        """The model as a repository holds it; the last few are kept."""
+        return _published(self)
 
     def inputs(self, rows: int, seed: int, steps: int = 1) -> NDArray[Any]:
         """Valid steps: tokens (rows, steps), or prices (rows, steps, 1)."""
@@ -58,7 +53,9 @@ class Subject:
             return noise.integers(len(SYMBOLS), size=(rows, steps))
         return np.exp(noise.normal(4.6, 0.1, (rows, steps, 1))).astype(np.float32)
 
-    def _network(self) -> RecurrentNetwork:
+    def network(self) -> RecurrentNetwork:
+        """The same in torch, with the same weights each time."""
+        torch.manual_seed(0)
         cell = Cell(self.cell)
         if self.kind == "char":
             return CharNetwork(
@@ -68,6 +65,15 @@ class Subject:
         # As it begins, the head hardly looks at the cells: a wrong state would not show.
         torch.nn.init.normal_(network.head.linear.weight, std=0.3)
         return network
+
+
+@lru_cache(maxsize=4)
+def _published(subject: Subject) -> Model:
+    proto, manifest = export(subject.network().eval(), name=subject.kind)
+    with tempfile.TemporaryDirectory(prefix="cellar-gpu-") as folder:
+        repository = ModelRepository(Path(folder))
+        repository.publish(proto, manifest)
+        return repository.load(subject.kind)
 
 
 __all__ = ["LAYERS", "SYMBOLS", "Subject"]

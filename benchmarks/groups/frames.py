@@ -30,4 +30,5 @@ GROUP = Group(
     name="frames",
     keys=tuple(f"{key}_ratio_{size}" for size in SIZES for key in ("frames_cpu", "graph_cpu")),
     measure=measure,
+    beside_cpu=tuple(f"frames_cpu_ratio_{size}" for size in SIZES),
 )

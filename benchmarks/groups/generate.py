@@ -32,4 +32,9 @@ def measure(bench: Bench, findings: Findings) -> None:
         bench.end_processes()
 
 
-GROUP = Group(name="generate", keys=("generate_ratio", "generate_ratio_2x512"), measure=measure)
+GROUP = Group(
+    name="generate",
+    keys=("generate_ratio", "generate_ratio_2x512"),
+    measure=measure,
+    beside_cpu=("generate_ratio", "generate_ratio_2x512"),
+)

@@ -49,4 +49,9 @@ def _measure_speed(bench: Bench, findings: Findings) -> None:
     findings.figures[f"int8_cpu_ratio_{SIZE}"] = ratio(int8.series, bare.series, cpu)
 
 
-GROUP = Group(name="int8", keys=(f"int8_cpu_ratio_{SIZE}", "int8_nats_cost"), measure=measure)
+GROUP = Group(
+    name="int8",
+    keys=(f"int8_cpu_ratio_{SIZE}", "int8_nats_cost"),
+    measure=measure,
+    beside_cpu=(f"int8_cpu_ratio_{SIZE}",),
+)

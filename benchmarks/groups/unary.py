@@ -50,4 +50,5 @@ GROUP = Group(
     name="unary",
     keys=("lone_step_added_ms", "unary_echo_ratio", "lone_unary_added_cpu_us"),
     measure=measure,
+    beside_cpu=("lone_step_added_ms",),
 )

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 
 import grpc
 
-from cellar import arguments
 from cellar.access.tls import Tls
 from cellar.access.token import Token
-from cellar.address import Address
-from cellar.arguments import unusable
-from cellar.connection import Metadata, Options, WireMetadata, call_metadata, wire_metadata
+from cellar.connection.address import Address
+from cellar.connection.connection import (
+    Metadata,
+    Options,
+    WireMetadata,
+    call_metadata,
+    wire_metadata,
+)
+from cellar.values import arguments
+from cellar.values.arguments import unusable
 
 # What gRPC, HTTP/2 and the client itself say; a caller's own would be lost, or contradict them.
 _RESERVED = frozenset(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cellar.arguments import unusable
 from cellar.errors import BadInputError
+from cellar.values.arguments import unusable
 
 _MOST_BYTES = 2**20
 

@@ -10,8 +10,8 @@ import grpc
 
 from cellar.access.files import path_of, read
 from cellar.access.pem import check_chain, check_key, check_roots
-from cellar.arguments import unusable
 from cellar.errors import BadInputError
+from cellar.values.arguments import unusable
 
 _log = logging.getLogger("cellar")
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cellar.access.files import path_of, read, refused
-from cellar.arguments import unusable
 from cellar.errors import BadInputError
+from cellar.values.arguments import unusable
 
 _log = logging.getLogger("cellar")
 

@@ -9,7 +9,8 @@
                 print(piece.text, end="")
 """
 
-from cellar.aio.client import Client, connect
+from cellar.aio.client import Client
+from cellar.aio.connecting import connect
 from cellar.aio.generation import Generation, Generations
 from cellar.aio.opening import Opening
 from cellar.aio.session import Session

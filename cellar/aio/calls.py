@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
-from cellar import status
+from cellar.calls import status
+from cellar.calls.peer import Peer
 from cellar.errors import ClosedError, ConnectionLostError
-from cellar.peer import Peer
 
 
 @contextmanager

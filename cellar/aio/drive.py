@@ -1,4 +1,4 @@
-"""Runs procedures, and does their effects asynchronously: see ``procedures.py``."""
+"""Runs procedures, and does their effects asynchronously: see ``calls/procedures.py``."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from google.protobuf.message import Message
 
 from cellar.aio.calls import failures, next_message
 from cellar.aio.transport import Transport
+from cellar.calls.procedures import Read, Reopen, StreamEffect, Write
 from cellar.errors import ConnectionLostError, DeadlineExceededError
-from cellar.procedures import Read, Reopen, StreamEffect, Write
 
 
 class Duplex:

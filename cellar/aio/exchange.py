@@ -9,17 +9,17 @@ from contextlib import suppress
 
 import numpy.typing as npt
 
-from cellar import arguments
 from cellar.aio.drive import drive
 from cellar.aio.duplex import Duplex
 from cellar.aio.transport import Transport
+from cellar.calls.retry import CLEANUP_TIMEOUT_S
 from cellar.errors import CellarError, ClosedError, DeadlineExceededError, UnansweredError
-from cellar.inputs import FrameInputs
-from cellar.model_info import ModelInfo
-from cellar.pending import Frame, Pending
-from cellar.results import StreamReply
-from cellar.retry import CLEANUP_TIMEOUT_S
-from cellar.stream_protocol import StreamProtocol
+from cellar.streams.pending import Frame, Pending
+from cellar.streams.stream_protocol import StreamProtocol
+from cellar.values import arguments
+from cellar.values.inputs import FrameInputs
+from cellar.values.model_info import ModelInfo
+from cellar.values.results import StreamReply
 
 
 class Exchange:

@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from cellar.errors import CellarError
-from cellar.predictions import Floats
-from cellar.results import Piece
+from cellar.values.predictions import Floats
+from cellar.values.results import Piece
 
 
 class Generation(AsyncIterator[Piece]):

@@ -11,18 +11,18 @@ from cellar.aio.drive import drive
 from cellar.aio.generation import Generation, Generations
 from cellar.aio.opening import Opening
 from cellar.aio.transport import Transport
-from cellar.closing import not_hiding
+from cellar.calls.closing import not_hiding
+from cellar.calls.procedures import Procedure
+from cellar.calls.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
 from cellar.errors import CellarError
-from cellar.future import Future
-from cellar.inputs import StepInputs
-from cellar.model_info import ModelInfo, SessionInfo
-from cellar.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
-from cellar.predictions import Prediction, Predictions
-from cellar.procedures import Procedure
-from cellar.results import Forecast
-from cellar.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
-from cellar.session_protocol import SessionProtocol
-from cellar.ways import Ways
+from cellar.sessions.session_protocol import SessionProtocol
+from cellar.sessions.ways import Ways
+from cellar.values.future import Future
+from cellar.values.inputs import StepInputs
+from cellar.values.model_info import ModelInfo, SessionInfo
+from cellar.values.outputs import DEFAULT_LEVELS, OutputOptions, Sampling
+from cellar.values.predictions import Prediction, Predictions
+from cellar.values.results import Forecast
 
 T = TypeVar("T")
 

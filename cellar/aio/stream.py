@@ -9,17 +9,17 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from cellar import arguments
 from cellar.aio.exchange import Exchange
 from cellar.aio.transport import Transport
-from cellar.closing import not_hiding
-from cellar.connection import new_session_id
-from cellar.inputs import FrameInputs
-from cellar.pending import OpenOptions
-from cellar.predictions import Positions
-from cellar.results import RowsRefusedError, StreamReply
-from cellar.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
-from cellar.stream_protocol import StreamProtocol
+from cellar.calls.closing import not_hiding
+from cellar.calls.retry import CLEANUP_TIMEOUT_S, CLOSING_TIMEOUT_S
+from cellar.connection.connection import new_session_id
+from cellar.streams.pending import OpenOptions
+from cellar.streams.stream_protocol import StreamProtocol
+from cellar.values import arguments
+from cellar.values.inputs import FrameInputs
+from cellar.values.predictions import Positions
+from cellar.values.results import RowsRefusedError, StreamReply
 
 
 class Stream(Exchange):

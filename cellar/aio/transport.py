@@ -12,10 +12,9 @@ from weakref import WeakSet
 import grpc
 
 from cellar.aio.calls import failures, next_message
-from cellar.errors import BadInputError, CellarError
-from cellar.methods import STREAM, Method
-from cellar.peer import Peer
-from cellar.procedures import (
+from cellar.calls.methods import STREAM, Method
+from cellar.calls.peer import Peer
+from cellar.calls.procedures import (
     Call,
     CallEffect,
     Emit,
@@ -25,7 +24,8 @@ from cellar.procedures import (
     Next,
     Sleep,
 )
-from cellar.results import Piece
+from cellar.errors import BadInputError, CellarError
+from cellar.values.results import Piece
 
 
 class Transport:

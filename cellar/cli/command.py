@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 
 from cellar.cli.access import access
 from cellar.cli.arguments import UsageError
-from cellar.cli.parser import parser
+from cellar.cli.parsing.parser import parser
 from cellar.cli.shown import told
-from cellar.client import Client, connect
 from cellar.errors import BadInputError, CellarError, ServerError
 from cellar.reading.errors import TableError
+from cellar.sync.client import Client
+from cellar.sync.connecting import connect
 
 DONE, FAILED, USAGE = 0, 1, 2
 INTERRUPTED, CUT_OFF = 130, 141  # as a shell reports SIGINT and SIGPIPE

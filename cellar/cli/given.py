@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from cellar.cli.arguments import UsageError
 from cellar.cli.numbers import parse_row
-from cellar.client import Client
-from cellar.inputs import StepInputs
-from cellar.model_info import InputKind, ModelInfo
-from cellar.session import Session
+from cellar.sync.client import Client
+from cellar.sync.session import Session
+from cellar.values.inputs import StepInputs
+from cellar.values.model_info import InputKind, ModelInfo
 
 
 def open_session(client: Client, options: argparse.Namespace) -> AbstractContextManager[Session]:

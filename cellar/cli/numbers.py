@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from cellar.model_info import ModelInfo
 from cellar.reading.errors import TableError
+from cellar.values.model_info import ModelInfo
 
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+\.\d*|[+-]?\d{1,3}(?:,\d{3}){2,}")
 _PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cellar.cli.access import in_options
 from cellar.errors import BadInputError, CellarError, ConnectionLostError, UnauthenticatedError
-from cellar.predictions import Prediction
+from cellar.values.predictions import Prediction
 
 _WIDE = 1000
 """Columns of a table that goes into a pipe or a file: no line of it is cut."""

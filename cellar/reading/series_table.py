@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from cellar.model_info import ModelInfo
 from cellar.reading import times as times_
 from cellar.reading.errors import TableError
 from cellar.reading.finding import find_times
@@ -21,6 +20,7 @@ from cellar.reading.options import ReadingOptions
 from cellar.reading.tables.table import Table, read_table
 from cellar.reading.times import Times, date_of
 from cellar.reading.values import read_numbers
+from cellar.values.model_info import ModelInfo
 
 _OF_DATE: Mapping[str, Callable[[datetime], int]] = {
     "hour": lambda date: date.hour,

@@ -14,6 +14,7 @@ its new rows are written once it has run.
 Knows nothing of how a graph is run.
 """
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import onnx
@@ -27,6 +28,7 @@ from models.compile.serving import Device, Precision, ServingGraph, lay_out
 from models.compile.wiring import wire
 from models.errors import ModelError
 from models.graph import heads
+from models.graph.leaning.rewriting import lean_models
 from models.graph.lowering import lower_rnn
 from models.graph.pruning import prune
 from models.manifest import Manifest
@@ -81,16 +83,16 @@ def _compile_char(
         arithmetic=arithmetic(precision, device),
         device=device,
     )
-    return ServingGraph(
+    found = ServingGraph(
         manifest=manifest,
         arena=graphs.arena,
         step=graphs.step(),
-        chunk=graphs.chunk(),
-        every=graphs.every(),
         recall=graphs.recall(),
-        decode=graphs.decode(),
         heads=MappingProxyType(heads.token_heads(manifest.prediction.width)),
     )
+    if device is Device.CUDA:  # which records steps, and no scans
+        return replace(found, heads=lean_models(found.heads))
+    return replace(found, chunk=graphs.chunk(), every=graphs.every(), decode=graphs.decode())
 
 
 def _compile_as_it_is(proto: onnx.ModelProto, manifest: Manifest, device: Device) -> ServingGraph:

@@ -4,7 +4,7 @@ What scales the values and bounds the prediction stays as it was exported; only 
 operators and, for single steps, what depends on the time axis change.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -29,6 +29,7 @@ from models.compile.wiring import wire
 from models.graph import heads
 from models.graph.builder import CONTRIB, FLOAT, IR_VERSION, OPSET, GraphBuilder
 from models.graph.cells import Arithmetic, Layer
+from models.graph.leaning.rewriting import lean, lean_models
 from models.graph.pruning import prune
 from models.graph.scanning import Advance, Steps, last_steps, scan
 from models.manifest import Manifest, ValuesInput
@@ -48,13 +49,19 @@ def compile_series(
     wanted = [manifest.prediction.output, *(state.output for state in manifest.states)]
     arena = lay_out(manifest)
     opsets = [*proto.opset_import, helper.make_opsetid(CONTRIB, 1)]
-    chunk = prune(proto.graph, outputs=wanted)
-    if not _Rewriter(chunk, arithmetic, single_step=False).rewrite():
-        raise unrecognised(manifest)
-    renamed, chunk_model = wire(chunk, opsets, proto.ir_version, manifest, arena, device)
-
     step = _single_step(proto, manifest, arithmetic, outputs=wanted)
-    _, step_model = wire(step, opsets, proto.ir_version, manifest, arena, device, single_step=True)
+    found: Mapping[str, bytes] = MappingProxyType(heads.value_heads(proto, manifest))
+    if device is Device.CUDA:  # which records steps, and no scans
+        step = lean(step, after={state.output: state.input for state in manifest.states})
+        found = lean_models(found)
+    renamed, step_model = wire(
+        step, opsets, proto.ir_version, manifest, arena, device, single_step=True
+    )
+    if device is Device.CUDA:
+        return ServingGraph(manifest=renamed, arena=arena, step=step_model, heads=found)
+    chunk = prune(proto.graph, outputs=wanted)
+    _Rewriter(chunk, arithmetic, single_step=False).rewrite()
+    renamed, chunk_model = wire(chunk, opsets, proto.ir_version, manifest, arena, device)
     decode: dict[str, bytes] = {}
     if manifest.input.width == 1:  # a draw is a whole step
         decode["quantiles"] = _decode(proto, opsets, manifest, arena, arithmetic, device)
@@ -64,7 +71,7 @@ def compile_series(
         step=step_model,
         chunk=chunk_model,
         decode=MappingProxyType(decode),
-        heads=MappingProxyType(heads.value_heads(proto, manifest)),
+        heads=found,
     )
 
 
@@ -75,9 +82,14 @@ def _single_step(
     *,
     outputs: Sequence[str],
 ) -> onnx.GraphProto:
-    """The part of the graph behind some outputs, for one time step and without lengths."""
+    """The part of the graph behind some outputs, for one time step and without lengths.
+
+    Raises:
+        ModelError: it has no layer.
+    """
     graph = prune(proto.graph, outputs=outputs)
-    _Rewriter(graph, arithmetic, single_step=True).rewrite()
+    if not _Rewriter(graph, arithmetic, single_step=True).rewrite():
+        raise unrecognised(manifest)
     _settle_time(graph, manifest)
     graph = prune(graph, outputs=outputs)
     _drop_unread(graph)

@@ -18,6 +18,7 @@ visit to memory. The index of slot s is ``s * siblings``.
 Knows nothing of how a graph is made or run.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -91,7 +92,8 @@ class ServingGraph:
     the arena, its tensors, and the model's input.
 
     ``step`` takes one step per row and gives ``PREDICTION`` (batch, width); ``None`` where the
-    model has only one graph. ``chunk`` takes (batch, time) and the lengths, if the manifest names
+    model has only one graph. ``chunk``, empty where a device runs chunks as single steps (no
+    ``every`` and no ``decode`` then), takes (batch, time) and the lengths, if the manifest names
     them, and gives ``PREDICTION`` after each row's last step and, for every step,
     ``PREDICTIONS`` (batch, time, width) or ``HIDDEN`` (time, batch, hidden), of which ``every``
     then makes ``PREDICTIONS``. ``recall`` computes ``PREDICTION`` again from a session's state;
@@ -110,10 +112,10 @@ class ServingGraph:
     """
 
     manifest: Manifest
-    chunk: bytes
     arena: tuple[ArenaTensor, ...]
     heads: Mapping[str, bytes]
     step: bytes | None = None
+    chunk: bytes = b""
     every: bytes | None = None
     recall: bytes | None = None
     decode: Mapping[str, bytes] = field(default_factory=dict)
@@ -127,6 +129,8 @@ class ArenaAccess:
     builder: GraphBuilder
     device: Device
     rows: set[str] = field(default_factory=set)
+    indices: dict[tuple[int, ...], str] = field(default_factory=dict)
+    """On CUDA: an index for each number of the rows to write, by the shape of a row."""
 
     def read(self, tensor: ArenaTensor, *, output: str | None = None) -> str:
         """The rows of a tensor that the batch starts from: (batch, *shape)."""
@@ -148,12 +152,22 @@ class ArenaAccess:
         if self.device is Device.CPU:
             self.builder.node("ScatterND", tensor.input, index, new, output=tensor.output)
             return
+        indices = self.indices.get(tensor.shape)
+        if indices is None:
+            indices = self.indices[tensor.shape] = self._spread(index, tensor.shape)
+        self.builder.node(
+            "ScatterElements", tensor.input, indices, new, output=tensor.output, axis=0
+        )
+
+    def _spread(self, index: str, shape: tuple[int, ...]) -> str:
+        """From (batch, 1) to (batch, *shape), for all tensors of a shape."""
         builder = self.builder
-        for axis in range(2, len(tensor.shape) + 1):
-            index = builder.node("Unsqueeze", index, builder.constant([axis]))
-        zeros = builder.constant(np.zeros(tensor.shape, np.int64))
-        indices = builder.node("Add", index, zeros)  # (batch, *shape)
-        builder.node("ScatterElements", tensor.input, indices, new, output=tensor.output, axis=0)
+        if len(shape) > 1:
+            axes = builder.constant([*range(2, len(shape) + 1)])
+            index = builder.node("Unsqueeze", index, axes)
+        if math.prod(shape) == 1:
+            return index
+        return builder.node("Add", index, builder.constant(np.zeros(shape, np.int64)))
 
     def _index(self, name: str, shape: list[int | str]) -> str:
         if name not in self.rows:

@@ -171,17 +171,29 @@ class Narrow(Arithmetic):
 
 
 class Wide(Arithmetic):
-    """One product for all gates: fewer and larger launches, as a GPU wants them."""
+    """One product for all gates: fewer and larger launches, as a GPU wants them.
+
+    A product with something added is two launches there, whatever that is: ONNX Runtime first
+    copies what is added, and then has the product added to it. So rows are added by themselves,
+    and a layer above the first is one product of its input and its h side by side.
+    """
 
     def look_up(
         self, graph: GraphBuilder, layer: Layer, embedding: Matrix, tokens: str
     ) -> list[str]:
-        """See `Arithmetic.look_up`: one tensor (..., gates * hidden)."""
-        return [graph.node("Gather", graph.constant(layer.table(embedding)), tokens, axis=0)]
+        """See `Arithmetic.look_up`: (..., gates * hidden), and of a GRU `_apart`."""
+        tables = self._apart(layer, layer.table(embedding))
+        return [graph.node("Gather", graph.constant(table), tokens, axis=0) for table in tables]
 
     def project(self, graph: GraphBuilder, layer: Layer, x: str) -> list[str]:
-        """See `Arithmetic.project`: one tensor (rows, gates * hidden)."""
-        return [graph.node("Gemm", x, graph.constant(layer.weights), graph.constant(layer.bias))]
+        """See `Arithmetic.project`: as `look_up`, or x itself where h can stand beside it."""
+        if _is_joined(layer):
+            return [x]
+        weights = self._apart(layer, layer.weights, is_bias=False)
+        return [
+            graph.node("Gemm", x, graph.constant(own), graph.constant(bias))
+            for own, bias in zip(weights, self._apart(layer, layer.bias), strict=True)
+        ]
 
     def advance(
         self,
@@ -191,21 +203,65 @@ class Wide(Arithmetic):
         before: Sequence[str],
     ) -> list[str]:
         """See `Arithmetic.advance`."""
-        h, weights = before[0], graph.constant(layer.recurrent)
+        h = before[0]
         if layer.cell == "GRU":
-            bias = np.zeros_like(layer.recurrent_bias)
-            bias[2 * layer.hidden :] = layer.recurrent_bias[2 * layer.hidden :]
-            own = graph.split(graph.node("Gemm", h, weights, graph.constant(bias)), 3)
-            given = graph.split(projected[0], 3)
-            z, r = (
-                graph.node("Sigmoid", graph.node("Add", given[gate], own[gate])) for gate in (0, 1)
-            )
-            return [gru(graph, z, r, given[2], own[2], h)]
-        product = graph.node("Gemm", h, weights, projected[0])
+            if _is_joined(layer):
+                z, r, given, own = self._joined_gru(graph, layer, projected[0], h)
+            else:
+                added, given = projected
+                z, r, own = graph.split(self._added(graph, layer, added, h), 3)
+                z, r = (graph.node("Sigmoid", gate) for gate in (z, r))
+            return [gru(graph, z, r, given, own, h)]
+        if _is_joined(layer):
+            both = graph.node("Concat", projected[0], h, axis=-1)
+            weights = np.concatenate([layer.weights, layer.recurrent])
+            sums = graph.node("Gemm", both, graph.constant(weights), graph.constant(layer.bias))
+        else:
+            sums = self._added(graph, layer, projected[0], h)
         if layer.cell == "RNN":
-            return [graph.node(layer.activation, product)]
-        parts = zip(graph.split(product, layer.gates), layer.activations, strict=True)
-        return lstm(graph, [graph.node(op, part) for part, op in parts], before[1])
+            return [graph.node(layer.activation, sums)]
+        # Of all four gates at once, for the one that is not used costs less than a launch.
+        i, o, f, _ = graph.split(graph.node("Sigmoid", sums), 4)
+        bounds = [graph.constant([bound]) for bound in (3 * layer.hidden, 4 * layer.hidden, 1)]
+        g = graph.node("Tanh", graph.node("Slice", sums, *bounds))
+        return lstm(graph, [i, o, f, g], before[1])
+
+    def _apart(self, layer: Layer, matrix: Matrix, *, is_bias: bool = True) -> list[Matrix]:
+        """What is added to the recurrent product, and of a GRU what the reset gate does not scale.
+
+        ``matrix`` (..., gates * hidden) is the input's; what a GRU's last gate adds to its
+        recurrent product is a bias alone.
+        """
+        if layer.cell != "GRU":
+            return [matrix]
+        start = 2 * layer.hidden
+        added = matrix.copy()
+        added[..., start:] = layer.recurrent_bias[start:] if is_bias else 0.0
+        return [added, np.ascontiguousarray(matrix[..., start:])]
+
+    def _added(self, graph: GraphBuilder, layer: Layer, added: str, h: str) -> str:
+        """The recurrent product and rows; Sum, as the runtime makes a Gemm of MatMul and Add."""
+        product = graph.node("MatMul", h, graph.constant(layer.recurrent))
+        return graph.node("Sum", product, added)
+
+    def _joined_gru(self, graph: GraphBuilder, layer: Layer, x: str, h: str) -> tuple[str, ...]:
+        """Gates z and r, and both parts of n before the reset gate scales the second."""
+        start = 2 * layer.hidden
+
+        def product(x: str, weights: Matrix, bias: Matrix) -> str:
+            return graph.node("Gemm", x, graph.constant(weights), graph.constant(bias))
+
+        weights = np.concatenate([layer.weights[:, :start], layer.recurrent[:, :start]])
+        both = graph.node("Concat", x, h, axis=-1)
+        z, r = graph.split(graph.node("Sigmoid", product(both, weights, layer.bias[:start])), 2)
+        given = product(x, layer.weights[:, start:], layer.bias[start:])
+        own = product(h, layer.recurrent[:, start:], layer.recurrent_bias[start:])
+        return z, r, given, own
+
+
+def _is_joined(layer: Layer) -> bool:
+    """Whether a layer's input and h stand side by side: parts of one width can be recorded."""
+    return not layer.is_first and len(layer.weights) == layer.hidden
 
 
 def lstm(graph: GraphBuilder, gates: Sequence[str], c: str) -> list[str]:

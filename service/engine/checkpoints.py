@@ -6,6 +6,7 @@ records. Knows nothing of when any of it is to be done.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from service.engine.directory import Directory
+from service.engine.directory.directory import Directory
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import SessionRow, as_moving, with_seed
+from service.engine.log.groups.session_row import SessionRow, as_moving, with_seed
 from service.engine.log.keys import APPLIED, CHECKPOINT, INITIAL, SESSION, history_key, key
 from service.engine.log.recovery.stored import Stored
 from service.engine.served.registry import Registry
@@ -28,6 +29,9 @@ from service.settings import EngineSettings
 from service.store.records import Section, pack
 
 _SAVED_AT_ONCE = 256  # sessions; some hundred KiB, so that the journal's writes do not wait
+_PACKED_AT_ONCE = 8  # of them, some 0.5 ms: others on the event loop wait for no more
+_STOWED_AT_ONCE = 64
+_PAUSE_S = 0.001  # between them: a step takes several turns of the loop, in none of which one is
 _APPLIED_AT_ONCE = 1000  # groups after which the catalogue is told that it knows all
 _ROWS_AT_ONCE = 2000  # of the catalogue, in one write
 
@@ -38,13 +42,25 @@ class Kept:
 
     Attributes:
         row: for the catalogue.
+        packed: the same, as it is written.
         checkpoint: its state.
         history: what is not in the table of its history, if it keeps one.
     """
 
     row: SessionRow
+    packed: bytes
     checkpoint: bytes
     history: Unstored | None
+
+
+def _is_overtaken(row: SessionRow, latest: SessionRow | None) -> bool:
+    """Whether a later checkpoint of a session was written than the one that is about to be."""
+    return (
+        latest is not None
+        and latest.branch == row.branch
+        and not latest.seed_branch
+        and latest.seed > row.seed
+    )
 
 
 def _has_begun_anew(row: SessionRow) -> bool:
@@ -139,25 +155,22 @@ class Checkpoints:
         """Write the checkpoints of what was saved, when all groups ``before`` were closed."""
         try:
             seeds: dict[int, Kept] = {}
-            for slot, number, branch, first, idle_s, seed in zip(
-                saved.slots,
-                saved.numbers,
-                saved.branches,
-                saved.first_groups,
-                saved.idle_s,
-                saved.seeds,
-                strict=True,
-            ):
+            for index, (slot, number) in enumerate(zip(saved.slots, saved.numbers, strict=True)):
+                if index and not index % _PACKED_AT_ONCE:
+                    await asyncio.sleep(_PAUSE_S)
                 row = self._log.find(number)
-                if row is None or row.branch != branch:  # it has ended or was reset meanwhile
-                    if first:
-                        self._log.leave(first)
-                else:
-                    seeds[number] = Kept(
-                        row=with_seed(row, seed.position, before, idle_s),
-                        checkpoint=pack([seed.pack()]),
-                        history=shard.chronicles.unstored(slot, seed.position),
-                    )
+                if row is None or row.branch != saved.branches[index]:
+                    if saved.first_groups[index]:  # it has ended or was reset meanwhile
+                        self._log.leave(saved.first_groups[index])
+                    continue
+                seed = saved.seed(index)
+                row = with_seed(row, seed.position, before, saved.idle_s[index])
+                seeds[number] = Kept(
+                    row=row,
+                    packed=pack([row.pack()]),
+                    checkpoint=pack([seed.pack()]),
+                    history=shard.chronicles.unstored(slot, seed.position),
+                )
             await self.write(seeds)
         except BaseException:
             shard.store.unsave(saved)
@@ -174,47 +187,37 @@ class Checkpoints:
             # What has come in by now may want some of them back. To be saved behind that, they
             # would wait for the very rows that are to be free by this.
             shard.admit_inbox()
-            part = [
-                slot
-                for slot in slots[start : start + _SAVED_AT_ONCE].tolist()
-                if shard.tiers.may_leave(slot) and not self._is_saved(shard, slot)
-            ]
-            if part:
-                await self.save(shard, np.array(part, np.int64))
+            part = slots[start : start + _SAVED_AT_ONCE]
+            part = part[shard.tiers.may_leave(part)]
+            part = part[[self._saved_row(shard, slot) is None for slot in part.tolist()]]
+            if len(part):
+                await self.save(shard, part)
         stowed = 0
-        for slot, number in zip(slots.tolist(), numbers.tolist(), strict=True):
-            row = self._log.find(number)
-            if (
-                row is not None
-                and table.number[slot] == number
-                and self._is_saved(shard, slot)
-                and shard.tiers.may_leave(slot)
-            ):
-                shard.store.stow(slot, row)
-                shard.tiers.leave_to_store(slot)
-                stowed += 1
+        for start in range(0, len(slots), _STOWED_AT_ONCE):
+            if start:
+                await asyncio.sleep(_PAUSE_S)
+            stop = start + _STOWED_AT_ONCE
+            stowed += self._stow(shard, slots[start:stop], numbers[start:stop])
         return stowed
 
-    def _is_overtaken(self, row: SessionRow) -> bool:
-        """Whether a later checkpoint of the session was written meanwhile."""
-        latest = self._log.find(row.number)
-        return (
-            latest is not None
-            and latest.branch == row.branch
-            and not latest.seed_branch
-            and latest.seed > row.seed
-        )
+    def _stow(self, shard: Shard, slots: Ints, numbers: Ints) -> int:
+        """Those of these sessions that are as they were saved are in the store alone from now."""
+        table = shard.table
+        slots = slots[(table.number[slots] == numbers) & shard.tiers.may_leave(slots)]
+        rows = {slot: row for slot in slots.tolist() if (row := self._saved_row(shard, slot))}
+        for slot, row in rows.items():
+            shard.store.stow(slot, row)
+        shard.tiers.leave_to_store(np.array(list(rows), np.int64))
+        return len(rows)
 
-    def _is_saved(self, shard: Shard, slot: int) -> bool:
-        """Whether the store has a session's state where it stands."""
+    def _saved_row(self, shard: Shard, slot: int) -> SessionRow | None:
+        """What the catalogue says of a session whose state the store has where it stands."""
         table = shard.table
         row = self._log.find(table.number.item(slot))
-        return (
-            row is not None
-            and not table.first_group[slot]
-            and not row.seed_branch
-            and (row.branch, row.seed) == (table.branch[slot], table.position[slot])
-        )
+        if row is None or row.seed_branch or table.first_group.item(slot):
+            return None
+        stands = table.branch.item(slot), table.position.item(slot)
+        return row if (row.branch, row.seed) == stands else None
 
     async def write(
         self,
@@ -244,8 +247,9 @@ class Checkpoints:
         for number, kept in seeds.items():
             known = changes.get(number, kept.row)
             is_its_branch = known is not None and known.branch == kept.row.branch
-            if is_its_branch and not self._is_overtaken(kept.row):
-                latest = self._log.find(number)  # it may be released by now
+            latest = self._log.find(number)
+            if is_its_branch and not _is_overtaken(kept.row, latest):
+                # It may be released by now.
                 changes[number] = kept.row if latest is None else as_moving(kept.row, latest)
                 puts[key(CHECKPOINT, number)] = kept.checkpoint
                 if kept.history is not None:
@@ -260,7 +264,13 @@ class Checkpoints:
             if changed is None:
                 deletes += [key(SESSION, number), key(INITIAL, number)]
             else:
-                puts[key(SESSION, number)] = pack([changed.pack()])
+                kept_now = seeds.get(number)
+                is_packed = kept_now is not None and changed is kept_now.row
+                puts[key(SESSION, number)] = (
+                    kept_now.packed
+                    if kept_now is not None and is_packed
+                    else pack([changed.pack()])
+                )
             if changed is None or not changed.seed:
                 deletes.append(key(CHECKPOINT, number))
             if changed is None or _has_begun_anew(changed):
@@ -326,9 +336,16 @@ class Checkpoints:
             own = np.flatnonzero(shard.table.first_group[: shard.table.top])
             own = own[np.argsort(shard.table.first_group[own], kind="stable")]
             for start in range(0, len(own), 4 * _SAVED_AT_ONCE):
-                if time.monotonic() > until_s:
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
                     return None
-                await self.save(shard, own[start : start + 4 * _SAVED_AT_ONCE])
+                try:
+                    part = own[start : start + 4 * _SAVED_AT_ONCE]
+                    await asyncio.wait_for(
+                        self.save(shard, part), None if math.isinf(left_s) else left_s
+                    )
+                except TimeoutError:
+                    return None
             count += len(own)
         return count
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.auth.principal import Role, calling
-from service.engine.directory import Directory
+from service.engine.directory.directory import Directory
 from service.engine.log.commit_log import CommitLog
 from service.engine.served.registry import Registry
 from service.engine.sessions.info import SessionInfo

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +79,16 @@ class Environment:
                 with self._pages.env.begin() as transaction:
                     value: bytes | None = transaction.get(key)
                     return value
+            except lmdb.Error as error:
+                raise self._fail(error) from error
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of those of some keys that are there."""
+        with self._lock:
+            self._check()
+            try:
+                with self._pages.env.begin() as transaction, transaction.cursor() as cursor:
+                    return dict(cursor.getmulti(keys))
             except lmdb.Error as error:
                 raise self._fail(error) from error
 

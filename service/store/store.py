@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 
@@ -70,6 +70,10 @@ class Store(Protocol):
 
     def row(self, key: bytes) -> bytes | None:
         """The row with that key, ``None`` where there is none."""
+        ...
+
+    def rows_at(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """What `row` finds of each of some keys, in order. May run in any thread."""
         ...
 
     # ---- both ----

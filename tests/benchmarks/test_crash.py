@@ -9,7 +9,7 @@ from benchmarks.crash.dying import DyingStore
 from benchmarks.crash.past import Close, Draws, Open, Past, Reset, Steps, WrongError
 from benchmarks.crash.run import Outcome, run
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import Entry
+from service.engine.log.groups.entries import Entry
 from service.engine.shard.shard import Shard
 from tests.service.engine.fakes import run_alone
 

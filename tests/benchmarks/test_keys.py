@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import GROUPS
-from benchmarks.rounds import Sample, Series, cpu, difference
+from benchmarks.__main__ import GROUPS, _measured
+from benchmarks.bench import Bench, Findings, Group
+from benchmarks.rounds import QUICK, Figure, Sample, Series, cpu, difference
 from benchmarks.targets import TARGETS
 
 README = Path(__file__).parents[2] / "benchmarks" / "README.md"
@@ -19,6 +20,39 @@ def test_a_key_has_a_target_and_a_line_in_the_readme(group: str) -> None:
     for key in GROUPS[group].keys:
         assert TARGETS[key].meaning
         assert f"`{key}`" in readme, key
+
+
+def test_without_a_gpu_its_figures_are_null_and_say_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = _measured(Bench(QUICK, tmp_path), GROUPS["gpu"])
+    assert found.figures == {}
+    assert set(found.skipped) == set(GROUPS["gpu"].keys)
+    assert all("driver" in reason for reason in found.skipped.values())
+
+
+@pytest.mark.parametrize("flags", [(), ("--device=cpu",), ("--device=cuda:0",)])
+def test_a_server_on_a_gpu_is_not_held_against_the_cpu(
+    flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    def measure(_: Bench, findings: Findings) -> None:
+        findings.figures |= {key: Figure.of([1.0]) for key in ("frames", "memory")}
+
+    group = Group(name="any", keys=("frames", "memory"), measure=measure, beside_cpu=("frames",))
+    found = _measured(Bench(QUICK, tmp_path, flags), group)
+    if flags == ("--device=cuda:0",):
+        assert set(found.figures) == {"memory"}
+        assert "cuda:0" in found.skipped["frames"]
+    else:
+        assert set(found.figures) == {"frames", "memory"}
+        assert found.skipped == {}
+
+
+def test_what_is_null_on_a_gpu_is_a_key() -> None:
+    beside = {key for group in GROUPS.values() for key in group.beside_cpu}
+    assert {"frames_cpu_ratio_2x512", "int8_cpu_ratio_2x512", "generate_ratio"} <= beside
+    assert all(set(group.beside_cpu) <= set(group.keys) for group in GROUPS.values())
 
 
 def series(*cpu_us: float) -> Series:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cellar
-from cellar.channel_options import KNOWN
+from cellar.connection.channel_options import KNOWN
 from tests.client.fake import FakeServer
 
 Use = Callable[[cellar.Client, Any], object]

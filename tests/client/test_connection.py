@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cellar
-from cellar.address import Address, proxy_of
-from cellar.connection import Metadata, call_metadata, channel_options, wire_metadata
+from cellar.connection.address import Address, proxy_of
+from cellar.connection.connection import Metadata, call_metadata, channel_options, wire_metadata
 from tests.client.conftest import QUICK
 from tests.client.fake import FakeServer
 from tests.client.front import Front, is_silent, is_web_server

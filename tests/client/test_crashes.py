@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cellar
-from cellar import tail
+from cellar.streams import tail
 from tests.client.conftest import QUICK
 from tests.client.fake import FakeServer, Refusal, run
 

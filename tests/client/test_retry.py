@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellar import BadInputError, CellarError, ConnectionLostError, OverloadedError, RetryPolicy
-from cellar.retry import Attempts
+from cellar.calls.retry import Attempts
 
 
 @given(st.integers(1, 20), st.floats(0, 1, exclude_max=True))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -112,6 +114,30 @@ def test_a_session_has_read_what_has_come(
         assert told.read[: 3 + pieces] == [2, 0, 1, *tokens]
         assert prediction.raw is not None
         assert prediction.raw.tolist() == [run([2, 0, 1, *tokens, 3])]
+
+
+@pytest.mark.parametrize("tries", [1, 6])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_what_was_taken_back_and_never_answered(
+    lost: int, tries: int, client: cellar.Client, hasty: cellar.Client, server: FakeServer
+) -> None:
+    """The session is on the branch that this began, which no answer has told of."""
+    with (hasty if tries == 1 else client).session("char") as session:
+        generation = session.generate("ab", max_steps=FAR)
+        tokens = [int(next(generation).tokens[0]) for _ in range(3)]
+        while server.sessions[session.id].position < 10:  # the server goes on ahead
+            time.sleep(0.001)
+        for _ in range(lost):
+            server.fail("RewindSession", after=True)
+        generation.close()
+        for _ in range(lost):
+            with suppress(cellar.ConnectionLostError):
+                session.refresh()
+        assert session.position == 5
+        assert server.calls["RewindSession"] >= 1
+        prediction = session.step("d")
+        assert prediction.raw is not None
+        assert (prediction.position, prediction.raw.tolist()) == (6, [run([0, 1, *tokens, 3])])
 
 
 @pytest.mark.parametrize("older", [True, False])

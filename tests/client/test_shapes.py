@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cellar.errors import ProtocolError
-from cellar.predictions import Predictions, decode
 from cellar.v1 import values_pb2
+from cellar.values.predictions import Predictions, decode
 
 
 def decoded(message: values_pb2.Predictions, n: int, levels: tuple[float, ...]) -> Predictions:

@@ -369,7 +369,7 @@ def test_a_closed_stream_says_so(client: cellar.Client) -> None:
 def test_a_stream_that_is_closed_tells_what_became_of_its_frames(
     client: cellar.Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellar.exchange.CLEANUP_TIMEOUT_S", 20)
+    monkeypatch.setattr("cellar.sync.exchange.CLEANUP_TIMEOUT_S", 20)
     stream = client.stream("char")
     channels = stream.open(2)
     numbers = [stream.send(channels, [n, n]) for n in range(3)]
@@ -383,7 +383,7 @@ def test_a_stream_that_is_closed_tells_what_became_of_its_frames(
 def test_a_stream_that_is_closed_tells_which_frames_had_no_answer(
     client: cellar.Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellar.exchange.CLEANUP_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("cellar.sync.exchange.CLEANUP_TIMEOUT_S", 0.3)
     stream = client.stream("char")
     channels = stream.open(1)
     session_id = stream.session_id(channels[0])

@@ -29,7 +29,12 @@ def launch(
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    """Starts ``cellar-serve``, or what plays it; its output is JSON, and piped unless told so."""
+    """Starts ``cellar-serve``, or what plays it; its output is JSON, and piped unless told so.
+
+    It runs on the CPU unless told so, whatever the machine has.
+    """
+    if not any(flag.startswith("--device") for flag in flags):
+        flags = ("--device=cpu", *flags)
     mine = {name: value for name, value in os.environ.items() if not name.startswith("CELLAR_")}
     return subprocess.Popen(
         [sys.executable, *program, "--log-format=json", *flags],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import cellar
-from cellar import branch, returning
+from cellar.sessions import branch
+from cellar.streams import returning
 from tests.e2e.process import ServerProcess
 
 PATIENT = cellar.RetryPolicy(attempts=60, first_delay_s=0.1, longest_delay_s=0.3)

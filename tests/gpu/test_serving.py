@@ -51,7 +51,7 @@ def test_it_says_that_it_runs_on_the_gpu(server: ServerProcess) -> None:
 
 def test_auto_takes_the_gpu(repository: Path) -> None:
     require(GPU)
-    with running(repository) as server:
+    with running(repository, "--device=auto") as server:
         assert server.wait_for("serving", 1)["device"] == str(GPU)
 
 

@@ -18,7 +18,9 @@ from models.errors import ModelError
 from models.graph.builder import FLOAT, GraphBuilder
 from models.manifest import Manifest, ValuesInput
 from service.engine.execution.cpu.runner import CpuRunner
-from service.engine.execution.runtime import open_session
+from service.engine.execution.cuda.runner import CudaRunner
+from service.engine.execution.runner import Runner
+from service.engine.execution.runtime import CPU, open_session
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Draws, Sampling, path_seeds
 from tests.recurrent import Case, char_case, series_case, torch_predictions
@@ -37,12 +39,18 @@ def make_case(task: str, cell: str, layers: int, hidden: int = 19) -> Case:
 
 
 @cache
-def make_runner(
-    task: str, cell: str, layers: int, precision: str, device: str = "cpu"
-) -> CpuRunner:
-    case = make_case(task, cell, layers)
-    graph = compile_model(case.model, precision=precision, device=device)
+def make_runner(task: str, cell: str, layers: int, precision: str) -> CpuRunner:
+    graph = compile_model(make_case(task, cell, layers).model, precision=precision)
     return CpuRunner(graph, slots=SLOTS, max_batch=64)
+
+
+@cache
+def make_any_runner(task: str, cell: str, layers: int, device: str) -> Runner:
+    """The graphs for a GPU on the CPU, too."""
+    if device == "cpu":
+        return make_runner(task, cell, layers, "fp32")
+    graph = compile_model(make_case(task, cell, layers).model, device=device)
+    return CudaRunner(graph, slots=SLOTS, max_batch=64, place=CPU, deterministic=True)
 
 
 def sequences(task: str, rows: int, steps: int, seed: int) -> NDArray[np.int64 | np.float32]:
@@ -54,7 +62,7 @@ def sequences(task: str, rows: int, steps: int, seed: int) -> NDArray[np.int64 |
 
 
 def advance(
-    runner: CpuRunner,
+    runner: Runner,
     slots: NDArray[np.int64],
     inputs: NDArray[np.int64 | np.float32],
     *,
@@ -114,7 +122,7 @@ def test_a_chunk_has_the_bits_of_its_single_steps_in_any_company(
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_it_computes_what_torch_does(device: str, task: str, cell: str, layers: int) -> None:
     case = make_case(task, cell, layers)
-    runner = make_runner(task, cell, layers, "fp32", device)
+    runner = make_any_runner(task, cell, layers, device)
     inputs = sequences(task, 3, 7, 1)
     slots = np.array([5, 0, 2])
     every = advance(runner, slots, inputs, fresh=True, every_step=True)
@@ -122,8 +130,8 @@ def test_it_computes_what_torch_does(device: str, task: str, cell: str, layers: 
         flat = inputs[row] if task == "char" else inputs[row, :, 0]
         expected, states = torch_predictions(case, flat)  # type: ignore[arg-type]
         np.testing.assert_allclose(every[row], expected, rtol=1e-5, atol=1e-5)
-        for mine, theirs in zip(state_of(runner, slot), states, strict=False):
-            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+        for mine, theirs in zip(runner.read(np.array([slot])), states, strict=False):
+            np.testing.assert_allclose(mine[0], theirs, rtol=1e-5, atol=1e-5)
     for t in range(7):
         mine = advance(runner, slots, inputs[:, t : t + 1], fresh=t == 0)
         assert np.array_equal(mine, every[:, t])

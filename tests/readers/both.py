@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cellar.model_info import InputKind, ModelInfo, PredictionKind
 from cellar.reading.errors import TableError
 from cellar.reading.options import ReadingOptions
 from cellar.reading.series_table import read_past
+from cellar.values.model_info import InputKind, ModelInfo, PredictionKind
 from tests.training.data.series.forms import RandomChooser
 from tests.training.data.series.writing import written
 from training.data.series.columns import Columns

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellar.connection import DEFAULT_SERVER
-from cellar.variables import default_server
+from cellar.connection.connection import DEFAULT_SERVER
+from cellar.connection.variables import default_server
 from service.healthcheck import address_of
 from service.settings import Durability, Settings, read, read_settings
 from service.settings.exposure import exposures

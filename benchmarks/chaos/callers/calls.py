@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from benchmarks.chaos.oracle.history import Ask, History
-from cellar import status
+from cellar.calls import status
 from cellar.errors import BusyError, CellarError, StateLostError
 from cellar.v1 import session_pb2, session_pb2_grpc
 

@@ -38,7 +38,7 @@ from benchmarks.chaos.oracle.history import (
     Ints,
     digest,
 )
-from cellar import status
+from cellar.calls import status
 from cellar.errors import CellarError
 from cellar.v1 import session_pb2
 
@@ -137,6 +137,7 @@ class FrameCaller:
     async def _attach_rows(self, call: Any, rows: Ints, *, open_first: bool) -> list[int]:
         """Returns those that are open already, though they were to be opened."""
         known = rows[self._era[rows] >= 0].tolist()
+        asked = self._history.tick()
         asks = {row: self._history.ask(int(self._era[row]), "attach") for row in known}
         attach = session_pb2.StreamAttach(
             session_ids=[self._ids[row] for row in rows], channels=rows.tolist(), open=open_first
@@ -151,7 +152,7 @@ class FrameCaller:
                 attached.channels, attached.positions, branches, strict=True
             ):
                 left.discard(row)
-                self._place(row, asks.get(row), position, branch)
+                self._place(row, asks.get(row) or asked, position, branch)
             for refused in attached.errors:
                 left.discard(refused.channel)
                 error = status.from_row(refused)
@@ -168,10 +169,12 @@ class FrameCaller:
             raise TroubleError("sessions were replaced")
         return exist
 
-    def _place(self, row: int, ask: Ask | None, position: int, branch: int) -> None:
-        """A session was attached: it is there."""
-        if ask is None:
-            self._era[row] = self._history.begin(self._ids[row], self._subject.name, branch=branch)
+    def _place(self, row: int, ask: Ask | int, position: int, branch: int) -> None:
+        """A session was attached: it is there. Of one that is new, ``ask`` is when, in ticks."""
+        if isinstance(ask, int):
+            self._era[row] = self._history.begin(
+                self._ids[row], self._subject.name, branch=branch, asked=ask
+            )
             if position:
                 words = f"{self._ids[row]} was opened, and stands at {position}"
                 self._history.note("doubled", words)

@@ -20,7 +20,7 @@ from benchmarks.chaos.oracle.history import (
     Floats,
     digest,
 )
-from cellar.errors import CellarError
+from cellar.errors import CellarError, SessionExistsError
 
 _PAUSE_S = 0.03
 _PATIENCE_S = 60.0
@@ -274,7 +274,9 @@ class CopyingCaller(LibraryCaller):
         """Another session begins where this one stands, and reads on; this one stays."""
         at = session.position
         new = self._world.new_id("fork")
-        other = await self._repeat(lambda: _awaited(session.fork(id=new)))
+        other = await self._copied(lambda: _awaited(session.fork(id=new)))
+        if other is None:
+            return
         self._history.faults["fork"] += 1
         await self._read_on(other, era, at)
 
@@ -285,9 +287,20 @@ class CopyingCaller(LibraryCaller):
         at = session.position
         data = await self._repeat(session.export)
         new = self._world.new_id("import")
-        other = await self._repeat(lambda: _awaited(client.import_session(data, id=new)))
+        other = await self._copied(lambda: _awaited(client.import_session(data, id=new)))
+        if other is None:
+            return
         self._history.faults["import"] += 1
         await self._read_on(other, era, at)
+
+    async def _copied(
+        self, request: Callable[[], Awaitable[cellar.aio.Session]]
+    ) -> cellar.aio.Session | None:
+        """A copy; ``None`` where an earlier try made it, of which nobody was told."""
+        try:
+            return await self._repeat(request)
+        except SessionExistsError:  # nobody else has ids like these
+            return None
 
     async def _read_on(self, other: cellar.aio.Session, parent: int, at: int) -> None:
         if other.position != at:

@@ -54,6 +54,7 @@ async def open_session(
     world: World, connection: Connection, subject: Subject, session: str
 ) -> int | None:
     """Open a session; its era, or ``None`` where it does not stand at its beginning."""
+    asked = world.history.tick()
     opening = session_pb2.OpenSessionRequest(model=subject.name, session_id=session)
     try:
         opened = (await connection.call("OpenSession", opening)).session
@@ -63,7 +64,7 @@ async def open_session(
     if opened.position:
         world.history.note("doubled", f"{session} was opened, and stands at {opened.position}")
         return None
-    return world.history.begin(session, subject.name, branch=branch_of(opened))
+    return world.history.begin(session, subject.name, branch=branch_of(opened), asked=asked)
 
 
 async def begin_again(
@@ -77,7 +78,7 @@ async def begin_again(
     history, old = world.history, world.history.eras[era]
     if not HAS_BRANCHES and time.monotonic() - trouble_s < _QUIET_S:
         return await _open_another(world, connection, subject, era)
-    retries = history.faults["retry"]
+    retries, asked = history.faults["retry"], history.tick()
     if world.chance.random() < 0.6:
         request = session_pb2.ResetSessionRequest(session_id=old.session, **on(old.branch))
         try:
@@ -99,7 +100,7 @@ async def begin_again(
             return None
         if not HAS_BRANCHES and history.faults["retry"] > retries:
             return await _open_another(world, connection, subject, era)
-        return history.begin(old.session, subject.name, branch=branch)
+        return history.begin(old.session, subject.name, branch=branch, asked=asked)
     await _close(world, connection, era)
     history.faults["re-opening"] += 1
     if not HAS_BRANCHES and history.faults["retry"] > retries:

@@ -14,6 +14,9 @@ from benchmarks.errors import UnmeasuredError
 from benchmarks.processes import ROOT, CellarServer
 
 SERVE_FLAGS = (
+    # Far less room than there are sessions: they are evicted, to memory and to the store, and back.
+    "--max-sessions=100",
+    "--host-memory=256KiB",
     "--max-request-steps=2000",
     "--max-idle-timeout-s=86400",
     "--idle-timeout-s=86400",

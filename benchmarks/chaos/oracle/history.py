@@ -68,6 +68,8 @@ class Era:
         floor: of that parent, the position that the server had told to be durable by then.
         least: the position of the parent that callers knew of by then.
         began: when, in ticks.
+        asked: when that was asked for which began it: its server may have crashed before the answer
+            came.
         ended: when it was reset, closed or found to be over.
         is_asked: it was rewound or forked on purpose; the parent has lost nothing.
     """
@@ -80,6 +82,7 @@ class Era:
     floor: int = 0
     least: int = 0
     began: int = 0
+    asked: int = 0
     ended: int | None = None
     is_asked: bool = False
 
@@ -140,9 +143,12 @@ class History:
         self._tick += 1
         return self._tick
 
-    def begin(self, session: str, model: str, *, branch: int = 0) -> int:
-        """A session was opened or reset; returns the number of its new era."""
-        return self._begin(Era(session=session, model=model, branch=branch))
+    def begin(self, session: str, model: str, *, branch: int = 0, asked: int = 0) -> int:
+        """A session was opened or reset; returns the number of its new era.
+
+        ``asked`` is when, in ticks; 0: just now.
+        """
+        return self._begin(Era(session=session, model=model, branch=branch, asked=asked))
 
     def branch_off(self, parent: int, session: str, base: int, *, branch: int) -> int:
         """A session was rewound, or another one begins where it stood: a new era."""
@@ -169,12 +175,14 @@ class History:
                 base=position,
                 floor=int(self.durable[ask.era]),
                 least=ask.least,
+                asked=ask.tick,
             )
         )
 
     def _begin(self, era: Era) -> int:
         number = len(self.eras)
         era.began = self.tick()
+        era.asked = era.asked or era.began
         self.eras.append(era)
         self.current[era.session] = number
         if number == len(self.least):

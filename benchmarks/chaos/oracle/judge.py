@@ -117,7 +117,7 @@ def _judge_eras(history: History, verdict: Verdict, *, may_lose_tails: bool) -> 
         if era.parent is None or era.is_asked:
             continue
         parent = history.eras[era.parent]
-        crashed = ((crashes > parent.began) & (crashes < era.began)).any()
+        crashed = ((crashes > parent.asked) & (crashes < era.began)).any()
         words = f"{era.session} was at {era.least}, and came back on another branch at {era.base}"
         if not may_lose_tails:
             verdict.add("lost", words)

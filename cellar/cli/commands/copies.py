@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cellar.cli.shown import print_json
-from cellar.client import Client
-from cellar.session import Session
+from cellar.sync.client import Client
+from cellar.sync.session import Session
 
 
 def run_export(client: Client, options: argparse.Namespace) -> None:

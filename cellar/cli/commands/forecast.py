@@ -9,10 +9,10 @@ from cellar.cli.arguments import UsageError
 from cellar.cli.given import open_session
 from cellar.cli.numbers import parse_row
 from cellar.cli.shown import new_table, percent, print_json, print_table
-from cellar.client import Client
-from cellar.model_info import InputKind, ModelInfo
 from cellar.reading.options import DATE_ORDERS, ReadingOptions
 from cellar.reading.series_table import read_future, read_past
+from cellar.sync.client import Client
+from cellar.values.model_info import InputKind, ModelInfo
 
 
 def run_forecast(client: Client, options: argparse.Namespace) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from cellar.cli.given import open_session, read_prompt
 from cellar.cli.shown import print_json
-from cellar.client import Client
-from cellar.model_info import InputKind
-from cellar.results import Piece
-from cellar.session import Session
+from cellar.sync.client import Client
+from cellar.sync.session import Session
+from cellar.values.model_info import InputKind
+from cellar.values.results import Piece
 
 
 def run_generate(client: Client, options: argparse.Namespace) -> None:

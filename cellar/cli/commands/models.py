@@ -8,8 +8,8 @@ from collections import Counter
 from typing import Any
 
 from cellar.cli.shown import new_table, print_json, print_table
-from cellar.client import Client
-from cellar.model_info import InputKind, ModelInfo
+from cellar.sync.client import Client
+from cellar.values.model_info import InputKind, ModelInfo
 
 _MOST_NAMED = 4  # features, in a table
 _MOST_SCORES = 3

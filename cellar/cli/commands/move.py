@@ -11,8 +11,9 @@ from contextlib import suppress
 from cellar.cli.access import access
 from cellar.cli.arguments import UsageError
 from cellar.cli.shown import print_json
-from cellar.client import Client, connect
 from cellar.errors import CellarError, SessionMovingError
+from cellar.sync.client import Client
+from cellar.sync.connecting import connect
 
 _STEPS = {
     "frozen": "it is frozen here, and steps no more",

@@ -13,9 +13,9 @@ from typing import Any
 from rich.cells import cell_len
 
 from cellar.cli.shown import print_json, told
-from cellar.client import Client
 from cellar.errors import CellarError, SessionNotFoundError, StaleBranchError
-from cellar.model_info import SessionInfo
+from cellar.sync.client import Client
+from cellar.values.model_info import SessionInfo
 
 _ROWS_AT_ONCE = 1000  # printed before the next page is asked for
 _CLOSED_AT_ONCE = 8

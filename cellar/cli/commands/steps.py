@@ -7,9 +7,9 @@ import argparse
 from cellar.cli.given import open_session, read_inputs
 from cellar.cli.numbers import parse_rows
 from cellar.cli.shown import json_of, new_table, percent, print_json, print_table, words
-from cellar.client import Client
-from cellar.model_info import InputKind
-from cellar.outputs import OutputOptions
+from cellar.sync.client import Client
+from cellar.values.model_info import InputKind
+from cellar.values.outputs import OutputOptions
 
 _SHOWN_CHARACTERS = 40  # of a sequence, in a table
 

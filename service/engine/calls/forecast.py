@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import PredictionKind
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.engine import Engine
-from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.call import FeedbackCall, FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS, check_levels
 from service.engine.work.columns import SAMPLE, Answers, Floats, Ints
 from service.engine.work.flow import Flow

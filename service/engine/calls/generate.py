@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from models.manifest import TokensInput
 from service.engine.calls.way_back import WayBack
-from service.engine.directory import Session
-from service.engine.engine import Engine, StepCall
+from service.engine.directory.session import Session
+from service.engine.engine import Engine
 from service.engine.log.chronicle import BASE_STEPS
 from service.engine.log.seeds import Seed
-from service.engine.scheduler.feedback import Feedback, FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.call import FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.feedback import Feedback
 from service.engine.served.inputs import CheckedSteps
+from service.engine.stepping import StepCall
 from service.engine.work.columns import STATE, Answers, Ints, Outputs
 from service.engine.work.flow import Flow, caller
 from service.engine.work.memory import Account, BufferMemory, Held

@@ -16,7 +16,7 @@ import numpy as np
 from service.auth.principal import require_model
 from service.engine.calls.copies.taking import take
 from service.engine.calls.snapshots.exporting import Exported, packed
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.engine import Engine
 from service.engine.sessions.moving import Moving
 from service.engine.work.work import Barrier

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.log.chronicle import BASE_STEPS
-from service.engine.log.entries import Steps, drawn_steps
+from service.engine.log.groups.entries import Steps, drawn_steps
 from service.engine.log.seeds import Seed
-from service.engine.scheduler.feedback import FeedbackCall
+from service.engine.scheduler.feedback.call import FeedbackCall
 from service.engine.shard.history.generated import Generated
 from service.engine.shard.restoring.returns import Return
 from service.engine.work.columns import Inputs, Ints

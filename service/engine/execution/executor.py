@@ -5,26 +5,25 @@ This is what runs on the worker thread. Knows nothing of queues, clocks or the e
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from typing import TypeAlias
 
 import numpy as np
-import structlog
 
+from service.engine.execution.ahead.steps import (
+    Answered,
+    BegunSteps,
+    SingleSteps,
+    answer_failed,
+)
 from service.engine.execution.runner import Runner, UnwrittenError
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import NOTHING, STATE, Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.memory import BufferMemory, Held
 from service.engine.work.sampling import Draws
 from service.engine.work.work import Chunk, Decode, Fork, Kind, Load, Piece, Recall, Save, Work
-from service.errors import CellarError, InternalError, ReplyLostError, unapplied
-
-Answered: TypeAlias = Answers | CellarError
-"""The answers to a part's rows, or why they could not be computed; its state is sound then."""
+from service.errors import ReplyLostError, unapplied
 
 _NO_ANSWERS = Answers({})
-_log = structlog.get_logger(__name__)
 
 
 class Executor:
@@ -52,6 +51,8 @@ class Executor:
         self.histories: dict[int, Floats] = {}
         """By slot, the predictions after every step of a session's last request, where it asked for
         them all: the resident prediction alone could not repeat that reply."""
+        self.steps = SingleSteps(runner, table, scratch=scratch)
+        """Runs single steps."""
         self._runner = runner
         self._table = table
         self._scratch = scratch
@@ -70,7 +71,7 @@ class Executor:
         """
         match batch.kind:
             case Kind.STEPS:
-                return self._steps(batch)
+                return self.begin(batch).finish()
             case Kind.DECODE:
                 return self._decode(batch)
             case Kind.CHUNKS:
@@ -85,31 +86,13 @@ class Executor:
                 return [self._fork(part.work) for part in batch.parts]
         return [_NO_ANSWERS for _ in batch.parts]
 
-    def _steps(self, batch: Batch) -> list[Answered]:
-        """Run single steps; parts that want equal outputs share their heads' run."""
-        parts, slots, expected = batch.parts, batch.slots, batch.expected
-        read = write = self._table.rows(slots)
-        if not all(part.work.commit for part in parts):
-            commits = np.repeat([part.work.commit for part in parts], [len(p.slots) for p in parts])
-            write = np.where(commits, read, self._scratch)
-        predictions = self._runner.step(
-            read=read,
-            write=write,
-            fresh=self._table.fresh(slots, expected),
-            inputs=batch.column("inputs")[:, None],  # (rows, 1) or (rows, 1, width)
-            lengths=np.ones(len(slots), np.int64),
-            every_step=False,
-            bucket=batch.bucket,
-        )
-        answers: list[Answered] = []
-        start = 0
-        for outputs, group in groupby(parts, key=lambda part: part.work.outputs):
-            members = list(group)
-            stop = start + sum(len(part.slots) for part in members)
-            rows = slice(start, stop)
-            answers += self._shared(outputs, members, predictions[rows], expected[rows] + 1)
-            start = stop
-        return answers
+    def begin(self, batch: Batch) -> BegunSteps:
+        """Begin a batch of single steps, which `SingleSteps.begin` does; `run` ends it as well.
+
+        Raises:
+            Exception: as `run`.
+        """
+        return self.steps.begin(batch, self._with_states)
 
     def keep(self, slot: int, history: Floats) -> None:
         """Keep what is needed to repeat the reply to a session's last request."""
@@ -140,27 +123,6 @@ class Executor:
         """Seconds that a run of 1, 2, 4, ... rows takes."""
         sizes = [2**power for power in range(max_batch.bit_length())]
         return {rows: measure(self._runner, rows=rows, scratch=self._scratch) for rows in sizes}
-
-    def _shared(
-        self, outputs: Outputs, parts: Sequence[Part], predictions: Floats, positions: Ints
-    ) -> list[Answered]:
-        """Answer parts that want equal outputs with one call, and share out the rows."""
-        if outputs == NOTHING:
-            return [_NO_ANSWERS for _ in parts]
-        draws = None
-        if outputs.sample:
-            draws = Draws.joined([d for part in parts if (d := part.draws) is not None])
-        found = self.answer(outputs, predictions, draws, positions)
-        if isinstance(found, CellarError):
-            return [found for _ in parts]
-        answers: list[Answered] = [found]
-        if len(parts) > 1:
-            stops = np.cumsum([len(part.slots) for part in parts]).tolist()
-            answers = [
-                found.rows(stop - len(part.slots), stop).copied()
-                for part, stop in zip(parts, stops, strict=True)
-            ]
-        return self._with_states(parts, answers) if outputs.states else answers
 
     def _with_states(self, parts: Sequence[Part], answers: list[Answered]) -> list[Answered]:
         """Answers, and what is resident of the sessions whose states are asked for, too.
@@ -345,15 +307,16 @@ class Executor:
         return whole
 
     def _load(self, batch: Batch) -> list[Answered]:
-        works = [part.work for part in batch.parts]
-        loads = [work for work in works if isinstance(work, Load)]
-        parts = batch.parts
+        found: list[list[Floats]] = []
+        for part in batch.parts:
+            work = part.work
+            assert isinstance(work, Load), "a batch holds one kind of work"
+            if work.in_host:  # what waits for a row holds no copy
+                found.append(self._outside(part.slots))
+            else:
+                found.append([part.column(own) for own in work.states])
         try:
-            tensors = zip(*[load.states for load in loads], strict=True)
-            rows = [
-                np.concatenate([part.column(own) for part, own in zip(parts, tensor, strict=True)])
-                for tensor in tensors
-            ]
+            rows = [np.concatenate(tensor) for tensor in zip(*found, strict=True)]
             self._runner.write(self._table.rows(batch.slots), rows)
         except ValueError as fault:  # of some rows: the others need not suffer
             raise UnwrittenError from fault
@@ -367,14 +330,6 @@ class Executor:
             return self._runner.answer(predictions, outputs, draws, positions)
         except Exception as fault:  # whatever the runtime throws
             return answer_failed(fault)
-
-
-def answer_failed(fault: Exception) -> InternalError:
-    """What a caller is told whose step was applied, and whose answer could not be computed."""
-    _log.error("answer failed", exc_info=fault)
-    return InternalError(
-        "the step was applied, but its answer could not be computed; the server's log tells why"
-    )
 
 
 def measure(runner: Runner, *, rows: int, scratch: int) -> float:

@@ -43,6 +43,12 @@ class DrawMode(Enum):
 
 def draw_modes(draws: Draws, *, vocabulary: int) -> list[tuple[DrawMode, Rows]]:
     """The rows to draw in each mode; together they are all rows."""
+    fewest = np.minimum.reduce(draws.top_k)
+    if fewest > 1:  # nobody is greedy: mostly all draw in one way
+        if np.maximum.reduce(draws.top_k) < vocabulary:
+            return [(DrawMode.FILTERED, ALL)]
+        if fewest >= vocabulary and np.minimum.reduce(draws.top_p) >= 1.0:
+            return [(DrawMode.PLAIN, ALL)]
     greedy = (draws.top_k == 1) & (draws.temperature == 1.0)
     plain = (draws.top_k >= vocabulary) & (draws.top_p >= 1.0) & ~greedy
     found: list[tuple[DrawMode, Rows]] = []

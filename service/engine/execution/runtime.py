@@ -70,6 +70,7 @@ def open_session(
     captured: bool = False,
     gpu_only: bool = False,
     tf32: bool = False,
+    stream: int | None = None,
     profile_prefix: str | None = None,
 ) -> Session:
     """Load a graph.
@@ -80,6 +81,7 @@ def open_session(
         captured: on a GPU, record each run that has a number (`Bound`) and replay it from then on.
         gpu_only: refuse a graph that the GPU cannot run by itself.
         tf32: on a GPU, let products of float32 round their factors to 10 bits.
+        stream: of a GPU, which its runs are queued on; ``None`` for one of its own.
         profile_prefix: write to a file that begins like this which operators ran where.
 
     Raises:
@@ -107,6 +109,8 @@ def open_session(
         "use_tf32": str(int(tf32)),
         "enable_cuda_graph": str(int(captured)),
     }
+    if stream is not None:
+        cuda["user_compute_stream"] = str(stream)
     # The CPU's provider is added by itself, and must not be named by who does without it.
     session = ort.InferenceSession(graph, options, providers=[(_CUDA, cuda)], enable_fallback=0)
     # A provider that cannot be had is left out, and nothing but this tells.
@@ -184,9 +188,17 @@ class Block:
         size = int(np.prod(shape, dtype=np.int64))
         if start < 0 or start + size > int(np.prod(self.shape, dtype=np.int64)):
             raise ValueError(f"{size} numbers from {start} on do not lie in {self.shape}")
-        return View(
-            block=self, address=self._value.data_ptr() + start * self.dtype.itemsize, shape=shape
-        )
+        address = self._value.data_ptr() + start * self.dtype.itemsize
+        return View(block=self, address=address, shape=shape, dtype=self.dtype)
+
+    def part(self, start: int, shape: Sequence[int], dtype: np.dtype[Any]) -> "View":
+        """A part of a block of bytes, from the ``start``-th on, as numbers of some type.
+
+        Raises:
+            ValueError: it ends beyond the block.
+        """
+        bytes_of_it = self.view(start, (int(np.prod(shape, dtype=np.int64)) * dtype.itemsize,))
+        return View(block=self, address=bytes_of_it.address, shape=tuple(shape), dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +208,7 @@ class View:
     block: Block
     address: int
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 class Bound:
@@ -206,6 +219,7 @@ class Bound:
         inputs: by name; an array stays on the CPU, for the few inputs that are read there.
         outputs: by name.
         number: of its own among those of a captured session; the first run records, see `run`.
+        waits: a run returns once all outputs are written; else once it is queued on its stream.
     """
 
     def __init__(
@@ -215,6 +229,7 @@ class Bound:
         outputs: dict[str, View],
         *,
         number: int = _NEVER_CAPTURED,
+        waits: bool = True,
     ) -> None:
         self._session = session
         self._binding = session.io_binding()
@@ -226,11 +241,11 @@ class Bound:
                 self._binding.bind_cpu_input(name, value)
         for name, view in outputs.items():
             self._binding.bind_output(name, *_described(view))
-        self._options = _numbered(number)
-        self._eager = _numbered(_NEVER_CAPTURED)
+        self._options = _run_options(number, waits=waits)
+        self._eager = _run_options(_NEVER_CAPTURED)
 
     def run(self) -> None:
-        """Run it; returns when all outputs are written.
+        """Run it; returns when all outputs are written, or when it is queued: see ``waits``.
 
         The first run of a captured graph runs it several times over: what it writes in place
         must not matter then.
@@ -261,7 +276,7 @@ def run_to_host(
     for name in fetched:
         binding.bind_output(name, "cpu")
     binding.synchronize_inputs()
-    session.run_with_iobinding(binding, _numbered(_NEVER_CAPTURED))
+    session.run_with_iobinding(binding, _run_options(_NEVER_CAPTURED))
     # In the order they were bound in; those of the device would be copied too.
     found = binding.get_outputs()[len(outputs) :]
     return {name: value.numpy().copy() for name, value in zip(fetched, found, strict=True)}
@@ -383,10 +398,12 @@ def quiet() -> Iterator[None]:
 
 def _described(view: View) -> tuple[str, int, Any, list[int], int]:
     place = view.block.place
-    return place.kind, place.number, view.block.dtype.type, list(view.shape), view.address
+    return place.kind, place.number, view.dtype.type, list(view.shape), view.address
 
 
-def _numbered(number: int) -> Any:
+def _run_options(number: int, *, waits: bool = True) -> Any:
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
+    if not waits:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options

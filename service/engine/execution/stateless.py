@@ -1,11 +1,13 @@
 """Runs models without states: sequences of any lengths, padded to one tensor.
 
-Knows nothing of queues or the event loop. Runs may overlap.
+Knows nothing of queues or the event loop. Runs may overlap; on a GPU one follows the other.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +54,9 @@ class StatelessRunner:
         self._manifest = graph.manifest
         self._place = place
         self._session = open_session(graph.graph, place, tf32=tf32)
+        # ONNX Runtime makes CUDA's handles, and the memory they work in, anew for each thread that
+        # runs there, and keeps those of threads that have ended.
+        self._thread = None if place == CPU else ThreadPoolExecutor(1, f"stateless {place}")
         self._heads = Heads(graph.heads, graph.manifest)
         self.isolated = self._is_changed_by_others() if isolated is None else isolated
 
@@ -80,12 +85,17 @@ class StatelessRunner:
         if self._manifest.lengths is not None:
             feeds[self._manifest.lengths] = np.array(counts, np.int32)
         try:
-            (found,) = self._session.run([self._manifest.prediction.output], feeds)
+            found = self._run(feeds)
         except Exception as fault:  # whatever the runtime throws
             raise UnwrittenError(complaint(fault)) from fault
         if not self._manifest.prediction.per_step:
             return [found[row : row + 1] for row in range(len(counts))]
         return [found[row, :steps] for row, steps in enumerate(counts)]
+
+    def _run(self, feeds: dict[str, NDArray[Any]]) -> Floats:
+        run = partial(self._session.run, [self._manifest.prediction.output], feeds)
+        (found,) = run() if self._thread is None else self._thread.submit(run).result()
+        return cast(Floats, found)
 
     def answer(
         self, predictions: Floats, outputs: Outputs, draws: Draws | None, positions: Ints

@@ -2,7 +2,8 @@
 
 from collections import deque
 
-from service.engine.log.entries import Began, SessionRow
+from service.engine.log.groups.events import Began
+from service.engine.log.groups.session_row import SessionRow
 
 
 class Catalogue:

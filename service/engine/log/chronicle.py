@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.log.entries import DRAWN, Steps
+from service.engine.log.groups.entries import DRAWN, Steps
 from service.engine.log.seeds import Seed
 from service.engine.work.columns import Inputs
 from service.engine.work.work import Piece
@@ -169,6 +169,7 @@ class Chronicle:
         keeps: so many of its last steps are kept at least; `ALL` is all.
         waits: its next base is on its way.
         counted: what it takes, in bytes, as whoever counts that knows.
+        owner: whose it is, as that one knows.
 
     Args:
         width: values of a step; 0 for tokens.
@@ -179,6 +180,7 @@ class Chronicle:
         self.parts: list[Part] = []
         self.waits = False
         self.counted = 0
+        self.owner = 0
         self._width = width
 
     @property
@@ -291,12 +293,11 @@ class Chronicle:
     def not_there(self, base: int) -> tuple[Seed, Steps]:
         """What of it may not be in the table yet: a state, and what was read from there on.
 
-        With the part that begins at ``base``, and what follows.
+        With the part in which ``base`` lies, and what follows: not every state that a session goes
+        back to is one of these.
         """
-        first = 0
-        while self.parts[first].base.position < base and (
-            self.parts[first].is_there == self.parts[first].steps
-        ):
+        first, last = 0, self._at(base) or 0
+        while first < last and self.parts[first].is_there == self.parts[first].steps:
             first += 1
         own = self.parts[first:]
         tails = [part.until(part.end) for part in own]

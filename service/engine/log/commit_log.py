@@ -16,21 +16,18 @@ from functools import partial
 import structlog
 
 from service.engine.log.catalogue import Catalogue
-from service.engine.log.entries import (
+from service.engine.log.groups.entries import Entry, steps_section
+from service.engine.log.groups.events import (
     Began,
     Closed,
-    Entry,
     Event,
     Moved,
     Opened,
     Reset,
-    SessionRow,
     after_move,
-    after_moving,
-    after_reset,
     events_sections,
-    steps_section,
 )
+from service.engine.log.groups.session_row import SessionRow, after_moving, after_reset
 from service.engine.log.recovery.reading import read_sessions
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.log.watched import WatchedStore

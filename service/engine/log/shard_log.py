@@ -10,18 +10,12 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import (
-    PARTIAL,
-    Began,
-    Entry,
-    Moved,
-    SessionRow,
-    Steps,
-    entries_of,
-)
+from service.engine.log.groups.entries import PARTIAL, Entry, Steps, entries_of
+from service.engine.log.groups.events import Began, Moved
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.seeds import Seed
 from service.engine.sessions.moving import Moving
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.columns import Floats, Ints
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.work import Chunk, Piece, Save, Work, cannot_tell, hand_over

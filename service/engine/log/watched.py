@@ -6,7 +6,7 @@ so nothing is told any more. A full disk and what a store refuses otherwise are 
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from service.store.store import Store, StoreFailedError
@@ -70,6 +70,11 @@ class WatchedStore:
         """See `Store.row`."""
         with self._watched():
             return self.store.row(key)
+
+    def rows_at(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `Store.rows_at`."""
+        with self._watched():
+            return self.store.rows_at(keys)
 
     def erase(self) -> None:
         """See `Store.erase`."""

@@ -10,7 +10,7 @@ import structlog
 
 from service.engine.log.shard_log import ShardLog, tell
 from service.engine.scheduler.scheduler import Scheduler
-from service.engine.sessions.table import SessionTable, Verdicts
+from service.engine.sessions.table.table import SessionTable, Verdicts
 from service.engine.work.columns import Ints, Mask
 from service.engine.work.replies import UNKNOWN, Delivery
 from service.engine.work.request import UNCHECKED, Request

@@ -17,23 +17,27 @@ nothing.
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.engine.scheduler.fair_queue import FairQueue
-from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.feedback.feedback import Feedback
 from service.engine.sessions.allocator import SlotAllocator
 from service.engine.sessions.slots import SlotManager
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Ints, Mask, has_repeats
 from service.engine.work.flow import Flow
 from service.engine.work.work import Chunk, Fork, Kind, Load, Work
 
 _KINDS = tuple(Kind)
+_MOVE_STATES = (Kind.SAVE, Kind.LOAD)
 _NO_SLOTS = np.empty(0, np.int64)
 _NO_TICKETS = np.empty(0, np.int32)
+_Key: TypeAlias = tuple[int, int]
+_Row: TypeAlias = tuple[Work, int]  # one that waits by itself: cheaper than an entry
 QUANTUM = 64  # rows of one flow in a round: enough for its share of what a batch saves
 
 
@@ -83,19 +87,21 @@ class Scheduler:
         max_batch: int,
         chunk_steps: int,
     ) -> None:
-        self.parked: dict[tuple[int, int], list[_Entry]] = {}  # by slot and ticket
+        self.parked: dict[_Key, list[_Entry | _Row]] = {}  # by slot and ticket
         self.waiting = 0  # pieces of work that are queued, parked ones too
         self.ready_rows = 0  # rows of single steps that may be handed out
+        self.moving_states = 0  # pieces of work that may be, and move states: whoever comes
         self.pending_steps = 0  # queued or running
         self._table = table
         self._feedback = feedback
         self._holds: dict[
             object, tuple[Ints, NDArray[np.int32]]
         ] = {}  # slots and tickets, see `hold`
-        self._released: set[tuple[int, int]] = set()  # slots and tickets that hold nobody any more
+        self._released: set[_Key] = set()  # slots and tickets that hold nobody any more
         self._left: dict[Work, int] = {}  # rows of each piece of work that have not finished
         self._ready = self._queues(chunk_steps)
         self._next_kind = 0
+        self._moved_states = False  # the last batch did
         self._slots = slots
         self._chunk_spares = chunk_spares
         self._spareless: dict[Flow | None, deque[_Entry]] = {}  # chunks that want a spare slot
@@ -116,13 +122,24 @@ class Scheduler:
     def hold(self, slots: Ints) -> object:
         """Let what is queued for these from here on wait until they are released."""
         token = object()
-        self._holds[token] = slots, self._table.tickets[slots]
-        self._table.tickets[slots] += 1
+        self._holds[token] = slots, self.hold_each(slots)
         return token
 
     def release(self, token: object) -> None:
         """Let go of what `hold` has returned this for, if nothing else has."""
-        slots, tickets = self._holds.pop(token, (_NO_SLOTS, _NO_TICKETS))
+        self.let_go(*self._holds.pop(token, (_NO_SLOTS, _NO_TICKETS)))
+
+    def hold_each(self, slots: Ints) -> NDArray[np.int32]:
+        """Let what is queued for these from here on wait; returns the tickets that hold it."""
+        tickets = self._table.tickets[slots]
+        self._table.tickets[slots] = tickets + 1
+        return tickets
+
+    def let_go(self, slots: Ints, tickets: NDArray[np.int32]) -> None:
+        """Let go of some that `hold_each` has taken, which whoever took them does once.
+
+        Not after `forget`, with which nothing is held any more.
+        """
         turn = self._table.serving[slots] == tickets
         for key in zip(slots[~turn].tolist(), tickets[~turn].tolist(), strict=True):
             self._released.add(key)  # what was queued before comes first
@@ -156,7 +173,7 @@ class Scheduler:
         room = self._max_batch if room is None else room
         if self._spareless:
             self._lend()
-        for kind in _KINDS[self._next_kind :] + _KINDS[: self._next_kind]:
+        for kind in self._turns():
             ready = self._ready[kind]
             match kind:
                 case Kind.STEPS if decode_steps == 1:
@@ -176,10 +193,21 @@ class Scheduler:
                 case _:
                     parts = self._rows(ready, room)
             if parts:
-                self._next_kind = (_KINDS.index(kind) + 1) % len(_KINDS)
+                if kind is not Kind.STEPS or not self._moved_states:
+                    self._next_kind = (_KINDS.index(kind) + 1) % len(_KINDS)
+                self._moved_states = kind in _MOVE_STATES
                 kind = parts[0].work.kind  # few steps that are left to rows that feed back are one
                 return batch_of(kind, _grouped(parts) if len(parts) > 1 else parts)
         return None
+
+    def _turns(self) -> Sequence[Kind]:
+        """The kinds of work in the order of their turns.
+
+        Behind states that came or went single steps have one turn more: who waits for those waits
+        for no more than one batch of others'.
+        """
+        turns = _KINDS[self._next_kind :] + _KINDS[: self._next_kind]
+        return (Kind.STEPS, *turns) if self._moved_states else turns
 
     def complete(self, batch: Batch) -> None:
         """The batch has run: serve what comes after it."""
@@ -222,14 +250,22 @@ class Scheduler:
 
     def unpark(self, slots: Ints) -> None:
         """Slots serve their next tickets: what waits for these may run."""
-        for key in zip(slots.tolist(), self._table.serving[slots].tolist(), strict=True):
+        alone: dict[Work, list[int]] = {}
+        keys = list(zip(slots.tolist(), self._table.serving[slots].tolist(), strict=True))
+        for key in keys:
             if key in self._released:
                 self._released.remove(key)
                 self._table.serving[key[0]] += 1
-                self.unpark(np.array(key[:1]))
+                keys.append((key[0], self._table.serving.item(key[0])))
             for entry in self.parked.pop(key, ()):
                 self.waiting -= 1
-                self._make_ready(entry)
+                if isinstance(entry, _Entry):
+                    self._make_ready(entry)
+                else:
+                    alone.setdefault(entry[0], []).append(entry[1])
+        for work, rows in alone.items():  # what has waited alone runs together
+            indices = np.sort(np.array(rows, np.int64))
+            self._make_ready(_Entry(work, indices if len(rows) < len(work.slots) else None))
 
     def forget(self, running: Sequence[Part]) -> list[Work]:
         """Forget all work but some parts of it that run; returns the work, to be refused.
@@ -246,7 +282,7 @@ class Scheduler:
         self._ready = self._queues(self._chunk_steps)
         self._spareless = {}
         self.parked = {}
-        self.waiting = self.ready_rows = 0
+        self.waiting = self.ready_rows = self.moving_states = 0
         self.pending_steps = sum(part.work.row_steps * len(part.slots) for part in running)
         chunks = [part.work for part in running if isinstance(part.work, Chunk)]
         self._chunk_spares.keep_only({chunk.spare for chunk in chunks if chunk.spare is not None})
@@ -306,11 +342,14 @@ class Scheduler:
         self.waiting += 1
 
     def _enqueue_apart(self, entry: _Entry, apart: Mask) -> None:
-        indices = entry.part.all_indices
-        for index in indices[apart].tolist():
-            self._enqueue(_Entry(entry.work, np.array([index])))
-        if not apart.all():
-            self._enqueue(_Entry(entry.work, indices[~apart]))
+        work, indices = entry.work, entry.part.all_indices
+        alone = indices[apart]
+        slots, tickets = work.slots[alone].tolist(), work.tickets[alone].tolist()
+        for key, index in zip(zip(slots, tickets, strict=True), alone.tolist(), strict=True):
+            self.parked.setdefault(key, []).append((work, index))
+        self.waiting += len(alone)
+        if len(alone) < len(indices):
+            self._enqueue(_Entry(work, indices[~apart]))
 
     def _make_ready(self, entry: _Entry) -> None:
         work, ready = entry.work, self._ready[entry.work.kind]
@@ -337,6 +376,8 @@ class Scheduler:
         self.waiting += sign
         if entry.work.kind is Kind.STEPS:
             self.ready_rows += sign * len(entry.rows)
+        elif entry.work.kind in _MOVE_STATES:
+            self.moving_states += sign
 
     def _rows(self, ready: FairQueue[_Entry], room: int) -> list[Part]:
         """So many runnable rows at most, those of a flow in order, and flows in turn.
@@ -367,7 +408,7 @@ class Scheduler:
                 self._put_back(entry, len(taken))
             else:
                 self._enqueue(entry)
-        return parts
+        return _by_work(parts)
 
     def _fed_back(
         self, others: list[Part], steps: int, at_most: int | None, room: int
@@ -475,6 +516,31 @@ def batch_of(kind: Kind, parts: Sequence[Part]) -> Batch:
         cost_rows=max(rows, *[part.work.row_cost * len(part.slots) for part in parts]),
         times=times,
     )
+
+
+def _by_work(parts: list[Part]) -> list[Part]:
+    """The same rows with one part of each piece of work: it is answered at once."""
+    works: dict[Work, list[Part]] = {}
+    for part in parts:
+        works.setdefault(part.work, []).append(part)
+    if len(works) == len(parts):
+        return parts
+    found: list[Part] = []
+    for work, own in works.items():
+        if len(own) == 1:
+            found += own
+            continue
+        indices = np.sort(np.concatenate([part.all_indices for part in own]))
+        is_all = len(indices) == len(work.slots)
+        found.append(
+            Part(
+                work=work,
+                slots=work.slots if is_all else work.slots[indices],
+                indices=None if is_all else indices,
+                bucket=own[0].bucket,
+            )
+        )
+    return found
 
 
 def _grouped(parts: Iterable[Part]) -> list[Part]:

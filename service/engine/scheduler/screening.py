@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from service.engine.scheduler.scheduler import batch_of
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.batch import Batch, Part
+from service.engine.work.columns import Mask
 from service.engine.work.work import Barrier, Kind, Load, Save, Work
 from service.errors import (
     CallerGoneError,
@@ -37,9 +38,6 @@ def screen(
             bad = bad | table.unpredicted(slots)
         case _:
             bad = bad | (table.position[slots] != batch.expected) | table.lost[slots]
-    if table.cold_count and batch.kind is not Kind.BARRIER:  # its state could not be brought here
-        out = table.cold[slots]
-        bad = bad | (out & (table.host_row[slots] < 0) if batch.kind is Kind.SAVE else out)
     kept: list[Part] = []
     start = 0
     for part in batch.parts:
@@ -50,6 +48,10 @@ def screen(
             rows = rows | table.moving[part.slots]
         if work.branches is not None:
             rows = rows | table.strays(part.slots, part.column(work.branches))
+        if table.cold_count or table.refused:  # its state could not be brought here
+            rows = rows | _is_out(part, table)
+        if isinstance(work, Load) and work.unread is not None:
+            rows = rows | part.column(work.unread)
         if isinstance(work, Barrier) and work.is_last:
             rows = np.zeros_like(rows)
         if work.cancelled:
@@ -66,6 +68,21 @@ def screen(
         if not rows.all():
             kept.append(part.only(~rows) if rows.any() else part)
     return batch_of(batch.kind, kept) if kept else None
+
+
+def _is_out(part: Part, table: SessionTable) -> Mask:
+    """Rows whose sessions' states had to come first, and could not."""
+    work, slots = part.work, part.slots
+    out: Mask = table.cold[slots]
+    if table.refused and len(work.tickets):
+        out = out | table.are_refused(slots, part.column(work.tickets))
+    match work:
+        case Barrier() if not work.reset and work.acts is None:
+            return np.zeros_like(out)
+        case Save():  # where they are
+            return out & (table.host_row[slots] < 0)
+        case _:
+            return out
 
 
 def _steps_on(work: Work) -> bool:
@@ -91,7 +108,7 @@ def _why_not(part: Part, table: SessionTable) -> CellarError:
     branches = part.work.branches
     if branches is not None and part.column(branches)[0] != table.branch[slot]:
         return StaleBranchError(branch=int(table.branch[slot]), position=position)
-    if table.lost[slot] or table.cold[slot]:
+    if table.lost[slot] or isinstance(part.work, Load) or _is_out(part, table)[0]:
         return table.why_lost(slot)
     if part.work.kind in (Kind.RECALL, Kind.FORK) and table.unpredicted(part.slots)[0]:
         return unpredicted("session_id")

@@ -5,7 +5,7 @@ The runs happen on threads of their own. Knows nothing of gRPC.
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +28,6 @@ from service.logs import Repeats
 from service.metrics import Metrics
 from service.settings import EngineSettings
 
-A = TypeVar("A")
 R = TypeVar("R")
 
 _log = structlog.get_logger(__name__)
@@ -73,30 +72,29 @@ class DynamicBatcher(Predictor):
     """Predicts with a model without states.
 
     Args:
-        runner: what runs it.
-        workers: runs that may overlap.
+        runners: what runs it, one for each run that may overlap; the same one may be there often.
         device_lost: is told on the event loop when no run on the device will succeed any more.
     """
 
     def __init__(
         self,
         name: str,
-        runner: StatelessRunner,
+        runners: Sequence[StatelessRunner],
         *,
-        workers: int,
         metrics: Metrics,
         settings: EngineSettings,
         device_lost: Callable[[Exception], None],
     ) -> None:
         super().__init__(name, metrics=metrics, settings=settings)
         self._name = name
-        self._runner = runner
-        self._workers = workers
+        self._runners = runners
+        self._free = list(runners)  # of runs
+        self._pads = runners[0].pads
         self._device_lost = device_lost
         self._lost = False
         self._repeats = Repeats()
         self._batches = metrics.batches(name)
-        self._most_rows = 1 if runner.isolated else settings.max_batch
+        self._most_rows = 1 if any(runner.isolated for runner in runners) else settings.max_batch
         self._most_steps = settings.max_batch * settings.chunk_steps  # padding included
         # A flow has an eighth of a run in each round.
         self._queue: FairQueue[_Queued] = FairQueue(
@@ -107,7 +105,7 @@ class DynamicBatcher(Predictor):
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix=f"whole {name}")
+        self._pool = ThreadPoolExecutor(len(runners), thread_name_prefix=f"stateless {name}")
 
     def stop(self) -> None:
         """See `Predictor.stop`."""
@@ -157,23 +155,28 @@ class DynamicBatcher(Predictor):
             self._limit.check(self.pending_steps, steps, flow)
 
     def _start(self) -> None:
-        """Hand the workers what they can take."""
+        """Hand the runners what they can take."""
         try:
-            while self._running < self._workers and (batch := self._next()):
+            while self._running < len(self._runners) and (batch := self._next()):
                 began = time.monotonic()
                 self._batches.queue_s.noted.append(began - batch[0].job.submitted_s)
                 self._batches.size.noted.append(sum(len(queued.steps) for queued in batch))
                 self._batches.count_noted()
-                self._begin(self._run, batch, partial(self._ran, batch, began))
+                runner = self._free.pop()
+                self._begin(
+                    partial(self._run, runner, batch), partial(self._ran, runner, batch, began)
+                )
         except Exception as fault:  # whatever was taken from the queue: all are told
             self._queue.keep(lambda _: False)
             self._fail(self._jobs, fault)
 
     def _begin(
-        self, work: Callable[[A], R], argument: A, then: "Callable[[asyncio.Future[R]], None]"
+        self,
+        work: Callable[[], R],
+        then: "Callable[[asyncio.Future[R]], None]",
     ) -> None:
-        """Do something on a worker, and something with what comes of it here."""
-        run = asyncio.get_running_loop().run_in_executor(self._pool, work, argument)
+        """Do something on a thread, and something with what comes of it here."""
+        run = asyncio.get_running_loop().run_in_executor(self._pool, work)
         self._running += 1
         self._idle.clear()
         run.add_done_callback(then)
@@ -191,7 +194,7 @@ class DynamicBatcher(Predictor):
         for queued in self._of_queue():
             steps = len(queued.steps)
             low, high = min(shortest or steps, steps), max(longest, steps)
-            fits = high <= 2 * low if self._runner.pads else high == low
+            fits = high <= 2 * low if self._pads else high == low
             if not batch or (fits and high * (len(batch) + 1) <= self._most_steps):
                 batch.append(queued)
                 shortest, longest = low, high
@@ -210,20 +213,25 @@ class DynamicBatcher(Predictor):
             if not queued.job.done.done():
                 yield queued
 
-    def _run(self, batch: list[_Queued]) -> list[Floats | Exception]:
-        """On a worker: predict; a sequence that cannot be run leaves the others alone."""
+    def _run(self, runner: StatelessRunner, batch: list[_Queued]) -> list[Floats | Exception]:
+        """On a thread: predict; a sequence that cannot be run leaves the others alone."""
         try:
-            return list(self._runner.predict([queued.steps for queued in batch]))
+            return list(runner.predict([queued.steps for queued in batch]))
         except Exception as fault:  # whatever the runtime throws
-            self._lost = self._lost or self._runner.is_lost(fault)
+            self._lost = self._lost or runner.is_lost(fault)
             if len(batch) == 1 or self._lost:
                 return [fault] * len(batch)
-            return [found for queued in batch for found in self._run([queued])]
+            return [found for queued in batch for found in self._run(runner, [queued])]
 
     def _ran(
-        self, batch: list[_Queued], began_s: float, run: "asyncio.Future[list[Floats | Exception]]"
+        self,
+        runner: StatelessRunner,
+        batch: list[_Queued],
+        began_s: float,
+        run: "asyncio.Future[list[Floats | Exception]]",
     ) -> None:
         """Put the predictions in their places, and have those calls answered that have all."""
+        self._free.append(runner)
         self._batches.run_s.noted.append(time.monotonic() - began_s)
         self._ended()
         if run.cancelled():  # the server has stopped
@@ -255,17 +263,17 @@ class DynamicBatcher(Predictor):
                 complete.setdefault(job.outputs, []).append(job)
         for jobs in complete.values():
             began_s = time.monotonic()
-            self._begin(self._answer, jobs, partial(self._answered, jobs, began_s))
+            self._begin(partial(self._answer, jobs), partial(self._answered, jobs, began_s))
 
     def _answer(self, jobs: list[_Job]) -> list[Answers]:
-        """On a worker: answer calls that want the same."""
+        """On a thread: answer calls that want the same."""
         predictions = [job.predictions for job in jobs]
         draws = [
             Draws.repeated(job.sampling, len(rows))
             for job, rows in zip(jobs, predictions, strict=True)
             if job.sampling is not None
         ]
-        answers = self._runner.answer(
+        answers = self._runners[0].answer(
             np.concatenate(predictions),
             jobs[0].outputs,
             Draws.joined(draws) if draws else None,

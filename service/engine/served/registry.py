@@ -24,7 +24,7 @@ from service.engine.served.outputs import (
     why_no_draws,
 )
 from service.engine.served.predictor import Predictor, StatefulPredictor
-from service.engine.sessions.table import SessionTier
+from service.engine.sessions.table.status import SessionTier
 from service.engine.shard.history.memory import HistoryMemory
 from service.engine.shard.shard import Shard, Usage
 from service.engine.work.columns import Outputs
@@ -240,9 +240,8 @@ class Registry:
         manifest: Manifest,
         fingerprint: str,
         runners: Sequence[Runner] = (),
-        stateless: StatelessRunner | None = None,
+        stateless: Sequence[StatelessRunner] = (),
         findings: Findings = SHARED,
-        workers: int = 1,
         arithmetic: str = "",
     ) -> ServedModel:
         """Serve a model.
@@ -254,9 +253,8 @@ class Registry:
             fingerprint: of its file.
             runners: of a model with states, a shard each; the arena of runner ``i`` of n has
                 ``arena_rows(settings, manifest, i, n)`` rows.
-            stateless: the runner of a model without states.
+            stateless: of a model without states, a runner for each run that may overlap.
             findings: how it may be run.
-            workers: its runs that may overlap.
             arithmetic: see `ServedModel`, where it is known before.
         """
         label, metrics = f"{name}/{version}", self._metrics
@@ -289,11 +287,10 @@ class Registry:
         )
         predictor: Predictor = (
             StatefulPredictor(label, shards, metrics=metrics, settings=settings)
-            if stateless is None
+            if not stateless
             else DynamicBatcher(
                 label,
                 stateless,
-                workers=workers,
                 metrics=metrics,
                 settings=settings,
                 device_lost=device_lost,

@@ -34,8 +34,8 @@ class SlotAllocator:
         return self.capacity - self.free
 
     @property
-    def used_rows(self) -> int:
-        """None from here on was ever taken."""
+    def touched(self) -> int:
+        """So many, from the first on, were ever taken."""
         return self._unused
 
     def allocate(self) -> int:
@@ -75,6 +75,11 @@ class SlotAllocator:
         for slot in slots:
             self._tenancy[slot - self._first] += 1
         self._freed += slots
+
+    def release_many(self, slots: Ints) -> None:
+        """Give different slots back, (slots,)."""
+        self._tenancy[slots - self._first] += 1
+        self._freed += slots.tolist()
 
     def keep_only(self, slots: Collection[int]) -> None:
         """Take all slots back but these."""

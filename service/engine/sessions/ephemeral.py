@@ -8,7 +8,7 @@ streams or time: time is an argument.
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.columns import Ints, Mask
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from service.engine.sessions.table import SessionStatus, SessionTier
+from service.engine.sessions.table.status import SessionStatus, SessionTier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ models or stores.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.columns import Floats
 from service.engine.work.memory import Account, BufferMemory, Held
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.engine.sessions.allocator import SlotAllocator
 from service.engine.sessions.ephemeral import EphemeralSessions
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.sessions.tiers import Tiers
 from service.engine.work.columns import Ints
 from service.engine.work.work import Fork

@@ -3,32 +3,32 @@
 The arena has fewer rows than there may be sessions. One that is idle may be *evicted*: its state is
 copied to host memory, or a checkpoint of it is in the store, and its row is free. Whatever is asked
 of a session that is out brings it back first, and waits for that alone: the row that it needs, and
-its state. Rows are handed on in the order in which they were asked for.
+its state. Rows are handed on to one party after the other, see `Waiting`.
 
 A session at position 0 has read nothing: where it is out, its state is nowhere.
 """
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.sessions.allocator import SlotAllocator
-from service.engine.sessions.host_rows import HostRows
-from service.engine.sessions.table import SessionTable, SessionTier
-from service.engine.work.columns import Floats, Ints
+from service.engine.sessions.rows.leaving import Leaving, at_once
+from service.engine.sessions.rows.seats import Seats
+from service.engine.sessions.rows.waiting import Waiting
+from service.engine.sessions.table.status import SessionTier
+from service.engine.sessions.table.table import SessionTable
+from service.engine.work.columns import Floats, Ints, Mask
 from service.engine.work.replies import Delivery, Receiver
 from service.engine.work.work import Load, Save, Work
 from service.metrics.metrics import TierMetrics
 
 _LOADED_AT_ONCE = 256
-_EVICTED_AT_ONCE = 1000
-_LOOKED_AT = 8192  # rows that are drawn, of which the idlest are evicted
 _COUNTED_AT_ONCE = 256
-_AGAIN_S = 0.001  # no session could leave its row: look again
+_TIERS = (SessionTier.DEVICE, SessionTier.HOST, SessionTier.STORE)
+_DEVICE, _HOST, _STORE = range(3)  # of these
 
 
 class Wanted(NamedTuple):
@@ -36,19 +36,21 @@ class Wanted(NamedTuple):
 
     Attributes:
         queue: takes work for slots, behind what is queued.
-        hold: lets what is queued for slots from then on wait, until what it returns is called.
+        hold: lets what is queued for slots from then on wait, see `Scheduler.hold_each`.
+        let_go: lets it go on, see `Scheduler.let_go`.
         wake: tells that work is queued.
         call_later: calls something after so many seconds.
-        in_store: whether the state of a session that is out is in the store.
-        seated: is told of a slot that has waited for a row, and has one.
+        in_store: whether the states of sessions that are out are in the store.
+        seated: is told of slots that have waited for rows, and have them.
     """
 
     queue: Callable[[Work], None]
-    hold: Callable[[Ints], Callable[[], None]]
+    hold: Callable[[Ints], NDArray[np.int32]]
+    let_go: Callable[[Ints, NDArray[np.int32]], None]
     wake: Callable[[], None]
     call_later: Callable[[float, Callable[[], None]], object]
-    in_store: Callable[[int], bool]
-    seated: Callable[[int], None]
+    in_store: Callable[[Ints], Mask]
+    seated: Callable[[Ints], None]
 
 
 class Tiers:
@@ -57,10 +59,9 @@ class Tiers:
     Attributes:
         rows: which rows of the arena are free for sessions.
         host: rows of host memory.
-        stow: has idle sessions' states be in the store alone; ``None`` where there is no store.
+        leaving: has rows freed.
 
     Args:
-        histories: see `Executor.histories`.
         resident: rows of the arena for sessions.
         host_rows: how many states host memory holds.
         metrics: of the model.
@@ -69,29 +70,33 @@ class Tiers:
     def __init__(
         self,
         table: SessionTable,
-        histories: Mapping[int, Floats],
         wanted: Wanted,
         *,
         resident: int,
         host_rows: int,
         metrics: TierMetrics,
     ) -> None:
-        self.rows = SlotAllocator(0, resident)
         # Whoever comes back holds his row until he is here, and whoever leaves needs one before.
-        self.host = HostRows(host_rows + self._at_once if host_rows else 0)
-        self._most_host_rows = host_rows
+        more = at_once(resident) if host_rows else 0
+        self._seats = Seats(table, resident=resident, host_rows=host_rows + more)
+        self.rows, self.host = self._seats.rows, self._seats.host
         self._metrics = metrics
-        self._asked: dict[int, tuple[float, SessionTier]] = {}  # by slot, when and where it was
-        self.stow: Callable[[], None] | None = None
         self._table = table
-        self._histories = histories
         self._do = wanted
-        self._slot_of = np.full(resident, -1, np.int64)  # by row
-        self._waiting: OrderedDict[int, Callable[[], None]] = OrderedDict()  # for a row, by slot
-        self._evicting = False
-        self._some_left = False  # since that began
-        self._looks = False  # it is about to make room
-        self._random = np.random.default_rng(0)
+        self._waiting = Waiting(len(table))
+        # By slot, of those on their way: when they were asked for, and which tier had them.
+        self._asked_s = np.zeros(len(table), np.float64)
+        self._asked = np.zeros(len(table), np.int8)
+        self.leaving = Leaving(
+            table,
+            self._seats,
+            self._waiting,
+            has_host=host_rows > 0,
+            queue=wanted.queue,
+            wake=wanted.wake,
+            call_later=wanted.call_later,
+            hand_on=self._hand_on,
+        )
 
     # -- lives ----------------------------------------------------------------------------
 
@@ -100,30 +105,30 @@ class Tiers:
         table = self._table
         table.row[slot] = table.host_row[slot] = -1
         if seated and self.rows.free:
-            self._seat(slot)
+            self._seats.take(np.array([slot], np.int64))
         elif seated:
             table.cool(slot)
-        self._see_to_room()
+        self.leaving.see_to_room()
 
     def ends(self, slot: int) -> None:
         """A session ends: what is queued for it is refused, and waits for no row any more."""
-        go_on = self._waiting.pop(slot, None)
-        if go_on is not None:
-            go_on()
+        slots, tickets = self._waiting.leave(np.array([slot], np.int64))
+        if len(slots):
+            self._do.let_go(slots, tickets)
 
     def end(self, slot: int) -> None:
         """Nothing is queued any more for a session that has ended."""
-        self._asked.pop(slot, None)
-        self._leave(slot)
-        self._drop(slot)
+        slots = np.array([slot], np.int64)
+        self._asked[slot] = _DEVICE
+        self._seats.leave(slots)
+        self._seats.drop(slots)
         self._hand_on()
 
     def tier(self, slot: int) -> SessionTier:
         """Where the state of an open session is."""
-        table = self._table
-        if not table.cold[slot]:
+        if not self._table.cold[slot]:
             return SessionTier.DEVICE
-        return SessionTier.STORE if self._do.in_store(slot) else SessionTier.HOST
+        return SessionTier.STORE if self._do.in_store(np.array([slot]))[0] else SessionTier.HOST
 
     @property
     def on_device(self) -> int:
@@ -132,108 +137,94 @@ class Tiers:
 
     # -- back -----------------------------------------------------------------------------
 
-    def bring(self, slots: Ints) -> None:
-        """Sessions whose states are out, (rows,), are to come back.
+    def bring(self, slots: Ints, party: Hashable = None) -> None:
+        """Sessions whose states are out, (rows,), are to come back, as a party asks for them.
 
         Each gets a row, or what is queued for it from here on waits for one. Those that are in host
         memory are loaded; those in the store are left to whoever has them there.
         """
-        loaded: list[int] = []
+        table = self._table
+        in_host = table.host_row[slots] >= 0
+        in_store = self._do.in_store(slots) & ~in_host
+        loaded = slots[in_host]
+        seatless = slots[table.row[slots] < 0]
+        free = 0 if self._waiting.count else min(self.rows.free, len(seatless))
+        self._seats.take(seatless[:free])
+        if len(seatless) > free:
+            rest = seatless[free:]
+            self._waiting.add(rest, self._do.hold(rest), party)
+        self._asked_s[slots] = time.monotonic()
+        self._asked[slots] = np.where(in_store, _STORE, np.where(in_host, _HOST, _DEVICE))
+        table.warm(slots[~in_store])
         done = 0
         try:
-            for slot in slots.tolist():
-                self._bring(slot, loaded)
             for start in range(0, len(loaded), _LOADED_AT_ONCE):
-                self._load(np.array(loaded[start : start + _LOADED_AT_ONCE], np.int64))
+                self._load(loaded[start : start + _LOADED_AT_ONCE])
                 done = start + _LOADED_AT_ONCE
         except BaseException:  # the queue will be given up; these are still out
-            for slot in loaded[done:]:
-                self._waiting.pop(slot, None)
-                self._leave(slot)
-                self._table.cool(slot)
+            left = loaded[done:]
+            self._waiting.leave(left)
+            self._seats.leave(left)
+            table.cool(left)
             raise
-        self._see_to_room()
-
-    def _bring(self, slot: int, loaded: list[int]) -> None:
-        table = self._table
-        if table.row[slot] < 0:
-            if self.rows.free and not self._waiting:
-                self._seat(slot)
-            else:
-                assert slot not in self._waiting, "it is on its way"
-                self._waiting[slot] = self._do.hold(np.array([slot]))
-        if table.host_row[slot] >= 0:
-            loaded.append(slot)
-            self._asked[slot] = time.monotonic(), SessionTier.HOST
-            table.warm(slot)
-        elif self._do.in_store(slot):
-            self._asked[slot] = time.monotonic(), SessionTier.STORE
-        else:
-            table.warm(slot)
+        self.leaving.see_to_room()
 
     def _load(self, slots: Ints) -> None:
-        table, kept = self._table, self._histories
+        """Queue what puts states in host memory into rows; they are read when it runs."""
+        table = self._table
         last_steps, contents = table.last_request(slots)
         load = Load(
             slots=slots,
             branches=table.branch[slots],
-            states=self.host.read(table.host_row[slots]),
+            states=[],
             positions=table.position[slots],
             last_steps=last_steps,
             contents=contents,
-            histories={s: kept[s] for s in slots.tolist() if s in kept} if kept else {},
-            stays=True,
+            in_host=True,
         )
-        assert load.branches is not None, "they are on one"
-        load.reply_to = _Landing(self, load.slots, load.branches)
+        load.reply_to = _Landing(self, load.slots)
         self._do.queue(load)
 
-    def is_on_its_way(self, slot: int) -> bool:
-        """Whether the state of a session comes back from the store."""
-        return self._asked.get(slot, (0.0, SessionTier.DEVICE))[1] is SessionTier.STORE
-
-    def is_back(self, slot: int) -> None:
-        """The state of a session is in its row again."""
-        asked_s, tier = self._asked.pop(slot, (0.0, SessionTier.DEVICE))
-        if asked_s:
-            self._metrics.misses[tier].inc()
-            found = self._metrics.restore_s[tier]
-            found.noted.append(time.monotonic() - asked_s)
+    def is_back(self, slots: Ints) -> None:
+        """The states of sessions are in their rows again."""
+        asked, now_s = self._asked[slots], time.monotonic()
+        for code in (_HOST, _STORE):
+            own = slots[asked == code]
+            if not len(own):
+                continue
+            self._metrics.misses[_TIERS[code]].inc(len(own))
+            found = self._metrics.restore_s[_TIERS[code]]
+            found.noted += (now_s - self._asked_s[own]).tolist()
             if len(found.noted) >= _COUNTED_AT_ONCE:
                 found.count_noted()
+        self._asked[slots] = _DEVICE
 
     def loaded(self, slots: Ints) -> None:
-        """States are in their rows from now on, wherever they were before."""
-        for slot in slots[self._table.host_row[slots] >= 0].tolist():
-            self._drop(slot)
+        """States are in their rows from now on, or will be, wherever they were before."""
+        self._seats.drop(slots)
 
-    def landed(self, slots: Ints, branches: NDArray[np.uint64], delivery: Delivery) -> None:
-        """Some sessions of a load are back, or could not be.
+    def stay_in_host(self, slots: Ints) -> None:
+        """The states of sessions could not come from host memory: they are there as before."""
+        there = self._table.host_row[slots] >= 0
+        self.is_back(slots[~there])  # it was in its row before its run failed
+        self.stay_out(slots[there])
 
-        Args:
-            slots: of the load, (rows,).
-            branches: that they were on then, (rows,).
-            delivery: what became of some.
-        """
-        table, rows = self._table, delivery.rows
-        if delivery.error is None:
-            for slot in slots[rows].tolist():
-                self.is_back(slot)
-            return
-        for row in rows.tolist():
-            slot = int(slots[row])
-            if table.branch[slot] != branches[row] or table.restoring[slot]:
-                self._drop(slot)  # it is elsewhere by now, or comes from the log
-            elif table.host_row[slot] < 0:  # it was in its row before its run failed
-                self.is_back(slot)
-            elif not table.closing[slot]:  # its state is where it was
-                table.lost[slot] = False
-                self._leave(slot)
-                table.cool(slot)
+    def stay_out(self, slots: Ints) -> None:
+        """States that were on their way stay out: what is queued behind that is refused."""
+        self._seats.leave(slots)
+        self._table.stays_out(slots)
+        self._hand_on()
 
     def states(self, slots: Ints) -> list[Floats]:
-        """Copies of the states in host memory, see `Runner.read`."""
-        return self.host.read(self._table.host_row[slots])
+        """Copies of the states in host memory, see `Runner.read`.
+
+        Raises:
+            RuntimeError: one has none there: a row below 0 would be read as the last.
+        """
+        rows = self._table.host_row[slots]
+        if np.count_nonzero(rows < 0):
+            raise RuntimeError("a state is to be read that is not in host memory")
+        return self.host.read(rows)
 
     # -- out ------------------------------------------------------------------------------
 
@@ -248,194 +239,62 @@ class Tiers:
         indices, slots = indices[leave], slots[leave]
         if not len(slots):
             return
-        self._table.host_row[slots] = self.host.put([rows[indices] for rows in save.states])
-        for slot in slots.tolist():
-            self._leave(slot)
-            self._table.cool(slot)
+        self._seats.keep(slots, [rows[indices] for rows in save.states])
+        self._seats.leave(slots)
+        self._table.cool(slots)
         self._metrics.evictions.inc(len(slots))
-        self._some_left = True
+        self.leaving.some_left()
         self._hand_on()
 
-    def eviction_ends(self, *, failed: bool) -> None:
-        """Sessions have left their rows, or could not: not at once again, then."""
-        self._evicting = False
-        self._see_to_room(0.0 if self._some_left and not failed else _AGAIN_S)
-        self._some_left = False
-
-    def may_leave(self, slot: int) -> bool:
-        """Whether a session is idle, and has a row or is in host memory."""
+    def may_leave(self, slots: Ints) -> Mask:
+        """Which sessions are idle, and have a row or are in host memory, (rows,)."""
         table = self._table
-        is_here = table.row[slot] >= 0 and bool(table.evictable(np.array([slot]))[0])
-        return is_here or bool(
-            table.host_row[slot] >= 0 and table.cold[slot] and table.is_idle(slot)
-        )
+        is_here = (table.row[slots] >= 0) & table.evictable(slots)
+        is_out: Mask = (table.host_row[slots] >= 0) & table.cold[slots] & table.idle(slots)
+        return is_here | is_out
 
-    def leave_to_store(self, slot: int) -> None:
-        """The state of an idle session is in the store, and need not be anywhere else."""
-        if self._table.row[slot] >= 0:
-            self._metrics.evictions.inc()
-        self._leave(slot)
-        self._drop(slot)
-        if not self._table.cold[slot]:
-            self._table.cool(slot)
+    def leave_to_store(self, slots: Ints) -> None:
+        """The states of idle sessions are in the store, and need not be anywhere else."""
+        evicted = int(np.count_nonzero(self._table.row[slots] >= 0))
+        if evicted:
+            self._metrics.evictions.inc(evicted)
+        self._seats.leave(slots)
+        self._seats.drop(slots)
+        self._table.cool(slots)
         self._hand_on()
-
-    def stowable(self, at_most: int) -> Ints:
-        """The idlest sessions, (rows,), whose states might be in the store alone.
-
-        Of those in host memory, or with a row where that is full of sessions that come back.
-        """
-        table = self._table
-        found = np.flatnonzero(table.cold[: table.top] & (table.host_row[: table.top] >= 0))
-        found = found[table.idle(found) & (table.idle_timeout_s[found] > 0)]
-        if not len(found):
-            found = self._drawn()
-            found = found[table.evictable(found) & (table.position[found] > 0)]
-            return found[: self._at_once]
-        return found[np.argsort(table.last_used_s[found])][:at_most]
-
-    @property
-    def is_tight(self) -> bool:
-        """Whether states have to go to the store, so that others have room."""
-        if not self._most_host_rows:
-            return bool(self._waiting) or self.rows.free < self._margin
-        return self.host.slots.free <= self.host.slots.capacity // 4
-
-    @property
-    def roomy(self) -> int:
-        """So many sessions may have rows that nobody has asked for."""
-        return 0 if self._waiting else max(0, self.rows.free - self._margin)
 
     def give_up(self) -> None:
         """The queue is about to be emptied: nobody waits for a row any more."""
-        waiting, self._waiting = self._waiting, OrderedDict()
-        self._evicting = False  # what was to leave is refused, or hears so itself
-        for slot in waiting:
-            self._table.cool(slot)
-
-    # -- inside ---------------------------------------------------------------------------
-
-    @property
-    def _at_once(self) -> int:
-        """So many leave together."""
-        return min(_EVICTED_AT_ONCE, max(1, self.rows.capacity // 10))
-
-    @property
-    def _margin(self) -> int:
-        """So many rows are to be free: it takes a moment until others are."""
-        return self.rows.capacity // 100
-
-    def _seat(self, slot: int) -> None:
-        row = self.rows.allocate()
-        self._table.row[slot], self._slot_of[row] = row, slot
-
-    def _leave(self, slot: int) -> None:
-        """Free the row of a slot, if it has one."""
-        row = self._table.row.item(slot)
-        if row >= 0:
-            self._table.row[slot] = self._slot_of[row] = -1
-            self.rows.release(row)
-
-    def _drop(self, slot: int) -> None:
-        """Free the host memory of a slot, if it has some."""
-        row = self._table.host_row.item(slot)
-        if row >= 0:
-            self._table.host_row[slot] = -1
-            self.host.slots.release(row)
+        self._table.cool(self._waiting.clear())
+        self.leaving.give_up()
 
     def _hand_on(self) -> None:
         """Give free rows to those that wait for one."""
-        while self._waiting and self.rows.free:
-            slot, go_on = self._waiting.popitem(last=False)
-            self._seat(slot)
-            self._do.seated(slot)
-            go_on()
-
-    def _see_to_room(self, after_s: float = 0.0) -> None:
-        """Have rows freed soon, if there are too few.
-
-        Not at once: whoever has just seen that a session is here is about to queue something.
-        """
-        if self._looks or self._evicting or not (self._most_host_rows or self.stow):
-            return
-        if self._waiting or self.rows.free < self._margin:
-            self._looks = True
-            self._do.call_later(after_s, self._make_room)
-
-    def _make_room(self) -> None:
-        self._looks = False
-        if self._evicting or not (self._waiting or self.rows.free < self._margin):
-            return
-        if self.stow is not None and self.is_tight:
-            self.stow()
-        slots = self._drawn()
-        for slot in slots[self._table.is_nowhere(slots)].tolist():
-            self._leave(slot)
-            self._table.cool(slot)
-        slots = slots[self._table.evictable(slots)]
-        unread = self._table.fresh(slots, self._table.accepted[slots])
-        for slot in slots[unread][: self._at_once].tolist():  # nothing to keep
-            self._leave(slot)
-            self._table.cool(slot)
-        slots = slots[~unread][: min(self._at_once, self.host.slots.free)]
-        self._hand_on()
-        if len(slots):
-            self._evicting = True
-            save = Save(slots=slots, evicts=True)
-            save.reply_to = _Evicting(self, save)
-            self._do.queue(save)
-            self._do.wake()
-        elif self._waiting:
-            self._see_to_room(_AGAIN_S)
-
-    def _drawn(self) -> Ints:
-        """Some slots that have rows, (slots,), the idlest first."""
-        used = self.rows.used_rows
-        rows = (
-            np.arange(used) if used <= _LOOKED_AT else self._random.integers(used, size=_LOOKED_AT)
-        )
-        slots = np.unique(self._slot_of[rows])
-        slots = slots[slots >= 0]
-        return slots[np.argsort(self._table.last_used_s[slots], kind="stable")]
+        while self._waiting.count and self.rows.free:
+            slots, tickets = self._waiting.next(self.rows.free)
+            if len(slots):  # else those whose turn it was have ended
+                self._seats.take(slots)
+                self._do.seated(slots)
+                self._do.let_go(slots, tickets)
 
 
 class _Landing(Receiver):
     """Hears that sessions are back from host memory.
 
-    It does not know the load: each would keep the other, and the states, until it is collected.
+    It does not know the load: each would keep the other until it is collected.
     """
 
     is_inside = True
     wake = staticmethod(lambda: None)
 
-    def __init__(self, tiers: Tiers, slots: Ints, branches: NDArray[np.uint64]) -> None:
+    def __init__(self, tiers: Tiers, slots: Ints) -> None:
         self._tiers = tiers
-        self._slots, self._branches = slots, branches
+        self._slots = slots
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
-        self._tiers.landed(self._slots, self._branches, delivery)
-
-    def fail(self, delivery: Delivery) -> None:
-        """See `ReplyTo.fail`."""
-        self.deliver(delivery)
-
-
-class _Evicting(Receiver):
-    """Hears that sessions' states have been read so that they may leave their rows."""
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
-
-    def __init__(self, tiers: Tiers, save: Save) -> None:
-        self._tiers = tiers
-        self._missing = len(save.slots)
-
-    def deliver(self, delivery: Delivery) -> None:
-        """See `ReplyTo.deliver`."""
-        self._missing -= len(delivery.rows)
-        if self._missing <= 0:
-            self._tiers.eviction_ends(failed=delivery.error is not None)
+        if delivery.error is None:  # else it is known since then
+            self._tiers.is_back(self._slots[delivery.rows])
 
     def fail(self, delivery: Delivery) -> None:
         """See `ReplyTo.fail`."""

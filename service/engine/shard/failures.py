@@ -11,10 +11,10 @@ import structlog
 from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner, UnwrittenError
 from service.engine.log.shard_log import ShardLog, tell
-from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.feedback.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.sessions.slots import SlotManager
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.loads import Loads
 from service.engine.shard.run import Run
 from service.engine.work.batch import Batch, Part

@@ -35,6 +35,7 @@ _RUNS_AT_ONCE = 2  # that the worker may have: one runs, one waits
 MOST_DECODE_STEPS = 16  # in one run: others wait for its end
 _FEW = 1 / 8  # others per row, with which a run of several steps is still faster than sharing
 _DECODE_ROOM = 2  # times what may run on the event loop: 8 steps of 64 rows on 2x128
+_DEVICE_ROOM_S = 5e-3  # of a device with a thread of its own, whose runs hold up no event loop
 _HALF = 64  # rows: of two halves, one runs while the draws of the other are looked at
 
 # ---- turns of callers (0022) ----
@@ -85,14 +86,18 @@ class BatchPolicy:
             has.
         max_batch: the most rows of a batch.
         can_decode: whether the device runs several steps that feed on each other.
+        decode_unit: it runs a multiple of so many at once.
     """
 
-    def __init__(self, *, inline_run_s: float, max_batch: int, can_decode: bool) -> None:
+    def __init__(
+        self, *, inline_run_s: float, max_batch: int, can_decode: bool, decode_unit: int = 1
+    ) -> None:
         self.worth_a_batch = max_batch if inline_run_s < 0 else min(_OVERLAPPED_ROWS, max_batch)
         """Rows that gain nothing from more of them."""
         self._inline_run_s = inline_run_s
         self._max_batch = max_batch
         self._can_decode = can_decode
+        self._decode_unit = decode_unit
         self._costs: dict[tuple[Kind, int], _Cost] = {}  # see `observe`
         self.loop_turns_left = 0
         """Turns of the event loop before it is asked again: a message takes several."""
@@ -202,7 +207,7 @@ class BatchPolicy:
         """
         if others > _FEW * rows:
             return 1
-        room_s = _DECODE_ROOM * self._inline_run_s
+        room_s = _DECODE_ROOM * self._inline_run_s if self._inline_run_s >= 0 else _DEVICE_ROOM_S
         drawn = self._costs.get((Kind.DECODE, rows.bit_length()))
         step = self._costs.get((Kind.STEPS, rows.bit_length()))
         expected = step if drawn is None else drawn
@@ -210,5 +215,6 @@ class BatchPolicy:
             return 1
         steps = int(min(MOST_DECODE_STEPS, room_s / max(expected.seconds, 1e-9)))
         if drawn is not None and step is not None and 2 * step.seconds <= room_s:
-            steps = max(2, steps)  # were it never tried again, it would never look cheaper
-        return max(1, steps)
+            # Were it never tried again, it would never look cheaper.
+            steps = max(2, self._decode_unit, steps)
+        return max(1, steps - steps % self._decode_unit)

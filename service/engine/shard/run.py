@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from service.engine.execution.executor import Answered
+from service.engine.execution.ahead.steps import Answered, BegunSteps
 from service.engine.work.batch import Batch
 from service.engine.work.columns import Ints
 from service.engine.work.request import Request
@@ -21,5 +21,6 @@ class Run:
     pieces: "list[Run]" = field(default_factory=list)  # what became of its rows, if it failed so
     lost: bool = False  # it failed, and so will all others: the device is gone
     is_settled: bool = False  # its sessions have moved, or are marked as lost
+    begun: BegunSteps | None = None  # it is under way, and will be finished
     began_s: float = 0.0
     seconds: float = 0.0

@@ -9,27 +9,30 @@ Knows nothing of models or gRPC.
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import structlog
 
+from service.engine.execution.ahead.runner import AheadRunner
 from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner
 from service.engine.log.commit_log import CommitLog
-from service.engine.log.entries import Steps, drawn_steps
+from service.engine.log.groups.entries import Steps, drawn_steps
 from service.engine.log.seeds import Seed, initial_seed
 from service.engine.log.shard_log import ShardLog
 from service.engine.scheduler.admission import Admission
-from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.feedback.feedback import Feedback
+from service.engine.scheduler.holds import Holds
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.sessions.allocator import SlotAllocator
 from service.engine.sessions.initials import Initial, Initials
 from service.engine.sessions.moving import Moving
 from service.engine.sessions.slots import SlotManager
-from service.engine.sessions.table import SessionTable, SessionTier
+from service.engine.sessions.table.status import SessionTier
+from service.engine.sessions.table.table import SessionTable
 from service.engine.sessions.tiers import Tiers, Wanted
 from service.engine.shard.history.chronicles import Chronicles
 from service.engine.shard.history.memory import HistoryMemory
@@ -40,7 +43,7 @@ from service.engine.shard.restoring.returns import Return, Returns
 from service.engine.shard.restoring.shard_store import ShardStore
 from service.engine.shard.run import Run
 from service.engine.shard.tick import Tick
-from service.engine.shard.worker import Worker
+from service.engine.shard.worker import Ahead, Worker
 from service.engine.work.columns import Floats, Inputs, Ints
 from service.engine.work.flow import Flow, Flows
 from service.engine.work.memory import BufferMemory
@@ -110,7 +113,7 @@ class Shard:
         slots, rows = self.rows(settings, sessions), self.rows(settings, resident)
         chunk_spares = settings.max_batch
         self.table = SessionTable(slots)
-        self.table.row[sessions:] = np.arange(resident, rows)
+        self.table.row[sessions:], self.table.host_row[sessions:] = np.arange(resident, rows), -1
         self.log = None if log is None else ShardLog(log, self.table, name)
         self._executor = Executor(
             runner,
@@ -127,14 +130,14 @@ class Shard:
         self._loop = asyncio.get_running_loop()
         self.tiers = Tiers(
             self.table,
-            self.histories,
             Wanted(
                 queue=lambda work: self._scheduler.submit(work),
-                hold=self._hold,
+                hold=lambda slots: self._holds.hold_each(slots),
+                let_go=lambda slots, tickets: self._holds.let_go(slots, tickets),
                 wake=self.wake,
                 call_later=self._later,
-                in_store=lambda slot: self.store.has(slot),
-                seated=lambda slot: self.store.seated(slot),
+                in_store=lambda slots: self.store.are_in(slots),
+                seated=lambda slots: self.store.seated(slots),
             ),
             resident=resident,
             host_rows=host_rows,
@@ -167,12 +170,14 @@ class Shard:
             max_batch=settings.max_batch,
             chunk_steps=chunk_steps,
         )
+        self._holds = Holds(self._scheduler, self.slots, give_up=self._give_up, wake=self.wake)
         blank = runner.blank(1)
         self._blank_width = 0 if blank.dtype.kind in "iu" else blank.shape[-1]
         self.chronicles = Chronicles(
             self.table,
             memory=history,
             width=self._blank_width,
+            owner=lambda slot: self.slots.owners.item(slot),
             initial=self._initial,
             put=self.put,
             call_soon=self._loop.call_soon,
@@ -192,8 +197,9 @@ class Shard:
             self.log,
             self.initials,
             queue=lambda work: self._scheduler.submit(work),
-            hold=self._hold,
+            holds=self._holds,
             bring=self.bring,
+            stays=self.tiers.stay_out,
             is_back=self.tiers.is_back,
             gather=self._gather,
             is_idle=self.is_idle,
@@ -217,6 +223,7 @@ class Shard:
             clock=clock,
             device_lost=device_lost,
             lost=self.store.bring_back,
+            stay_in_store=self.store.stay,
             chronicles=self.chronicles,
         )
         self.limit = QueueLimit(settings, count=metrics.overloaded_steps.labels(name).inc)
@@ -229,6 +236,7 @@ class Shard:
             inline_run_s=-math.inf if runner.own_thread else settings.inline_run_s,
             max_batch=settings.max_batch,
             can_decode=runner.can_decode,
+            decode_unit=runner.decode_unit if isinstance(runner, AheadRunner) else 1,
         )
         self._returns = Returns(
             self.table,
@@ -534,7 +542,7 @@ class Shard:
         )
         try:
             deliveries = await self._gather(
-                barrier, queued=lambda: goes_on.append(self._hold(barrier.slots))
+                barrier, queued=lambda: goes_on.append(self._holds.hold(barrier.slots))
             )
             error = deliveries[0].error or next(iter(refused), None)
             if error is not None:
@@ -583,14 +591,17 @@ class Shard:
             raise
         return collected.deliveries
 
-    def bring(self, slots: Ints) -> None:
-        """Bring sessions back whose states are out: whatever is asked of them waits behind that."""
+    def bring(self, slots: Ints, party: Hashable = None) -> None:
+        """Bring sessions back whose states are out: whatever is asked of them waits behind that.
+
+        Where they wait for rows, those of each party do by themselves.
+        """
         if not self.table.cold_count:
             return
         out = slots[self.table.cold[slots]]
         if len(out):
             try:
-                self.tiers.bring(out)
+                self.tiers.bring(out, party)
             except Exception as fault:
                 self._give_up(fault)
                 return  # they are out, and what is asked of them is refused
@@ -603,23 +614,8 @@ class Shard:
             if isinstance(work, Save):  # it reads states in host memory, too
                 slots = slots[(self.table.host_row[slots] < 0) & ~self.table.lost[slots]]
             if not isinstance(work, Barrier) or work.reset or work.acts is not None:
-                self.bring(slots)
+                self.bring(slots, work.party)
         self._scheduler.submit(work)
-
-    def _hold(self, slots: Ints) -> Callable[[], None]:
-        """Let what is queued for these wait; returns what lets it go on."""
-        token = self._scheduler.hold(slots)
-
-        def release() -> None:
-            try:
-                self._scheduler.release(token)
-                if self.slots.leaving:  # nothing else may be queued for one that has ended
-                    self.slots.finished(slots)
-            except Exception as fault:
-                self._give_up(fault)
-            self.wake()
-
-        return release
 
     def _later(self, after_s: float, act: Callable[[], None]) -> object:
         """Call what may queue work after so many seconds."""
@@ -837,7 +833,7 @@ class Shard:
             pending_steps=self.pending_steps,
             runs=len(self._runs),
             now_s=time.monotonic(),
-            at_once=at_once,
+            at_once=at_once or self._scheduler.moving_states > 0,
         )
 
     def _next(self, decision: Decision) -> Run | None:
@@ -899,7 +895,7 @@ class Shard:
             if not hand and self._runs_here(run):
                 return True
             self._runs.append(run)
-            self._worker.hand(partial(self._tick.execute, run), partial(self._done, run))
+            self._hand(run)
         except Exception as fault:
             _log.exception("run could not begin")
             if run in self._runs:
@@ -908,6 +904,17 @@ class Shard:
         self._chosen = None
         self.wake()  # it may have another one
         return False
+
+    def _hand(self, run: Run) -> None:
+        """Have the worker run it."""
+        tick, then = self._tick, partial(self._done, run)
+        if tick.can_begin(run):
+            begin, finish = partial(tick.begin, run), partial(tick.finish, run)
+            is_over = partial(tick.is_over, run)
+            ahead = Ahead(begin=begin, is_over=is_over, finish=finish, then=then)
+            self._worker.hand_ahead(ahead)
+        else:
+            self._worker.hand(partial(tick.execute, run), then)
 
     def _done(self, run: Run) -> None:
         """Commit; hand the worker what is next, if it has nothing; and only then answer."""
@@ -960,7 +967,9 @@ class Shard:
         for request in requests:
             try:
                 if self.table.cold_count:  # those that are lost read nothing
-                    self.bring(request.slots[~self.table.lost[request.slots]])
+                    out = self.table.cold[request.slots] & ~self.table.lost[request.slots]
+                    for party, rows in request.by_party(np.flatnonzero(out)):
+                        self.bring(request.slots[rows], party)
                 self._admission.admit(request)
             except Exception as fault:
                 self._give_up(fault)

@@ -11,15 +11,16 @@ from functools import partial
 import numpy as np
 import structlog
 
-from service.engine.execution.executor import Answered, Executor, answer_failed
+from service.engine.execution.ahead.steps import Answered, answer_failed
+from service.engine.execution.executor import Executor
 from service.engine.execution.runner import Runner, UnwrittenError
-from service.engine.log.entries import DRAWN, EVERY_STEP
+from service.engine.log.groups.entries import DRAWN, EVERY_STEP
 from service.engine.log.shard_log import ShardLog
-from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.feedback.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.scheduler.screening import screen
 from service.engine.sessions.slots import SlotManager
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.sessions.tiers import Tiers
 from service.engine.shard.failures import Failures
 from service.engine.shard.history.chronicles import Chronicles
@@ -76,6 +77,7 @@ class Tick:
         clock: Callable[[], float],
         device_lost: Callable[[Exception], None],
         lost: Callable[[Ints], None],
+        stay_in_store: Callable[[Ints], None],
         chronicles: Chronicles,
     ) -> None:
         self._chronicles = chronicles
@@ -94,7 +96,13 @@ class Tick:
         self._clock = clock
         self._runs_matter: bool | None = None  # bits depend on what a step runs in
         self._numbers = np.arange(max_batch)
-        self._loads = Loads(table, executor)
+        self._loads = Loads(
+            table,
+            executor,
+            forget_in_host=tiers.loaded,
+            out_of_host=tiers.stay_in_host,
+            out_of_store=stay_in_store,
+        )
         self.failures = Failures(
             table,
             scheduler,
@@ -110,6 +118,7 @@ class Tick:
             lost=lost,
         )
         self._ones = np.ones(max_batch, np.int64)
+        self._ended_s = 0.0  # when the last run was over
 
     # -- what is next ---------------------------------------------------------------------
 
@@ -123,7 +132,7 @@ class Tick:
             return None
         if request.reply_to.cancelled:
             return None
-        if self._chronicles.some and self._chronicles.memory.is_full:
+        if self._chronicles.some and self._chronicles.is_full:
             return None
         request.contents = request.digest()
         at = self._table.begin(request.slots, request.positions, request.branches)
@@ -158,30 +167,68 @@ class Tick:
 
     # -- running --------------------------------------------------------------------------
 
+    def can_begin(self, run: Run) -> bool:
+        """Whether it may be begun before the run before it has ended: see `begin`."""
+        return run.batch.kind is Kind.STEPS and self._executor.steps.can_begin
+
     def execute(self, run: Run) -> None:
         """Run it, on any thread; a failure is part of the run.
 
         One that has written nothing is tried again without the rows that it hangs on.
         """
+        run.began_s = time.monotonic()
         try:
-            run.began_s = time.monotonic()
             if run.request is not None and not run.request.outputs.states:
                 run.answers = [self._step(run.request)]
             else:
                 run.answers = self._executor.run(run.batch)
-        except UnwrittenError as fault:
-            run.fault = fault
-            try:
-                run.lost = self._runner.is_lost(fault)
-                if not run.lost:
-                    run.pieces = self.failures.apart(run.batch, fault)
-                    run.fault = None
-            except Exception:  # of ours: all rows are refused, and none was written
-                _log.exception("a run that failed could not be tried again")
         except Exception as fault:  # whatever the runtime throws must not kill the thread
+            self._failed(run, fault)
+        self._ended_s = time.monotonic()
+        run.seconds = self._ended_s - run.began_s
+
+    def begin(self, run: Run) -> None:
+        """The first half of `execute`, for a run of single steps: `finish` is the other one."""
+        run.began_s = time.monotonic()
+        try:
+            if run.request is not None and not run.request.outputs.states:
+                run.begun = self._executor.steps.begin_whole(run.request)
+            else:
+                run.begun = self._executor.begin(run.batch)
+        except Exception as fault:  # as in `execute`; told when it is finished
             run.fault = fault
+
+    def is_over(self, run: Run) -> bool:
+        """Whether `finish` would not wait for a run that has begun."""
+        return run.begun is None or run.begun.is_over()
+
+    def finish(self, run: Run) -> None:
+        """The second half of `execute`: wait for the end of a run that has begun."""
+        if run.begun is not None:
+            try:
+                run.answers = run.begun.finish()
+            except Exception as fault:  # as in `execute`
+                run.fault = fault
+            run.begun = None
+        if run.fault is not None:
+            self._failed(run, run.fault)
+        now_s = time.monotonic()
+        # It has had the device since then: of two that are under way, one waits for the other.
+        run.seconds = now_s - max(run.began_s, self._ended_s)
+        self._ended_s = now_s
+
+    def _failed(self, run: Run, fault: Exception) -> None:
+        run.fault = fault
+        if not isinstance(fault, UnwrittenError):
             run.lost = self._runner.is_lost(fault)
-        run.seconds = time.monotonic() - run.began_s
+            return
+        try:
+            run.lost = self._runner.is_lost(fault)
+            if not run.lost:
+                run.pieces = self.failures.apart(run.batch, fault)
+                run.fault = None
+        except Exception:  # of ours: all rows are refused, and none was written
+            _log.exception("a run that failed could not be tried again")
 
     def commit(self, run: Run) -> None:
         """Apply what has run: the one place where sessions move.
@@ -308,6 +355,8 @@ class Tick:
         if len(batch.parts) == 1 and not len(part.work.tickets):
             return False  # it was never queued: `Feedback` has begun it in this turn
         if batch.kind in _PREDICTED and self._table.unpredicted(batch.slots).any():
+            return True
+        if self._table.refused:
             return True
         if self._table.cold_count and self._table.cold[batch.slots].any():
             return True

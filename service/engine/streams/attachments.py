@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.auth.principal import require_model
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.engine import Engine
 from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard

@@ -4,9 +4,7 @@ Knows channels and columns; nothing of gRPC or protobuf.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from itertools import chain, repeat
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,29 +12,26 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.engine import Engine
-from service.engine.quotas.allowance import Allowance
 from service.engine.served.inputs import CheckedSteps
 from service.engine.served.outputs import prediction_bytes
 from service.engine.served.registry import ServedModel
 from service.engine.shard.shard import Shard
 from service.engine.streams.attachments import Attachments
 from service.engine.streams.frame import Frame, Refusal, Reply, check_columns, same_refusal
-from service.engine.work.columns import Inputs, Ints, Mask, Outputs
+from service.engine.streams.refusals import Refusals, explain, over_quota
+from service.engine.work.columns import Inputs, Ints, Outputs
 from service.engine.work.memory import STEP_BYTES
-from service.engine.work.replies import UNKNOWN, Delivery, Encode, Receiver, SingleReplies
+from service.engine.work.replies import Delivery, Encode, Receiver, SingleReplies
 from service.engine.work.request import UNCHECKED, Request
 from service.engine.work.sampling import Draws, Sampling
 from service.errors import (
-    BadInputError,
     CallerGoneError,
     CellarError,
     InternalError,
     OverloadedError,
-    StaleBranchError,
 )
 
 _log = structlog.get_logger(__name__)
-_NONE = np.empty(0, np.int64)
 _EXPLAINED = 10  # steps that are refused for load cost as much as one that is explained
 _ROWS_AT_ONCE = 4096  # of a frame, before others on the event loop have a turn
 
@@ -148,7 +143,7 @@ class SessionStream:
         self._shown = engine.metrics.streams.labels(served.label)
         self._shown.inc()
         self._queued: set[_FrameRows] = set()  # that are not answered in full
-        self._refused: dict[Frame, None] = {}  # frames with refusals to send, in order
+        self._refusals = Refusals(engine.log)
 
     def submit(
         self,
@@ -189,7 +184,7 @@ class SessionStream:
         self.turned_away += len(inputs)
         self._take(len(inputs))
         refusals = [Refusal(channel=channel, error=error) for channel in channels.tolist()]
-        self._refuse(frame, np.arange(len(channels)), refusals)
+        self._refusals.add(self, frame, np.arange(len(channels)), refusals)
 
     async def submit_yielding(
         self,
@@ -236,7 +231,7 @@ class SessionStream:
 
     def put(self, reply: Any) -> None:
         """Send the reply to one single step; see `SingleReceiver`."""
-        self._answered(1)
+        self.answered(1)
         try:
             self._hand_over(reply)
         except Exception as fault:
@@ -248,7 +243,7 @@ class SessionStream:
         if delivery.error is not None:
             frame = Frame(number=number, channels=column, steps=None)
             refusals = same_refusal(column, delivery.positions, self._reason(delivery.error))
-            self._refuse(frame, delivery.rows, refusals)
+            self._refusals.add(self, frame, delivery.rows, refusals)
         else:
             self.put(
                 Reply(
@@ -265,7 +260,8 @@ class SessionStream:
         self.pending_steps += steps
         self.flow.take(steps)
 
-    def _answered(self, steps: int) -> None:
+    def answered(self, steps: int) -> None:
+        """So many steps are about to be answered."""
         self.pending_steps -= steps
         self.flow.answered(steps)
 
@@ -276,7 +272,8 @@ class SessionStream:
             InternalError("a reply was lost: attach again, and see where the sessions stand")
         )
 
-    def _send(self, reply: Any) -> None:
+    def send(self, reply: Any) -> None:
+        """Send a reply; one that is lost ends the stream."""
         try:
             self._hand_over(reply)
         except Exception as fault:
@@ -319,7 +316,11 @@ class SessionStream:
         over: dict[int, CellarError] = {}
         if self.flow.allowance is not None:
             good = alive if readable is None else alive & readable
-            over = self._over_quota(self.flow.allowance, frame, good, places, refused)
+            if refused:
+                takes = [shard not in refused for shard in self.served.shards]
+                good = good & np.array(takes)[places["shard"]]
+            over, turned_away = over_quota(self.flow.allowance, frame, good)
+            self.turned_away += turned_away
         self._take(len(inputs))
         for first in range(0, len(channels), _ROWS_AT_ONCE):
             if first:
@@ -329,7 +330,12 @@ class SessionStream:
             rows = np.arange(first, min(first + _ROWS_AT_ONCE, len(channels)))
             bad = ~alive[rows] if readable is None else ~(alive[rows] & readable[rows])
             if bad.any():
-                self._refuse(frame, rows[bad], self._explain(frame, rows[bad], inputs))
+                self._refusals.add(
+                    self,
+                    frame,
+                    rows[bad],
+                    explain(self.served.shards, self.attachments, frame, rows[bad], inputs),
+                )
                 self.turned_away += _EXPLAINED * int(bad.sum())
                 rows, whole = rows[~bad], False
             if over:
@@ -338,7 +344,7 @@ class SessionStream:
                 if shard in refused:
                     # What is queued before this runs all the same.
                     now, error = shard.told(places["slot"][own]), refused[shard]
-                    self._refuse(frame, own, same_refusal(channels[own], now, error))
+                    self._refusals.add(self, frame, own, same_refusal(channels[own], now, error))
                 else:
                     self._submit(shard, frame, own, whole, places, positions, inputs)
 
@@ -355,28 +361,6 @@ class SessionStream:
                 refused[shard] = error
         return refused
 
-    def _over_quota(
-        self,
-        allowance: Allowance,
-        frame: Frame,
-        good: Mask,
-        places: NDArray[np.void],
-        refused: Mapping[Shard, CellarError],
-    ) -> dict[int, CellarError]:
-        """The rows of a frame that its principal may not take now, and why; it takes the others."""
-        wanted = good
-        if refused:
-            takes = [shard not in refused for shard in self.served.shards]
-            wanted = good & np.array(takes)[places["shard"]]
-        rows = np.flatnonzero(wanted)
-        counts = [1] * len(rows) if frame.steps is None else frame.steps[rows].tolist()
-        taken, errors = allowance.take_rows(counts)
-        if taken == len(rows):
-            return {}
-        self.turned_away += sum(counts[taken:])
-        why = chain.from_iterable(repeat(error, times) for times, error in errors)
-        return dict(zip(rows[taken:].tolist(), why, strict=True))
-
     def _without(
         self,
         over: Mapping[int, CellarError],
@@ -386,19 +370,8 @@ class SessionStream:
     ) -> Ints:
         """Refuse those rows that are over a quota; returns the others."""
         is_over = np.array([row in over for row in rows.tolist()], np.bool_)
-        for shard, own in self._by_shard(places, rows[is_over]):
-            if not len(own):
-                continue
-            now = shard.told(places["slot"][own]).tolist()  # what is queued before this runs
-            refusals = [
-                Refusal(
-                    channel=int(frame.channels[row]),
-                    error=over[row],
-                    position=None if at == UNKNOWN else at,
-                )
-                for row, at in zip(own.tolist(), now, strict=True)
-            ]
-            self._refuse(frame, own, refusals)
+        own = self._by_shard(places, rows[is_over])
+        self._refusals.add_over_quota(self, frame, over, own, places["slot"])
         return rows[~is_over]
 
     def _by_shard(self, places: NDArray[np.void], rows: Ints) -> Iterator[tuple[Shard, Ints]]:
@@ -425,7 +398,12 @@ class SessionStream:
         slots = places["slot"] if whole else places["slot"][rows]
         blocked = shard.table.blocked(slots)
         if blocked.any():
-            self._refuse(frame, rows[blocked], self._explain(frame, rows[blocked], inputs))
+            self._refusals.add(
+                self,
+                frame,
+                rows[blocked],
+                explain(self.served.shards, self.attachments, frame, rows[blocked], inputs),
+            )
             rows, slots, whole = rows[~blocked], slots[~blocked], False
         if not len(rows):
             return
@@ -448,44 +426,10 @@ class SessionStream:
                 self._engine.check_ready()
         except CellarError as error:
             now = shard.told(slots)  # what is queued before this runs all the same
-            self._refuse(frame, rows, same_refusal(frame.channels[rows], now, error))
+            self._refusals.add(self, frame, rows, same_refusal(frame.channels[rows], now, error))
             return
         shard.submit(request)
         self._queued.add(queued)
-
-    def _explain(self, frame: Frame, rows: Ints, inputs: CheckedSteps) -> list[Refusal]:
-        """Say of each row that cannot be used why it is."""
-        channels = frame.channels[rows]
-        places, alive = self.attachments.look_up(channels)
-        refusals: list[Refusal] = []
-        for index, row in enumerate(rows.tolist()):
-            channel = int(channels[index])
-            slot = int(places["slot"][index])
-            shard = self.served.shards[int(places["shard"][index])]
-            table = shard.table
-            position: int | None = None
-            error: CellarError
-            if not places["attached"][index]:
-                error = BadInputError("frame.channels", f"{channel} is not attached", row=row)
-            elif table.closing[slot] or places["tenancy"][index] != shard.slots.tenancy[slot]:
-                why = f"the session on channel {channel} was closed or has expired"
-                error = table.why_closed(int(places["branch"][index]), why)
-            else:
-                told = int(shard.told(np.array([slot]))[0])
-                position = None if told == UNKNOWN else told
-                if table.moving[slot]:
-                    error = table.moves[slot].error()
-                elif not alive[index]:
-                    at = table.stands_at(slot) if position is None else position
-                    error = StaleBranchError(branch=int(table.branch[slot]), position=at)
-                elif table.lost[slot]:
-                    position = table.stands_at(slot)
-                    error = table.why_lost(slot)
-                else:
-                    own = frame.steps_of_rows(rows[index : index + 1])
-                    error = inputs.explain(int(own[inputs.bad[own].argmax()]))
-            refusals.append(Refusal(channel=channel, error=error, position=position))
-        return refusals
 
     def deliver(self, queued: _FrameRows, frame: Frame, delivery: Delivery) -> None:
         """Send what became of some rows of a frame."""
@@ -495,9 +439,9 @@ class SessionStream:
         channels = frame.channels if len(rows) == len(frame.channels) else frame.channels[rows]
         if delivery.error is not None:
             error = self._reason(delivery.error)
-            self._refuse(frame, rows, same_refusal(channels, delivery.positions, error))
+            self._refusals.add(self, frame, rows, same_refusal(channels, delivery.positions, error))
             return
-        self._answered(frame.count_steps(rows))
+        self.answered(frame.count_steps(rows))
         counts = None
         if self.outputs.every_step:
             counts = np.ones(len(rows), np.int64) if frame.steps is None else frame.steps[rows]
@@ -507,7 +451,7 @@ class SessionStream:
         size = len(rows) if len(rows) == 1 else self._rows_at_once
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            self._send(
+            self.send(
                 Reply(
                     frame=frame.number,
                     channels=channels[part],
@@ -521,42 +465,3 @@ class SessionStream:
 
     def _reason(self, error: CellarError) -> CellarError:
         return self._why if self._why and isinstance(error, CallerGoneError) else error
-
-    def _refuse(self, frame: Frame, rows: Ints, refusals: list[Refusal]) -> None:
-        """Refuse rows, together with whatever else of the frame is refused in the next tick."""
-        frame.refusals += refusals
-        frame.refused_steps += frame.count_steps(rows)
-        if not self._refused:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, self._send_refusals)  # behind the tick
-        self._refused[frame] = None
-
-    def _send_refusals(self) -> None:
-        frames, self._refused = self._refused, {}
-        try:
-            told = partial(self._send_refused, [_refusal_of(frame) for frame in frames])
-            log = self._engine.log
-            if log is not None and log.holds_steps:
-                log.hold(log.last_group, told)
-            else:
-                told()
-        except Exception as fault:
-            self.break_off(fault)
-
-    def _send_refused(self, refused: Iterable[tuple[int, Reply]]) -> None:
-        try:
-            for steps, reply in refused:
-                self._answered(steps)
-                self._send(reply)
-        except Exception as fault:
-            self.break_off(fault)
-
-
-def _refusal_of(frame: Frame) -> tuple[int, Reply]:
-    """How many steps of a frame were refused since the last time, and the reply that says it.
-
-    It is made when they are refused: what is refused later waits for more than this does.
-    """
-    refusals, frame.refusals = tuple(frame.refusals), []
-    steps, frame.refused_steps = frame.refused_steps, 0
-    return steps, Reply(frame=frame.number, channels=_NONE, positions=_NONE, refusals=refusals)

@@ -62,6 +62,19 @@ class Request(Work):
         inputs = self.inputs[stop - int(self.steps[index]) : stop]
         return self._cut(one, inputs, steps=self.steps[one])
 
+    def by_party(self, indices: Ints) -> Iterator[tuple[Hashable, Ints]]:
+        """Some of its rows by whose they are, see `Flow.party`."""
+        if self.flow is not None or not isinstance(self.reply_to, _Singles):
+            if len(indices):
+                yield self.party, indices
+            return
+        found: dict[Hashable, list[int]] = {}
+        parties = self.reply_to.parties(self.rows_at(indices))
+        for party, index in zip(parties, indices.tolist(), strict=True):
+            found.setdefault(party, []).append(index)
+        for party, own in found.items():
+            yield party, np.array(own, np.int64)
+
     def _cut(self, indices: Ints, inputs: Inputs, *, steps: Ints | None) -> "Request":
         return Request(
             slots=self.slots[indices],
@@ -235,6 +248,10 @@ class _Singles:
     def cancelled_rows(self, rows: Ints) -> Mask:
         """See `ReplyTo.cancelled_rows`."""
         return np.array([self._receivers[row].cancelled for row in rows.tolist()], np.bool_)
+
+    def parties(self, rows: Ints) -> list[Hashable]:
+        """Whose some rows are, see `Flow.party`."""
+        return [self._receivers[row].flow.party for row in rows.tolist()]
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`; where replies cannot be made, that is said to each."""

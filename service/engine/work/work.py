@@ -234,18 +234,25 @@ class Load(Work):
 
     kind = Kind.LOAD
 
-    states: list[Floats]  # as `Runner.write` takes them
+    states: list[Floats]  # as `Runner.write` takes them; those that stay are read when it runs
     positions: Ints  # (rows,) 0 only of sessions that are `SessionTable.seeded`
     last_steps: Ints  # (rows,) of the last request; 0: none; negative: its reply is lost
     contents: Ints  # (rows,) digest of its inputs
     histories: dict[int, Floats] = field(default_factory=dict)  # see `Save`
-    stays: bool = False  # the states are where they come from, until they are in their slots
+    in_host: bool = False  # the states are in host memory, until they are in their slots
+    in_store: bool = False  # the same of the store
     tells: Callable[[], None] | None = None
     """Of one session that goes back: called once it stands there, to tell the log."""
+    unread: Mask | None = None  # (rows,) the states are not there, and must not be put anywhere
     done: Mask = field(init=False)  # (rows,) the table says it
 
     def __post_init__(self) -> None:
         self.done = np.zeros(len(self.slots), np.bool_)
+
+    @property
+    def stays(self) -> bool:
+        """Whether the states are where they come from, so that nothing is lost if this fails."""
+        return self.in_host or self.in_store
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -12,11 +12,11 @@ from service.engine.calls.forecast import ForecastResult
 from service.engine.calls.generate import Piece
 from service.engine.calls.predict import PredictResult
 from service.engine.engine import Engine
-from service.engine.scheduler.feedback import FinishReason
+from service.engine.scheduler.feedback.call import FinishReason
 from service.engine.served.outputs import DEFAULT_LEVELS
 from service.engine.served.registry import ServedModel, UnavailableModel
 from service.engine.sessions.info import SessionInfo
-from service.engine.sessions.table import SessionStatus, SessionTier
+from service.engine.sessions.table.status import SessionStatus, SessionTier
 from service.engine.work.columns import Answers, Outputs
 
 _SYMBOLS = (

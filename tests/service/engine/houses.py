@@ -3,9 +3,9 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.compile.arena import compile_model
 from models.compile.stateless import compile_stateless
 from models.manifest import Manifest
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.engine import Engine
 from service.engine.execution.cpu.runner import CpuRunner
 from service.engine.execution.probe import SHARED, Findings
@@ -125,9 +125,14 @@ class House:
 
 @dataclass(kw_only=True)
 class Fakes(House):
-    """A house with a fake model."""
+    """A house with a fake model.
+
+    Attributes:
+        others: the same engine as seen by further versions of the model.
+    """
 
     runners: list[FakeRunner]
+    others: "list[Fakes]" = field(default_factory=list)
 
     def open(self, name: str, *, initial: int = 0) -> str:
         """Open a session; with ``initial`` that is the state that a `DecodingRunner` has for it."""
@@ -141,7 +146,8 @@ class Fakes(House):
 
     async def settle(self) -> None:
         """Wait until all that was submitted is answered."""
-        await self.served.drained()
+        for house in (self, *self.others):
+            await house.served.drained()
         for _ in range(3):  # refusals go out behind the tick
             await asyncio.sleep(0)
 
@@ -170,6 +176,7 @@ async def fakes(shards: int = 1, **settings: float) -> AsyncIterator[Fakes]:
         clocks=None,
         clock=time.monotonic,
         fingerprint="f",
+        versions=1,
         **settings,
     ) as house:
         yield house
@@ -186,9 +193,13 @@ async def fakes_on(
     clocks: Clocks | None = None,
     clock: Callable[[], float] = time.monotonic,
     fingerprint: str = "f",
+    versions: int = 1,
     **settings: float | str,
 ) -> AsyncIterator[Fakes]:
-    """The same, on devices that ``device`` makes, each with so many slots, and on a store."""
+    """The same, on devices that ``device`` makes, each with so many slots, and on a store.
+
+    The model may have several versions, which differ in nothing but their fingerprints.
+    """
     limits = EngineSettings.model_validate({**SMALL, **settings})
     runners: list[FakeRunner] = []
 
@@ -196,21 +207,26 @@ async def fakes_on(
         runners.append(device(arena_rows(limits, fake_manifest(), number, shards)))
         return runners[-1]
 
-    devices = [runner(n) for n in range(shards)]
+    devices = [[runner(n) for n in range(shards)] for _ in range(versions)]
     async with _serving(
         limits,
         fake_manifest(),
-        devices,
+        devices[0],
         store=store,
         arithmetic=arithmetic,
         clocks=clocks,
         clock=clock,
         fingerprint=fingerprint,
-    ) as served:
+        others=devices[1:],
+    ) as (engine, served):
         for fake in runners:
             fake.batches.clear()
+        others = [
+            Fakes(engine=engine, served=engine.registry.find(served.name, number), runners=own)
+            for number, own in enumerate(devices[1:], 2)
+        ]
         try:
-            yield Fakes(engine=served[0], served=served[1], runners=runners)
+            yield Fakes(engine=engine, served=served, runners=devices[0], others=others)
         finally:
             for fake in runners:
                 fake.gate.set()
@@ -255,8 +271,7 @@ async def wholes(
         version=1,
         manifest=case.manifest,
         fingerprint="f",
-        stateless=runner or StatelessRunner(compile_stateless(case.model)),
-        workers=workers,
+        stateless=[runner or StatelessRunner(compile_stateless(case.model))] * workers,
     )
     engine.loading = False
     try:
@@ -277,6 +292,7 @@ async def _serving(
     clocks: Clocks | None = None,
     clock: Callable[[], float] = time.monotonic,
     fingerprint: str = "f",
+    others: Sequence[list[FakeRunner]] = (),
 ) -> AsyncIterator[tuple[Engine, ServedModel]]:
     if clocks is None:
         engine = Engine(limits, Metrics(), clock=clock, store=store)
@@ -298,6 +314,16 @@ async def _serving(
         arithmetic=arithmetic,
     )
     served.warm_up()
+    for version, own in enumerate(others, 2):
+        engine.registry.add(
+            name=manifest.name,
+            version=version,
+            manifest=manifest,
+            fingerprint=f"{fingerprint}{version}",
+            runners=own,
+            findings=findings,
+            arithmetic=arithmetic,
+        ).warm_up()
     engine.restore_sessions()
     engine.loading = False
     try:

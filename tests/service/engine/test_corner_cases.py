@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.service.engine.fakes import VOCABULARY, run_alone

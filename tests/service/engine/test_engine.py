@@ -8,9 +8,9 @@ import pytest
 
 from service import errors
 from service.engine.calls.generate import generate
-from service.engine.engine import StepCall, StepResult
-from service.engine.scheduler.feedback import FinishReason
-from service.engine.sessions.table import SessionStatus
+from service.engine.scheduler.feedback.call import FinishReason
+from service.engine.sessions.table.status import SessionStatus
+from service.engine.stepping import StepCall, StepResult
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
 from service.engine.work.columns import Outputs

@@ -17,12 +17,12 @@ from structlog.testing import capture_logs
 from service import errors
 from service.engine.calls.generate import Piece, generate
 from service.engine.calls.predict import predict
-from service.engine.directory import Session
-from service.engine.engine import StepResult
+from service.engine.directory.session import Session
 from service.engine.log.keys import CHECKPOINT, key
 from service.engine.log.seeds import Seed
-from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.call import FeedbackCall, FinishReason
 from service.engine.shard.policy import Action, BatchPolicy, Decision
+from service.engine.stepping import StepResult
 from service.engine.work.columns import SAMPLE, Ints, Outputs
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Fork, Load, Save
@@ -518,7 +518,8 @@ class Play:
         is_open = self.house.engine.directory.sessions.get(session.id) is session
         if not is_open or session in self.reset or session.shard.table.lost[session.slot]:
             return False
-        return not session.shard.tiers.is_on_its_way(session.slot)
+        shard, slot = session.shard, session.slot  # one in host memory is looked for there
+        return shard.table.host_row[slot] >= 0 or not shard.tiers._asked[slot]
 
     def _check_read(
         self, session: Session, position: int, tokens: list[int], state: int | None = None

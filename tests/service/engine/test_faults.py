@@ -19,10 +19,10 @@ from structlog.testing import capture_logs
 
 import service.engine
 from service import errors
-from service.engine.engine import StepResult
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.shard import failures
 from service.engine.shard.shard import Shard
+from service.engine.stepping import StepResult
 from service.engine.work.columns import Ints
 from service.engine.work.work import Fork
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone

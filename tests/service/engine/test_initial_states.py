@@ -17,9 +17,9 @@ from service import errors
 from service.engine.calls.copies.fork import fork
 from service.engine.calls.generate import generate
 from service.engine.calls.snapshots.exporting import export, import_session
-from service.engine.log.entries import SessionRow
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.keys import INITIAL, SESSION, key
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.columns import Outputs
 from service.engine.work.memory import Held
 from service.engine.work.sampling import Sampling

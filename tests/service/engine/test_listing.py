@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service import errors
 from service.engine.listing import Wanted
 from service.engine.sessions.info import SessionInfo
-from service.engine.sessions.table import SessionStatus, SessionTier
+from service.engine.sessions.table.status import SessionStatus, SessionTier
 from service.engine.work.flow import asked_model
 from tests.service.engine.fakes import DecodingRunner
 from tests.service.engine.houses import Clocks, Fakes, fakes, fakes_on

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from service import errors
 from service.engine.calls.generate import generate
-from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.feedback.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler
 from service.engine.shard.restoring.restorer import Restorer
 from service.engine.shard.shard import Shard

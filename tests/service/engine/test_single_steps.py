@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
-from service.engine.engine import StepCall
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
+from service.engine.stepping import StepCall
 from service.engine.work.columns import Outputs
 from tests.service.engine.fakes import VOCABULARY, advance
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes

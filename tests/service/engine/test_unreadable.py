@@ -15,7 +15,7 @@ from service.engine.calls.generate import generate
 from service.engine.calls.predict import predict
 from service.engine.execution.runner import UnwrittenError
 from service.engine.execution.stateless import StatelessRunner
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.foreign import lookup_case, whole_lookup

@@ -7,7 +7,7 @@ import numpy as np
 
 from service import errors
 from service.auth.principal import NOBODY, Principal, calling
-from service.engine.engine import StepCall, StepResult
+from service.engine.stepping import StepCall, StepResult
 from service.engine.streams.frame import Reply
 from service.engine.streams.stream import SessionStream
 from service.engine.work import flow

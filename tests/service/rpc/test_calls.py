@@ -9,7 +9,7 @@ import pytest
 
 from cellar.v1 import model_pb2, values_pb2
 from cellar.v1 import session_pb2 as pb
-from service.engine.directory import Directory
+from service.engine.directory.directory import Directory
 from tests.service.rpc.conftest import Wire
 from tests.service.rpc.native.test_sessions import refused, text
 

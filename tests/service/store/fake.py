@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Self
 
@@ -119,6 +119,9 @@ class FakeStore:
         with self._lock:
             self._check("table")
             return self._rows.get(key)
+
+    def rows_at(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.row(key) for key in keys]
 
     def erase(self) -> None:
         with self._lock:

@@ -71,6 +71,8 @@ def test_rows_are_set_and_deleted_together(store: Store) -> None:
     assert list(store.rows()) == [(b"ca", b"3"), (b"sa", b"4"), (b"x", b"5")]
     assert list(store.rows(b"s")) == [(b"sa", b"4")]
     assert (store.row(b"sa"), store.row(b"sb"), store.row(b"")) == (b"4", None, None)
+    assert store.rows_at([b"x", b"sb", b"ca", b"x", b""]) == [b"5", None, b"3", b"5", None]
+    assert store.rows_at([]) == []
 
 
 def test_a_prefix_of_high_bytes_is_a_prefix(store: Store) -> None:
@@ -110,6 +112,7 @@ def test_a_closed_store_says_so(store: Store) -> None:
         lambda: store.write({b"a": b"b"}),
         lambda: list(store.rows()),
         lambda: store.row(b"a"),
+        lambda: store.rows_at([b"a"]),
     ):
         with pytest.raises(StoreError, match="closed"):
             call()

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from service.auth.principal import require_model
-from service.engine.directory import Opening, Session
+from service.engine.directory.session import Opening, Session
 from service.engine.engine import Engine
 from service.engine.log.seeds import Seed
 from service.engine.served.registry import ServedModel

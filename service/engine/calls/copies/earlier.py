@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.engine import Engine
 from service.engine.log.seeds import Seed
 from service.engine.shard.restoring.folds import Unread, folds, load_of

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from service.engine.directory import Session
+from service.engine.directory.session import Session
 from service.engine.engine import Engine
 from service.engine.log.seeds import Seed
 from service.engine.sessions.info import SessionInfo
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.work import Save
 from service.errors import BadInputError
 
@@ -30,6 +30,8 @@ class Taken:
 async def take(engine: Engine, session: Session, branch: int = 0) -> Taken:
     """Copy a session's state, once what was queued for it before has run and is durable.
 
+    It counts as a step of the caller's.
+
     Args:
         engine: the engine.
         session: whose.
@@ -38,11 +40,14 @@ async def take(engine: Engine, session: Session, branch: int = 0) -> Taken:
     Raises:
         CellarError: it is on another branch, was closed, or its state is lost; or the queue is
             full.
+        QuotaExceededError: the caller has no step left now.
         BadInputError: a number of its state is not finite: no session can begin so.
     """
     shard, slot = session.shard, session.slot
     present = shard.on_branch(slot, branch)
-    shard.check_queue(1, engine.flows.current)  # also where the store's disk is full
+    flow = engine.flows.current
+    shard.check_queue(1, flow)  # also where the store's disk is full
+    flow.charge(1, pending=0)
     info = engine.directory.info(session)
     save = Save(
         slots=np.array([slot], np.int64),

@@ -7,12 +7,11 @@ from service.auth.principal import calling
 from service.engine.calls.copies.adopt import adopt
 from service.engine.calls.copies.taking import Taken, take
 from service.engine.calls.snapshots.snapshot import Facts, Snapshot, read
-from service.engine.directory import Session
+from service.engine.directory.session import Key, Session
 from service.engine.engine import Engine
 from service.engine.served.registry import ServedModel
 from service.engine.sessions.info import SessionInfo
 from service.engine.sessions.moving import transfer_of
-from service.engine.stranded import Key
 from service.engine.work.flow import asked_model
 from service.errors import BadInputError, SessionExistsError, StateMismatchError
 
@@ -122,16 +121,19 @@ async def import_session(
         idle_timeout_s: ``None``: as the session had it, at most the longest there may be.
         receipt: of a session that moves, what it was released with.
 
-    One that moves is opened once: asked again, it is answered as it stands.
+    One that moves is opened once: asked again, it is answered as it stands. It counts as a step of
+    the caller's, also where it is refused for what it says.
 
     Raises:
         BadInputError: the receipt is not that of the session's move.
         SessionClosedError: it has come already, and was closed here.
         SnapshotInvalidError: it is damaged, not signed as it has to be, or says what cannot be.
         StateMismatchError: its model is not served here, or its states have other shapes.
+        QuotaExceededError: the caller has no step left now.
         CellarError: as `adopt`.
     """
     engine.check_ready()
+    engine.flows.current.charge(1, pending=0)  # to read it costs as much as any
     snapshot = read(data, engine.snapshot_key())
     facts = snapshot.facts
     served = _model_of(engine, facts)

@@ -10,7 +10,7 @@ import asyncio
 import numpy as np
 
 from service.engine.calls.upgrades.rereading import Reread, rereading
-from service.engine.directory import Opening, Session
+from service.engine.directory.session import Opening, Session
 from service.engine.engine import Engine
 from service.engine.log import chronicle
 from service.engine.log.chronicle import Chronicle
@@ -222,7 +222,7 @@ class _Upgrade:
         self._engine.check_ready()
         if steps:
             try:
-                self._shard.chronicles.memory.check()
+                self._shard.chronicles.memory.check(self._shard.slots.owners.item(self._slot))
                 self._shard.check_room(steps, self._flow)
                 self._flow.charge(steps, pending=0)
             except (OverloadedError, QuotaExceededError) as error:

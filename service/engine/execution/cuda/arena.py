@@ -39,6 +39,7 @@ class DeviceArena:
         tensors: the arena's tensors.
         slots: rows that the engine names, the scratch row included, which is the last.
         lanes: the most rows of a run.
+        stream: see `open_session`.
 
     Raises:
         ModelError: a tensor would be too large.
@@ -46,7 +47,13 @@ class DeviceArena:
     """
 
     def __init__(
-        self, tensors: Sequence[ArenaTensor], *, slots: int, lanes: int, place: Place
+        self,
+        tensors: Sequence[ArenaTensor],
+        *,
+        slots: int,
+        lanes: int,
+        place: Place,
+        stream: int | None = None,
     ) -> None:
         self.tensors = tuple(tensors)
         self.slots = slots
@@ -66,9 +73,13 @@ class DeviceArena:
         self.nbytes = sum(4 * rows * math.prod(tensor.shape) for tensor in tensors)
         """Bytes it takes on the device."""
         self._fill(place)
-        self._gather = open_session(graphs.gather(self.tensors), place, gpu_only=True)
+        self._gather = open_session(
+            graphs.gather(self.tensors), place, gpu_only=True, stream=stream
+        )
         new = graphs.given(len(self.tensors))
-        self._scatter = open_session(graphs.scatter(self.tensors, new), place, gpu_only=True)
+        self._scatter = open_session(
+            graphs.scatter(self.tensors, new), place, gpu_only=True, stream=stream
+        )
 
     def views(self, wanted: Sequence[str]) -> "tuple[dict[str, View], dict[str, View]]":
         """What to bind: of the graph inputs that are wanted, and every output."""

@@ -3,6 +3,7 @@
 Knows nothing of devices: it only pads.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,7 @@ class Buckets:
         """
         if not 1 <= rows <= self.sizes[-1]:
             raise ValueError(f"{rows} rows are not in 1..{self.sizes[-1]}")
-        return next(size for size in self.sizes if size >= rows)
+        return self.sizes[bisect_left(self.sizes, rows)]
 
     def fitting(self, rows: int, bucket: int) -> int:
         """The size of a run of some rows: ``bucket``, or the smallest one if that is 0.

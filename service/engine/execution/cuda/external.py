@@ -36,6 +36,7 @@ class ExternalGraph:
 
     Args:
         buckets: the memory of the runs of each size.
+        one: that of a row that runs alone.
         rows_run_alone: each row has a run of its own.
     """
 
@@ -45,21 +46,23 @@ class ExternalGraph:
         manifest: Manifest,
         arena: DeviceArena,
         buckets: Mapping[int, Bucket],
+        one: Bucket,
         place: Place,
         *,
         rows_run_alone: bool = False,
         tf32: bool = False,
+        stream: int | None = None,
     ) -> None:
         self.rows_run_alone = rows_run_alone
-        self._session = open_session(graph, place, tf32=tf32)
+        self._session = open_session(graph, place, tf32=tf32, stream=stream)
         self._shapes = input_shapes(self._session)
         self._manifest = manifest
         self._arena = arena
-        self._one = Bucket(1, manifest, place)
+        self._one = one
         self._states = arena.tensors[:-1]  # the last one is the prediction
         # The new rows of a run's lanes; one memory for all sizes, as runs do not overlap.
         self._new = [Block(place, (max(buckets), *s.shape), np.float32) for s in self._states]
-        self._writes = self._bind_writes(buckets, place)
+        self._writes = self._bind_writes(buckets, place, stream)
 
     def run(
         self,
@@ -132,24 +135,27 @@ class ExternalGraph:
             state.output: _lanes(block, lane, len(inputs))
             for state, block in zip(self._states, self._new, strict=True)
         }
-        outputs[PREDICTION] = _lanes(bucket.predictions, lane, len(inputs))
+        outputs[PREDICTION] = bucket.lanes(lane, len(inputs))
         fetched = [PREDICTIONS] if every_step else []
         found = run_to_host(self._session, feeds, outputs, fetched=fetched)
         return found.get(PREDICTIONS)
 
-    def _bind_writes(self, buckets: Mapping[int, Bucket], place: Place) -> dict[int, Bound]:
+    def _bind_writes(
+        self, buckets: Mapping[int, Bucket], place: Place, stream: int | None
+    ) -> dict[int, Bound]:
         """By size: from new rows to the arena."""
         sources = [*graphs.given(len(self._states)), PREDICTION]
         graph = graphs.scatter(self._arena.tensors, sources)
-        session = open_session(graph, place, gpu_only=True)
+        session = open_session(graph, place, gpu_only=True, stream=stream)
         wanted = list(input_shapes(session))
         resident, after = self._arena.views(wanted)
         found = {}
         for size, bucket in buckets.items():
             new = {
                 source: _lanes(block, 0, size)
-                for source, block in zip(sources, [*self._new, bucket.predictions], strict=True)
+                for source, block in zip(sources, self._new, strict=False)
             }
+            new[PREDICTION] = bucket.predictions
             index = self._arena.index(wanted, bucket.read, bucket.write)
             found[size] = Bound(session, {**resident, **index, **new}, after)
         return found

@@ -1,4 +1,7 @@
-"""Predictions that stay on the device until somebody reads them."""
+"""Predictions that stay on the device until somebody reads them, and answers that come from there.
+
+Knows nothing of how either is computed.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.execution.runtime import Block
+from service.engine.execution.ahead.runner import Found
+from service.engine.execution.cuda.asked.collected import Collected
+from service.engine.execution.cuda.heads import DeviceHeads
+from service.engine.execution.cuda.steps import Bucket
+from service.engine.execution.cuda.stream.exchange import Exchange
 from service.engine.work.columns import Floats
 
 
@@ -17,23 +24,25 @@ class OnDevice:
     the host. Answers are computed from it without that (see `service.engine.execution.cuda.heads`).
 
     Args:
-        block: where they lie, (size, width).
+        bucket: whose run they are of.
         start: the first row.
         stop: the row behind the last one.
-        is_current: says whether the block still holds this run's predictions.
+        is_current: says whether the bucket still holds this run's predictions.
     """
 
     dtype = np.dtype(np.float32)
     ndim = 2
 
-    def __init__(self, block: Block, start: int, stop: int, is_current: Callable[[], bool]) -> None:
-        self._block = block
+    def __init__(
+        self, bucket: Bucket, start: int, stop: int, is_current: Callable[[], bool]
+    ) -> None:
+        self._bucket = bucket
         self._is_current = is_current
         self.start = start
         self.stop = stop
 
     @property
-    def block(self) -> Block:
+    def bucket(self) -> Bucket:
         """Where they lie.
 
         Raises:
@@ -41,12 +50,12 @@ class OnDevice:
         """
         if not self._is_current():
             raise RuntimeError("these predictions were overwritten by a later run")
-        return self._block
+        return self._bucket
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and width."""
-        return len(self), self._block.shape[1]
+        return len(self), self._bucket.manifest.prediction.width
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -55,7 +64,7 @@ class OnDevice:
         if isinstance(rows, slice) and rows.step in (None, 1):
             start, stop, _ = rows.indices(len(self))
             stop = max(start, stop)
-            return OnDevice(self._block, self.start + start, self.start + stop, self._is_current)
+            return OnDevice(self._bucket, self.start + start, self.start + stop, self._is_current)
         return self.copy()[rows]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -65,5 +74,43 @@ class OnDevice:
 
     def copy(self) -> Floats:
         """The rows, on the host."""
-        found: Floats = self.block.read()[self.start : self.stop]
+        found: Floats = self.bucket.copied()[self.start : self.stop]
         return found
+
+
+class UnderWay:
+    """A run that has begun, see ``Begun``.
+
+    Attributes:
+        collected: what it is asked.
+        fault: why nothing of that can be computed, if so; the step itself goes on.
+    """
+
+    def __init__(self, exchange: Exchange, heads: DeviceHeads, collected: Collected) -> None:
+        self.collected = collected
+        self.fault: Exception | None = None
+        self._exchange = exchange
+        self._heads = heads
+        self._flight = collected.flight
+
+    def depart(self) -> None:
+        """All of it is queued; its memory is kept for it until it is over."""
+        self._exchange.depart(self._flight)
+        self._flight.is_held = True
+
+    def is_over(self) -> bool:
+        """See ``Begun``."""
+        return self._exchange.has_landed(self._flight)
+
+    def finish(self) -> list[Found]:
+        """See ``Begun``."""
+        self._exchange.land(self._flight)
+        return [self._answers(number) for number in range(len(self.collected.asks))]
+
+    def _answers(self, number: int) -> Found:
+        if self.fault is not None:
+            return self.fault
+        try:
+            return self._heads.answers(self.collected, number)
+        except Exception as fault:  # of the answer: the step was applied
+            return fault

@@ -1,8 +1,10 @@
 """A runner on a GPU.
 
 All runs have one of a few sizes (see `buckets`), and those of single steps are recorded when the
-server starts and replayed from then on. A chunk is as many replays as it has
-steps, so that its bits are those of single steps. Predictions stay on the device.
+server starts and replayed from then on, with the heads that make answers of them: what a run is
+given goes there in one copy, what was asked comes back in one, and one wait is at the end. Chunks
+and decodes are several steps in one replay, with the bits of single steps. Predictions stay on the
+device.
 """
 
 import threading
@@ -13,23 +15,29 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models.compile.serving import PREDICTION, ServingGraph
-from models.manifest import TokensInput
-from service.engine.execution.cuda import graphs
+from models.compile.serving import ServingGraph
+from service.engine.execution.ahead.runner import Ask, Begun, Found
+from service.engine.execution.ahead.steps import Over
 from service.engine.execution.cuda.arena import DeviceArena
+from service.engine.execution.cuda.asked.at_rest import AtRest
 from service.engine.execution.cuda.buckets import Buckets
 from service.engine.execution.cuda.external import ExternalGraph
 from service.engine.execution.cuda.heads import DeviceHeads
-from service.engine.execution.cuda.predictions import OnDevice
-from service.engine.execution.cuda.steps import Bucket, bind_steps, blank, open_steps, record
-from service.engine.execution.runtime import (
-    Block,
-    Bound,
-    Place,
-    input_shapes,
-    is_lost,
-    open_session,
+from service.engine.execution.cuda.predictions import OnDevice, UnderWay
+from service.engine.execution.cuda.several.chunks import Chunk, Chunks, open_unrolled
+from service.engine.execution.cuda.several.decodes import UNIT, Decode, Decodes, decode_graphs
+from service.engine.execution.cuda.steps import (
+    Bucket,
+    bind_steps,
+    blank,
+    check_tokens,
+    fill,
+    lay_out,
+    open_steps,
+    record,
 )
+from service.engine.execution.cuda.stream.exchange import Exchange, Region
+from service.engine.execution.runtime import Bound, Place, is_lost
 from service.engine.work.columns import Answers, Floats, Inputs, Ints, Outputs
 from service.engine.work.sampling import Draws
 
@@ -47,6 +55,8 @@ class CudaRunner:
             how many others there are.
         tf32: let products round their factors to 10 bits.
         rows_run_alone: see `Runner`; for graphs that are not recorded.
+        several: have graphs of several steps as well, which `can_decode` hangs on: the model's
+            weights are on the device once more for each.
 
     Raises:
         ModelError: the arena has more numbers than a GPU's tensors may.
@@ -54,7 +64,7 @@ class CudaRunner:
     """
 
     own_thread = True
-    can_decode = False
+    decode_unit = UNIT
 
     def __init__(
         self,
@@ -66,35 +76,58 @@ class CudaRunner:
         deterministic: bool = False,
         tf32: bool = False,
         rows_run_alone: bool = False,
+        several: bool = True,
     ) -> None:
         self.place = place
         self._manifest = graph.manifest
         self._max_batch = max_batch
-        self.arena = DeviceArena(graph.arena, slots=slots, lanes=max_batch, place=place)
+        self._exchange = Exchange(place)
+        stream = self._exchange.stream
+        self.arena = DeviceArena(
+            graph.arena, slots=slots, lanes=max_batch, place=place, stream=stream
+        )
         self._is_deterministic = deterministic
         self._sizes = Buckets(max_batch=max_batch, scratch=self.arena.scratch, single=deterministic)
-        self._buckets = {size: Bucket(size, graph.manifest, place) for size in self._sizes.sizes}
-        self._given: dict[int, Block] = {}  # predictions that came from the host, by size
         self._heads = DeviceHeads(
-            graph.heads, graph.manifest, place, gpu_only=graph.step is not None, tf32=tf32
+            graph.heads, graph.manifest, self._exchange, ours=graph.step is not None, tf32=tf32
         )
+        self._buckets = {size: self._bucket(size) for size in self._sizes.sizes}
         self._external: ExternalGraph | None = None
         self._steps: dict[int, Bound] = {}
+        self._chunks: Chunks | None = None
+        self._decodes: Decodes | None = None
         if graph.step is None:
             self._external = ExternalGraph(
                 graph.chunk,
                 graph.manifest,
                 self.arena,
                 self._buckets,
+                self._bucket(1),
                 place,
                 rows_run_alone=rows_run_alone,
                 tf32=tf32,
+                stream=stream,
             )
         else:
-            step = open_steps(graph.step, place, tf32=tf32)
+            step = open_steps(graph.step, place, tf32=tf32, stream=stream)
             self._steps = bind_steps(step, self.arena, self._buckets)
-        self._recalls = self._bind_recalls(graph, tf32=tf32)
-        self._moves = self._bind_moves(graph)
+            self._chunks = Chunks(
+                self.arena,
+                self._exchange,
+                self._buckets,
+                self._steps,
+                open_unrolled(graph, self._exchange, tf32=tf32) if several else None,
+            )
+            if several and (decodes := decode_graphs(graph)):
+                self._decodes = Decodes(
+                    decodes,
+                    graph.manifest,
+                    self.arena,
+                    self._exchange,
+                    self._buckets,
+                    tf32=tf32,
+                )
+        self._at_rest = AtRest(graph, self.arena, self._exchange, self._buckets, tf32=tf32)
         _log.info(
             "arena taken",
             model=graph.manifest.name,
@@ -128,8 +161,17 @@ class CudaRunner:
 
     @property
     def recorded(self) -> dict[int, tuple[Bucket, Bound]]:
-        """The memory and the graph of each size, for tests of what was recorded."""
+        """The memory and the graph of each size, for tests of what was recorded.
+
+        What they queue is done once `wait` has returned.
+        """
         return {size: (self._buckets[size], bound) for size, bound in self._steps.items()}
+
+    def wait(self) -> None:
+        """Wait for all that is queued."""
+        flight = self._exchange.take()
+        self._exchange.depart(flight)
+        self._exchange.land(flight)
 
     def step(
         self,
@@ -146,16 +188,32 @@ class CudaRunner:
         rows, time = inputs.shape[:2]
         if rows * time > self._max_batch:
             raise ValueError(f"{rows} rows of {time} steps exceed the batch of {self._max_batch}")
+        there = self._buckets[self._fitting(rows, bucket)]
+        every: Floats | None
+        if self._chunks is not None and time == 1:
+            self._own()
+            flight = self._exchange.take()
+            fill(there, flight, self.arena, read, write, fresh, inputs[:, 0])
+            self._begin()
+            there.given.upload(flight, 0, there.step_bytes)
+            self._steps[there.size].run()
+            self._exchange.depart(flight)
+            self._exchange.land(flight)
+            every = there.copied()[:rows, None] if every_step else None
+            return self._on_device(there, rows) if every is None else every
         self._check(read[~fresh], write, inputs)
-        if rows <= bucket and not self.bucket(rows):
-            bucket = 0  # bits do not depend on it
-        lanes = self._sizes.pad(read=read, write=write, fresh=fresh, inputs=inputs, bucket=bucket)
+        lanes = self._sizes.pad(
+            read=read, write=write, fresh=fresh, inputs=inputs, bucket=there.size
+        )
         self._begin()
-        there = self._buckets[lanes.size]
         start = self.arena.starts(lanes.read, lanes.fresh)
         idle = np.ones(lanes.size - rows, np.int64)
         counts = np.concatenate([lengths, idle])
-        if self._external is not None:
+        if self._chunks is not None:
+            chunk = Chunk(start=start, end=lanes.write, inputs=lanes.inputs, lengths=counts)
+            every = self._chunks.run(there, chunk, rows=rows, every_step=every_step)
+        else:
+            assert self._external is not None, "there is no graph of single steps"
             every = self._external.run(
                 there,
                 rows=rows,
@@ -165,15 +223,52 @@ class CudaRunner:
                 lengths=counts,
                 every_step=every_step,
             )
-        elif time == 1:
-            there.place_step(start, lanes.write, lanes.inputs[:, 0])
-            self._steps[there.size].run()
-            every = there.predictions.read()[:, None] if every_step else None
-        else:
-            every = self._run_chunk(
-                there, start, lanes.write, lanes.inputs, counts, every_step=every_step
-            )
         return self._on_device(there, rows) if every is None else every[:rows]
+
+    @property
+    def can_begin(self) -> bool:
+        """See ``AheadRunner``."""
+        return self._external is None
+
+    def begin(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        asks: Sequence[Ask],
+        bucket: int = 0,
+    ) -> Begun:
+        """See ``AheadRunner``."""
+        rows = len(inputs)
+        if self._external is not None:
+            predictions = self.step(
+                read=read,
+                write=write,
+                fresh=fresh,
+                inputs=inputs,
+                lengths=np.ones(rows, np.int64),
+                every_step=False,
+                bucket=bucket,
+            )
+            return Over([self._found(predictions, ask) for ask in asks])
+        if rows > self._max_batch:
+            raise ValueError(f"{rows} rows exceed the batch of {self._max_batch}")
+        there = self._buckets[self._fitting(rows, bucket)]
+        self._own()
+        flight = self._exchange.take()
+        fill(there, flight, self.arena, read, write, fresh, inputs[:, 0])
+        self._begin()
+        run = UnderWay(self._exchange, self._heads, self._heads.collect(there, flight, asks))
+        there.given.upload(flight, 0, run.collected.given_stop)
+        self._steps[there.size].run()
+        try:
+            run.collected.run()
+        except Exception as fault:  # of all answers: the step goes on
+            run.fault = fault
+        run.depart()
+        return run
 
     def bucket(self, rows: int) -> int:
         """See ``Runner.bucket``; rows that run alone do so at one size."""
@@ -186,9 +281,30 @@ class CudaRunner:
     def blank(self, rows: int) -> Inputs:
         return blank(self._manifest, rows)[:, None]
 
-    def decode(self, **_: Any) -> NDArray[Any]:
-        """See ``Runner.decode``: its scan cannot be recorded."""
-        raise NotImplementedError("a GPU draws one step per run: see can_decode")
+    @property
+    def can_decode(self) -> bool:
+        return self._decodes is not None
+
+    def decode(
+        self,
+        *,
+        read: Ints,
+        write: Ints,
+        fresh: NDArray[np.bool_],
+        inputs: Inputs,
+        positions: Ints,
+        draws: Draws,
+        steps: int,
+    ) -> NDArray[Any]:
+        assert self._decodes is not None, "the caller asks first"
+        self._check(read[~fresh], write, inputs)
+        size = self._sizes.size(len(read))
+        self._begin()
+        start = self.arena.starts(read, fresh)
+        decode = Decode(
+            read=start, write=write, inputs=inputs, positions=positions, draws=draws, steps=steps
+        )
+        return self._decodes.run(size, decode)
 
     def recall(self, slots: Ints) -> Floats:
         """See ``Runner.recall``; what is returned is `OnDevice`, or an array if there are many."""
@@ -199,10 +315,7 @@ class CudaRunner:
         self.arena.check(slots)
         self._begin()
         bucket = self._buckets[self._sizes.size(len(slots))]
-        read = np.full(bucket.size, self.arena.initial)
-        read[: len(slots)] = slots
-        bucket.place_rows(read, np.full(bucket.size, self.arena.scratch))
-        self._recalls[bucket.size].run()
+        self._at_rest.recall(bucket, slots)
         return self._on_device(bucket, len(slots))
 
     def copy(self, read: int, write: Ints) -> None:
@@ -210,11 +323,7 @@ class CudaRunner:
         self._begin()
         for cut in range(0, len(write), self._max_batch):
             piece = write[cut : cut + self._max_batch]
-            bucket = self._buckets[self._sizes.size(len(piece))]
-            target = np.full(bucket.size, self.arena.scratch)
-            target[: len(piece)] = piece
-            bucket.place_rows(np.full(bucket.size, read), target)
-            self._moves[bucket.size].run()
+            self._at_rest.copy(self._buckets[self._sizes.size(len(piece))], read, piece)
 
     def read(self, slots: Ints) -> list[Floats]:
         self._own()
@@ -230,53 +339,33 @@ class CudaRunner:
         self._own()
         given: object = predictions  # which its type does not say, see `_on_device`
         if isinstance(given, OnDevice):
-            return self._heads.answer(given, outputs, draws, positions)
+            rows = slice(given.start, given.stop)
+            ask = Ask(rows=rows, outputs=outputs, draws=draws, positions=positions)
+            return self._heads.answer(given.bucket, ask)
         parts = []
         for cut in range(0, len(predictions), self._max_batch):
-            rows = slice(cut, cut + self._max_batch)
-            some = None if draws is None else draws.take(rows)
-            there = self._upload(predictions[rows])
-            parts.append(self._heads.answer(there, outputs, some, positions[rows]))
+            own = slice(cut, cut + self._max_batch)
+            piece = predictions[own]
+            some = None if draws is None else draws.take(own)
+            bucket = self._buckets[self._sizes.size(len(piece))]
+            self._begin()
+            bucket.put_predictions(piece)
+            rows = slice(0, len(piece))
+            ask = Ask(rows=rows, outputs=outputs, draws=some, positions=positions[own])
+            parts.append(self._heads.answer(bucket, ask))
         return Answers.joined(parts)
 
-    def _run_chunk(
-        self,
-        bucket: Bucket,
-        start: Ints,
-        end: Ints,
-        inputs: Inputs,
-        lengths: Ints,
-        *,
-        every_step: bool,
-    ) -> Floats | None:
-        """Run several steps of each lane; all end with the last replay.
+    def _found(self, predictions: Floats, ask: Ask) -> Found:
+        try:
+            return self.answer(predictions[ask.rows], ask.outputs, ask.draws, ask.positions)
+        except Exception as fault:  # of the answer: the step was applied
+            return fault
 
-        In between a session's state lies in a row of its lane, so that nobody sees half a chunk,
-        and a chunk that is not to be kept does not go through the scratch row, which is
-        everybody's.
-
-        Returns:
-            All predictions (size, time, width) if wanted.
-        """
-        time = inputs.shape[1]
-        begins = time - lengths  # (size,)
-        inside = self.arena.lanes[: bucket.size]
-        lane = np.arange(bucket.size)
-        every = None
-        if every_step:
-            every = np.zeros((bucket.size, time, self._manifest.prediction.width), np.float32)
-        for now in range(time):
-            at = np.maximum(now - begins, 0)
-            waits = now < begins
-            read = np.where(now == begins, start, inside)
-            read[waits] = self.arena.initial
-            write = end if now == time - 1 else np.where(waits, self.arena.scratch, inside)
-            bucket.place_step(read, write, inputs[lane, at])
-            self._steps[bucket.size].run()
-            if every is not None:
-                works = ~waits
-                every[lane[works], at[works]] = bucket.predictions.read()[works]
-        return every
+    def _fitting(self, rows: int, bucket: int) -> int:
+        """The size of a run of some rows, padded to ``bucket`` where bits depend on that."""
+        if rows <= bucket and not self.bucket(rows):
+            bucket = 0
+        return self._sizes.fitting(rows, bucket)
 
     def _run_scratch(self) -> None:
         """Run a step of no session."""
@@ -297,68 +386,42 @@ class CudaRunner:
 
     def _own(self) -> None:
         """What was recorded belongs to the thread that recorded it."""
-        if not self._steps:
-            return
         mine = threading.get_ident()
-        if self._thread is None:
-            self._thread = mine
-            record(self._steps, self.arena, self._buckets)
-        elif self._thread != mine:
+        if self._thread == mine:
+            return
+        if self._thread is not None and self._steps:
             raise RuntimeError("a runner on a GPU must be used by one thread only")
+        self._exchange.transfers.enter()
+        if self._steps:
+            record(self._steps, self.arena, self._buckets)
+            self._heads.record(self._buckets)
+        if self._chunks is not None:
+            self._chunks.record()
+        if self._decodes is not None:
+            self._decodes.record()
+        self.wait()
+        self._thread = mine  # and no sooner: a size that is not recorded would be by a real step
 
     def _check(self, read: Ints, write: Ints, inputs: Inputs) -> None:
         """Refuse what a GPU would not: it reads zeros, or writes to another row."""
         self.arena.check(read, write)
-        if isinstance(self._manifest.input, TokensInput):
-            tokens = len(self._manifest.input.vocabulary)
-            if inputs.min() < 0 or inputs.max() >= tokens:
-                raise ValueError(f"a token is not in 0..{tokens - 1}")
+        check_tokens(self._manifest, inputs)
 
     def _on_device(self, bucket: Bucket, rows: int) -> Floats:
         version = self._version
-        found = OnDevice(bucket.predictions, 0, rows, lambda: self._version == version)
+        found = OnDevice(bucket, 0, rows, lambda: self._version == version)
         return cast(Floats, found)  # it is an array to whoever reads it
 
-    def _upload(self, predictions: Floats) -> OnDevice:
-        rows = len(predictions)
-        size = self._sizes.size(rows)
-        block = self._given.get(size)
-        if block is None:
-            shape = (size, self._manifest.prediction.width)
-            block = self._given[size] = Block(self.place, shape, np.float32)
-        whole = np.zeros(block.shape, np.float32)
-        whole[:rows] = predictions
-        block.write(whole)
-        return OnDevice(block, 0, rows, lambda: True)
-
-    def _bind_recalls(self, graph: ServingGraph, *, tf32: bool) -> dict[int, Bound]:
-        """By size: from the rows that are read to their predictions."""
-        if graph.recall is None:
-            model, output = graphs.fetch(graph.arena[-1]), graphs.FOUND
-        else:
-            model, output = graph.recall, PREDICTION
-        session = open_session(model, self.place, gpu_only=True, tf32=tf32)
-        wanted = list(input_shapes(session))
-        resident, _ = self.arena.views(wanted)
-        return {
-            size: Bound(
-                session,
-                {**resident, **self.arena.index(wanted, bucket.read, bucket.write)},
-                {output: bucket.predictions.view()},
-            )
-            for size, bucket in self._buckets.items()
-        }
-
-    def _bind_moves(self, graph: ServingGraph) -> dict[int, Bound]:
-        """By size: from the rows that are read to those that are written."""
-        session = open_session(graphs.move(graph.arena), self.place, gpu_only=True)
-        wanted = list(input_shapes(session))
-        resident, after = self.arena.views(wanted)
-        return {
-            size: Bound(
-                session,
-                {**resident, **self.arena.index(wanted, bucket.read, bucket.write)},
-                after,
-            )
-            for size, bucket in self._buckets.items()
-        }
+    def _bucket(self, size: int) -> Bucket:
+        """The memory of the runs of a size."""
+        layout = lay_out(self._manifest, size)
+        self._heads.keys.add_given(layout, size)
+        return Bucket(
+            size=size,
+            manifest=self._manifest,
+            exchange=self._exchange,
+            layout=layout,
+            given=Region(self._exchange, layout.size),
+            found=Region(self._exchange, max(1, self._heads.keys.found(size).size)),
+            scores=Region(self._exchange, 4 * size * self._manifest.prediction.width),
+        )

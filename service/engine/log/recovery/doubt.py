@@ -7,10 +7,11 @@ he knows. Knows nothing of models.
 
 import structlog
 
-from service.engine.log.entries import Rebranched, after_crash, events_sections
+from service.engine.log.groups.events import Rebranched, events_sections
+from service.engine.log.groups.session_row import after_crash
 from service.engine.log.keys import APPLIED, CHECKPOINT, IN_DOUBT, INITIAL, SESSION, key
 from service.engine.log.recovery.stored import Stored, StoredSession
-from service.engine.sessions.table import new_branch
+from service.engine.sessions.table.table import new_branch
 from service.settings import Durability
 from service.store.records import Section, pack
 from service.store.store import Store

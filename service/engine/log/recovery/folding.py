@@ -17,7 +17,7 @@ import structlog
 from numpy.typing import NDArray
 
 from service.engine.log.checking import read_of
-from service.engine.log.entries import SessionRow
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.keys import META
 from service.store.records import Section, pack, unpack
 from service.store.store import Store, StoreError

@@ -7,7 +7,8 @@ import numpy as np
 import structlog
 
 from service.engine.log.checking import read_of
-from service.engine.log.entries import Event, Moved, Opened, Rebranched, Reset, Steps, events_of
+from service.engine.log.groups.entries import Steps
+from service.engine.log.groups.events import Event, Moved, Opened, Rebranched, Reset, events_of
 from service.engine.log.recovery.stored import StoredSession
 from service.store.records import DamagedError, Section, unpack
 from service.store.store import Store

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from service.engine.log.checking import read_of, whole
-from service.engine.log.entries import (
+from service.engine.log.groups.events import (
     Began,
     Closed,
     Event,
@@ -16,12 +16,9 @@ from service.engine.log.entries import (
     Opened,
     Rebranched,
     Reset,
-    SessionRow,
-    after_crash,
     after_move,
-    after_moving,
-    after_reset,
 )
+from service.engine.log.groups.session_row import SessionRow, after_crash, after_moving, after_reset
 from service.engine.log.keys import APPLIED, HISTORY, INITIAL, SESSION, key, part_of
 from service.engine.log.recovery.journal import read_journal
 from service.engine.log.recovery.stored import Stored, StoredSession

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from service.engine.log.entries import Began, SessionRow, Steps
+from service.engine.log.groups.entries import Steps
+from service.engine.log.groups.events import Began
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.seeds import Seed
 from service.engine.work.columns import Floats, Ints
 
@@ -54,6 +56,7 @@ class StoredSession:
             moved there.
         initial: what it was opened with, if that was a state of its own.
         is_damaged: some of what it had read is lost; it stands where it was before.
+        is_stowed: it is here but for its state: the table says where it stands, and its last reply.
         is_aside: to read its tail has ended the process; it is not read any more.
         history: the parts of its history as they are in the table, by where they begin.
         history_begins: those that begin before are of branches that it has left.
@@ -67,6 +70,7 @@ class StoredSession:
     seed: Seed | None = None
     initial: Sequence[Floats] | None = None
     is_damaged: bool = False
+    is_stowed: bool = False
     is_aside: bool = False
     history: dict[int, bytes] = field(default_factory=dict)
     history_begins: int = 0

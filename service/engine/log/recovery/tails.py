@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from service.engine.log.entries import SessionRow, Steps
+from service.engine.log.groups.entries import Steps
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.recovery.journal import Damage, Found
 from service.engine.log.recovery.stored import StoredSession, Tail
 

@@ -14,10 +14,10 @@ import structlog
 
 from service.engine.log.checking import read_of
 from service.engine.log.chronicle import Chronicle, Part
-from service.engine.log.entries import Steps
+from service.engine.log.groups.entries import Steps
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.log.seeds import Seed
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.history.generated import Generations
 from service.engine.shard.history.memory import HistoryMemory
 from service.engine.shard.history.unstored import Unstored
@@ -42,6 +42,7 @@ class Chronicles:
 
     Args:
         width: values of a step; 0 for tokens.
+        owner: the number of the owner of a slot's session.
         initial: the state at position 0 of a slot's session, once it is asked for.
         put: queues work.
         call_soon: calls something when what is done now is done.
@@ -53,6 +54,7 @@ class Chronicles:
         *,
         memory: HistoryMemory,
         width: int,
+        owner: Callable[[int], int],
         initial: Callable[[int], Seed],
         put: Callable[[Work], None],
         call_soon: Callable[[Callable[[], None]], object],
@@ -61,9 +63,10 @@ class Chronicles:
         self.arithmetic = ""
         """Under which steps are run; see `Arithmetics`."""
         self.memory = memory
-        self.generations = Generations(memory.limit // _GENERATIONS_PART)
+        self.generations = Generations(memory.limit // _GENERATIONS_PART, owner=owner)
         self._table = table
         self._width = width
+        self._owner = owner
         self._initial = initial
         self._put = put
         self._call_soon = call_soon
@@ -112,6 +115,7 @@ class Chronicles:
 
     def put(self, slot: int, own: Chronicle) -> None:
         """The session of a slot has this history."""
+        own.owner = self._owner(slot)
         self._own[slot] = own
         self._keeps[slot] = self.some = True
         self._count(slot)
@@ -176,7 +180,7 @@ class Chronicles:
         """The session of a slot has ended."""
         own = self._own.pop(slot, None)
         if own is not None:
-            self.memory.used -= own.counted
+            self.memory.count(own.owner, -own.counted)
             self._keeps[slot] = False
             self.some = bool(self._own)
         self.generations.forget(slot)
@@ -236,7 +240,7 @@ class Chronicles:
             own, position = self._own[slot], before[index]
             # Most are: the rest costs ten times as much.
             if plain and own.read_plainly(position, data[index * size : (index + 1) * size]):
-                self.memory.used += size
+                self.memory.count(own.owner, size)
             else:
                 read = inputs[rows[index] * steps : (rows[index] + 1) * steps]
                 self._take(slot, own, position, read, pieces, is_fold=is_fold)
@@ -268,7 +272,7 @@ class Chronicles:
             return
         grown = last.nbytes - before  # all of them would be many
         own.counted += grown
-        self.memory.used += grown
+        self.memory.count(own.owner, grown)
 
     def chunk(self, chunk: Chunk) -> None:
         """A session has read several steps."""
@@ -353,20 +357,23 @@ class Chronicles:
     @property
     def is_full(self) -> bool:
         """Whether some sessions may not read on: there is no room for more of their histories."""
-        return self.some and self.memory.is_full
+        return self.some and self.memory.is_full_for_some
 
     def full(self, slots: Ints) -> Mask | None:
         """Which sessions may not read on, (rows,); ``None``: all may."""
         if not self.is_full:
             return None
         full: Mask = self._keeps[slots]
+        if not self.memory.is_full:
+            of = self.memory.full_owners
+            full &= np.array([self._owner(slot) in of for slot in slots.tolist()], np.bool_)
         return full if full.any() else None
 
     def _count(self, slot: int) -> None:
         """Count anew what one takes."""
         own = self._own[slot]
         before, own.counted = own.counted, own.nbytes
-        self.memory.used += own.counted - before
+        self.memory.count(own.owner, own.counted - before)
 
 
 class _Saved(Receiver):

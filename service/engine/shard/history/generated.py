@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from service.engine.log.entries import Steps
+from service.engine.log.groups.entries import Steps
 from service.engine.log.seeds import Seed
 
 
@@ -31,34 +31,51 @@ class Generated:
 
 
 class Generations:
-    """The last generations of one shard's sessions, by slot: the oldest make room.
+    """The last generations of one shard's sessions, by slot.
+
+    The oldest of the owner whose take most make room: those of others stay, however many he has.
 
     Args:
         most_bytes: what they may take.
+        owner: the number of the owner of a slot's session.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, *, owner: Callable[[int], int]) -> None:
         self._most_bytes = most_bytes
+        self._owner = owner
         self._bytes = 0
-        self._own: OrderedDict[int, Generated] = OrderedDict()
+        self._bytes_of: dict[int, int] = {}  # by owner
+        # By owner the slots of his sessions, the oldest first, and by slot whose that was.
+        self._slots: dict[int, OrderedDict[int, None]] = {}
+        self._own: dict[int, tuple[int, Generated]] = {}
 
     def keep(self, slot: int, own: Generated) -> None:
         """A generation of a slot's session has ended."""
         self.forget(slot)
-        self._own[slot] = own
+        owner = self._owner(slot)
+        self._own[slot] = owner, own
+        self._slots.setdefault(owner, OrderedDict())[slot] = None
         self._bytes += own.nbytes
+        self._bytes_of[owner] = self._bytes_of.get(owner, 0) + own.nbytes
         while self._bytes > self._most_bytes:
-            self.forget(next(iter(self._own)))
+            most = max(self._bytes_of, key=self._bytes_of.__getitem__)
+            self.forget(next(iter(self._slots[most])))
 
     def forget(self, slot: int) -> None:
         """The session of a slot has ended, say."""
-        own = self._own.pop(slot, None)
-        if own is not None:
-            self._bytes -= own.nbytes
+        found = self._own.pop(slot, None)
+        if found is None:
+            return
+        owner, own = found
+        self._bytes -= own.nbytes
+        self._bytes_of[owner] -= own.nbytes
+        del self._slots[owner][slot]
+        if not self._slots[owner]:
+            del self._slots[owner], self._bytes_of[owner]
 
     def went_back(self, slot: int, position: int, *, before: int, branch: int) -> None:
         """A session was put to a position, from one branch to another: it may go back further."""
-        own = self._own.get(slot)
+        _, own = self._own.get(slot, (0, None))
         if own is not None and own.branch == before and own.base.position <= position <= own.end:
             tail = own.tail().first(position - own.base.position)
             self.keep(slot, replace(own, branch=branch, end=position, tail=lambda: tail))
@@ -74,7 +91,7 @@ class Generations:
             branch: the one that it is on.
             stands: where; it has read nothing since only if it was left there.
         """
-        own = self._own.get(slot)
+        _, own = self._own.get(slot, (0, None))
         if own is None or (own.branch, own.end) != (branch, stands):
             return None
         if not own.base.position <= position <= stands:

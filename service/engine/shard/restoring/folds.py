@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.log.entries import DRAWN, EVERY_STEP, PARTIAL, Steps
+from service.engine.log.groups.entries import DRAWN, EVERY_STEP, PARTIAL, Steps
 from service.engine.log.seeds import Seed
 from service.engine.work.columns import NOTHING, Inputs, Outputs
 from service.engine.work.request import Request

@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 
 from service.engine.log.commit_log import CommitLog
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.restorer import Restorer
 from service.engine.work.columns import Ints
 from service.errors import StoreUnavailableError

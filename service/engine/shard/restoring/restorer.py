@@ -5,24 +5,27 @@ bits of the first time: a fold. Whoever touches a session that is not here yet h
 first, and whatever is asked of it waits behind that. Knows nothing of models or files.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import structlog
 
 from service.engine.log.checking import read_of
-from service.engine.log.entries import SessionRow, Steps
+from service.engine.log.groups.entries import Steps
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.keys import CHECKPOINT, key
 from service.engine.log.recovery.arithmetics import Arithmetics
 from service.engine.log.recovery.folding import Folding
 from service.engine.log.recovery.stored import StoredSession, Tail
 from service.engine.log.seeds import Seed, initial_seed
+from service.engine.scheduler.holds import Holds
 from service.engine.sessions.initials import Initials
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
-from service.engine.work.columns import Ints
+from service.engine.shard.restoring.stowed import StowedStates
+from service.engine.work.columns import Ints, Mask
 from service.engine.work.replies import Delivery, Receiver
-from service.engine.work.work import Work
+from service.engine.work.work import Load, Work
 from service.store.records import unpack
 from service.store.store import Store, StoreError, StoreFailedError
 
@@ -38,8 +41,10 @@ class Restorer:
         initials: what they were opened with.
         store: where their checkpoints are.
         queue: takes work for their slots, behind what is queued.
-        hold: lets what is queued for slots from then on wait, until what it returns is called.
-        again: lets lost sessions be brought back once more, those that `may_try_again`.
+        holds: lets what is queued for slots wait.
+        again: lets lost sessions be brought back once more, those that `may_try_again`; ``None``
+            where the log does not have what they read: they stay in the store then.
+        stays: is told of slots whose sessions are in the store as before.
         is_back: is told of slots whose sessions are here.
     """
 
@@ -50,14 +55,17 @@ class Restorer:
         store: Store,
         *,
         queue: Callable[[Work], None],
-        hold: Callable[[Ints], Callable[[], None]],
-        again: Callable[[Ints], None],
-        is_back: Callable[[int], None],
+        holds: Holds,
+        again: Callable[[Ints], None] | None,
+        stays: Callable[[Ints], None],
+        is_back: Callable[[Ints], None],
     ) -> None:
         self._again = again
+        self._stays = stays
         self._is_back = is_back
         self.restored = 0  # how often one was brought back
-        self.failed: set[int] = set()  # numbers of sessions that could not be brought back
+        # Sessions that could not be brought back: their numbers, and the branches they were on.
+        self.failed: dict[int, int] = {}
         self.arithmetics: Arithmetics | None = None
         """Under which the model's steps in the journal were run."""
         self._marked: set[int] = set()  # slots whose bits may be others than those of before
@@ -65,7 +73,8 @@ class Restorer:
         self._initials = initials
         self._store = store
         self._queue = queue
-        self._hold = hold
+        self._holds = holds
+        self._stowed = StowedStates(table, store, holds, set_aside=self.set_aside)
         self.folding: Folding | None = None
         """Where is noted which sessions are being folded."""
         # By slot its number there, and what lets go of it alone.
@@ -73,6 +82,7 @@ class Restorer:
         self._unseated: dict[int, SessionRow] = {}  # by slot, those of these that have no row yet
         self.cold: dict[int, StoredSession] = {}
         """Those whose state is in the store alone, by slot."""
+        self._coming: dict[int, StoredSession] = {}  # on their way, all of whom is a checkpoint
         self._folding: set[_Folded] = set()  # pieces of work that are on their way
         self._tries: dict[int, tuple[int, int]] = {}  # in a row, by slot: its branch, how many
 
@@ -88,6 +98,8 @@ class Restorer:
     def forget(self, slot: int) -> None:
         """It has ended, and need not be brought back."""
         self._marked.discard(slot)
+        self._coming.pop(slot, None)
+        self._stowed.forget(slot)
         cold = self.cold.pop(slot, None)
         number = self._noted[slot][0] if cold is None and slot in self._noted else 0
         number = number if cold is None else cold.row.number
@@ -107,16 +119,56 @@ class Restorer:
             Exception: a fault of ours, so that the queue is in doubt; they are tried once more.
         """
         own = [slot for slot in slots if slot in self.cold]
-        for start in range(0, len(own), _LOADED_AT_ONCE):
-            some = own[start : start + _LOADED_AT_ONCE]
+        stowed = [slot for slot in own if self.cold[slot].is_stowed]
+        if stowed:
+            own = [slot for slot in own if not self.cold[slot].is_stowed]
+        for bring, some in [
+            *((self._fetch, part) for part in _parts(stowed)),
+            *((self._thaw, part) for part in _parts(own)),
+        ]:
             try:
-                self._thaw(some)
+                bring(some)
             except Exception as fault:
-                for slot in some:
-                    self.cold.pop(slot, None)
-                    self._table.warm(slot)
-                    self._failed(slot, str(fault))
+                self._not_begun(some, str(fault))
                 raise
+
+    def _not_begun(self, slots: Sequence[int], reason: str) -> None:
+        """A fault of ours: maybe nothing is queued that brings these back."""
+        if self._again is None:  # those that are still out need not go there again
+            self.stay([slot for slot in slots if slot in self._coming])
+            slots = [slot for slot in slots if slot not in self.cold]
+        for slot in slots:
+            self.cold.pop(slot, None)
+            self._stowed.drop(slot)
+            self._table.warm(slot)
+            self._failed(slot, reason)
+
+    def stay(self, slots: Iterable[int]) -> None:
+        """The states of sessions could not come; all of them is a checkpoint.
+
+        Whoever asks again has them brought once more. Not those that are lost, nor those that go
+        back: these are put elsewhere next.
+        """
+        table, out = self._table, list[int]()
+        for slot in slots:
+            self._stowed.drop(slot)
+            session = self._coming.pop(slot, None)
+            if session is None or table.lost[slot] or session.row.branch != table.branch[slot]:
+                continue
+            self.cold[slot] = session
+            out.append(slot)
+        self._stays(np.array(out, np.int64))
+
+    def _fetch(self, slots: Sequence[int]) -> None:
+        """Bring those back that were stowed: their states are read soon."""
+        at = np.array(slots, np.int64)
+        sessions = [self.cold.pop(slot) for slot in slots]
+        if self._again is None:
+            self._coming |= zip(slots, sessions, strict=True)
+        load = self._stowed.load(at, sessions)
+        load.in_store = self._again is None
+        self._table.warm(at)
+        self._put(load, set(slots))
 
     def _thaw(self, slots: Sequence[int]) -> None:
         table = self._table
@@ -125,13 +177,17 @@ class Restorer:
         noted: list[tuple[int, SessionRow]] = []
         for slot in slots:
             session = self.cold.pop(slot)
+            if self._again is None and session.tail is None:
+                self._coming[slot] = session
             table.warm(slot)
             try:
                 seed = self._seed(session) or self._initial(slot, session)
             except StoreFailedError:  # it is not lost: the server ends, and says no more
+                self._coming.pop(slot, None)
                 self._table.lost[slot] = self._table.restoring[slot] = True
                 continue
             except StoreError as error:
+                self._coming.pop(slot, None)
                 self.set_aside(slot, str(error))
                 continue
             at = np.array([slot])
@@ -146,11 +202,18 @@ class Restorer:
                 noted.append((slot, session.row))
                 unread.append(Unread(slot=slot, position=session.begins, tail=tail))
             elif seed is None:  # it has read nothing, and is here
+                self._coming.pop(slot, None)
                 self._tries.pop(slot, None)
         self._note(noted)
         read_on = {own.slot for own in unread}
+        staying = [own for own in seeds if own[0] in self._coming]
+        seeds = [own for own in seeds if own[0] not in self._coming]
         if seeds:
             self._load(seeds, {slot for slot, _ in seeds} - read_on)
+        if staying:
+            load = load_of(staying)
+            load.in_store = True
+            self._put(load, {slot for slot, _ in staying})
         for work, is_last in folds(unread):
             self._put(work, set(work.slots.tolist()) if is_last else set())
 
@@ -165,26 +228,30 @@ class Restorer:
             if is_seated and not folding.is_suspect(row):
                 together.append((slot, row))
                 continue
-            go = self._hold(np.array([slot]))
+            go = self._holds.hold(np.array([slot]))
             self._noted[slot] = row.number, go
             if is_seated:
                 folding.begin([row], go)
             else:  # it may wait for long, and what ends the process then is not its fault
                 self._unseated[slot] = row
         if together:
-            go = self._hold(np.array([slot for slot, _ in together]))
+            go = self._holds.hold(np.array([slot for slot, _ in together]))
             own = go if len(together) == 1 else None
             self._noted |= {slot: (row.number, own) for slot, row in together}
             folding.begin([row for _, row in together], go)
 
-    def seated(self, slot: int) -> None:
-        """A session that was asked for has a row of the arena now: what it has read may be folded.
+    def seated(self, slots: Ints) -> None:
+        """Sessions that were asked for have rows of the arena now: they may be folded.
 
-        Before that nothing is noted of it.
+        Before that nothing is noted of them, and no state is read.
         """
-        row, (_, go) = self._unseated.pop(slot, None), self._noted.get(slot, (0, None))
-        if row is not None and go is not None and self.folding is not None:
-            self.folding.begin([row], go)
+        self._stowed.seated(slots)
+        if not self._unseated:
+            return
+        for slot in slots.tolist():
+            row, (_, go) = self._unseated.pop(slot, None), self._noted.get(slot, (0, None))
+            if row is not None and go is not None and self.folding is not None:
+                self.folding.begin([row], go)
 
     def _denote(self, slot: int) -> None:
         """It is not folded any more."""
@@ -256,20 +323,24 @@ class Restorer:
 
     def settled(self, work: Work, delivery: Delivery, whole: set[int]) -> None:
         """A piece of work has been done, or could not be."""
-        table = self._table
-        for row in delivery.rows.tolist():
-            slot = int(work.slots[row])
-            if delivery.error is None:
-                if slot in whole:
-                    self.restored += 1
-                    self._is_back(slot)
-                    self._denote(slot)
-                    if slot in self._marked:
-                        self._marked.remove(slot)
-                        table.lose_reply(slot)
-                    self._tries.pop(slot, None)
-            else:
+        slots = work.slots[delivery.rows].tolist()
+        if delivery.error is not None:
+            if isinstance(work, Load) and work.in_store:
+                return  # they are there again since then, or on their way once more
+            for slot in slots:
+                self._stowed.drop(slot)
                 self._failed(slot, str(delivery.error))
+            return
+        back = [slot for slot in slots if slot in whole]
+        self.restored += len(back)
+        self._is_back(np.array(back, np.int64))
+        for slot in back:
+            self._coming.pop(slot, None)
+            self._denote(slot)
+            self._tries.pop(slot, None)
+            if slot in self._marked:
+                self._marked.remove(slot)
+                self._table.lose_reply(slot)
 
     def done(self, folded: "_Folded") -> None:
         """All of a piece of work is settled, or it was never queued."""
@@ -281,6 +352,12 @@ class Restorer:
         self._denote(slot)
         if table.closing[slot] or table.restoring[slot]:
             return
+        if self.failed.get(table.number.item(slot)) == table.branch[slot]:
+            table.lost[slot] = True
+            return
+        if self._again is None:
+            self.set_aside(slot, reason)
+            return
         table.lost[slot] = True
         self._again(np.array([slot]))
         if not table.restoring[slot]:
@@ -290,10 +367,16 @@ class Restorer:
         """A session cannot be brought back: nobody else is to suffer for it."""
         self._table.lost[slot] = True
         number = int(self._table.number[slot])
-        if number in self.failed:
+        branch = self._table.branch.item(slot)
+        if self.failed.get(number) == branch:
             return
-        self.failed.add(number)
+        self.failed[number] = branch  # on another one it begins anew
         _log.error("session could not be restored", session=number, reason=reason)
+
+
+def _parts(slots: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(slots), _LOADED_AT_ONCE):
+        yield slots[start : start + _LOADED_AT_ONCE]
 
 
 class _Folded(Receiver):
@@ -306,15 +389,16 @@ class _Folded(Receiver):
         self._whole = whole
         self._restorer = restorer
         self._work = work
-        self._missing = len(work.slots)
+        self._missing: Mask = np.ones(len(work.slots), np.bool_)
 
     def deliver(self, delivery: Delivery) -> None:
         """See `ReplyTo.deliver`."""
+        self._missing[delivery.rows] = False
         self._restorer.settled(self._work, delivery, self._whole)
-        self._missing -= len(delivery.rows)
-        if not self._missing:
+        if not self._missing.any():
             self._restorer.done(self)
 
     def fail(self, delivery: Delivery) -> None:
-        """See `ReplyTo.fail`."""
-        self.deliver(delivery)
+        """See `ReplyTo.fail`: what came back before stays."""
+        rows = delivery.rows
+        self.deliver(delivery.but([rows[~self._missing[rows]]]))

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import structlog
 
-from service.engine.log.entries import Steps
+from service.engine.log.groups.entries import Steps
 from service.engine.log.seeds import Seed
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.work.columns import Ints
 from service.engine.work.replies import Delivery, Receiver
@@ -197,9 +197,20 @@ class Returns:
         return [load, *[work for work, _ in folds([unread])]]
 
     def _tell(self, own: Return) -> None:
-        self._tell_log(own.slot, own.seed, own.tail)
-        if own.noted is not None:
-            own.noted()
+        """Tell the log; a fault is this session's alone, which is put there once more.
+
+        Raised from here it would leave the whole queue in doubt, even while that is given up.
+        """
+        try:
+            self._tell_log(own.slot, own.seed, own.tail)
+            if own.noted is not None:
+                own.noted()
+        except Exception:
+            _log.exception("the log could not be told that a session goes back")
+            table = self._table
+            table.lost[own.slot] = table.returning[own.slot] = True
+            if not len(own.tail.inputs):  # else what is to be read again is refused
+                self._call_later(0.0, lambda: self._failed(own))
 
     def _wait_no_more(self, own: Return) -> None:
         own.waits = False

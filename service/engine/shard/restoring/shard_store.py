@@ -6,17 +6,18 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.log.entries import SessionRow
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.recovery.arithmetics import Arithmetics
 from service.engine.log.recovery.folding import Folding
 from service.engine.log.recovery.stored import StoredSession
 from service.engine.log.seeds import Seed
 from service.engine.log.shard_log import ShardLog
+from service.engine.scheduler.holds import Holds
 from service.engine.sessions.initials import Initials
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.lost import Lost
 from service.engine.shard.restoring.restorer import Restorer
-from service.engine.work.columns import Ints
+from service.engine.work.columns import Ints, Mask
 from service.engine.work.replies import Delivery
 from service.engine.work.work import Save, Work
 
@@ -30,7 +31,6 @@ class Saved:
         branches: the same.
         first_groups: where their tails began; 0 for none.
         idle_s: for how long each has been idle.
-        seeds: their states.
     """
 
     def __init__(self, save: Save, idle_s: NDArray[np.float64] | None = None) -> None:
@@ -41,17 +41,19 @@ class Saved:
         self.branches = save.saved_branches[rows].tolist()
         self.first_groups = save.first_groups[rows].tolist()
         self.idle_s = [] if idle_s is None else idle_s[rows].tolist()
-        self.seeds = [
-            Seed(
-                branch=int(save.saved_branches[row]),
-                position=int(save.positions[row]),
-                last_steps=int(save.last_steps[row]),
-                content=int(save.contents[row]),
-                states=[state[row] for state in save.states],
-                history=save.histories.get(int(save.slots[row])),
-            )
-            for row in rows
-        ]
+        self._rows = rows
+
+    def seed(self, index: int) -> Seed:
+        """The state of one of them."""
+        save, row = self.save, self._rows[index]
+        return Seed(
+            branch=int(save.saved_branches[row]),
+            position=int(save.positions[row]),
+            last_steps=int(save.last_steps[row]),
+            content=int(save.contents[row]),
+            states=[state[row] for state in save.states],
+            history=save.histories.get(int(save.slots[row])),
+        )
 
 
 class ShardStore:
@@ -61,8 +63,9 @@ class ShardStore:
         log: ``None`` where there is no store: nothing is brought back then.
         initials: what sessions were opened with.
         queue: takes work for their slots, behind what is queued.
-        hold: lets what is queued for slots from then on wait, until what it returns is called.
+        holds: lets what is queued for slots wait.
         bring: see `Shard.bring`.
+        stays: is told of slots whose sessions could not come, and are in the store as before.
         is_back: is told of slots whose sessions are here again.
         gather: queues work, and waits for what became of it.
         is_idle: whether a slot has nothing queued or running.
@@ -78,9 +81,10 @@ class ShardStore:
         initials: Initials,
         *,
         queue: Callable[[Work], None],
-        hold: Callable[[Ints], Callable[[], None]],
+        holds: Holds,
         bring: Callable[[Ints], None],
-        is_back: Callable[[int], None],
+        stays: Callable[[Ints], None],
+        is_back: Callable[[Ints], None],
         gather: Callable[[Work], Awaitable[list[Delivery]]],
         is_idle: Callable[[int], bool],
         wake: Callable[[], None],
@@ -102,8 +106,9 @@ class ShardStore:
                 initials,
                 log.log.store,
                 queue=queue,
-                hold=hold,
-                again=self.bring_back,
+                holds=holds,
+                again=self.bring_back if log.log.keeps_steps else None,
+                stays=stays,
                 is_back=is_back,
             )
             self._lost = Lost(
@@ -139,6 +144,13 @@ class ShardStore:
         """Whether the state of a session is in the store alone."""
         return self._restorer is not None and slot in self._restorer.cold
 
+    def are_in(self, slots: Ints) -> Mask:
+        """The states of which sessions are in the store alone, (rows,)."""
+        if self._restorer is None or not self._restorer.cold:
+            return np.zeros(len(slots), np.bool_)
+        cold = self._restorer.cold
+        return np.array([slot in cold for slot in slots.tolist()], np.bool_)
+
     @property
     def cold(self) -> int:
         """Sessions whose state is in the store alone."""
@@ -148,7 +160,8 @@ class ShardStore:
         """All that an idle session is, is in the store: its checkpoint, and what it is told by."""
         assert self._restorer is not None, "there is a log"
         position = self._table.position.item(slot)
-        self._restorer.keep(slot, StoredSession(row=row, position=position))
+        is_stowed = row.seed > 0  # else it begins with what it was opened with
+        self._restorer.keep(slot, StoredSession(row=row, position=position, is_stowed=is_stowed))
 
     @property
     def is_thawing(self) -> bool:
@@ -190,10 +203,15 @@ class ShardStore:
         except Exception as fault:
             self._give_up(fault)
 
-    def seated(self, slot: int) -> None:
-        """A session that had to wait for it has a row of the arena now."""
+    def stay(self, slots: Ints) -> None:
+        """The states of sessions could not come: they are in the store as before."""
         if self._restorer is not None:
-            self._restorer.seated(slot)
+            self._restorer.stay(slots.tolist())
+
+    def seated(self, slots: Ints) -> None:
+        """Sessions that had to wait for them have rows of the arena now."""
+        if self._restorer is not None:
+            self._restorer.seated(slots)
 
     def forget(self, slot: int) -> None:
         """A session has ended, and need not be brought back."""

@@ -7,7 +7,7 @@ import pytest
 
 from service import errors
 from service.engine.calls.generate import Piece, generate
-from service.engine.scheduler.feedback import FinishReason
+from service.engine.scheduler.feedback.call import FinishReason
 from service.engine.shard.policy import MOST_DECODE_STEPS
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from service import errors
 from service.engine.calls.generate import Piece, generate
 from service.engine.execution.cpu.runner import CpuRunner
-from service.engine.scheduler.feedback import FinishReason
+from service.engine.scheduler.feedback.call import FinishReason
 from service.engine.served.inputs import CheckedSteps
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service import errors
-from service.engine.scheduler.feedback import FinishReason
+from service.engine.scheduler.feedback.call import FinishReason
 from tests.service.engine.calls.test_generations import (
     CASES,
     Result,

@@ -119,7 +119,14 @@ def test_each_thing_that_bits_depend_on_makes_another(monkeypatch: pytest.Monkey
     graph = compile_model(model)
     compiled = compile_model(model, device="cuda")
     played, single = (
-        CudaRunner(compiled, slots=SLOTS, max_batch=8, place=CPU, deterministic=only_one_size)
+        CudaRunner(
+            compiled,
+            slots=SLOTS,
+            max_batch=8,
+            place=CPU,
+            deterministic=only_one_size,
+            several=False,
+        )
         for only_one_size in (False, True)
     )
     monkeypatch.setattr(room, "gpu_name", lambda number: [f"card {number}", "13020"])
@@ -212,6 +219,9 @@ def test_it_is_cheap() -> None:
     graph = compile_model(model)
     runner = CpuRunner(graph, slots=300, max_batch=256)
     digest(model, runner, graph, max_batch=256)
-    began_s = time.perf_counter()
-    digest(model, runner, graph, max_batch=256)
-    assert time.perf_counter() - began_s < 0.05
+    took_s = []
+    for _ in range(3):
+        began_s = time.process_time()
+        digest(model, runner, graph, max_batch=256)
+        took_s.append(time.process_time() - began_s)
+    assert min(took_s) < 0.05  # of CPU: some 0.02

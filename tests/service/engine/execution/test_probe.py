@@ -64,7 +64,7 @@ FOREIGN = {
 def found(case: Case, *, device: bool = False, tolerance: float = 0.0, slots: int = 90) -> Findings:
     graph = compile_model(case.model, device="cuda" if device else "cpu")
     runner: CpuRunner | CudaRunner = (
-        CudaRunner(graph, slots=SLOTS, max_batch=MAX_BATCH, place=CPU)
+        CudaRunner(graph, slots=SLOTS, max_batch=MAX_BATCH, place=CPU, several=False)
         if device
         else CpuRunner(graph, slots=SLOTS, max_batch=MAX_BATCH)
     )

@@ -54,7 +54,10 @@ def runners(task: str, cell: str, precision: str, device: str) -> list[CpuRunner
     assert graph.in_place == (task in ("char", "series"))
     if device == "cpu":
         return [CpuRunner(graph, slots=SLOTS, max_batch=MAX_BATCH) for _ in range(2)]
-    return [CudaRunner(graph, slots=SLOTS, max_batch=MAX_BATCH, place=CPU) for _ in range(2)]
+    return [
+        CudaRunner(graph, slots=SLOTS, max_batch=MAX_BATCH, place=CPU, several=False)
+        for _ in range(2)
+    ]
 
 
 def some_inputs(task: str, noise: np.random.Generator, rows: int, steps: int) -> Array:
@@ -144,7 +147,7 @@ def test_of_no_slots_there_are_no_rows(device: str) -> None:
 
 def test_many_rows_are_moved_in_pieces() -> None:
     graph = compile_model(make_case("char", "gru").model, device="cuda")
-    runner = CudaRunner(graph, slots=2600, max_batch=4, place=CPU)
+    runner = CudaRunner(graph, slots=2600, max_batch=4, place=CPU, several=False)
     slots = np.random.default_rng(0).permutation(2599)
     rows = [np.random.default_rng(1).normal(size=own.shape) for own in runner.read(slots)]
     given_rows = [own.astype(np.float32) for own in rows]

@@ -1,18 +1,25 @@
 """Sessions that are copied, put back and evicted besides, in any order with all else."""
 
+import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
+from service import errors
 from service.engine.calls.copies import fork as forking
+from service.engine.calls.generate import generate
 from service.engine.calls.snapshots import exporting
+from service.engine.calls.upgrades import upgrade as upgrades
 from service.engine.log.chronicle import ALL
 from service.engine.work.columns import Floats, Ints
+from service.engine.work.sampling import Sampling
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, fake_manifest, run_alone
 from tests.service.engine.houses import INLINE, WORKER
 from tests.service.engine.log.test_stateful import NAMES, Plain, Sessions
@@ -27,12 +34,6 @@ class PaddedRunner(DecodingRunner):
 
     So a snapshot of it can be read.
     """
-
-    last: "PaddedRunner"
-
-    def __init__(self, slots: int) -> None:
-        super().__init__(slots)
-        PaddedRunner.last = self
 
     def step(self, **columns: Any) -> Floats:
         """See `FakeRunner.step`."""
@@ -118,6 +119,31 @@ class Lives(Sessions):
         )
 
     @rule(data=st.data())
+    def upgrade(self, data: st.DataObject) -> None:
+        """It goes on with the other version of its model, if its whole history is kept."""
+        name, plain = self._one(data)
+        engine = self.house.engine
+        version = 3 - self.house.find(name).served.version
+
+        async def upgraded() -> Any:
+            return await self._again(
+                lambda: upgrades.upgrade(engine, name, version, branch=plain.branch)
+            )
+
+        if plain.first != 0:
+            with pytest.raises(errors.HistoryMissingError):
+                self._do(upgraded())
+            return
+        info = self._do(upgraded())
+        assert (info.version, info.position) == (version, len(plain.tokens))
+        assert info.branch != plain.branch
+        self.stale[name] = plain.branch
+        last = min(len(plain.tokens), 1)  # as if the last one had come by itself
+        self.plain[name] = replace(
+            plain, branch=info.branch, last=last, every=False, used_s=self.clock.now_s
+        )
+
+    @rule(data=st.data())
     def export(self, data: st.DataObject) -> None:
         name, plain = self._one(data)
         taken = self._do(self._again(lambda: exporting.export(self.house.engine, name)))
@@ -137,6 +163,74 @@ class Lives(Sessions):
         plain = replace(taken.plain, first=None)
         self._begun(info, plain, len(plain.tokens), is_whole=True)
 
+    @rule(
+        data=st.data(),
+        prompt=st.lists(st.integers(0, VOCABULARY - 1), max_size=5),
+        wanted=st.integers(0, 4),
+        token=st.integers(0, VOCABULARY - 1),
+        back=st.integers(0, 99),
+    )
+    def leave(
+        self, data: st.DataObject, prompt: list[int], wanted: int, token: int, back: int
+    ) -> None:
+        """A generation is left in the middle, when it may be over, and its session out.
+
+        The session stands where the last piece led, on another branch where it was further. Then
+        its client takes some of that back, as if it had not come.
+        """
+        name, plain = self._one(data)
+        if not (plain.tokens or prompt):
+            return
+        others = [other for other in self.plain if other != name]
+
+        async def some_pieces() -> tuple[list[int], Any]:
+            found: list[int] = []
+            pieces = generate(
+                self.house.engine,
+                name,
+                prompt=self.house.served.reader.tokens(np.array(prompt, np.int64)),
+                max_steps=20,
+                sampling=Sampling(seed=1),
+                position=len(plain.tokens),
+                branch=plain.branch,
+            )
+            try:
+                with suppress(StopAsyncIteration):  # it may be over before
+                    for _ in range(1 + wanted):  # the first is what shows that it has begun
+                        found += (await anext(pieces)).tokens
+                for _ in range(back % 50):
+                    await asyncio.sleep(0)
+                for other in others:
+                    await self._step(other, [token], False, len(self.plain[other].tokens))
+                return found, await self.house.engine.describe(
+                    name, settle=True, branch=plain.branch
+                )
+            finally:
+                await pieces.aclose()
+
+        drawn, info = self._do(self._again(some_pieces))
+        for other in others:
+            self.plain[other].read([token], every=False, now_s=self.clock.now_s)
+        before = len(plain.tokens) + len(prompt)
+        assert info.position == before + len(drawn)
+        if info.branch != plain.branch:
+            self.stale[name] = plain.branch
+            plain.branch = info.branch
+        plain.tokens += [*prompt, *drawn]
+        plain.last, plain.every, plain.used_s, plain.known = 0, False, self.clock.now_s, True
+        for at, token in enumerate(drawn, before):
+            assert token == run_alone(plain.tokens[:at])[-1] % VOCABULARY
+        if back % 3:
+            return
+        to = before + back % (len(drawn) + 1)
+        engine = self.house.engine
+        info = self._do(
+            self._again(lambda: engine.rewind(name, to, branch=plain.branch, generated=True))
+        )
+        assert info.position == to
+        self.stale[name] = plain.branch
+        plain.branch, plain.tokens = info.branch, plain.tokens[:to]
+
     # -- tiers ----------------------------------------------------------------------------
 
     @rule(token=st.integers(0, VOCABULARY - 1))
@@ -150,13 +244,16 @@ class Lives(Sessions):
     @rule()
     def evict(self) -> None:
         """All that may leave are left to the store: not those that have read nothing, say."""
-        (shard,) = self.house.served.shards
         upkeep = self.house.engine._upkeep
         assert upkeep is not None
-        slots = np.array([self.house.find(name).slot for name in self.plain], np.int64)
         self._do(self.house.settle())
-        if len(slots) and not shard.table.restoring[slots].any():
-            self._do(upkeep.checkpoints.stow(shard, slots))
+        for house in (self.house, *self.house.others):
+            (shard,) = house.served.shards
+            sessions = [self.house.find(name) for name in self.plain]
+            own = [session.slot for session in sessions if session.shard is shard]
+            slots = np.array(own, np.int64)
+            if len(slots) and not shard.table.restoring[slots].any():
+                self._do(upkeep.checkpoints.stow(shard, slots))
 
     # -- inside ---------------------------------------------------------------------------
 
@@ -196,6 +293,7 @@ class Lives(Sessions):
             "max_sessions": self.rows,
             "host_memory": self.host_rows * STATE_BYTES,
             "max_open_sessions": 40,
+            "versions": 2,
         }
 
 
@@ -226,11 +324,17 @@ class DicedLives(Lives):
             lambda: self.step(none, some(), dice.random() < 0.5),
             lambda: self.frame(none, some()),
             lambda: self.generate(none, some(), dice.randint(1, 30)),
+            lambda: self.leave(
+                none, some(), dice.randrange(5), dice.randrange(VOCABULARY), dice.randrange(100)
+            ),
             lambda: self.repeat(none),
             lambda: self.reset(none),
+            lambda: self.reset_on_a_stream(none),
+            lambda: self.late(none),
             lambda: self.close(none),
             lambda: self.fork(none, dice.choice(COPIES), dice.randrange(100)),
             lambda: self.rewind(none, dice.randrange(100)),
+            lambda: self.upgrade(none),
             lambda: self.export(none),
             lambda: self.take_in(dice.randrange(100), dice.choice(COPIES)),
             lambda: self.scan(dice.randrange(VOCABULARY)),

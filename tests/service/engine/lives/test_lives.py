@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
 
 from service import errors
 from service.engine.calls.copies import fork as forking
 from service.engine.calls.copies.taking import take
 from service.engine.calls.snapshots import exporting
+from service.engine.calls.upgrades.upgrade import _Upgrade as Upgrade
 from service.engine.log.seeds import Seed
 from service.engine.sessions.tiers import Tiers
 from service.engine.shard.history.chronicles import Chronicles
-from service.engine.work.columns import Ints
+from service.engine.work.columns import Inputs, Ints
 from service.engine.work.work import Save
-from tests.service.engine.lives.lives import DicedLives, Lives, PaddedRunner
+from tests.service.engine.houses import INLINE, PLAYS, WORKER
+from tests.service.engine.lives.lives import DicedLives, Lives
 from tests.service.engine.log.test_stateful import PHASES, SLOW
 
 TestLives = Lives.TestCase
@@ -32,12 +36,16 @@ TestLives.settings = settings(
 
 
 class LongLives(Lives):
-    """The same, longer, on one row more or less."""
+    """The same, longer, with more and with less room."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        LongLives.rows = 2 + LongLives.rows % 3
-        LongLives.host_rows = (LongLives.host_rows + 2) % 5
+    @initialize(
+        inline_run_s=st.sampled_from([INLINE, WORKER]),
+        rows=st.integers(2, 4),
+        host_rows=st.sampled_from([0, 1, 4]),
+    )
+    def start(self, inline_run_s: float, rows: int, host_rows: int) -> None:
+        self.rows, self.host_rows = rows, host_rows
+        super().start(inline_run_s)
 
 
 TestLongLives = pytest.mark.timeout(900)(pytest.mark.long(LongLives.TestCase))
@@ -80,7 +88,8 @@ class Faults:
             if row < 0 or not 0 < position < own._table.position[slot]:
                 return seed, tail
             self.count += 1
-            states = [rows[0] for rows in PaddedRunner.last.read(np.array([row]))]
+            runner = own._put.__self__._runner  # type: ignore[attr-defined]
+            states = [rows[0] for rows in runner.read(np.array([row]))]
             nothing = tail.take(np.empty(0, np.int64))
             return replace(seed, position=position, states=states), nothing
 
@@ -98,6 +107,15 @@ class Faults:
                     self.count += 1
 
         self.patch.setattr(Tiers, "evicted_by", handed_on)
+
+    def an_upgrade_reads_something_else(self) -> None:
+        was = Upgrade._read_some
+
+        async def read(own: Upgrade, inputs: Inputs) -> None:
+            self.count += 1
+            await was(own, np.zeros_like(inputs))
+
+        self.patch.setattr(Upgrade, "_read_some", read)
 
     def a_snapshot_is_of_another_session(self) -> None:
         was = take
@@ -120,6 +138,7 @@ class Faults:
         Faults.a_fork_shares_its_row,
         Faults.only_the_position_is_put_back,
         Faults.a_row_is_handed_on_that_somebody_has,
+        Faults.an_upgrade_reads_something_else,
         Faults.a_snapshot_is_of_another_session,
     ],
     ids=lambda plant: plant.__name__,
@@ -140,15 +159,16 @@ def test_what_dice_decide_is_as_it_should_be() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300 * PLAYS)
 @pytest.mark.parametrize("rows", [2, 3, 4])
 @pytest.mark.parametrize("host_rows", [0, 1, 4])
 def test_what_dice_decide_for_long(rows: int, host_rows: int) -> None:
-    play(100, moments=120, rows=rows, host_rows=host_rows)
+    first = 1000 * (10 * rows + host_rows)  # other dice in each
+    play(10 * PLAYS, moments=120, rows=rows, host_rows=host_rows, first=first)
 
 
-def play(lives: int, *, moments: int, rows: int = 3, host_rows: int = 3) -> None:
-    for seed in range(lives):
+def play(lives: int, *, moments: int, rows: int = 3, host_rows: int = 3, first: int = 0) -> None:
+    for seed in range(first, first + lives):
         one = DicedLives(random.Random(seed))
         one.rows, one.host_rows = rows, host_rows
         one.play(moments)

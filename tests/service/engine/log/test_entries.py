@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.engine.log.entries import Entry, Steps, steps_section
+from service.engine.log.groups.entries import Entry, Steps, steps_section
 from service.store.records import pack, unpack
 
 _INTEGERS = st.one_of(arrays.integer_dtypes(), arrays.unsigned_integer_dtypes())

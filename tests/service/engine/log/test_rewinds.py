@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from service import errors
 from service.engine.calls.copies.fork import fork
+from service.engine.calls.generate import generate
 from service.engine.log import chronicle
 from service.engine.log.chronicle import ALL
+from service.engine.shard.history.chronicles import Chronicles
 from service.engine.work.columns import Outputs
+from service.engine.work.sampling import Sampling
 from tests.service.engine.fakes import (
     VOCABULARY,
     CutsRunner,
@@ -25,7 +28,9 @@ from tests.service.engine.fakes import (
     run_alone,
 )
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes_on, leftovers
-from tests.service.engine.written import Client, break_off, turns
+from tests.service.engine.lives.lives import STATE_BYTES
+from tests.service.engine.wires import ask
+from tests.service.engine.written import Client, break_off, check, turns
 from tests.service.store.fake import FakeStore
 
 NAMES = ("a", "b", "c")
@@ -236,3 +241,80 @@ def test_runs_that_fail() -> None:
 def test_any_order_for_long(device: type[DecodingRunner], keeps: int, seed: int) -> None:
     play = Play(random.Random(seed), device, durable=True, keeps=keeps, has_faults=True)
     asyncio.run(asyncio.wait_for(play.lives(), 60))
+
+
+async def drawn_by(house: Fakes, name: str, prompt: list[int], count: int) -> list[int]:
+    """What a session has read once it has generated."""
+    pieces = generate(
+        house.engine,
+        name,
+        prompt=reader(house, prompt),
+        max_steps=count,
+        sampling=Sampling(seed=1),
+    )
+    return [*prompt, *[token async for piece in pieces for token in piece.tokens]]
+
+
+async def in_the_table(house: Fakes, name: str) -> None:
+    """All of a session is in the table of its store, and it is nowhere else."""
+    upkeep, session = house.engine._upkeep, house.find(name)
+    assert upkeep is not None
+    for _ in range(100):  # a state of its history may be on its way, and it is busy
+        await house.settle()
+        if await upkeep.checkpoints.stow(session.shard, np.array([session.slot])):
+            return
+    raise AssertionError("it does not leave")
+
+
+@pytest.mark.parametrize("to", [3, 4, 9, 14, 23])
+async def test_a_generation_is_taken_back_all_of_which_is_in_the_table(to: int) -> None:
+    """What it goes back to is no state of its history, whose parts are all there."""
+    store = FakeStore()
+    async with fakes_on(DecodingRunner, store=store) as house:
+        house.engine.open(house.served, "a", history_steps=ALL)
+        read = await drawn_by(house, "a", [1, 2, 3], 20)
+        await in_the_table(house, "a")
+        info = await house.engine.rewind("a", to, generated=True)
+        assert info.position == to
+        store = store.crash()
+    async with fakes_on(DecodingRunner, store=store) as house:
+        found = await house.engine.describe("a")
+        assert (found.position, found.branch, found.history_position) == (to, info.branch, 0)
+        assert (await house.engine.rewind("a", 2)).position == 2
+        await check(house, "a", read[:2])
+
+
+@pytest.mark.parametrize("inline_run_s", [INLINE, WORKER])
+async def test_a_fault_as_the_log_is_told_is_one_sessions(inline_run_s: float) -> None:
+    """The others are where they were, those too that are on their way back at that time."""
+    names = [f"s{number}" for number in range(9)]
+    async with fakes_on(
+        DecodingRunner,
+        store=FakeStore(),
+        inline_run_s=inline_run_s,
+        max_sessions=4,
+        host_memory=16 * STATE_BYTES,
+        max_open_sessions=16,
+    ) as house:
+        house.engine.open(house.served, "a", history_steps=ALL)
+        for number, name in enumerate(names):
+            house.open(name)
+            ask(house, name, [number], 0)
+        ask(house, "a", [1, 2, 3], 0)
+        await house.settle()
+        with patch.object(Chronicles, "not_there", side_effect=RuntimeError("a fault")):
+            going = asyncio.create_task(house.engine.rewind("a", 1))
+            rows = [ask(house, name, [7], 1)[0] for name in names]
+            with suppress(errors.CellarError):
+                await asyncio.wait_for(going, 5)
+            await house.settle()
+        assert house.engine.log is not None
+        await house.engine.log.flush()
+        for number, row in enumerate(rows):
+            assert row.reply == (2, run_alone([number, 7])[-1], False)
+        row, _ = ask(house, "a", [5], None)
+        await house.settle()
+        assert isinstance(row.refusal, errors.StateLostError)
+        await house.engine.reset("a")
+        await check(house, "a", [])
+        assert not leftovers(house.served)

@@ -131,7 +131,7 @@ class Sessions(RuleBasedStateMachine):
         name, plain = self._one(data)
 
         async def reset() -> int:
-            wire = await Wire(self.house).attach(name)
+            wire = await Wire(self._of(name)).attach(name)
             done = await wire.stream.attachments.reset(np.array([0]))
             wire.stream.end()
             assert not done.refusals
@@ -195,13 +195,15 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(data=st.data(), own=tokens)
     def frame(self, data: st.DataObject, own: list[int]) -> None:
-        """All sessions read some of the same."""
+        """All sessions of a model read some of the same."""
         del data
+        first = next(iter(self.plain), "")
 
         async def send() -> None:
-            names = list(self.plain)
+            house = self._of(first)
+            names = [name for name in self.plain if self._of(name) is house]
             for _ in range(200):  # those that are being restored are refused
-                wire = await Wire(self.house).attach(*names)
+                wire = await Wire(house).attach(*names)
                 share = {channel: own[: 1 + channel % len(own)] for channel in range(len(names))}
                 asked = {c: (some, len(self.plain[names[c]].tokens)) for c, some in share.items()}
                 rows = wire.frame(asked)
@@ -274,7 +276,7 @@ class Sessions(RuleBasedStateMachine):
     def failed_run(self, data: st.DataObject) -> None:
         """A run fails: whose it was is told so, and nothing is lost."""
         name, plain = self._one(data)
-        (device,) = self.house.runners
+        (device,) = self._of(name).runners
         device.fail_next = True
         row, _ = self._call(ask, self.house, name, [1], len(plain.tokens))
         self._do(self.house.settle())
@@ -335,7 +337,8 @@ class Sessions(RuleBasedStateMachine):
         try:
             if self.serving is not None:
                 self._do(self.house.settle())
-                assert not leftovers(self.house.served)
+                for house in (self.house, *self.house.others):
+                    assert not leftovers(house.served)
                 self._stop()
         finally:
             self.runner.close()
@@ -353,6 +356,12 @@ class Sessions(RuleBasedStateMachine):
             return call(*given)
 
         return self.runner.run(called())
+
+    def _of(self, name: str) -> Fakes:
+        """The house as the version of a session's model sees it."""
+        served = self.house.find(name).served
+        houses: list[Fakes] = [self.house, *self.house.others]
+        return next(own for own in houses if own.served is served)
 
     def _one(self, data: st.DataObject) -> tuple[str, Plain]:
         if not self.plain:

@@ -9,8 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 from service import errors
-from service.engine.scheduler.feedback import PIECE_STEPS, Feedback, FeedbackCall, FinishReason
-from service.engine.sessions.table import SessionTable
+from service.engine.scheduler.feedback.call import FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.feedback import Feedback
+from service.engine.scheduler.feedback.rows import PIECE_STEPS
+from service.engine.sessions.table.table import SessionTable
 from service.engine.work.columns import Answers, Ints
 from service.engine.work.replies import Delivery
 from service.engine.work.sampling import Draws, Sampling

@@ -7,11 +7,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.scheduler.feedback import Feedback
+from service.engine.scheduler.feedback.feedback import Feedback
 from service.engine.scheduler.scheduler import Scheduler, batch_of
 from service.engine.sessions.allocator import SlotAllocator
 from service.engine.sessions.slots import SlotManager
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from service.engine.sessions.tiers import Tiers, Wanted
 from service.engine.work.batch import Batch, Part
 from service.engine.work.columns import Outputs
@@ -61,10 +61,11 @@ def make_table() -> SessionTable:
 def make_slots(table: SessionTable) -> SlotManager:
     nothing = Wanted(
         queue=lambda _: None,
-        hold=lambda _: lambda: None,
+        hold=lambda slots: np.zeros(len(slots), np.int32),
+        let_go=lambda *_: None,
         wake=lambda: None,
         call_later=lambda *_: None,
-        in_store=lambda _: False,
+        in_store=lambda slots: np.zeros(len(slots), np.bool_),
         seated=lambda _: None,
     )
     return SlotManager(
@@ -72,7 +73,7 @@ def make_slots(table: SessionTable) -> SlotManager:
         sessions=SLOTS,
         spares=FORK_SPARES,
         ephemeral_grace_s=10.0,
-        tiers=Tiers(table, {}, nothing, resident=SLOTS, host_rows=0, metrics=Metrics().tiers("m")),
+        tiers=Tiers(table, nothing, resident=SLOTS, host_rows=0, metrics=Metrics().tiers("m")),
         forget=lambda _: None,
         wake=lambda: None,
     )
@@ -166,11 +167,13 @@ works = st.one_of(
 acts = st.lists(st.one_of(works, st.sampled_from(["tick", "finish", "cancel"])), max_size=60)
 
 
-@given(acts)
+@given(acts, st.sets(st.integers(0, SLOTS - 1)))
 @settings(max_examples=300, deadline=None)
-def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
+def test_invariants_hold_for_any_mix(script: list[Work | str], seatless: set[int]) -> None:
+    """Also where rows of some sessions wait each by itself, as these have no rows of the arena."""
     chunk_spares = SlotAllocator(SLOTS + FORK_SPARES, CHUNK_SPARES)
     table = make_table()
+    table.row[list(seatless)] = -1
     slot_manager = make_slots(table)
     scheduler = make_scheduler(slot_manager, chunk_spares, table=table)
     log = Log(scheduler)
@@ -236,7 +239,7 @@ def test_invariants_hold_for_any_mix(script: list[Work | str]) -> None:
         finish()
     assert log.ran == log.submitted, "work was lost, doubled or reordered"
     assert (scheduler.pending_steps, scheduler.ready_rows) == (0, 0)
-    assert (scheduler.waiting, scheduler.parked) == (0, {})
+    assert (scheduler.waiting, scheduler.parked, scheduler.moving_states) == (0, {}, 0)
     assert table.idle(np.arange(SLOTS)).all()
     assert (slot_manager.spares.used, chunk_spares.used) == (0, 0)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from service import errors
 from service.engine.sessions.ephemeral import EphemeralSessions
-from service.engine.sessions.table import SessionTable
+from service.engine.sessions.table.table import SessionTable
 from tests.service.engine.fakes import DecodingRunner
 from tests.service.engine.houses import Clocks, Fakes, fakes, fakes_on
 from tests.service.engine.log.test_restart import read

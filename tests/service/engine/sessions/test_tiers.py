@@ -15,7 +15,7 @@ from service import errors
 from service.engine.log.keys import CHECKPOINT, key
 from service.engine.log.recovery.folding import FOLDING
 from service.engine.sessions.host_rows import HostRows
-from service.engine.sessions.table import SessionTier
+from service.engine.sessions.table.status import SessionTier
 from service.engine.sessions.tiers import Tiers
 from service.engine.work.columns import Ints, Outputs
 from service.engine.work.work import Load, Save

@@ -9,7 +9,7 @@ import pytest
 
 from service import errors
 from service.engine.sessions.host_rows import HostRows
-from service.engine.sessions.table import SessionStatus, SessionTier
+from service.engine.sessions.table.status import SessionStatus, SessionTier
 from service.engine.shard.restoring.loads import Loads
 from service.engine.work.columns import Floats, Ints
 from service.engine.work.work import Load, Save
@@ -243,8 +243,31 @@ async def test_room_is_made_though_those_that_were_to_leave_come_back() -> None:
         calls = [asyncio.create_task(step(house, f"s{n}", n, position=1)) for n in others + out]
         await asyncio.sleep(0)  # they have come in, and are not looked at
         stowed = asyncio.create_task(upkeep.checkpoints.stow(shard, slots))
-        shard.tiers.stow, stow = None, shard.tiers.stow
+        shard.tiers.leaving.stow, stow = None, shard.tiers.leaving.stow
         await asyncio.wait_for(stowed, 5)  # it waits for none of them
-        shard.tiers.stow = stow
+        shard.tiers.leaving.stow = stow
         for n, call in zip(others + out, calls, strict=True):
             assert (await asyncio.wait_for(call, 5))[0, 0] == run_alone([n, n])[-1]
+
+
+async def test_what_cannot_come_out_of_the_store_now_is_still_there() -> None:
+    """Whoever asks for it is told to come again, though there is no log to read it back from."""
+    async with fakes_on(Choosy, store=FakeStore(), durability="none", **few(1, 0)) as house:
+        (device,) = house.runners
+        assert isinstance(device, Choosy)
+        upkeep = house.engine._upkeep
+        assert upkeep is not None
+        for name in "ab":
+            house.open(name)
+            await step(house, name, 1, 2)
+        await reached(lambda: tier(house, "a") is SessionTier.STORE)
+        device.refuses = True
+        for _ in range(9):
+            with pytest.raises(errors.StoreUnavailableError):
+                await step(house, "a", 3, position=2)
+            await house.settle()
+            info = await house.engine.describe("a")
+            assert (info.position, info.status) == (2, SessionStatus.OPEN)
+        device.refuses = False
+        assert (await step(house, "a", 3, position=2))[0, 0] == run_alone([1, 2, 3])[-1]
+        assert (await step(house, "b", 3, position=2))[0, 0] == run_alone([1, 2, 3])[-1]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from service import errors
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from tests.service.engine.fakes import FakeRunner, run_alone
-from tests.service.engine.houses import SMALL, WORKER, Fakes, fakes
+from tests.service.engine.houses import SMALL, WORKER, Fakes, fakes_on
+from tests.service.engine.shard.deferred import DeferredRunner
 from tests.service.engine.wires import Row, Wire, ask
 
 FULL = int(SMALL["max_batch"])
@@ -38,6 +39,14 @@ class Scene:
         for _ in range(5):
             await asyncio.sleep(0)
 
+    async def until_begun(self, runs: int) -> None:
+        """Wait for so many runs to be under way, on a device that can have them."""
+        for _ in range(5000):
+            if not isinstance(self.device, DeferredRunner) or len(self.device.held) == runs:
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError("they were not begun")
+
     def let_go(self, *, runs: int, one: bool = False, patience_s: float = 10.0) -> None:
         """Let the device run, and wait for so many runs with the event loop standing still."""
         self.device.lets_one_in = one
@@ -47,12 +56,14 @@ class Scene:
             time.sleep(0.001)
 
 
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with fakes(inline_run_s=WORKER) as house:
+@pytest.fixture(params=[FakeRunner, DeferredRunner])
+async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    async with fakes_on(request.param, inline_run_s=WORKER) as house:
         for name in NAMES:
             house.open(name)
         house.runners[0].gate.clear()
+        for shard in house.served.shards:
+            shard._worker._usual_s = 1.0  # it looks for more while a run is under way
         yield Scene(house=house, wire=await Wire(house).attach(*NAMES))
 
 
@@ -161,6 +172,7 @@ async def test_the_next_steps_of_sessions_that_run_come_after_them(scene: Scene)
 async def test_a_fault_in_the_first_loses_nothing_of_the_second(scene: Scene) -> None:
     scene.device.fail_next = True
     failed, others = await scene.send(FIRST, 1), await scene.send(SECOND, 2)
+    await scene.until_begun(2)
     scene.let_go(runs=1)
     await scene.house.settle()
     for row in failed:
@@ -169,6 +181,25 @@ async def test_a_fault_in_the_first_loses_nothing_of_the_second(scene: Scene) ->
     status = {name: scene.house.engine.directory.describe(name).status for name in NAMES}
     assert [status[NAMES[n]] for n in FIRST] == [SessionStatus.LOST] * FULL
     assert [status[NAMES[n]] for n in SECOND] == [SessionStatus.OPEN] * FULL
+
+
+async def test_two_are_under_way_on_a_device_that_can(scene: Scene) -> None:
+    rows = [*await scene.send(FIRST, 1), *await scene.send(SECOND, 2)]
+    await scene.until_begun(2)
+    scene.let_go(runs=2)
+    await scene.house.settle()
+    assert states(rows) == run_alone([1]) * FULL + run_alone([2]) * FULL
+    await scene.until_begun(0)
+
+
+async def test_a_device_that_dies_under_both_has_run_neither(scene: Scene) -> None:
+    rows = [*await scene.send(FIRST, 1), *await scene.send(SECOND, 2)]
+    await scene.until_begun(2)
+    scene.device.lost = True
+    scene.device.gate.set()
+    await scene.house.settle()
+    assert [type(row.refusal) for row in rows] == [errors.StateLostError] * 2 * FULL
+    assert scene.house.engine.failed.is_set()
 
 
 async def test_a_session_closed_while_its_step_waits_on_the_worker_keeps_its_slot(

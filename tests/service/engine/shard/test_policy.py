@@ -170,6 +170,22 @@ def test_rows_that_feed_back_read_several_steps_while_few_others_wait() -> None:
     assert fed_back(make_policy(can_decode=False), 8).decode_steps == 1
 
 
+def test_a_device_that_draws_in_units_is_given_whole_ones() -> None:
+    """It has a thread of its own: what it takes is bounded, though nothing may run on the loop."""
+    policy = make_policy(inline_run_s=float("-inf"), decode_unit=4)
+    assert fed_back(policy, 8).decode_steps == 1, "nobody knows what a step takes"
+    for step_s, steps in ((0.0001, 16), (0.0006, 8), (0.0009, 4), (0.0013, 1), (0.1, 1)):
+        policy = make_policy(inline_run_s=float("-inf"), decode_unit=4)
+        policy.observe(Kind.STEPS, 8, step_s)
+        assert fed_back(policy, 8).decode_steps == steps
+        assert fed_back(policy, 8, others=2).decode_steps == 1
+    policy = make_policy(inline_run_s=float("-inf"), decode_unit=4)
+    policy.observe(Kind.STEPS, 8, 0.0001)
+    for _ in range(50):
+        policy.observe(Kind.DECODE, 8, 1.0)
+    assert fed_back(policy, 8).decode_steps == 4, "else it would never look cheaper again"
+
+
 def test_many_rows_that_feed_back_go_by_halves() -> None:
     policy = make_policy()
     for rows in (100, 200):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from service import errors
-from service.engine.engine import StepResult
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
+from service.engine.stepping import StepResult
 from service.engine.work.work import Load, Save
 from tests.service.engine.fakes import BucketRunner, DecodingRunner, FakeRunner, run_alone
 from tests.service.engine.houses import INLINE, WORKER, Fakes, fakes, fakes_on

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service import errors
 from service.engine.calls.forecast import ForecastResult, forecast
 from service.engine.calls.generate import generate
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.columns import Outputs
 from service.engine.work.sampling import Sampling
 from tests.recurrent import char_case, series_case

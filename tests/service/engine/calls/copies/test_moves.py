@@ -20,7 +20,7 @@ from service.engine.calls.moves import call_off, export_to_move, release
 from service.engine.calls.snapshots import exporting
 from service.engine.calls.snapshots.exporting import Exported, import_session
 from service.engine.calls.snapshots.snapshot import Facts, read
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.columns import Outputs
 from service.store.store import StoreError
 from tests.service.engine.fakes import VOCABULARY, DecodingRunner, run_alone

@@ -27,10 +27,10 @@ def case_of(kind: str, cell: str = "lstm") -> Case:
 
 
 def device_runner(model: Model, place: Place, **options: Any) -> CudaRunner:
-    """A runner of the model on a device."""
+    """A runner of the model on a device; with graphs of several steps if ``several``."""
     return CudaRunner(
         compile_model(model, device="cuda"),
-        **{"slots": SLOTS, "max_batch": MAX_BATCH, "place": place, **options},
+        **{"slots": SLOTS, "max_batch": MAX_BATCH, "place": place, "several": False, **options},
     )
 
 

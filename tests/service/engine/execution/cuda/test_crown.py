@@ -49,7 +49,12 @@ class Device:
 
 
 def make_device(
-    case: Case, place: Place, *, deterministic: bool, store: Store | None = None
+    case: Case,
+    place: Place,
+    *,
+    deterministic: bool,
+    several: bool = False,
+    store: Store | None = None,
 ) -> Device:
     settings = EngineSettings(**LIMITS)
     engine = Engine(settings, Metrics(), store=store)
@@ -59,6 +64,7 @@ def make_device(
         max_batch=settings.max_batch,
         place=place,
         deterministic=deterministic,
+        several=several,
     )
     served = engine.registry.add(
         name=case.model.name,

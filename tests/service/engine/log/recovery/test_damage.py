@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import errors
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.engine.work.columns import Outputs
 from service.store.records import DamagedError, unpack
 from tests.service.engine.fakes import DecodingRunner, run_alone

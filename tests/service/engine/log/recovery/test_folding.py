@@ -14,7 +14,7 @@ import pytest
 from service import errors
 from service.engine.log.recovery.folding import FOLDING, Folding
 from service.engine.log.recovery.reading import read_store
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.store.embedded import LmdbStore
 from service.store.records import unpack
 from tests.service.engine.fakes import DecodingRunner, FakeRunner, run_alone

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.sessions.table import SessionStatus
+from service.engine.sessions.table.status import SessionStatus
 from service.store.embedded import LmdbStore
 from tests.service.engine.fakes import DecodingRunner, run_alone
 from tests.service.engine.houses import fakes_on

@@ -6,16 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.log.entries import (
-    Closed,
-    Entry,
-    Event,
-    Opened,
-    Reset,
-    SessionRow,
-    events_sections,
-    steps_section,
-)
+from service.engine.log.groups.entries import Entry, steps_section
+from service.engine.log.groups.events import Closed, Event, Opened, Reset, events_sections
+from service.engine.log.groups.session_row import SessionRow
 from service.engine.log.keys import SESSION, key
 from service.engine.log.recovery.reading import read_store
 from service.engine.log.recovery.stored import StoredSession

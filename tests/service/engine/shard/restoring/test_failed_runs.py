@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service import errors
 from service.engine.log.recovery.stored import StoredSession
-from service.engine.scheduler.feedback import FeedbackCall, FinishReason
+from service.engine.scheduler.feedback.call import FeedbackCall, FinishReason
 from service.engine.work.columns import Ints
 from service.engine.work.sampling import Draws, Sampling
 from service.engine.work.work import Work

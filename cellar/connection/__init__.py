@@ -1,0 +1,1 @@
+"""Where a server is, and how a channel to it is made."""

@@ -1,0 +1,1 @@
+"""The rules of streams, whatever waits for their answers."""

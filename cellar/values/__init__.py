@@ -1,0 +1,1 @@
+"""What goes to a server and comes from it: inputs, outputs, predictions, what models are."""

@@ -1,0 +1,1 @@
+"""Session ids: which session each one names, or what became of it."""

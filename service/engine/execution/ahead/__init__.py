@@ -1,0 +1,1 @@
+"""Runs that are begun before the ones before them have ended."""

@@ -1,0 +1,1 @@
+"""What is in a group of the journal."""

@@ -1,0 +1,1 @@
+"""Draws that become the next step of those who drew them."""

@@ -1,0 +1,1 @@
+"""What is done for the sessions of a store, beside their steps."""
