@@ -36,7 +36,8 @@ class Failures:
         model: the shard's, for the server's log.
         rows: says which rows of its request a part is.
         device_lost: is told when no run on the device will succeed any more.
-        lost: is told of sessions whose states are in doubt, (rows,) slots.
+        lost: is told of sessions whose states are in doubt, (rows,) slots; ``None`` where no log
+            can bring them back.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Failures:
         model: str,
         rows: Callable[[Part], Ints],
         device_lost: Callable[[Exception], None],
-        lost: Callable[[Ints], None],
+        lost: Callable[[Ints], None] | None,
     ) -> None:
         self._table = table
         self._scheduler = scheduler
@@ -181,7 +182,7 @@ class Failures:
         if work.commit and part.is_last:
             if not isinstance(fault, UnwrittenError):
                 self._table.lost[part.slots] = True
-                self._lost(part.slots)
+                self._lose(part)
             self._table.withdraw(part.slots, work.row_steps, self._branches(part))
         elif isinstance(work, Chunk) and not part.is_last:
             # Its earlier pieces are on a spare slot: the session was not touched.
@@ -189,9 +190,19 @@ class Failures:
         elif isinstance(work, Load):
             self._loads.settle(work, part.all_indices, lost=True)
             if not work.stays:
-                self._lost(part.slots)
+                self._lose(part)
         elif isinstance(work, Fork):
             self._slots.return_spares(work)
+
+    def _lose(self, part: Part) -> None:
+        """The states of its sessions are in doubt."""
+        work, slots = part.work, part.slots
+        if self._lost is not None:
+            self._lost(slots)
+        elif isinstance(work, Load) and work.tells is not None and work.branches is not None:
+            # It is tried once more, as soon as that is told to whoever has it go back.
+            strays = self._table.strays(slots, part.column(work.branches))
+            self._table.restoring[slots[~strays]] = True
 
     def _branches(self, part: Part) -> Branches | None:
         """The branches that its rows' steps were counted on, (rows,); ``None`` for the present."""

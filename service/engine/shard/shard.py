@@ -222,7 +222,7 @@ class Shard:
             max_batch=settings.max_batch,
             clock=clock,
             device_lost=device_lost,
-            lost=self.store.bring_back,
+            lost=self.store.bring_back if self.store.brings_back else None,
             stay_in_store=self.store.stay,
             chronicles=self.chronicles,
         )

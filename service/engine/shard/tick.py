@@ -76,7 +76,7 @@ class Tick:
         max_batch: int,
         clock: Callable[[], float],
         device_lost: Callable[[Exception], None],
-        lost: Callable[[Ints], None],
+        lost: Callable[[Ints], None] | None,
         stay_in_store: Callable[[Ints], None],
         chronicles: Chronicles,
     ) -> None:

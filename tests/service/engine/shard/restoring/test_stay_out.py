@@ -41,6 +41,7 @@ class Meddled(DecodingRunner):
 
     async def _call(self) -> None:
         self.meanwhile()
+        await asyncio.sleep(0.01)  # what that asks is in the queue
 
 
 def house_on(store: SlowStore | None, host_rows: int, **settings: Any) -> Any:
@@ -204,6 +205,34 @@ async def test_a_session_that_goes_back_out_of_host_memory_leaves_nothing_there(
         await reached(lambda: shard.table.is_idle(slot))
         assert shard.table.host_row[slot] < 0
         assert (await step(house, f"s{n}", 5, position=1))[0, 0] == run_alone([n, 5])[-1]
+
+
+async def test_who_asks_as_a_way_back_fails_is_not_told_that_all_is_lost() -> None:
+    """It is tried again, though there is no log."""
+    async with fakes_on(Meddled, inline_run_s=WORKER) as house:
+        (device,) = house.runners
+        assert isinstance(device, Meddled)
+        house.engine.open(house.served, "s", history_steps=50)
+        await step(house, "s", 1, 2)
+        calls: list[asyncio.Task[Any]] = []
+
+        def asks() -> None:
+            if calls:
+                device.refuses = False
+            else:
+                goes_back.cancel()  # else what it waits behind comes first
+            calls.append(asyncio.create_task(step(house, "s", 3)))
+
+        device.meanwhile, device.refuses = asks, True
+        goes_back = asyncio.create_task(house.engine.rewind("s", 0))
+        await reached(lambda: len(calls) > 1)
+        with pytest.raises(errors.StoreUnavailableError):
+            await asyncio.wait_for(calls[0], 5)
+        await asyncio.gather(*calls, return_exceptions=True)
+        await house.settle()
+        info = await house.engine.describe("s")
+        assert (info.position, info.status) == (0, SessionStatus.OPEN)
+        assert (await step(house, "s", 5, position=0))[0, 0] == run_alone([5])[-1]
 
 
 def test_tickets_that_are_refused_wrap_around() -> None:
