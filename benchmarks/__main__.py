@@ -12,6 +12,7 @@ from benchmarks import machine
 from benchmarks.bench import Bench, Findings, Group
 from benchmarks.errors import UnmeasuredError
 from benchmarks.groups import (
+    around,
     chunk,
     forecast,
     frames,
@@ -44,6 +45,7 @@ GROUPS = {
         sessions.GROUP,
         state.GROUP,
         tiers.GROUP,
+        around.GROUP,
         gpu.GROUP,
     )
 }

@@ -12,7 +12,13 @@ from training.settings import Cell
 
 VOCABULARY = tuple(string.ascii_letters + string.digits + " .,")
 EMBEDDING = 64
-SIZES = {"2x128": (2, 128), "2x512": (2, 512), "2x1024": (2, 1024), "1x256": (1, 256)}
+SIZES = {
+    "2x128": (2, 128),
+    "2x512": (2, 512),
+    "2x1024": (2, 1024),
+    "1x256": (1, 256),
+    "1x16": (1, 16),
+}
 """Layers and hidden units of each."""
 
 

@@ -29,6 +29,7 @@ class Target:
 
 GPU_ROWS = (512, 1024, 2048, 4096)
 """Sessions of the frames that a GPU is given."""
+AROUND_ROWS = (256, *GPU_ROWS)
 _CPU = "server CPU per step, two streams of 256, over bare ONNX Runtime's"
 _GRAPH = "CPU per step of the graph Cellar compiles, without a server, over the same"
 _LEVELS = {
@@ -93,6 +94,12 @@ TARGETS = {
             ("hot_ratio", "p50 of a steady caller beside random ones over alone", 3.0),
             ("hot_resident_ratio", "the same beside frames of sessions that stay", None),
         )
+    },
+    **{
+        f"around_{rows}_cpu_us": Target(
+            meaning=f"CPU per step around the model, two streams of {rows}, 1x16, µs"
+        )
+        for rows in AROUND_ROWS
     },
     **{
         f"gpu_frames_{rows}_steps_per_s": Target(
@@ -183,4 +190,4 @@ TARGETS = {
     ),
 }
 
-__all__ = ["GPU_ROWS", "TARGETS", "Target"]
+__all__ = ["AROUND_ROWS", "GPU_ROWS", "TARGETS", "Target"]
