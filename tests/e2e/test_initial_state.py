@@ -44,6 +44,7 @@ def read(session: cellar.Session) -> NDArray[np.float32]:
     return raw_of(session.steps(THEN, raw=True))
 
 
+@pytest.mark.long
 def test_it_outlives_kills(repository: Path, cases: dict[str, Case], tmp_path: Path) -> None:
     case = cases["letters"]
     start = some_state(case, 1)

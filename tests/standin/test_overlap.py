@@ -100,20 +100,22 @@ print(json.dumps(said))
 """
 
 
-def play(script: str) -> Any:
-    try:
-        return json.loads(run_inside("-c", BEGIN + script))
-    except UnbuiltError as error:
-        pytest.skip(f"no stand-in for CUDA: {error}")
+Plays = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def played() -> Any:
-    return play(IN_TURN)
+def played() -> Plays:
+    """What each has printed; one process for all, as opening a runner takes longer than any."""
+    plays = {"in turn": IN_TURN, "failing": FAILING, "midway": MIDWAY, "dying": DYING}
+    try:
+        said = run_inside("-c", BEGIN + "trace.clear()\n".join(plays.values()))
+    except UnbuiltError as error:
+        pytest.skip(f"no stand-in for CUDA: {error}")
+    return dict(zip(plays, map(json.loads, said.splitlines()), strict=True))
 
 
-def test_a_run_is_queued_behind_the_one_before_it(played: Any) -> None:
-    said, kinds, counts = played
+def test_a_run_is_queued_behind_the_one_before_it(played: Plays) -> None:
+    said, kinds, counts = played["in turn"]
     assert said == [16, 4] * 3
     run = ["TO_DEVICE", "GRAPH_LAUNCH", "GRAPH_LAUNCH", "TO_HOST", "TO_HOST"]
     assert kinds[: 2 * len(run) + 1] == [*run, *run, "WAIT"]
@@ -121,17 +123,17 @@ def test_a_run_is_queued_behind_the_one_before_it(played: Any) -> None:
     assert counts["waits"] == 6
 
 
-def test_no_memory_is_written_to_before_its_copy_is_done(played: Any) -> None:
-    _, _, counts = played
+def test_no_memory_is_written_to_before_its_copy_is_done(played: Plays) -> None:
+    _, _, counts = played["in turn"]
     assert counts["races"] == 0
     assert counts["illegal"] == []
     assert counts["pageable"] == 0
     assert counts["streams"] == 1
 
 
-def test_what_the_device_says_is_raised_and_the_runner_goes_on_where_it_can() -> None:
+def test_what_the_device_says_is_raised_and_the_runner_goes_on_where_it_can(played: Plays) -> None:
     """The error is that of the call that found it; a device that fails for good is lost."""
-    said, counts = play(FAILING)
+    said, counts = played["failing"]
     for own in (said[:7], said[7:]):
         assert all("CUDA failure 719" in str(words) or "719" in str(words) for words in own[:2])
         assert own[2:] == [True, 4, 16, 4, False]
@@ -139,12 +141,14 @@ def test_what_the_device_says_is_raised_and_the_runner_goes_on_where_it_can() ->
     assert counts["races"] == 0
 
 
-def test_what_a_run_that_failed_midway_has_queued_is_waited_for() -> None:
-    said, counts = play(MIDWAY)
+def test_what_a_run_that_failed_midway_has_queued_is_waited_for(played: Plays) -> None:
+    said, counts = played["midway"]
     assert said == ["not launched", 16, 16]
     assert counts["races"] == 0
     assert counts["illegal"] == []
 
 
-def test_where_the_device_dies_no_run_that_is_under_way_is_said_to_have_worked() -> None:
-    assert play(DYING) == [True, True] * 2
+def test_where_the_device_dies_no_run_that_is_under_way_is_said_to_have_worked(
+    played: Plays,
+) -> None:
+    assert played["dying"] == [True, True] * 2

@@ -57,6 +57,7 @@ def uninterrupted(text: Path, home: Path, **more: Any) -> dict[str, Tensor]:
     )
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path, text: Path) -> None:
     steps = 500
     with subprocess.Popen(
