@@ -195,6 +195,7 @@ def test_synthetic_command_writes_a_csv(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.long
 def test_a_run_that_is_told_to_end_can_be_resumed(folder: Path) -> None:
     (folder / "text.txt").write_text("the quick brown fox " * 400)
     command = [sys.executable, "-m", "training.cli", "char", "--text", "text.txt"]
