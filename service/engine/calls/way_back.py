@@ -19,15 +19,12 @@ from service.engine.scheduler.feedback.call import FeedbackCall
 from service.engine.shard.history.generated import Generated
 from service.engine.shard.restoring.returns import Return
 from service.engine.work.columns import Inputs, Ints
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import Delivery, InsideReceiver
 from service.engine.work.work import Save
 
 
-class _NextBase(Receiver):
+class _NextBase(InsideReceiver):
     """A session's state once it was saved."""
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
 
     def __init__(self, slot: int, branch: int) -> None:
         slots, branches = np.array([slot], np.int64), np.array([branch], np.uint64)

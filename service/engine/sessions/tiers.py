@@ -21,7 +21,7 @@ from service.engine.sessions.rows.waiting import Waiting
 from service.engine.sessions.table.status import SessionTier
 from service.engine.sessions.table.table import SessionTable
 from service.engine.work.columns import Floats, Ints, Mask
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import Delivery, InsideReceiver
 from service.engine.work.work import Load, Save, Work
 from service.metrics.metrics import TierMetrics
 
@@ -278,14 +278,11 @@ class Tiers:
                 self._do.let_go(slots, tickets)
 
 
-class _Landing(Receiver):
+class _Landing(InsideReceiver):
     """Hears that sessions are back from host memory.
 
     It does not know the load: each would keep the other until it is collected.
     """
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
 
     def __init__(self, tiers: Tiers, slots: Ints) -> None:
         self._tiers = tiers
@@ -295,7 +292,3 @@ class _Landing(Receiver):
         """See `ReplyTo.deliver`."""
         if delivery.error is None:  # else it is known since then
             self._tiers.is_back(self._slots[delivery.rows])
-
-    def fail(self, delivery: Delivery) -> None:
-        """See `ReplyTo.fail`."""
-        self.deliver(delivery)

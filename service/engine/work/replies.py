@@ -93,18 +93,22 @@ class Receiver(ABC):
         self.wake()
 
 
-class Nobody(Receiver):
-    """Nobody waits, and the work is done all the same."""
+class InsideReceiver(Receiver):
+    """One of the engine, which cancels nothing; it hears of a contained fault as of a refusal."""
 
     is_inside = True
-
     wake = staticmethod(lambda: None)
-
-    def deliver(self, delivery: Delivery) -> None:
-        """See `ReplyTo.deliver`."""
 
     def fail(self, delivery: Delivery) -> None:
         """See `ReplyTo.fail`."""
+        self.deliver(delivery)
+
+
+class Nobody(InsideReceiver):
+    """Nobody waits, and the work is done all the same."""
+
+    def deliver(self, delivery: Delivery) -> None:
+        """See `ReplyTo.deliver`."""
 
 
 NOBODY = Nobody()

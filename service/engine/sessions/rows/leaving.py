@@ -8,7 +8,7 @@ from service.engine.sessions.rows.seats import Seats
 from service.engine.sessions.rows.waiting import Waiting
 from service.engine.sessions.table.table import SessionTable
 from service.engine.work.columns import Ints
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import Delivery, InsideReceiver
 from service.engine.work.work import Save, Work
 
 _EVICTED_AT_ONCE = 1000
@@ -158,11 +158,8 @@ class Leaving:
             self.see_to_room(_AGAIN_S)
 
 
-class _Evicting(Receiver):
+class _Evicting(InsideReceiver):
     """Hears that sessions' states have been read so that they may leave their rows."""
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
 
     def __init__(self, leaving: Leaving, save: Save) -> None:
         self._leaving = leaving
@@ -173,7 +170,3 @@ class _Evicting(Receiver):
         self._missing -= len(delivery.rows)
         if self._missing <= 0:
             self._leaving.ends(failed=delivery.error is not None)
-
-    def fail(self, delivery: Delivery) -> None:
-        """See `ReplyTo.fail`."""
-        self.deliver(delivery)

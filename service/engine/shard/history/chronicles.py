@@ -22,7 +22,7 @@ from service.engine.shard.history.generated import Generations
 from service.engine.shard.history.memory import HistoryMemory
 from service.engine.shard.history.unstored import Unstored
 from service.engine.work.columns import Inputs, Ints, Mask
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import Delivery, InsideReceiver
 from service.engine.work.work import Chunk, Piece, Save, Work
 from service.errors import BadInputError, HistoryMissingError
 from service.store.records import unpack
@@ -376,11 +376,8 @@ class Chronicles:
         self.memory.count(own.owner, own.counted - before)
 
 
-class _Saved(Receiver):
+class _Saved(InsideReceiver):
     """Hears whether a state was saved."""
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
 
     def __init__(self, heard: Callable[[bool], None]) -> None:
         self._heard = heard

@@ -24,7 +24,7 @@ from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.shard.restoring.stowed import StowedStates
 from service.engine.work.columns import Ints, Mask
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import Delivery, InsideReceiver
 from service.engine.work.work import Load, Work
 from service.store.records import unpack
 from service.store.store import Store, StoreError, StoreFailedError
@@ -379,11 +379,8 @@ def _parts(slots: Sequence[int]) -> Iterator[Sequence[int]]:
         yield slots[start : start + _LOADED_AT_ONCE]
 
 
-class _Folded(Receiver):
+class _Folded(InsideReceiver):
     """Hears what becomes of a piece of work that brings sessions back."""
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
 
     def __init__(self, restorer: Restorer, work: Work, whole: set[int]) -> None:
         self._whole = whole

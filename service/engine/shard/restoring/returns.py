@@ -17,7 +17,7 @@ from service.engine.log.seeds import Seed
 from service.engine.sessions.table.table import SessionTable
 from service.engine.shard.restoring.folds import Unread, folds, load_of
 from service.engine.work.columns import Ints
-from service.engine.work.replies import Delivery, Receiver
+from service.engine.work.replies import Delivery, InsideReceiver
 from service.engine.work.work import Load, Work
 
 _MOST_TRIES = 20  # where no log can bring it back
@@ -223,11 +223,8 @@ class Returns:
         return not (is_there and table.restoring[slot])
 
 
-class _Heard(Receiver):
+class _Heard(InsideReceiver):
     """Hears what becomes of the work."""
-
-    is_inside = True
-    wake = staticmethod(lambda: None)
 
     def __init__(self, failed: Callable[[Return], None], own: Return) -> None:
         self._failed = failed
@@ -237,7 +234,3 @@ class _Heard(Receiver):
         """See `ReplyTo.deliver`."""
         if delivery.error is not None:
             self._failed(self._own)
-
-    def fail(self, delivery: Delivery) -> None:
-        """See `ReplyTo.fail`."""
-        self.deliver(delivery)
