@@ -97,6 +97,13 @@ class DeviceArena:
             found[write_rows(siblings)] = write
         return {name: view for name, view in found.items() if name in wanted}
 
+    def bindings(
+        self, wanted: Sequence[str], read: View, write: View
+    ) -> "tuple[dict[str, View], dict[str, View]]":
+        """`views` and `index` together: the graph inputs that are wanted, and every output."""
+        resident, after = self.views(wanted)
+        return {**resident, **self.index(wanted, read, write)}, after
+
     def starts(self, read: Ints, fresh: NDArray[np.bool_]) -> Ints:
         """The row each lane starts from: its slot, or the initial row if it is fresh."""
         return np.where(fresh, self.initial, read)

@@ -119,14 +119,13 @@ class ExternalGraph:
     ) -> Floats | None:
         """Run the rows that are in ``placed``; what they come to is that of lanes from ``lane``."""
         wanted = list(self._shapes)
-        resident, _ = self._arena.views(wanted)
+        resident, _ = self._arena.bindings(wanted, placed.read, placed.write)
         name = self._manifest.input.name
         width = () if isinstance(self._manifest.input, TokensInput) else inputs.shape[2:]
         has_time = len(self._shapes[name]) == 2 + len(width)
         shape = (*inputs.shape[: 1 + has_time], *width)
         feeds: dict[str, View | NDArray[Any]] = {
             **resident,
-            **self._arena.index(wanted, placed.read, placed.write),
             name: inputs.reshape(shape),
         }
         if self._manifest.lengths is not None and self._manifest.lengths in self._shapes:
@@ -148,7 +147,6 @@ class ExternalGraph:
         graph = graphs.scatter(self._arena.tensors, sources)
         session = open_session(graph, place, gpu_only=True, stream=stream)
         wanted = list(input_shapes(session))
-        resident, after = self._arena.views(wanted)
         found = {}
         for size, bucket in buckets.items():
             new = {
@@ -156,8 +154,8 @@ class ExternalGraph:
                 for source, block in zip(sources, self._new, strict=False)
             }
             new[PREDICTION] = bucket.predictions
-            index = self._arena.index(wanted, bucket.read, bucket.write)
-            found[size] = Bound(session, {**resident, **index, **new}, after)
+            resident, after = self._arena.bindings(wanted, bucket.read, bucket.write)
+            found[size] = Bound(session, {**resident, **new}, after)
         return found
 
 

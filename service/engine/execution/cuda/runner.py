@@ -191,14 +191,9 @@ class CudaRunner:
         there = self._buckets[self._fitting(rows, bucket)]
         every: Floats | None
         if self._chunks is not None and time == 1:
-            self._own()
-            flight = self._exchange.take()
-            fill(there, flight, self.arena, read, write, fresh, inputs[:, 0])
-            self._begin()
-            there.given.upload(flight, 0, there.step_bytes)
-            self._steps[there.size].run()
-            self._exchange.depart(flight)
-            self._exchange.land(flight)
+            self.begin(
+                read=read, write=write, fresh=fresh, inputs=inputs, asks=(), bucket=bucket
+            ).finish()
             every = there.copied()[:rows, None] if every_step else None
             return self._on_device(there, rows) if every is None else every
         self._check(read[~fresh], write, inputs)

@@ -228,12 +228,8 @@ def bind_steps(
     wanted = list(input_shapes(session))
     found = {}
     for number, (size, bucket) in enumerate(buckets.items(), start=1):
-        resident, after = arena.views(wanted)
-        inputs: dict[str, View | NDArray[Any]] = {
-            **resident,
-            **arena.index(wanted, bucket.read, bucket.write),
-            **bucket.inputs(),
-        }
+        resident, after = arena.bindings(wanted, bucket.read, bucket.write)
+        inputs: dict[str, View | NDArray[Any]] = {**resident, **bucket.inputs()}
         outputs = {**after, PREDICTION: bucket.predictions}
         found[size] = Bound(session, inputs, outputs, number=number, waits=False)
     return found

@@ -3,7 +3,7 @@
 Nobody does either often, so that these runs are not recorded, and are waited for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from service.engine.execution.cuda import graphs
 from service.engine.execution.cuda.arena import DeviceArena
 from service.engine.execution.cuda.steps import Bucket
 from service.engine.execution.cuda.stream.exchange import Exchange
-from service.engine.execution.runtime import Bound, input_shapes, open_session
+from service.engine.execution.runtime import Bound, Session, View, input_shapes, open_session
 from service.engine.work.columns import Ints
 
 
@@ -57,16 +57,7 @@ class AtRest:
         session = open_session(
             model, self._exchange.place, gpu_only=True, tf32=tf32, stream=self._exchange.stream
         )
-        wanted = list(input_shapes(session))
-        resident, _ = self._arena.views(wanted)
-        return {
-            size: Bound(
-                session,
-                {**resident, **self._arena.index(wanted, bucket.read, bucket.write)},
-                {output: bucket.predictions},
-            )
-            for size, bucket in self._buckets.items()
-        }
+        return self._bind(session, lambda bucket, _: {output: bucket.predictions})
 
     def _bind_moves(self, graph: ServingGraph) -> dict[int, Bound]:
         """By size: from the rows that are read to those that are written."""
@@ -76,13 +67,15 @@ class AtRest:
             gpu_only=True,
             stream=self._exchange.stream,
         )
+        return self._bind(session, lambda _, after: after)
+
+    def _bind(
+        self, session: Session, outputs: Callable[[Bucket, dict[str, View]], dict[str, View]]
+    ) -> dict[int, Bound]:
+        """By size; ``outputs`` are made of a size's memory and of the arena's own."""
         wanted = list(input_shapes(session))
-        resident, after = self._arena.views(wanted)
-        return {
-            size: Bound(
-                session,
-                {**resident, **self._arena.index(wanted, bucket.read, bucket.write)},
-                after,
-            )
-            for size, bucket in self._buckets.items()
-        }
+        found = {}
+        for size, bucket in self._buckets.items():
+            inputs, after = self._arena.bindings(wanted, bucket.read, bucket.write)
+            found[size] = Bound(session, {**inputs}, outputs(bucket, after))
+        return found

@@ -201,11 +201,8 @@ class _Unit:
         inputs = self.layout.add("inputs", (UNROLLED, *shape), dtype)
         self.given = Region(exchange, self.layout.size)
         wanted, block = list(input_shapes(session)), self.given.block
-        resident, after = arena.views(wanted)
-        given: dict[str, View | NDArray[Any]] = {
-            **resident,
-            **arena.index(wanted, read.view(block), write.view(block)),
-        }
+        resident, after = arena.bindings(wanted, read.view(block), write.view(block))
+        given: dict[str, View | NDArray[Any]] = {**resident}
         for step in range(UNROLLED):
             given[step_input(step)] = inputs.part(step).view(block)
         self.bound = Bound(

@@ -267,13 +267,13 @@ class _Unit:
         steps: int,
         number: int,
     ) -> None:
-        wanted, block, fields = input_shapes(session), memory.given.block, memory.layout.fields
+        wanted, block = list(input_shapes(session)), memory.given.block
+        fields = memory.layout.fields
         read, write = (fields[name].view(block) for name in (_READ, _WRITE))
-        resident, after = arena.views(list(wanted))
+        resident, after = arena.bindings(wanted, read, write)
         first = fields[_FIRST].view(block)
         inputs: dict[str, View | NDArray[Any]] = {
             **resident,
-            **arena.index(list(wanted), read, write),
             step_input(0): first,
         }
         outputs = {**after, PREDICTION: bucket.predictions, NEXT: first}
