@@ -4,12 +4,13 @@ Knows nothing of how a graph is run.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from models.compile.serving import ArenaAccess, ArenaTensor, Device
+from models.compile.serving import ArenaAccess, ArenaTensor, Device, ServingGraph
 from models.graph.builder import FLOAT, INT64, STANDARD_DOMAINS, GraphBuilder
 
 FILLED = "filled"
@@ -81,6 +82,15 @@ def fetch(tensor: ArenaTensor) -> bytes:
     ArenaAccess(graph, Device.CUDA).read(tensor, output=FOUND)
     graph.output(FOUND, FLOAT, ["batch", *tensor.shape])
     return graph.model("fetch").SerializeToString()
+
+
+def all_runnable(graph: ServingGraph) -> ServingGraph:
+    """What is served, its steps and its heads made `runnable`."""
+    return replace(
+        graph,
+        step=None if graph.step is None else runnable(graph.step),
+        heads={name: runnable(head) for name, head in graph.heads.items()},
+    )
 
 
 def runnable(model: bytes) -> bytes:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest, PredictionKind
 from service.engine.execution.ahead.runner import Ask
-from service.engine.execution.cuda import graphs as device_graphs
 from service.engine.execution.cuda.asked.collected import Collected, Head
 from service.engine.execution.cuda.asked.keys import (
     ARGMAX,
@@ -58,7 +57,7 @@ class DeviceHeads:
         self._ours = ours
         self._sessions: dict[str, Session] = {
             name: open_session(
-                device_graphs.runnable(graph),
+                graph,
                 exchange.place,
                 captured=ours,
                 gpu_only=ours,

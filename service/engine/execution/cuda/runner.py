@@ -22,6 +22,7 @@ from service.engine.execution.cuda.arena import DeviceArena
 from service.engine.execution.cuda.asked.at_rest import AtRest
 from service.engine.execution.cuda.buckets import Buckets
 from service.engine.execution.cuda.external import ExternalGraph
+from service.engine.execution.cuda.graphs import all_runnable
 from service.engine.execution.cuda.heads import DeviceHeads
 from service.engine.execution.cuda.predictions import OnDevice, UnderWay
 from service.engine.execution.cuda.several.chunks import Chunk, Chunks, open_unrolled
@@ -78,6 +79,7 @@ class CudaRunner:
         rows_run_alone: bool = False,
         several: bool = True,
     ) -> None:
+        graph = all_runnable(graph)
         self.place = place
         self._manifest = graph.manifest
         self._max_batch = max_batch

@@ -15,7 +15,6 @@ from models.compile.serving import PREDICTION
 from models.errors import ModelError
 from models.manifest import Manifest, TokensInput
 from service.engine.execution.cuda.arena import DeviceArena
-from service.engine.execution.cuda.graphs import runnable
 from service.engine.execution.cuda.stream.exchange import Exchange, Flight, Region
 from service.engine.execution.cuda.stream.layout import Field, Layout
 from service.engine.execution.cuda.stream.transfers import Bytes
@@ -204,7 +203,7 @@ def open_steps(
     """
     try:
         return open_session(
-            runnable(graph),
+            graph,
             place,
             captured=True,
             gpu_only=True,

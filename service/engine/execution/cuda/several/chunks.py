@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from models.compile.serving import PREDICTION, ServingGraph
 from models.manifest import Manifest, TokensInput
 from service.engine.execution.cuda.arena import DeviceArena
-from service.engine.execution.cuda.graphs import runnable
 from service.engine.execution.cuda.several.staging import Returned, Staging
 from service.engine.execution.cuda.several.unrolling import NotUnrolledError, step_input, unrolled
 from service.engine.execution.cuda.steps import Bucket, blank, open_steps
@@ -51,7 +50,7 @@ def open_unrolled(graph: ServingGraph, exchange: Exchange, *, tf32: bool) -> Ses
     """The graph of `UNROLLED` steps; ``None`` where that of a single step cannot be unrolled."""
     assert graph.step is not None, "there is a graph of single steps"
     try:
-        several = unrolled(runnable(graph.step), graph.manifest, graph.arena, UNROLLED)
+        several = unrolled(graph.step, graph.manifest, graph.arena, UNROLLED)
     except NotUnrolledError:
         return None
     return open_steps(several, exchange.place, tf32=tf32, stream=exchange.stream)

@@ -15,7 +15,6 @@ from models.compile.series_graphs import bounds
 from models.compile.serving import PREDICTION, ServingGraph
 from models.manifest import Manifest, TokensInput
 from service.engine.execution.cuda.arena import DeviceArena
-from service.engine.execution.cuda.graphs import runnable
 from service.engine.execution.cuda.several.chunks import input_of
 from service.engine.execution.cuda.several.staging import Returned, Staging
 from service.engine.execution.cuda.several.unrolling import (
@@ -64,11 +63,10 @@ def decode_graphs(graph: ServingGraph) -> dict[tuple[DrawMode, int], bytes]:
         heads = {DrawMode.VALUES: "quantiles"}
         low, high = bounds(manifest.input)
         limits = float(low), float(high)
-    step = runnable(graph.step)
     try:
         return {
             (mode, steps): unrolled_decode(
-                step, runnable(graph.heads[name]), manifest, graph.arena, steps, bounds=limits
+                graph.step, graph.heads[name], manifest, graph.arena, steps, bounds=limits
             )
             for mode, name in heads.items()
             for steps in STEPS

@@ -79,7 +79,7 @@ def test_all_nodes_run_on_the_device(kind: str, place: Place, tmp_path: Path) ->
     runner = device_runner(case_of(kind).model, place)
     graph = compile_model(case_of(kind).model, device="cuda")
     assert graph.step is not None
-    session = open_steps(graph.step, place, profile_prefix=str(tmp_path / "profile"))
+    session = open_steps(runnable(graph.step), place, profile_prefix=str(tmp_path / "profile"))
     buckets = {size: bucket for size, (bucket, _) in runner.recorded.items()}
     for size, bound in bind_steps(session, runner.arena, buckets).items():
         rows = np.arange(size)
