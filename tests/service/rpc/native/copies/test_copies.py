@@ -56,9 +56,14 @@ async def one_server(models: Path) -> AsyncIterator[Wire]:
 async def copying(one_server: Wire) -> AsyncIterator[Wire]:
     """A server without sessions, of all tests here."""
     yield one_server
+    await emptied(one_server)
+
+
+async def emptied(wire: Wire) -> None:
+    """Close whatever sessions there are."""
     request = pb.ListSessionsRequest(page_size=1000)
-    for session in (await one_server.sessions.ListSessions(request)).sessions:
-        await one_server.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
+    for session in (await wire.sessions.ListSessions(request)).sessions:
+        await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
 
 
 async def opened(wire: Wire, model: str = "letters", name: str = "s", **others: Any) -> pb.Session:

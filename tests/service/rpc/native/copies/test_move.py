@@ -13,6 +13,7 @@ from tests.recurrent import char_case, series_case, write_repository
 from tests.service.rpc.conftest import Wire, serving
 from tests.service.rpc.native.copies.test_copies import (
     MODELS,
+    emptied,
     forked,
     imported,
     opened,
@@ -49,9 +50,7 @@ async def wires(two_servers: tuple[Wire, Wire]) -> AsyncIterator[tuple[Wire, Wir
     """Two servers without sessions, of all tests here."""
     yield two_servers
     for wire in two_servers:
-        request = pb.ListSessionsRequest(page_size=1000)
-        for session in (await wire.sessions.ListSessions(request)).sessions:
-            await wire.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
+        await emptied(wire)
 
 
 async def frozen(

@@ -15,7 +15,7 @@ from cellar.v1 import session_pb2 as pb
 from service.engine.log import chronicle
 from tests.recurrent import char_case, series_case, write_repository
 from tests.service.rpc.conftest import Wire, serving
-from tests.service.rpc.native.copies.test_copies import forked, opened, rows, stepped
+from tests.service.rpc.native.copies.test_copies import emptied, forked, opened, rows, stepped
 from tests.service.rpc.native.test_sessions import refused, text, values
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -49,9 +49,7 @@ async def one_server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 async def wire(one_server: Wire) -> AsyncIterator[Wire]:
     """A server without sessions, of all tests here."""
     yield one_server
-    request = pb.ListSessionsRequest(page_size=1000)
-    for session in (await one_server.sessions.ListSessions(request)).sessions:
-        await one_server.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
+    await emptied(one_server)
 
 
 def given(model: str, start: int, stop: int) -> Any:

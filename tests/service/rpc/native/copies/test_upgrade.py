@@ -25,7 +25,7 @@ from tests.recurrent import (
     write_repository,
 )
 from tests.service.rpc.conftest import Wire, serving
-from tests.service.rpc.native.copies.test_copies import opened, rows, stepped
+from tests.service.rpc.native.copies.test_copies import emptied, opened, rows, stepped
 from tests.service.rpc.native.test_sessions import refused, text
 from tests.service.rpc.native.test_streams import Stream
 
@@ -80,9 +80,7 @@ async def one_server(
 async def wire(one_server: Wire) -> AsyncIterator[Wire]:
     """A server without sessions, of all tests here."""
     yield one_server
-    request = pb.ListSessionsRequest(page_size=1000)
-    for session in (await one_server.sessions.ListSessions(request)).sessions:
-        await one_server.sessions.CloseSession(pb.CloseSessionRequest(session_id=session.id))
+    await emptied(one_server)
 
 
 def given(model: str, start: int, stop: int, *, order: tuple[int, ...] = (0, 1, 2)) -> Any:
